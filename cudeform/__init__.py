@@ -1,0 +1,30 @@
+"""cudeform: deformable convolution for any array.
+
+    >>> import numpy as np, cudeform
+    >>> rng = np.random.default_rng(0)
+    >>> image = rng.standard_normal((1, 3, 32, 32))
+    >>> offset = rng.standard_normal((1, 2 * 3 * 3, 32, 32))  # dy, dx of each tap, in pixels
+    >>> weight = rng.standard_normal((8, 3, 3, 3))
+    >>> cudeform.deform_conv2d(image, offset, weight, padding=1).shape
+    (1, 8, 32, 32)
+
+The result is an array of the kind that came in.
+"""
+
+from cudeform.geometry import Geometry, geometry_of
+from cudeform.operands import Gradients
+from cudeform.ops import deform_conv2d, deform_conv2d_backward
+from cudeform.options import Options, options, set_options
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Geometry",
+    "Gradients",
+    "Options",
+    "deform_conv2d",
+    "deform_conv2d_backward",
+    "geometry_of",
+    "options",
+    "set_options",
+]

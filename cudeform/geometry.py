@@ -1,0 +1,353 @@
+"""Geometry: every size of a deformable convolution, every check, every error text.
+
+Letters used everywhere: input ``(N, C, H, W)``, weight ``(O, C/groups, KH, KW)``, offset
+``(N, 2*offset_groups*KH*KW, OH, OW)``, mask ``(N, offset_groups*KH*KW, OH, OW)``, bias ``(O,)``,
+output ``(N, O, OH, OW)``. A *tap* is one position of the kernel, ``tap = i * KW + j``.
+
+Only shapes and dtype names are looked at, never the contents of an array, so the same checks serve
+arrays on a GPU and arrays that do not exist yet (tracing).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+Shape = tuple[int, ...]
+Pair = int | Sequence[int]
+Padding = int | Sequence[int] | Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The sizes of one deformable convolution; made by :func:`geometry_of`, which checks them."""
+
+    batch: int
+    channels: int
+    in_h: int
+    in_w: int
+    out_channels: int
+    kernel_h: int
+    kernel_w: int
+    out_h: int
+    out_w: int
+    stride_h: int
+    stride_w: int
+    pad_top: int
+    pad_bottom: int
+    pad_left: int
+    pad_right: int
+    dilation_h: int
+    dilation_w: int
+    groups: int
+    offset_groups: int
+
+    @property
+    def taps(self) -> int:
+        """Positions of the kernel, KH * KW."""
+        return self.kernel_h * self.kernel_w
+
+    @property
+    def in_pixels(self) -> int:
+        """Pixels of one input image, H * W."""
+        return self.in_h * self.in_w
+
+    @property
+    def out_pixels(self) -> int:
+        """Pixels of one output image, OH * OW."""
+        return self.out_h * self.out_w
+
+    @property
+    def input_shape(self) -> Shape:
+        """(N, C, H, W)."""
+        return (self.batch, self.channels, self.in_h, self.in_w)
+
+    @property
+    def offset_shape(self) -> Shape:
+        """(N, 2*offset_groups*KH*KW, OH, OW)."""
+        return (self.batch, 2 * self.offset_groups * self.taps, self.out_h, self.out_w)
+
+    @property
+    def mask_shape(self) -> Shape:
+        """(N, offset_groups*KH*KW, OH, OW)."""
+        return (self.batch, self.offset_groups * self.taps, self.out_h, self.out_w)
+
+    @property
+    def weight_shape(self) -> Shape:
+        """(O, C/groups, KH, KW)."""
+        return (
+            self.out_channels,
+            self.channels // self.groups,
+            self.kernel_h,
+            self.kernel_w,
+        )
+
+    @property
+    def output_shape(self) -> Shape:
+        """(N, O, OH, OW)."""
+        return (self.batch, self.out_channels, self.out_h, self.out_w)
+
+    @property
+    def index_bits(self) -> int:
+        """Width of an index that reaches every element of every array: 32 or 64."""
+        largest = max(
+            prod(shape)
+            for shape in (
+                self.input_shape,
+                self.offset_shape,
+                self.weight_shape,
+                self.output_shape,
+            )
+        )
+        return 32 if largest < 2**31 else 64
+
+    def check_grad_output(self, shape: Sequence[int]) -> None:
+        """Refuse a gradient whose shape is not the output's."""
+        _expect("grad_output", "(N, O, OH, OW)", self.output_shape, tuple(shape))
+
+
+def geometry_of(
+    input: Sequence[int],
+    offset: Sequence[int],
+    weight: Sequence[int],
+    bias: Sequence[int] | None = None,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    mask: Sequence[int] | None = None,
+) -> Geometry:
+    """Geometry of a call, from the shapes of its arrays.
+
+    ``groups`` and ``offset_groups`` are inferred: ``groups = C // weight.shape[1]`` and
+    ``offset_groups = offset.shape[1] // (2*KH*KW)``.
+
+    Raises:
+        TypeError: stride, padding or dilation are not integers.
+        ValueError: a shape or a size that is impossible; the text gives the rule, its value here and
+            what came.
+
+    Example:
+        >>> g = geometry_of((1, 4, 8, 8), (1, 18, 8, 8), (6, 4, 3, 3), padding=1)
+        >>> g.output_shape, g.groups, g.offset_groups
+        ((1, 6, 8, 8), 1, 1)
+    """
+    return _geometry(
+        tuple(input),
+        tuple(offset),
+        tuple(weight),
+        None if bias is None else tuple(bias),
+        None if mask is None else tuple(mask),
+        _pair("stride", stride, 1),
+        _padding(padding),
+        _pair("dilation", dilation, 1),
+    )
+
+
+@lru_cache(maxsize=256)
+def _geometry(
+    input: Shape,
+    offset: Shape,
+    weight: Shape,
+    bias: Shape | None,
+    mask: Shape | None,
+    stride: tuple[int, int],
+    padding: tuple[tuple[int, int], tuple[int, int]],
+    dilation: tuple[int, int],
+) -> Geometry:
+    batch, channels, in_h, in_w = _rank4("input", "(N, C, H, W)", input)
+    out_channels, group_channels, kernel_h, kernel_w = _rank4(
+        "weight", "(O, C/groups, KH, KW)", weight
+    )
+    if in_h < 1 or in_w < 1:
+        raise ValueError(f"input must have shape (N, C, H, W) with H, W >= 1, got {input}")
+    if kernel_h < 1 or kernel_w < 1:
+        raise ValueError(
+            f"weight must have shape (O, C/groups, KH, KW) with KH, KW >= 1, got {weight}"
+        )
+    groups = _groups(channels, weight)
+    (pad_top, pad_bottom), (pad_left, pad_right) = padding
+    geometry = Geometry(
+        batch=batch,
+        channels=channels,
+        in_h=in_h,
+        in_w=in_w,
+        out_channels=out_channels,
+        kernel_h=kernel_h,
+        kernel_w=kernel_w,
+        out_h=_out_size("height", in_h, padding[0], dilation[0], kernel_h, stride[0]),
+        out_w=_out_size("width", in_w, padding[1], dilation[1], kernel_w, stride[1]),
+        stride_h=stride[0],
+        stride_w=stride[1],
+        pad_top=pad_top,
+        pad_bottom=pad_bottom,
+        pad_left=pad_left,
+        pad_right=pad_right,
+        dilation_h=dilation[0],
+        dilation_w=dilation[1],
+        groups=groups,
+        offset_groups=_offset_groups(channels, offset, kernel_h * kernel_w),
+    )
+    offset_rule = "(N, 2*offset_groups*KH*KW, OH, OW)"
+    _expect("offset", offset_rule, geometry.offset_shape, offset)
+    if mask is not None:
+        _expect("mask", "(N, offset_groups*KH*KW, OH, OW)", geometry.mask_shape, mask)
+    if bias is not None:
+        _expect("bias", "(O,)", (out_channels,), bias)
+    return geometry
+
+
+def _groups(channels: int, weight: Shape) -> int:
+    out_channels, group_channels = weight[:2]
+    if channels == group_channels:
+        return 1
+    if group_channels < 1 or channels % group_channels:
+        raise ValueError(
+            "weight must have shape (O, C/groups, KH, KW) where C/groups divides "
+            f"C = {channels}, got {weight}"
+        )
+    groups = channels // group_channels
+    if out_channels % groups:
+        raise ValueError(
+            "weight must have shape (O, C/groups, KH, KW) where groups divides O: "
+            f"groups = C / weight.shape[1] = {groups}, got {weight}"
+        )
+    return groups
+
+
+def _offset_groups(channels: int, offset: Shape, taps: int) -> int:
+    _rank4("offset", "(N, 2*offset_groups*KH*KW, OH, OW)", offset)
+    offset_groups, rest = divmod(offset[1], 2 * taps)
+    if offset_groups < 1 or rest:
+        raise ValueError(
+            "offset must have shape (N, 2*offset_groups*KH*KW, OH, OW): offset.shape[1] must be a "
+            f"positive multiple of 2*KH*KW = {2 * taps} (offset_groups = 1 makes it {2 * taps}), "
+            f"got {offset}"
+        )
+    if channels % offset_groups:
+        raise ValueError(
+            f"offset_groups = offset.shape[1] / (2*KH*KW) = {offset_groups} must divide "
+            f"C = {channels}, got offset of shape {offset}"
+        )
+    return offset_groups
+
+
+def _out_size(
+    name: str, size: int, padding: tuple[int, int], dilation: int, kernel: int, stride: int
+) -> int:
+    room = size + sum(padding) - dilation * (kernel - 1) - 1
+    # Floor division: a kernel larger than the padded image gives a size below 1, not 1.
+    out = room // stride + 1
+    if out < 1:
+        raise ValueError(
+            f"output {name} = (size + padding - dilation*(kernel - 1) - 1) // stride + 1 must be "
+            f"positive: ({size} + {sum(padding)} - {dilation}*({kernel} - 1) - 1) // {stride} + 1 "
+            f"= {out}; enlarge the padding or the input"
+        )
+    return out
+
+
+def check_dtypes(dtypes: Mapping[str, str]) -> str:
+    """The one dtype that all arrays of a call share.
+
+    Args:
+        dtypes: name of the dtype by name of the argument, ``{"input": "float32", ...}``.
+
+    Raises:
+        TypeError: a dtype other than float16, bfloat16, float32, float64, or two that differ.
+    """
+    expected = dtypes["input"]
+    for name, dtype in dtypes.items():
+        if dtype not in DTYPES:
+            raise TypeError(f"{name} must have a dtype among {', '.join(DTYPES)}, got {dtype}")
+        if dtype != expected:
+            raise TypeError(
+                f"{name} must have the dtype of input, {expected}, got {dtype}; "
+                "convert it before the call"
+            )
+    return expected
+
+
+def check_devices(devices: Mapping[str, Any]) -> Any:
+    """The one device that all arrays of a call share.
+
+    Args:
+        devices: anything that names a device and compares equal to itself, by name of the argument.
+
+    Raises:
+        ValueError: two that differ.
+    """
+    expected = devices["input"]
+    for name, device in devices.items():
+        if device != expected:
+            raise ValueError(
+                f"{name} must be on the device of input, {expected}, got {device}; "
+                "copy it there before the call"
+            )
+    return expected
+
+
+GRADIENTS = ("input", "offset", "weight", "bias", "mask")
+
+
+def check_needs(needs: Sequence[str], has_bias: bool, has_mask: bool) -> frozenset[str]:
+    """The gradients that a backward call shall compute: those asked for that have an argument.
+
+    Raises:
+        TypeError: a string instead of a sequence of names.
+        ValueError: a name that is no argument with a gradient.
+    """
+    if isinstance(needs, str):
+        raise TypeError(f'needs must be a sequence of names, got {needs!r}; write ("{needs}",)')
+    for name in needs:
+        if name not in GRADIENTS:
+            raise ValueError(f"needs must name arguments among {GRADIENTS}, got {name!r}")
+    present = {"bias": has_bias, "mask": has_mask}
+    return frozenset(name for name in needs if present.get(name, True))
+
+
+def _expect(name: str, rule: str, expected: Shape, got: Shape) -> None:
+    if got != expected:
+        raise ValueError(f"{name} must have shape {rule} = {expected}, got {got}")
+
+
+def _rank4(name: str, rule: str, shape: Shape) -> tuple[int, int, int, int]:
+    if len(shape) != 4:
+        raise ValueError(f"{name} must have shape {rule}, got {shape}")
+    return shape  # type: ignore[return-value]  # four of them, as checked
+
+
+def _integer(name: str, value: object, least: int) -> int:
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]  # a TypeError is what we ask for
+    except TypeError:
+        raise TypeError(f"{name} must be made of integers, got {value!r}") from None
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    return number
+
+
+def _pair(name: str, value: object, least: int) -> tuple[int, int]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        number = _integer(name, value, least)
+        return number, number
+    if len(value) != 2:
+        raise ValueError(f"{name} must be an integer or a pair (vertical, horizontal), got {value}")
+    return _integer(name, value[0], least), _integer(name, value[1], least)
+
+
+def _padding(value: object) -> tuple[tuple[int, int], tuple[int, int]]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        both = _integer("padding", value, 0)
+        return (both, both), (both, both)
+    if len(value) != 2:
+        raise ValueError(
+            "padding must be an integer, a pair (vertical, horizontal) or a pair of pairs "
+            f"((top, bottom), (left, right)), got {value}"
+        )
+    return _pair("padding", value[0], 0), _pair("padding", value[1], 0)

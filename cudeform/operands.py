@@ -1,0 +1,31 @@
+"""The arrays of a call and of its gradients, by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+
+@dataclass(frozen=True)
+class Operands:
+    """Arrays that go in. What kind of array depends on who holds it; shapes are Geometry's."""
+
+    input: Any
+    offset: Any
+    weight: Any
+    bias: Any = None
+    mask: Any = None
+
+    def present(self) -> dict[str, Any]:
+        """The arrays that were given, by name of the argument."""
+        return {name: array for name, array in vars(self).items() if array is not None}
+
+
+class Gradients(NamedTuple):
+    """Gradients by name of the argument; None where not asked for or where there is no argument."""
+
+    input: Any = None
+    offset: Any = None
+    weight: Any = None
+    bias: Any = None
+    mask: Any = None

@@ -1,0 +1,114 @@
+"""What the caller may choose: one dataclass, one context variable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+BOUNDARY_GRADS = ("torchvision", "mmcv")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The choices in force during a call.
+
+    Attributes:
+        deterministic: GPU gradients are bit-identical run after run. On the CPU they always are,
+            for any number of threads.
+        allow_tf32: float32 products on the GPU may use TF32 tensor cores (10-bit mantissa).
+        workspace_limit: most bytes of scratch memory a call may hold beside its inputs, its outputs
+            and one channels-last copy of an image (two in the backward). ``None``: 64 MiB on the
+            CPU, a share of the free memory on a GPU.
+        boundary_grad: gradient of the offset where a sample lies exactly one pixel outside the
+            image. ``"torchvision"`` gives the one-sided derivative, ``"mmcv"`` (also Paddle and
+            MXNet) gives 0.
+        num_threads: threads of the CPU engine. ``None``: one for each core the process may use.
+    """
+
+    deterministic: bool = False
+    allow_tf32: bool = False
+    workspace_limit: int | None = None
+    boundary_grad: Literal["torchvision", "mmcv"] = "torchvision"
+    num_threads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that mean nothing."""
+        for name in ("deterministic", "allow_tf32"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        for name in ("workspace_limit", "num_threads"):
+            _check_positive_or_none(name, getattr(self, name))
+        if self.boundary_grad not in BOUNDARY_GRADS:
+            raise ValueError(
+                f"boundary_grad must be one of {BOUNDARY_GRADS}, got {self.boundary_grad!r}"
+            )
+
+
+def _check_positive_or_none(name: str, value: object) -> None:
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a positive integer or None, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be a positive integer or None, got {value}")
+
+
+_process_wide = Options()
+_chosen: ContextVar[Options | None] = ContextVar("cudeform_options", default=None)
+
+
+def current() -> Options:
+    """The options in force here: those of the innermost ``options`` block, else process-wide."""
+    return _chosen.get() or _process_wide
+
+
+def _changed(base: Options, changes: dict[str, Any]) -> Options:
+    names = [field.name for field in fields(Options)]
+    for name in changes:
+        if name not in names:
+            raise TypeError(f"an option must be one of {', '.join(names)}, got {name!r}")
+    return replace(base, **changes)
+
+
+@contextmanager
+def options(**changes: Any) -> Iterator[Options]:
+    """Change options for the calls inside a ``with`` block, in this thread or task only.
+
+    Args:
+        **changes: fields of :class:`Options` and their new values; the others stay as they are.
+
+    Yields:
+        The options in force inside the block.
+
+    Raises:
+        TypeError: for a name that is no option, or a value of the wrong type.
+        ValueError: for a value that is out of range.
+
+    Example:
+        >>> import cudeform
+        >>> with cudeform.options(num_threads=1, boundary_grad="mmcv") as chosen:
+        ...     chosen.num_threads
+        1
+    """
+    token = _chosen.set(_changed(current(), changes))
+    try:
+        yield current()
+    finally:
+        _chosen.reset(token)
+
+
+def set_options(**changes: Any) -> None:
+    """Change options for the whole process, in every thread that is not in an ``options`` block.
+
+    Takes the arguments of :func:`options` and raises its errors.
+
+    Example:
+        >>> import cudeform
+        >>> cudeform.set_options(deterministic=True)
+        >>> cudeform.set_options(deterministic=False)
+    """
+    global _process_wide
+    _process_wide = _changed(_process_wide, changes)
