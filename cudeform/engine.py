@@ -1,7 +1,7 @@
 """What every door calls: the operator and its derivatives on plain buffers.
 
-A door hands over operands, their geometry and the arrays to write; it allocates those itself, in its
-own library. Nothing is checked here: Geometry has done that.
+A door hands over operands, their geometry and the arrays to write, which it allocates itself, in
+its own library. Nothing is checked here: Geometry has done that.
 """
 
 from __future__ import annotations

@@ -129,8 +129,8 @@ def geometry_of(
 
     Raises:
         TypeError: stride, padding or dilation are not integers.
-        ValueError: a shape or a size that is impossible; the text gives the rule, its value here and
-            what came.
+        ValueError: a shape or a size that is impossible; the text gives the rule, its value here
+            and what came.
 
     Example:
         >>> g = geometry_of((1, 4, 8, 8), (1, 18, 8, 8), (6, 4, 3, 3), padding=1)
@@ -161,9 +161,7 @@ def _geometry(
     dilation: tuple[int, int],
 ) -> Geometry:
     batch, channels, in_h, in_w = _rank4("input", "(N, C, H, W)", input)
-    out_channels, group_channels, kernel_h, kernel_w = _rank4(
-        "weight", "(O, C/groups, KH, KW)", weight
-    )
+    out_channels, _, kernel_h, kernel_w = _rank4("weight", "(O, C/groups, KH, KW)", weight)
     if in_h < 1 or in_w < 1:
         raise ValueError(f"input must have shape (N, C, H, W) with H, W >= 1, got {input}")
     if kernel_h < 1 or kernel_w < 1:
@@ -319,12 +317,13 @@ def _expect(name: str, rule: str, expected: Shape, got: Shape) -> None:
 def _rank4(name: str, rule: str, shape: Shape) -> tuple[int, int, int, int]:
     if len(shape) != 4:
         raise ValueError(f"{name} must have shape {rule}, got {shape}")
-    return shape  # type: ignore[return-value]  # four of them, as checked
+    first, second, third, fourth = shape
+    return first, second, third, fourth
 
 
-def _integer(name: str, value: object, least: int) -> int:
+def _integer(name: str, value: Any, least: int) -> int:
     try:
-        number = operator.index(value)  # type: ignore[arg-type]  # a TypeError is what we ask for
+        number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be made of integers, got {value!r}") from None
     if number < least:

@@ -52,8 +52,8 @@ class Matrix:
 class Gemm:
     """``c = op(a) @ op(b) + beta * c`` for each of a batch; op(a) is (m, k), op(b) is (k, n).
 
-    ``dtype`` is that of a, b and c, ``output_dtype`` of c where it differs. Sums are kept in float32
-    for float16, bfloat16 and float32, in float64 for float64.
+    a and b have ``dtype``, c has ``output_dtype``. Sums are kept in float32 for float16, bfloat16
+    and float32, in float64 for float64.
     """
 
     m: int

@@ -41,9 +41,9 @@ def deform_conv2d(
         y = oy * stride_h - pad_top  + i * dilation_h + dy
         x = ox * stride_w - pad_left + j * dilation_w + dx
 
-    by bilinear interpolation of the image extended by zeros; a sample is 0 unless ``-1 < y < H`` and
-    ``-1 < x < W``. Channel ``c`` follows offset group ``c // (C / offset_groups)``. A NaN coordinate
-    gives NaN, an infinite one is outside.
+    by bilinear interpolation of the image extended by zeros; a sample is 0 unless ``-1 < y < H``
+    and ``-1 < x < W``. Channel ``c`` follows offset group ``c // (C / offset_groups)``. A NaN
+    coordinate gives NaN, an infinite one is outside.
 
     Args:
         input: (N, C, H, W), float16, bfloat16, float32 or float64, any strides.
@@ -130,7 +130,8 @@ def deform_conv2d_backward(
     door, geometry = _checked(operands, extra, stride, padding, dilation)
     geometry.check_grad_output(grad_output.shape)
     needed = check_needs(needs, has_bias=bias is not None, has_mask=mask is not None)
-    return door.backward(operands, geometry, grad_output, needed)
+    grads: Gradients = door.backward(operands, geometry, grad_output, needed)
+    return grads
 
 
 def _checked(

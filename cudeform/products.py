@@ -12,8 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cudeform.geometry import Geometry
+from cudeform.tiling import split
 
 Array = NDArray[Any]
+
+WEIGHT_PARTS = 8
 
 
 def taps_first(g: Geometry, weight: Array, dtype: np.dtype[Any]) -> Array:
@@ -31,31 +34,46 @@ def channels_first(g: Geometry, weight: Array) -> Array:
 def output_of(g: Geometry, weight: Array, columns: Array) -> Array:
     """(O, positions) from columns (positions, taps * C)."""
     if g.groups == 1:
-        return weight[0] @ columns.T
-    return (weight @ _by_group(g, columns)).reshape(g.out_channels, -1)
+        output: Array = weight[0] @ columns.T
+        return output
+    output = weight @ _by_group(g, columns, slice(None))
+    return output.reshape(g.out_channels, -1)
 
 
 def grad_columns_of(g: Geometry, weight: Array, grad_output: Array) -> Array:
     """Gradient of the columns, (positions, taps * C), from grad_output (O, positions)."""
     if g.groups == 1:
-        return grad_output.T @ weight[0]
+        grad_columns: Array = grad_output.T @ weight[0]
+        return grad_columns
     positions = grad_output.shape[1]
     by_group = weight.swapaxes(1, 2) @ grad_output.reshape(g.groups, -1, positions)
     apart = by_group.reshape(g.groups, g.taps, -1, positions)
     return np.ascontiguousarray(apart.transpose(3, 1, 0, 2)).reshape(positions, -1)
 
 
-def grad_weight_of(g: Geometry, grad_output: Array, columns: Array) -> Array:
-    """Gradient of the taps-first weight from grad_output (O, positions) and the columns."""
+def weight_parts(g: Geometry) -> list[slice]:
+    """Parts of the taps-first weight whose gradients are worked out side by side.
+
+    They depend on the sizes alone, so that the sums do not depend on the number of threads.
+    """
+    size = g.groups if g.groups > 1 else g.taps * g.channels
+    return split(size, -(-size // WEIGHT_PARTS))
+
+
+def add_grad_weight(
+    g: Geometry, grad_output: Array, columns: Array, grad_weight: Array, part: slice
+) -> None:
+    """Add to one part of the taps-first gradient, from grad_output (O, positions)."""
     if g.groups == 1:
-        return (grad_output @ columns)[None]
-    positions = grad_output.shape[1]
-    by_group = _by_group(g, columns).swapaxes(1, 2)
-    return grad_output.reshape(g.groups, -1, positions) @ by_group
-
-
-def _by_group(g: Geometry, columns: Array) -> Array:
-    """Columns (positions, taps * C) as (groups, taps * C/groups, positions)."""
+        grad_weight[0, :, part] += grad_output @ columns[:, part]
+        return
     positions = len(columns)
-    apart = columns.reshape(positions, g.taps, g.groups, -1).transpose(2, 1, 3, 0)
-    return np.ascontiguousarray(apart).reshape(g.groups, -1, positions)
+    by_group = _by_group(g, columns, part).swapaxes(1, 2)
+    grad_weight[part] += grad_output.reshape(g.groups, -1, positions)[part] @ by_group
+
+
+def _by_group(g: Geometry, columns: Array, part: slice) -> Array:
+    """Columns (positions, taps * C) as (groups, taps * C/groups, positions), for some groups."""
+    positions = len(columns)
+    apart = columns.reshape(positions, g.taps, g.groups, -1)[:, :, part].transpose(2, 1, 3, 0)
+    return np.ascontiguousarray(apart).reshape(len(apart), -1, positions)

@@ -13,7 +13,7 @@ the full precision of its offset however large the image is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,46 +26,42 @@ from cudeform.tiling import Tile
 Array = NDArray[Any]
 Bools = NDArray[np.bool_]
 
-CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
-
 
 @dataclass(frozen=True)
 class Samples:
     """The samples of one tile, one entry for each (position, tap, offset group), in that order.
 
+    Corners come in the order top left, top right, bottom left, bottom right.
+
     Attributes:
-        ly, lx: fractions of the coordinate, 0 where ``near`` is false.
+        ly, lx: fractions of the coordinate, 0 where no corner can lie in the image.
         mask: modulation, or None.
-        near: ``-1 <= y < H`` and ``-1 <= x < W``: some corner may lie in the image.
-        inside: ``-1 < y < H`` and ``-1 < x < W``: the sample may differ from 0.
-        lost: a coordinate is NaN.
-        corners: for each corner, its row in the table (clamped to a legal one) and whether it lies
-            in the image.
+        first: row of the table that holds the top left corner.
+        steps: from there to the four corners.
+        held: (samples, 4), whether a corner lies in the image.
+        edge: numbers of the samples that have a held corner but are 0, since a coordinate is -1.
+        lost: numbers of the samples with a NaN coordinate.
     """
 
     ly: Array
     lx: Array
     mask: Array | None
-    near: Bools
-    inside: Bools
-    lost: Bools
-    corners: tuple[tuple[Array, Bools], ...]
-
-    def bilinear(self) -> tuple[Array, Array, Array, Array]:
-        """Weights of the corners, in the order of ``CORNERS``."""
-        hy, hx = 1 - self.ly, 1 - self.lx
-        return hy * hx, hy * self.lx, self.ly * hx, self.ly * self.lx
+    first: Array
+    steps: Array
+    held: Bools
+    edge: Array
+    lost: Array
+    _made: dict[str, sp.csr_array] = field(default_factory=dict)
 
     def columns(self, table: Array) -> Array:
         """Sample the table: ``S @ table``, (samples, C / offset_groups)."""
         # A mask that is not finite must not meet the weights: infinity times a weight of 0 is NaN.
         late = self.mask is not None and not np.isfinite(self.mask).all()
-        mask = None if late else self.mask
-        columns: Array = self._operator(mask, len(table)) @ table
+        operator = self._operator(None, len(table)) if late else self._masked(len(table))
+        columns: Array = operator @ table
         if late and self.mask is not None:
             columns *= self.mask[:, None]
-        if self.lost.any():
-            columns[self.lost] = np.nan
+        columns[self.lost] = np.nan
         return columns
 
     def scatter(self, grad_columns: Array, table_rows: int) -> tuple[Array, Array]:
@@ -74,17 +70,18 @@ class Samples:
         Returns:
             The rows of the table that the tile touches, each once, and what each of them gains.
         """
-        operator = self._operator(self.mask, table_rows)
+        operator = self._masked(table_rows)
         seen = np.zeros(table_rows, np.bool_)
         seen[operator.indices] = True
         touched = np.flatnonzero(seen)
         compact = np.empty(table_rows, operator.indices.dtype)
         compact[touched] = np.arange(len(touched), dtype=compact.dtype)
         operator = sp.csr_array(
-            (operator.data, compact[operator.indices], operator.indptr),
+            (operator.data, compact.take(operator.indices), operator.indptr),
             shape=(len(grad_columns), len(touched)),
         )
-        return touched, operator.T @ grad_columns
+        gains: Array = operator.T @ grad_columns
+        return touched, gains
 
     def corner_dots(self, table: Array, grad_columns: Array) -> Array:
         """Dot product over channels of ``grad_columns`` with each corner, (4, samples).
@@ -94,16 +91,16 @@ class Samples:
         """
         dots = np.empty((4, len(self.ly)), self.ly.dtype)
         pixels = np.empty_like(grad_columns)
-        for dot, (row, valid) in zip(dots, self.corners, strict=True):
-            np.take(table, row, axis=0, out=pixels, mode="clip")
+        for dot, step, held in zip(dots, self.steps, self.held.T, strict=True):
+            np.take(table, self.first + step, axis=0, out=pixels, mode="clip")
             np.einsum("sc,sc->s", pixels, grad_columns, out=dot)
-            dot[~valid] = 0
+            dot[~held] = 0
         return dots
 
     def grad_mask(self, dots: Array) -> Array:
         """Gradient of the mask from the corner dots."""
-        grad = sum(weight * dot for weight, dot in zip(self.bilinear(), dots, strict=True))
-        grad = np.where(self.inside, grad, 0)
+        grad: Array = np.einsum("js,sj->s", dots, self._weights(None))
+        grad[self.edge] = 0
         grad[self.lost] = np.nan
         return grad
 
@@ -114,35 +111,51 @@ class Samples:
         grad_x = self.ly * (bottom_right - bottom_left) + (1 - self.ly) * (top_right - top_left)
         for grad in (grad_y, grad_x):
             if boundary_grad == "mmcv":
-                grad[~self.inside] = 0
+                grad[self.edge] = 0
             if self.mask is not None:
                 grad *= self.mask
             grad[self.lost] = np.nan
         return grad_y, grad_x
 
-    def _operator(self, mask: Array | None, table_rows: int) -> sp.csr_array:
+    def _weights(self, mask: Array | None) -> Array:
+        """Bilinear weights times the mask, (samples, 4)."""
         weights = np.empty((len(self.ly), 4), self.ly.dtype)
-        rows = np.empty((len(self.ly), 4), self.corners[0][0].dtype)
-        held = np.empty((len(self.ly), 4), np.bool_)
-        for j, (weight, (row, valid)) in enumerate(
-            zip(self.bilinear(), self.corners, strict=True)
-        ):
-            weights[:, j] = weight if mask is None else weight * mask
-            rows[:, j] = row
-            np.logical_and(valid, self.inside, out=held[:, j])
-        return _compressed(weights, rows, held, table_rows)
+        below, above, left = self.ly, 1 - self.ly, 1 - self.lx
+        if mask is not None:
+            below, above = below * mask, above * mask
+        np.multiply(above, left, out=weights[:, 0])
+        np.multiply(above, self.lx, out=weights[:, 1])
+        np.multiply(below, left, out=weights[:, 2])
+        np.multiply(below, self.lx, out=weights[:, 3])
+        return weights
 
+    def _masked(self, table_rows: int) -> sp.csr_array:
+        """``S`` with the mask; made once, for it serves the columns and the scatter."""
+        if "operator" not in self._made:
+            self._made["operator"] = self._operator(self.mask, table_rows)
+        return self._made["operator"]
 
-def _compressed(weights: Array, rows: Array, held: Bools, table_rows: int) -> sp.csr_array:
-    """CSR matrix of the entries that are held; the others must not even multiply a pixel by 0."""
-    shape = (len(weights), table_rows)
-    if held.all():
-        starts = np.arange(0, 4 * len(weights) + 1, 4, dtype=rows.dtype)
-        return sp.csr_array((weights.ravel(), rows.ravel(), starts), shape=shape)
-    starts = np.zeros(len(weights) + 1, rows.dtype)
-    np.cumsum(held.sum(axis=1, dtype=rows.dtype), out=starts[1:])
-    kept = np.flatnonzero(held)
-    return sp.csr_array((weights.ravel()[kept], rows.ravel()[kept], starts), shape=shape)
+    def _operator(self, mask: Array | None, table_rows: int) -> sp.csr_array:
+        """The sampling operator ``S``.
+
+        Corners outside the image have no entry: they must not even multiply a pixel by 0.
+        """
+        count, index = len(self.ly), self.first.dtype
+        rows = np.empty((count, 4), index)
+        for corner, step in enumerate(self.steps):
+            np.add(self.first, step, out=rows[:, corner])
+        weights, corners = self._weights(mask).ravel(), rows.ravel()
+        held = self.held
+        if len(self.edge):
+            held = held.copy()
+            held[self.edge] = False
+        starts = np.zeros(count + 1, index)
+        # The four flags of a sample are four bytes of 0 or 1: counting bits counts corners.
+        np.cumsum(np.bitwise_count(held.view(np.uint32).ravel()), out=starts[1:])
+        if starts[-1] < 4 * count:
+            kept = np.flatnonzero(held)
+            weights, corners = weights.take(kept), corners.take(kept)
+        return sp.csr_array((weights, corners, starts), shape=(count, table_rows))
 
 
 def samples(
@@ -167,23 +180,26 @@ def samples(
     y0, ly = _split(_in_order(pairs[:, :, :, 0], tile, dtype), _base_y(g, tile, dtype))
     x0, lx = _split(_in_order(pairs[:, :, :, 1], tile, dtype), _base_x(g, tile, dtype))
     near = (y0 >= -1) & (y0 < g.in_h) & (x0 >= -1) & (x0 < g.in_w)
-    lost = np.isnan(y0) | np.isnan(x0)
-    far = ~near
-    for part in (y0, ly, x0, lx):
-        part[far] = 0
-    inside = near & ((y0 > -1) | (ly > 0)) & ((x0 > -1) | (lx > 0))
+    lost = np.empty(0, np.intp)
+    if not near.all():
+        lost = np.flatnonzero(np.isnan(y0) | np.isnan(x0))
+        for part in (y0, ly, x0, lx):
+            part[~near] = 0
+    minus_one = ((y0 == -1) & (ly == 0)) | ((x0 == -1) & (lx == 0))
     modulation = None
     if mask is not None:
         planes = mask.reshape(g.batch, g.offset_groups, g.taps, g.out_h, g.out_w)
         modulation = _in_order(planes, tile, dtype).ravel()
+    first = _first_rows(g, tile, first_image, y0, x0)
     return Samples(
         ly=ly.ravel(),
         lx=lx.ravel(),
         mask=modulation,
-        near=near.ravel(),
-        inside=inside.ravel(),
-        lost=lost.ravel(),
-        corners=_corners(g, tile, first_image, y0, x0, near),
+        first=first,
+        steps=np.array([0, 1, g.in_w, g.in_w + 1], first.dtype) * g.offset_groups,
+        held=_held(g, y0, x0, near),
+        edge=np.flatnonzero(minus_one & near),
+        lost=lost,
     )
 
 
@@ -203,30 +219,37 @@ def _split(displacement: Array, base: Array) -> tuple[Array, Array]:
 
 def _base_y(g: Geometry, tile: Tile, dtype: np.dtype[Any]) -> Array:
     rows = np.arange(tile.rows.start, tile.rows.stop)[:, None] * g.stride_h - g.pad_top
-    taps = np.repeat(np.arange(g.kernel_h), g.kernel_w) * g.dilation_h
+    taps = np.arange(g.taps) // g.kernel_w * g.dilation_h
     return (rows + taps).astype(dtype)[:, None, :, None]
 
 
 def _base_x(g: Geometry, tile: Tile, dtype: np.dtype[Any]) -> Array:
     cols = np.arange(tile.cols.start, tile.cols.stop)[:, None] * g.stride_w - g.pad_left
-    taps = np.tile(np.arange(g.kernel_w), g.kernel_h) * g.dilation_w
+    taps = np.arange(g.taps) % g.kernel_w * g.dilation_w
     return (cols + taps).astype(dtype)[:, :, None]
 
 
-def _corners(
-    g: Geometry, tile: Tile, first_image: int, y0: Array, x0: Array, near: Bools
-) -> tuple[tuple[Array, Bools], ...]:
+def _first_rows(g: Geometry, tile: Tile, first_image: int, y0: Array, x0: Array) -> Array:
+    """Row of the table of each sample's top left corner, which may lie outside the image."""
     images = np.arange(tile.images.start, tile.images.stop) - first_image
     table_rows = (tile.images.stop - first_image) * g.in_pixels * g.offset_groups
-    index = np.dtype(np.int32 if table_rows < 2**31 else np.int64)
-    y, x = y0.astype(index), x0.astype(index)
-    image = (images * g.in_pixels).astype(index)[:, None, None, None, None]
-    valid_y = (near & (y >= 0), near & (y < g.in_h - 1))
-    valid_x = (x >= 0, x < g.in_w - 1)
-    first = ((image + y * g.in_w) + x) * g.offset_groups + np.arange(g.offset_groups, dtype=index)
-    corners = []
-    for down, right in CORNERS:
-        row = first + (down * g.in_w + right) * g.offset_groups
-        valid = valid_y[down] & valid_x[right]
-        corners.append((np.where(valid, row, 0).ravel(), valid.ravel()))
-    return tuple(corners)
+    index = np.dtype(np.int32 if table_rows + 4 * g.in_w < 2**31 else np.int64)
+    rows = y0.astype(index)
+    rows *= g.in_w
+    rows += x0.astype(index)
+    rows += (images * g.in_pixels).astype(index)[:, None, None, None, None]
+    if g.offset_groups > 1:
+        rows *= g.offset_groups
+        rows += np.arange(g.offset_groups, dtype=index)
+    return rows.ravel()
+
+
+def _held(g: Geometry, y0: Array, x0: Array, near: Bools) -> Bools:
+    """Which of the four corners lie in the image, (samples, 4)."""
+    held = np.empty((*near.shape, 2, 2), np.bool_)
+    top, bottom = near & (y0 >= 0), near & (y0 < g.in_h - 1)
+    left, right = x0 >= 0, x0 < g.in_w - 1
+    for down, row in enumerate((top, bottom)):
+        for along, col in enumerate((left, right)):
+            np.logical_and(row, col, out=held[..., down, along])
+    return held.reshape(-1, 4)

@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
 from typing import TypeVar
 
 from cudeform.geometry import Geometry
@@ -33,6 +35,11 @@ class Tile:
         return _length(self.images), _length(self.rows), _length(self.cols)
 
     @property
+    def positions(self) -> int:
+        """Output positions in the box."""
+        return prod(self.shape)
+
+    @property
     def box(self) -> tuple[slice, slice, slice, slice]:
         """Index of the box in an array (N, channels, OH, OW)."""
         return self.images, slice(None), self.rows, self.cols
@@ -42,11 +49,16 @@ def _length(part: slice) -> int:
     return int(part.stop - part.start)
 
 
-def split(size: int, most: int) -> list[slice]:
-    """Cut ``range(size)`` into the fewest parts of at most ``most``, as equal as can be."""
+def split(size: int, most: int, multiple: int = 1) -> list[slice]:
+    """Cut ``range(size)`` into parts of at most ``most``, as equal as can be.
+
+    Unless one is enough, their number is the least multiple of ``multiple`` that will do.
+    """
     parts = max(1, -(-size // max(1, most)))
+    if parts > 1:
+        parts = -(-parts // multiple) * multiple
     edges = [size * part // parts for part in range(parts + 1)]
-    return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+    return [slice(a, b) for a, b in pairwise(edges) if b > a]
 
 
 def tiles(geometry: Geometry, images: slice, most: int) -> list[Tile]:
@@ -61,7 +73,8 @@ def tiles(geometry: Geometry, images: slice, most: int) -> list[Tile]:
     for image in range(images.start, images.stop):
         one = slice(image, image + 1)
         if most >= geometry.out_w:
-            rows = split(geometry.out_h, most // geometry.out_w)
+            # Two or four threads then finish together.
+            rows = split(geometry.out_h, most // geometry.out_w, multiple=4)
             boxes += [Tile(one, part, whole_cols) for part in rows]
         else:
             cols = split(geometry.out_w, most)
@@ -103,3 +116,17 @@ def in_order(
             waiting.append(pool.submit(function, item))
         while waiting:
             yield waiting.popleft().result()
+
+
+def panels(boxes: list[Tile], most: int) -> Iterator[list[Tile]]:
+    """Join tiles, in order, into runs of at most ``most`` positions (at least one tile)."""
+    run: list[Tile] = []
+    positions = 0
+    for tile in boxes:
+        if run and positions + tile.positions > most:
+            yield run
+            run, positions = [], 0
+        run.append(tile)
+        positions += tile.positions
+    if run:
+        yield run

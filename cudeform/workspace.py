@@ -10,15 +10,17 @@ from cudeform.tiling import available_threads
 
 DEFAULT_LIMIT = 64 * 2**20
 
-# A tile's columns should stay in a core's second-level cache and still feed a sizeable GEMM.
-TILE_BYTES = 5 * 2**18
+# The columns of a tile should stay in a core's cache and still make a sizeable product.
+TILE_BYTES = 2**21
+FEWEST_POSITIONS = 128
 MOST_POSITIONS = 2048
 
 # Small images are put on the table together: one after the other they would not fill the threads.
 TABLE_BYTES = 4 * 2**20
 
-# Upper bounds of what planning one sample holds at a time, beside its four weights and rows.
-SAMPLE_BYTES = 96
+# Most that planning one sample holds at a time: fractions, rows and flags, four weights and four
+# rows before and after the corners outside the image are dropped.
+SAMPLE_BYTES = 160
 
 
 @dataclass(frozen=True)
@@ -28,52 +30,64 @@ class Plan:
     Attributes:
         images: how many go on one channels-last table.
         positions: most output positions in a tile.
+        panel: most output positions whose columns are kept for the gradient of the weight.
         threads: how many tiles are worked on at a time.
     """
 
     images: int
     positions: int
+    panel: int
     threads: int
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Bytes of scratch memory.
+
+    Attributes:
+        image: a channels-last image, with its gradient in the backward.
+        fixed: what a call holds all the time.
+        kept: what an output position holds until its panel is done.
+        position: what an output position holds while its tile is worked on.
+    """
+
+    image: int
+    fixed: int
+    kept: int
+    position: int
 
 
 def forward_plan(g: Geometry, itemsize: int, options: Options) -> Plan:
     """Plan of a forward call whose arithmetic has elements of ``itemsize`` bytes."""
-    weight = g.out_channels * g.taps * (g.channels // g.groups) * itemsize
-    columns = g.taps * g.channels * itemsize
-    position = columns * (1 + (g.groups > 1)) + _samples(g, itemsize) + g.out_channels * itemsize
-    return _plan(g, itemsize, options, tables=1, fixed=weight, tile=0, position=position)
+    columns, samples = _columns_and_samples(g, itemsize)
+    position = (1 + (g.groups > 1)) * columns + samples + 2 * g.out_channels * itemsize
+    image = g.channels * g.in_pixels * itemsize
+    return _plan(g, options, columns, Costs(image, _weight(g, itemsize), 0, position))
 
 
 def backward_plan(g: Geometry, itemsize: int, options: Options) -> Plan:
     """Plan of a backward call whose arithmetic has elements of ``itemsize`` bytes."""
-    weight = g.out_channels * g.taps * (g.channels // g.groups) * itemsize
-    columns = g.taps * g.channels * itemsize
-    # Held at a time, in columns: their gradient, and the columns by group or the four corners'
-    # share of the gradient of the table.
-    position = 6 * columns + _samples(g, itemsize) + g.out_channels * itemsize
-    return _plan(g, itemsize, options, tables=2, fixed=2 * weight, tile=weight, position=position)
+    columns, samples = _columns_and_samples(g, itemsize)
+    # The gradient of the columns beside either their share of the image's gradient, at most four
+    # pixels for each sample, or one corner's pixels.
+    position = 5 * columns + samples + g.out_channels * itemsize
+    kept = (1 + (g.groups > 1)) * columns + g.out_channels * itemsize
+    image = 2 * g.channels * g.in_pixels * itemsize
+    return _plan(g, options, columns, Costs(image, 3 * _weight(g, itemsize), kept, position))
 
 
-def _samples(g: Geometry, itemsize: int) -> int:
-    entries = 2 * 4 * (itemsize + 4)
-    return g.taps * g.offset_groups * (entries + SAMPLE_BYTES)
+def _weight(g: Geometry, itemsize: int) -> int:
+    return g.out_channels * g.taps * (g.channels // g.groups) * itemsize
 
 
-def _plan(
-    g: Geometry,
-    itemsize: int,
-    options: Options,
-    *,
-    tables: int,
-    fixed: int,
-    tile: int,
-    position: int,
-) -> Plan:
-    image = tables * g.channels * g.in_pixels * itemsize
-    images = max(1, min(g.batch, TABLE_BYTES // max(1, image)))
-    if images > 1:
-        fixed += images * image
-    least = fixed + tile + position
+def _columns_and_samples(g: Geometry, itemsize: int) -> tuple[int, int]:
+    return g.taps * g.channels * itemsize, g.taps * g.offset_groups * (SAMPLE_BYTES + 8 * itemsize)
+
+
+def _plan(g: Geometry, options: Options, columns: int, costs: Costs) -> Plan:
+    images = max(1, min(g.batch, TABLE_BYTES // max(1, costs.image)))
+    fixed = costs.fixed + (images > 1) * images * costs.image
+    least = fixed + costs.kept + costs.position
     limit = options.workspace_limit or max(DEFAULT_LIMIT, least)
     if limit < least:
         raise ValueError(
@@ -81,10 +95,10 @@ def _plan(
             f"taps moved, and one output position), got {limit}"
         )
     room = limit - fixed
-    wanted = min(MOST_POSITIONS, TILE_BYTES // (g.taps * max(1, g.channels) * itemsize))
-    # Three in flight where they fit: two threads and a tile that waits for its turn.
-    fitting = max((room // 3 - tile) // position, 1)
-    positions = max(1, min(wanted, fitting))
-    in_flight = room // (tile + positions * position)
+    # A third for the panel; of the rest at least two tiles and one that waits for its turn.
+    panel = max(1, room // 3 // max(1, costs.kept))
+    wanted = max(FEWEST_POSITIONS, min(MOST_POSITIONS, TILE_BYTES // max(1, columns)))
+    positions = max(1, min(wanted, panel, room * 2 // 9 // costs.position))
+    in_flight = (room - panel * costs.kept) // (positions * costs.position)
     threads = min(options.num_threads or available_threads(), in_flight - 1)
-    return Plan(images=images, positions=positions, threads=max(1, threads))
+    return Plan(images=images, positions=positions, panel=panel, threads=max(1, threads))

@@ -1,7 +1,7 @@
 """The doors: how arrays of a library come in and go out.
 
-* A library is recognised by the type of its arrays; it is never imported to find out, since an array
-  of a library that was not imported cannot exist.
+* A library is recognised by the type of its arrays; it is never imported to find out, since an
+  array of a library that was not imported cannot exist.
 * All arrays of a call belong to one library; results are of that library.
 * A door hands its arrays to the engine as they are and allocates results in its own library.
 """
@@ -52,23 +52,32 @@ def door_of(arrays: Mapping[str, Any]) -> Door:
                 f"{name} must be an array of the same library as input, {expected}, "
                 f"got an array of {library}; convert one of them, without a copy by from_dlpack"
             )
-    return _load(DOORS.get(expected, "dlpack"))
+    door: Door = _load(DOORS.get(expected, "dlpack"))
+    return door
 
 
 def library_of(name: str, array: Any) -> str:
     """Top-level module of the library that ``array`` belongs to."""
     library = _library(type(array))
     if library is None:
-        kind = type(array).__name__
         raise TypeError(
             f"{name} must be an array of NumPy, CuPy, PyTorch, JAX or another library that has "
-            f"__dlpack__, got {kind}; numpy.asarray makes an array of a list or a number"
+            f"__dlpack__, got {type(array).__name__}; numpy.asarray makes one of a list or a number"
         )
     return library
 
 
-@cache
+_libraries: dict[type, str | None] = {}
+
+
 def _library(kind: type) -> str | None:
+    """Library of a type of arrays, looked up once; None if it is no array."""
+    if kind not in _libraries:
+        _libraries[kind] = _find_library(kind)
+    return _libraries[kind]
+
+
+def _find_library(kind: type) -> str | None:
     for base in kind.__mro__:
         library = base.__module__.partition(".")[0]
         if library in DOORS and hasattr(base, "shape"):

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from cudeform.geometry import Geometry
-from cudeform.interop import numpy as numpy_door
 from cudeform.operands import Gradients, Operands
+
+from . import numpy as numpy_door
 
 
 def dtype_name(array: Any) -> str:

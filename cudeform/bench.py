@@ -1,0 +1,182 @@
+"""Time cudeform beside torchvision and onnxruntime, in one run, after checking that all are right.
+
+Every contestant gets the same arrays and the same number of threads. Results are compared with
+those of cudeform in float64 first; if one is wrong it is not timed and the exit status is 1. Then
+contestants take turns, so that whatever else the machine does meets them all. Peers that are not
+installed are left out.
+
+Ratios are a peer's time divided by cudeform's. GFLOP/s counts the matrix products only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import cudeform
+from cudeform import bench_configs, bench_peers, info
+from cudeform.bench_configs import Config, Problem
+from cudeform.bench_table import HEADINGS, Report, table
+from cudeform.bench_timing import LEAST_REPEATS, WrongResult, measure
+from cudeform.tiling import available_threads
+
+SECONDS = 10.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What can be chosen."""
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        type=_configs,
+        metavar="NAME",
+        help=f"configurations, or sets of them: {', '.join(bench_configs.SETS)} (default: cpu)",
+    )
+    parser.add_argument(
+        "--direction", nargs="+", choices=HEADINGS, default=list(HEADINGS), help="(default: all)"
+    )
+    parser.add_argument(
+        "--offsets", choices=bench_configs.OFFSETS, help="where taps point, instead of normal-2"
+    )
+    parser.add_argument("--threads", type=_count, help="(default: one for each core)")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        help=f"time for each configuration and direction (default: {SECONDS:g}); "
+        f"{LEAST_REPEATS} repeats are made even if they take longer",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="as few repeats as can be, of tiny configurations"
+    )
+    parser.add_argument("--json", type=_new_file, metavar="FILE", help="write everything there")
+    parser.add_argument(
+        "--from", dest="report", type=_report, metavar="FILE", help="print the table of such a file"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, print the table, write the JSON."""
+    if arguments.report is not None:
+        print(table(arguments.report))
+        return 0
+    chosen = arguments.config or [bench_configs.SETS["quick" if arguments.quick else "cpu"]]
+    configs = [config for several in chosen for config in several]
+    if arguments.offsets is not None:
+        configs = [replace(config, offsets=arguments.offsets) for config in configs]
+    seconds = arguments.seconds
+    if seconds is None:
+        seconds = 0.0 if arguments.quick else SECONDS
+    threads = arguments.threads or available_threads()
+    try:
+        report = measure_all(configs, arguments.direction, threads, seconds)
+    except WrongResult as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    print(table(report))
+    if arguments.json is not None:
+        arguments.json.write_text(report.to_json() + "\n", encoding="utf-8")
+    return 0
+
+
+def measure_all(
+    configs: Sequence[Config], directions: Sequence[str], threads: int, seconds: float
+) -> Report:
+    """Check and time configurations.
+
+    Args:
+        configs: what to compute.
+        directions: of "forward", "backward" and "both".
+        threads: for every contestant.
+        seconds: time for each configuration and direction.
+
+    Raises:
+        WrongResult: two contestants disagree.
+    """
+    absent = {name: bench_peers.absence(name) for name in bench_peers.CONTESTANTS}
+    present = {name: c for name, c in bench_peers.CONTESTANTS.items() if absent[name] is None}
+    machine = info.Machine.here()
+    measurements = []
+    with _blas_threads(threads), _progress(len(configs) * len(directions)) as bar:
+        for config in configs:
+            problem = Problem.of(config)
+            calls = {name: contestant(problem, threads) for name, contestant in present.items()}
+            exact = bench_peers.cudeform_calls(problem.astype(np.float64), threads)
+            for direction in directions:
+                bar.set_description(f"{config.name} {direction}")
+                able = {name: of[direction] for name, of in calls.items() if direction in of}
+                measurements.append(measure(config, direction, able, exact[direction](), seconds))
+                bar.update()
+    return Report(
+        command=shlex.join(["python", "-m", "cudeform", *sys.argv[1:]]),
+        date=datetime.now(UTC).isoformat(" ", "seconds"),
+        threads=threads,
+        versions={"cudeform": cudeform.__version__} | info.versions(),
+        machine=machine,
+        absent={name: why for name, why in absent.items() if why is not None},
+        measurements=tuple(measurements),
+    )
+
+
+def _blas_threads(threads: int) -> AbstractContextManager[Any]:
+    """Give NumPy's BLAS as many threads as everyone, where threadpoolctl is installed."""
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        return nullcontext()
+    limits: AbstractContextManager[Any] = threadpool_limits(threads, user_api="blas")
+    return limits
+
+
+class _NoBar:
+    """Stands in for the progress bar where tqdm is not installed."""
+
+    def set_description(self, text: str) -> None: ...
+
+    def update(self) -> None: ...
+
+
+def _progress(steps: int) -> AbstractContextManager[Any]:
+    """A progress bar on stderr, where that is a terminal."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return nullcontext(_NoBar())
+    bar: AbstractContextManager[Any] = tqdm(total=steps, file=sys.stderr, disable=None)
+    return bar
+
+
+def _configs(name: str) -> tuple[Config, ...]:
+    try:
+        return bench_configs.named(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
+    return int(text)
+
+
+def _new_file(file: str) -> Path:
+    if not Path(file).parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {Path(file).parent}")
+    return Path(file)
+
+
+def _report(file: str) -> Report:
+    try:
+        return Report.from_json(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"cannot read {file}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise argparse.ArgumentTypeError(f"{file} holds no results of bench") from None

@@ -1,0 +1,234 @@
+"""What this machine offers to cudeform, what works here, and what to change."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import cudeform
+from cudeform.tiling import available_threads
+
+# Libraries worth naming, as they are imported.
+LIBRARIES = (
+    "numpy", "scipy", "threadpoolctl", "cupy", "torch", "torchvision", "jax", "onnxruntime",
+)  # fmt: skip
+
+# The parts of AVX-512 that OpenBLAS's SkylakeX kernels are compiled for.
+AVX512 = frozenset({"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"})
+
+# What OpenBLAS takes on x86 where it does not use them. A kernel set that is not listed may, so
+# nothing is said about it.
+KERNELS_WITHOUT_AVX512 = frozenset({"Prescott", "Nehalem", "Sandybridge", "Haswell", "Zen"})
+
+
+@dataclass(frozen=True)
+class Blas:
+    """A BLAS library in this process.
+
+    Attributes:
+        name: such as "openblas".
+        version: as it says itself.
+        owner: the package or file that brought it.
+        kernels: the processor its kernels were written for, None where it does not say.
+        threads: how many it uses, None where it does not say.
+    """
+
+    name: str
+    version: str | None
+    owner: str
+    kernels: str | None = None
+    threads: int | None = None
+
+    def __str__(self) -> str:
+        """All that is known of it."""
+        threads = f", threads: {self.threads}" if self.threads else ""
+        return f"{self.title}, kernel set {self.kernels or 'not known'}{threads}"
+
+    @property
+    def title(self) -> str:
+        """Name, version and owner."""
+        return f"{self.name} {self.version or '(version not known)'} of {self.owner}"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The processor, and what multiplies matrices on it.
+
+    Attributes:
+        processor: its name.
+        cores: how many this process may use.
+        blas: the BLAS libraries in this process.
+        remarks: what could be better, each with its remedy.
+    """
+
+    processor: str
+    cores: int
+    blas: tuple[Blas, ...]
+    remarks: tuple[str, ...]
+
+    @classmethod
+    def here(cls) -> Machine:
+        """The machine this process runs on."""
+        fields = _cpuinfo()
+        blas = blas_libraries()
+        remarks = (*avx512_remarks(fields.get("flags", "").split(), blas), *_blas_thread_remarks())
+        processor = fields.get("model name") or platform.processor() or platform.machine()
+        return cls(processor, available_threads(), blas, remarks)
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Machine:
+        """A machine from the fields that ``dataclasses.asdict`` gave."""
+        blas = tuple(Blas(**library) for library in fields["blas"])
+        return cls(fields["processor"], fields["cores"], blas, tuple(fields["remarks"]))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """There are none."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the note; the status is 1 where cudeform does not work."""
+    works = small_call_is_right()
+    print(note(Machine.here(), versions(), gpu(), works))
+    return 0 if works else 1
+
+
+def note(machine: Machine, libraries: Mapping[str, str], gpu: str, works: bool) -> str:
+    """What was found, what works and what to do.
+
+    Args:
+        machine: the processor and its BLAS.
+        libraries: versions by name, of those that are installed.
+        gpu: a sentence about it.
+        works: whether a small convolution on NumPy arrays came out right.
+    """
+    remarks = list(machine.remarks)
+    if not works:
+        remarks.insert(0, "A small convolution came out wrong. Please report this note.")
+    absent = [name for name in LIBRARIES if name not in libraries]
+    system = f"{platform.system()} {platform.machine()}"
+    return "\n".join(
+        [
+            f"cudeform {cudeform.__version__} on Python {platform.python_version()}, {system}",
+            "\nFound",
+            f"  processor      {machine.processor}, cores for this process: {machine.cores}",
+            *(f"  BLAS           {blas}" for blas in machine.blas),
+            f"  GPU            {gpu}",
+            *(f"  {name:<14} {version}" for name, version in libraries.items()),
+            f"  not installed  {', '.join(absent) or '-'}",
+            "\nWorks",
+            f"  {'NumPy arrays, on the CPU: a small convolution came out right' if works else '-'}",
+            "\nTo do",
+            *(_wrapped(remark) for remark in remarks or ["nothing"]),
+        ]
+    )
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 80, initial_indent="  - ", subsequent_indent="    ")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that are installed, by name; none of them is imported."""
+    packages = metadata.packages_distributions()  # cupy, for one, comes in several packages
+    return {
+        name: metadata.version(packages[name][0])
+        for name in LIBRARIES
+        if name in packages and find_spec(name) is not None
+    }
+
+
+def gpu() -> str:
+    """Which GPUs CuPy finds, in a sentence. Imports CuPy."""
+    if find_spec("cupy") is None:
+        return "no CuPy installed"
+    # Without a driver, or with the wrong one, CuPy raises errors of many kinds.
+    try:
+        import cupy
+
+        count = cupy.cuda.runtime.getDeviceCount()
+        names = [cupy.cuda.runtime.getDeviceProperties(device)["name"] for device in range(count)]
+    except Exception as error:
+        return f"CuPy finds no GPU: {error}"
+    return ", ".join(name.decode() for name in names) or "CuPy finds no GPU"
+
+
+def small_call_is_right() -> bool:
+    """Whether a convolution that moves an image up by one row does so."""
+    image = np.arange(9, dtype=np.float32).reshape(1, 1, 3, 3)
+    offset = np.zeros((1, 2, 3, 3), np.float32)
+    offset[:, 0] = 1
+    moved = cudeform.deform_conv2d(image, offset, np.ones((1, 1, 1, 1), np.float32))
+    return bool((moved[0, 0] == [[3, 4, 5], [6, 7, 8], [0, 0, 0]]).all())
+
+
+def blas_libraries() -> tuple[Blas, ...]:
+    """The BLAS libraries in this process; without threadpoolctl, the one NumPy was built with."""
+    try:
+        import threadpoolctl
+    except ImportError:
+        built = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+        return (Blas(built["name"], built["version"], "NumPy"),)
+    return tuple(
+        Blas(
+            name=library["internal_api"],
+            version=library["version"],
+            owner=_owner(Path(library["filepath"])),
+            kernels=library.get("architecture"),
+            threads=library["num_threads"],
+        )
+        for library in threadpoolctl.threadpool_info()
+        if library["user_api"] == "blas"
+    )
+
+
+def avx512_remarks(flags: Iterable[str], blas: Iterable[Blas]) -> Iterator[str]:
+    """Say where the processor has AVX-512 and OpenBLAS does not use it.
+
+    Args:
+        flags: what the processor can do, as Linux names it.
+        blas: the libraries to look at.
+    """
+    if not AVX512.issubset(flags):
+        return
+    for library in blas:
+        if library.name == "openblas" and library.kernels in KERNELS_WITHOUT_AVX512:
+            yield (
+                f"The processor has AVX-512, but {library.title} runs its {library.kernels} "
+                "kernels, which do not use it: matrix products may take twice the time. "
+                "Set OPENBLAS_CORETYPE=SkylakeX in the environment before Python starts."
+            )
+
+
+def _blas_thread_remarks() -> Iterator[str]:
+    if find_spec("threadpoolctl") is None:
+        yield (
+            "threadpoolctl is not installed: NumPy's BLAS starts threads of its own beside "
+            "cudeform's and they share the cores, and its kernel set cannot be told. "
+            "pip install threadpoolctl"
+        )
+
+
+def _owner(library: Path) -> str:
+    """The package that brought a shared library: wheels keep theirs in a folder PACKAGE.libs."""
+    folder, dot, _ = library.parent.name.rpartition(".libs")
+    return folder if dot else library.name
+
+
+def _cpuinfo() -> dict[str, str]:
+    """What Linux says about the first processor; empty elsewhere."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return {}
+    lines = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
+    return {name.strip(): value.strip() for name, _, value in lines}

@@ -1,0 +1,75 @@
+// intrinsics: what the language does not say and the processor can do.
+//
+// No header of the toolkit is needed: storage types, conversions, 128-bit accesses and additions to
+// global memory, as small functions with inline PTX. Kernels call nothing machine-specific but these.
+
+struct half_t { unsigned short bits; };
+struct bfloat16_t { unsigned short bits; };
+struct alignas(16) vec16_t { unsigned int w[4]; };
+
+__device__ inline float to_acc(half_t value) {
+    float result;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(value.bits));
+    return result;
+}
+
+__device__ inline float to_acc(bfloat16_t value) {
+    return __uint_as_float(static_cast<unsigned int>(value.bits) << 16);
+}
+
+__device__ inline float to_acc(float value) { return value; }
+__device__ inline double to_acc(double value) { return value; }
+
+// Round to nearest, ties to even.
+
+__device__ inline void from_acc(float value, half_t* result) {
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(result->bits) : "f"(value));
+}
+
+__device__ inline void from_acc(float value, bfloat16_t* result) {
+#if __CUDA_ARCH__ >= 800
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(result->bits) : "f"(value));
+#else
+    const unsigned int bits = __float_as_uint(value);
+    // A NaN may lose its payload to the shift: make it a quiet one.
+    result->bits = value != value ? 0x7fff : (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+#endif
+}
+
+__device__ inline void from_acc(float value, float* result) { *result = value; }
+__device__ inline void from_acc(double value, double* result) { *result = value; }
+
+// 128-bit accesses to global memory; the address is a multiple of 16.
+
+__device__ inline vec16_t load16(const void* from) {
+    const uint4 value = *static_cast<const uint4*>(from);
+    return {{value.x, value.y, value.z, value.w}};
+}
+
+__device__ inline void store16(void* to, vec16_t value) {
+    *static_cast<uint4*>(to) = make_uint4(value.w[0], value.w[1], value.w[2], value.w[3]);
+}
+
+// Additions to global memory whose old value nobody needs, in no particular order.
+
+__device__ inline void add_global(float* to, float value) { atomicAdd(to, value); }
+__device__ inline void add_global(double* to, double value) { atomicAdd(to, value); }
+
+__device__ inline void add_global4(float* to, float a, float b, float c, float d) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};"
+                 :: "l"(__cvta_generic_to_global(to)), "f"(a), "f"(b), "f"(c), "f"(d) : "memory");
+#else
+    atomicAdd(to, a);
+    atomicAdd(to + 1, b);
+    atomicAdd(to + 2, c);
+    atomicAdd(to + 3, d);
+#endif
+}
+
+// The block's dynamic shared memory.
+
+__device__ inline unsigned char* dynamic_shared() {
+    extern __shared__ __align__(16) unsigned char buffer[];
+    return buffer;
+}

@@ -1,0 +1,69 @@
+// What passes between Python and a launch, and how a launch is given up.
+
+#pragma once
+
+#include <cstdarg>
+#include <cstdio>
+#include <cstring>
+
+namespace hostcuda {
+
+constexpr int most_threads = 1024;
+
+// `library.Launch` is the same struct.
+struct Launch {
+    // What Python asks for.
+    void** arguments;  // address of each parameter of the kernel
+    char* shared;      // dynamic shared memory
+    char* stacks;      // one for each thread and one for signals, see stack_top
+    long long shared_bytes, stack_bytes, guard_bytes;
+    long long blocks, threads;
+    unsigned long long seed;
+    double seconds;  // of processor time, after which the launch is given up
+
+    // What it is told.
+    long long failure;      // 0: none; 1: see message; 2: see address too
+    long long block, thread;
+    long long address;      // that could not be accessed
+    long long instruction;  // that did it: its place in the library
+    long long access;       // 'r', 'w', or 0 if it cannot be told
+    long long loaded, stored, added;  // bytes of global memory, by the intrinsics
+    char message[256];
+};
+
+// A place in the text of a kernel. As a default argument, `here()` is the place of the call.
+struct Where {
+    const char* file;
+    int line;
+};
+
+constexpr Where here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    return {file, line};
+}
+
+inline bool operator!=(Where a, Where b) {
+    return a.line != b.line || std::strcmp(a.file, b.file) != 0;
+}
+
+static Launch* launch;        // the one that runs
+static long long block;       // the CUDA block that runs
+static long long thread;      // and its thread
+[[noreturn]] void give_up();  // leave all threads where they are; in block.h
+
+inline void record_failure() {
+    if (launch->failure == 0) launch->failure = 1;
+    launch->block = block;
+    launch->thread = thread;
+}
+
+// Give the launch up with a message. Nothing of the kernel runs any more.
+[[noreturn, gnu::format(printf, 1, 2)]] inline void fail(const char* format, ...) {
+    va_list values;
+    va_start(values, format);
+    std::vsnprintf(launch->message, sizeof launch->message, format, values);
+    va_end(values);
+    record_failure();
+    give_up();
+}
+
+}  // namespace hostcuda

@@ -1,0 +1,212 @@
+"""Arrays in and arrays out: strides, broadcasts, dtypes, aliases, and what is not needed."""
+
+from dataclasses import replace
+from typing import Any
+
+import cudeform
+import numpy as np
+import pytest
+from cases import ARRAYS, DTYPES, LAYOUTS, Case, build, named
+from checks import assert_case_agrees, measured_peak
+from numpy.testing import assert_array_equal
+
+CASE = named("torchvision, offset half")
+MIB = 2**20
+
+
+def results(case: Case) -> dict[str, Any]:
+    """Output and gradients by name."""
+    grads = cudeform.deform_conv2d_backward(**case.backward_arguments)
+    return {"output": cudeform.deform_conv2d(**case.arguments), **grads._asdict()}
+
+
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    for name, array in one.items():
+        assert_array_equal(array, other[name], err_msg=name)
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "contiguous"])
+def test_strides_of_one_array_do_not_matter(name: str, layout: str) -> None:
+    array = LAYOUTS[layout](getattr(CASE, name))
+    assert_same(results(replace(CASE, **{name: array})), results(CASE))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_layouts_are_what_they_say(layout: str) -> None:
+    array = LAYOUTS[layout](CASE.input)
+    assert_array_equal(array, CASE.input)
+    strides, item = array.strides, array.itemsize
+    assert {
+        "contiguous": array.flags.c_contiguous,
+        "transposed": array.flags.f_contiguous,
+        "channels last": strides[1] == item,
+        "reversed": max(strides) < 0,
+        "gapped": min(strides) == 2 * item,
+    }[layout]
+
+
+def test_an_array_may_begin_at_an_odd_address() -> None:
+    def moved(array: Any) -> Any:
+        raw = np.zeros(array.nbytes + 1, np.uint8)[1:]
+        view = raw.view(array.dtype).reshape(array.shape)
+        view[...] = array
+        return view
+
+    assert not moved(CASE.input).flags.aligned
+    assert_same(results(CASE.map(moved)), results(CASE))
+
+
+def test_read_only_arrays_are_taken() -> None:
+    def locked(array: Any) -> Any:
+        copy = array.copy()
+        copy.flags.writeable = False
+        return copy
+
+    assert_same(results(CASE.map(locked)), results(CASE))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_nothing_is_written_into_an_argument(layout: str) -> None:
+    case = CASE.laid_out(layout)
+    before = case.map(np.copy)
+    results(case)
+    for name in ARRAYS:
+        assert_array_equal(getattr(case, name), getattr(before, name), err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["kernel of one tap", "one tap, one channel, one pixel"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+def test_no_result_shares_memory_with_an_argument_or_another_result(name: str, layout: str) -> None:
+    case = named(name).laid_out(layout)
+    new = list(results(case).values())
+    for index, array in enumerate(new):
+        assert array.flags.writeable
+        others = new[:index] + [getattr(case, name) for name in ARRAYS]
+        assert not any(np.shares_memory(array, other) for other in others)
+
+
+def test_broadcast_arrays_give_what_their_copies_give() -> None:
+    case = build("broadcast", batch=3, offset_groups=2, padding=((1, 1), (1, 1)))
+    for narrow in (np.s_[:1], np.s_[:, :, :1, :1], np.s_[:1, :1, :1, :1]):
+        case = replace(
+            case,
+            offset=np.broadcast_to(case.offset[narrow], case.offset.shape),
+            mask=np.broadcast_to(case.mask[narrow], case.mask.shape),
+            grad_output=np.broadcast_to(case.grad_output[narrow], case.grad_output.shape),
+        )
+        assert 0 in case.offset.strides
+        assert_same(results(case), results(case.map(np.ascontiguousarray)))
+
+
+@pytest.mark.parametrize(
+    ("name", "kernel", "out_channels"), [("offset", 7, 1), ("mask", 7, 1), ("grad_output", 2, 40)]
+)
+def test_broadcast_arrays_are_not_materialised(name: str, kernel: int, out_channels: int) -> None:
+    case = build(
+        "big broadcast",
+        batch=1,
+        channels=1,
+        size=(300, 300),
+        kernel=(kernel, kernel),
+        out_channels=out_channels,
+    ).cast("float32")
+    array = getattr(case, name)
+    thin = replace(case, **{name: np.broadcast_to(array.flat[0], array.shape)})
+    allowed = 4 * MIB + 3 * case.input.nbytes  # the workspace, copies of the image, its gradient
+    assert allowed < array.nbytes
+    with cudeform.options(workspace_limit=4 * MIB, num_threads=2):
+        with measured_peak() as peak:
+            cudeform.deform_conv2d_backward(**thin.backward_arguments, needs=("input", "weight"))
+        assert peak.nbytes < allowed
+        with measured_peak() as peak:
+            cudeform.deform_conv2d(**thin.arguments)
+        assert peak.nbytes < allowed + case.grad_output.nbytes
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_results_have_the_dtype_and_the_shape_of_their_arguments(dtype: str) -> None:
+    case = CASE.cast(dtype)
+    for name, array in results(case).items():
+        like = case.grad_output if name == "output" else getattr(case, name)
+        assert type(array) is np.ndarray
+        assert (array.dtype, array.shape) == (like.dtype, like.shape)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_rounded_once(dtype: str) -> None:
+    # 2049 ones: a sum kept in float16 stops at 2048, one kept in bfloat16 at 256.
+    ones = np.ones((1, 2049, 1, 1), DTYPES[dtype])
+    offset = np.zeros((1, 2, 1, 1), DTYPES[dtype])
+    output = cudeform.deform_conv2d(ones, offset, ones)
+    assert output.item() == np.array(2049).astype(DTYPES[dtype]).item()
+    grads = cudeform.deform_conv2d_backward(output / output, ones, offset, ones, mask=offset[:, :1])
+    assert grads.mask.item() == np.array(2049).astype(DTYPES[dtype]).item()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_coordinates_are_exact_in_wide_images(dtype: str) -> None:
+    width = 5000
+    image = np.arange(width) % 200
+    case = Case(
+        name="every pixel",
+        input=image.reshape(1, 1, 1, width).astype(DTYPES[dtype]),
+        offset=np.zeros((1, 2, 1, width), DTYPES[dtype]),
+        weight=np.ones((1, 1, 1, 1), DTYPES[dtype]),
+        bias=None,
+        mask=None,
+        grad_output=np.ones((1, 1, 1, width), DTYPES[dtype]),
+    )
+    assert_array_equal(cudeform.deform_conv2d(**case.arguments).ravel(), image)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_coordinate_keeps_the_precision_of_its_offset(dtype: str) -> None:
+    image = np.zeros((1, 1, 1, 100_001), DTYPES[dtype])
+    image[..., -1] = 1
+    offset = np.array([0.0, 0.0, 0.0, -0.1]).reshape(1, 4, 1, 1).astype(DTYPES[dtype])
+    weight = np.ones((1, 1, 1, 2), DTYPES[dtype])
+    output = cudeform.deform_conv2d(image, offset, weight, dilation=100_000)
+    assert output.item() == pytest.approx(0.9, rel=1e-7 if dtype == "float32" else 1e-15)
+
+
+def test_the_result_is_a_plain_array_for_a_subclass() -> None:
+    class Tagged(np.ndarray):
+        pass
+
+    case = CASE.map(lambda array: array.view(Tagged))
+    for array in results(case).values():
+        assert type(array) is np.ndarray
+
+
+def test_one_array_may_be_passed_twice() -> None:
+    ones = np.ones((2, 2, 1, 1))
+    output = cudeform.deform_conv2d(ones, 0 * ones, ones)
+    assert_array_equal(output, np.full((2, 2, 1, 1), 2.0))
+    grads = cudeform.deform_conv2d_backward(ones, ones, 0 * ones, ones)
+    assert_array_equal(grads.input, np.full((2, 2, 1, 1), 2.0))
+
+
+def test_a_missing_mask_is_a_mask_of_ones_and_a_missing_bias_one_of_zeros() -> None:
+    ones = replace(CASE, mask=np.ones_like(CASE.mask), bias=np.zeros_like(CASE.bias))
+    without, given = results(replace(CASE, mask=None, bias=None)), results(ones)
+    for name in ("output", "input", "offset", "weight"):
+        np.testing.assert_allclose(without[name], given[name], rtol=1e-12, atol=1e-12)
+    assert without["mask"] is without["bias"] is None
+
+
+def test_needs_nothing_gives_nothing() -> None:
+    grads = cudeform.deform_conv2d_backward(**CASE.backward_arguments, needs=())
+    assert grads == (None,) * 5
+
+
+def test_gradients_come_in_the_order_of_the_names() -> None:
+    assert cudeform.Gradients._fields == ("input", "offset", "weight", "bias", "mask")
+
+
+@pytest.mark.parametrize("form", [lambda n: n, lambda n: (n, n), lambda n: [n, n], np.int64])
+def test_sizes_may_be_a_number_or_a_pair(form: Any) -> None:
+    case = build("sizes", stride=(2, 2), padding=((1, 1), (1, 1)), dilation=(2, 2), size=(9, 9))
+    sizes = {"stride": form(2), "padding": form(1), "dilation": form(2)}
+    case = replace(case, **sizes)
+    assert_case_agrees(case.cast("float64"))

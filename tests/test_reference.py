@@ -1,0 +1,32 @@
+"""The engine agrees with the seven loops: output and all gradients, in every dtype."""
+
+import numpy as np
+import pytest
+from cases import CASES, DTYPES, LAYOUTS, Case, build, named, random_cases
+from checks import assert_case_agrees, assert_gradients_agree
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_named_cases(case: Case, dtype: str) -> None:
+    assert_case_agrees(case.cast(dtype))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["torchvision, batch 33", "offset half"])
+def test_layouts(name: str, layout: str) -> None:
+    assert_case_agrees(named(name).cast("float32").laid_out(layout))
+
+
+@settings(max_examples=400)
+@given(random_cases(), st.sampled_from(list(DTYPES)))
+def test_random_cases(case: Case, dtype: str) -> None:
+    assert_case_agrees(case.cast(dtype))
+
+
+@settings(max_examples=100)
+@given(random_cases(offsets=("zero", "whole", "half", "nan and inf")))
+def test_random_cases_by_the_other_boundary_rule(case: Case) -> None:
+    assert_gradients_agree(case.cast("float64"), boundary_grad="mmcv")
