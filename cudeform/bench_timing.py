@@ -12,8 +12,8 @@ from cudeform.bench_configs import Config
 from cudeform.bench_peers import Call, Results
 from cudeform.bench_table import OURS, Measurement
 
-# Largest difference to the float64 result, in units of its largest element. Rounding gives 1e-5 at
-# most, an index that is off by one gives about 1.
+# Largest difference to the float64 result, in units of its largest element. Rounding gives 1e-6; an
+# index that is off by one gives about 1.
 TOLERANCE = 1e-4
 
 LEAST_REPEATS, MOST_REPEATS = 3, 50
@@ -42,7 +42,7 @@ def measure(
             raise WrongResult(
                 f"{name} is wrong at {config.name} {direction}: it differs from the float64 result "
                 f"by {errors[name]:.2g} of its largest element, {TOLERANCE:g} is allowed; "
-                "nothing is timed"
+                "not timed"
             )
     samples = time_in_turns(calls, seconds)
     return Measurement(

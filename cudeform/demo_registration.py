@@ -1,11 +1,11 @@
 """Registration of two images by gradient descent on a field of displacements.
 
-A warp is a deformable convolution with one tap and an identity for a weight: output pixel ``p`` is
-the input at ``p + offset(p)``. So ``deform_conv2d`` gives the warped image, ``deform_conv2d_backward``
-the slope of the error in every displacement, and nothing else of a framework is needed.
+A warp is a deformable convolution with one tap and an identity for a weight: pixel ``p`` of the
+output is the input at ``p + offset(p)``. So ``deform_conv2d`` gives the warped image and
+``deform_conv2d_backward`` the slope of the error in every displacement; no framework is needed.
 
-Written against an array module ``xp``, NumPy or CuPy. Images are (C, H, W); fields are (2, H, W),
-dy then dx, in pixels of the full image.
+Images are (C, H, W); fields are (2, H, W), dy then dx, in pixels of the full image. ``xp`` is the
+module of the arrays to compute with, NumPy or CuPy.
 """
 
 from __future__ import annotations
@@ -20,59 +20,137 @@ from scipy.ndimage import gaussian_filter
 
 import cudeform
 
-Image = NDArray[np.float32]
-Field = NDArray[np.float32]
+Array = Any  # of xp
+Floats = NDArray[np.float32]
 
-SPLINE_CELLS = 15  # along each axis: fewer cannot follow the field, more are at a loss on plain walls
-SMOOTHNESS = 1e-4  # price of a bend, against the mean squared difference of the images
-STEP = 0.25  # pixels, of the image at its current size, that a displacement moves in one step
+CELLS = 15  # of the spline, along each axis: fewer are too stiff, more have nothing to hold on to
+SMOOTHNESS = 3e-5  # what a bend of the field costs, against the mean squared difference
+STEP = 0.25  # how far a displacement moves at a time at most, in pixels of the shrunk image
+MEMORY = 0.9, 0.99  # Adam's: of the slope and of its square
 
 
 def register(
-    moving: Image,
-    fixed: Image,
+    moving: Floats,
+    fixed: Floats,
     *,
     sizes: int,
     steps: int,
     xp: Any = np,
-    advance: Callable[[int, Any], None] = lambda scale, error: None,
-) -> Field:
-    """The field ``u`` for which ``warp(moving, u)`` is ``fixed``.
+    advance: Callable[[int, Array], None] = lambda scale, error: None,
+) -> Floats:
+    """The field that warps one image onto another.
 
-    Begins with the images shrunk by ``2**(sizes - 1)``, where a large displacement is a pixel or two
-    and the slope points the right way, and ends at full size.
+    It begins with small images, where a large displacement is a pixel or two and the slope points
+    the right way, and ends with the images as they are.
 
     Args:
-        moving: (C, H, W), values about 0 to 1.
+        moving: (C, H, W), values from 0 to 1.
         fixed: (C, H, W).
         sizes: how many sizes of the images, each half of the next.
         steps: steps of gradient descent at each size.
-        xp: module of the arrays to compute with.
-        advance: called after each step with the images' scale and their mean squared difference.
+        xp: NumPy or CuPy.
+        advance: called after each step with how many times smaller the images are, and their mean
+            squared difference.
 
     Returns:
-        The field, (2, H, W).
+        ``field`` for which ``warp(moving, field)`` is like ``fixed``: (2, H, W).
     """
     height, width = fixed.shape[1:]
-    rows, columns = spline_matrix(height, SPLINE_CELLS), spline_matrix(width, SPLINE_CELLS)
+    rows, columns = xp.asarray(spline_matrix(height)), xp.asarray(spline_matrix(width))
+    pyramid = [(moving, fixed)]
+    for _ in range(sizes - 1):
+        pyramid.append((halved(pyramid[-1][0]), halved(pyramid[-1][1])))
     control = xp.zeros((2, rows.shape[1], columns.shape[1]), xp.float32)
-    bend = bending_slope(height, xp)
+    stiffness = xp.asarray(bending_matrix(height / CELLS))
     for level in reversed(range(sizes)):
         scale = 2**level
-        surface = SplineSurface(xp.asarray(rows[::scale]), xp.asarray(columns[::scale]))
-        images = [xp.asarray(shrunk(image, level)) for image in (moving, fixed)]
-        descent = Adam(control)
+        images = [xp.asarray(image) for image in pyramid[level]]
+        # Pixel i of a shrunk image is pixel scale * i of the full one.
+        up, across = rows[::scale], columns[::scale].T
+        adam = Adam(control)
         for step in range(steps):
-            error, slope = error_and_slope(*images, surface.values(control) / scale)
-            slope = surface.adjoint(slope) / scale + bend(control)
-            # Half a cosine: long steps first, and then short ones, to come to rest.
-            rate = STEP * scale * 0.5 * (1 + np.cos(np.pi * (step + 0.5) / steps))
-            control = control - descent.move(slope, float(rate))
+            # The field is linear in the control points; its slope comes back by the transposes.
+            error, slope = error_and_slope(*images, (up @ control @ across) / scale, xp)
+            slope = (up.T @ slope @ across.T) / scale
+            slope = slope + SMOOTHNESS * (stiffness @ control + control @ stiffness)
+            control = control - STEP * scale * ease(step / steps) * adam.direction(slope)
             advance(scale, error)
-    field = SplineSurface(xp.asarray(rows), xp.asarray(columns)).values(control)
-    return to_numpy(field)
+    field: Floats = as_numpy(rows @ control @ columns.T)
+    return field
 
 
-def warp(image: Any, offset: Any, xp: Any = np) -> Any:
-    """The image whose pixel ``p`` is ``image`` at ``p + offset(p)``, bilinear."""
-    return cudeform.deform_conv2d(image[None], offset[None], _identity(image, xp))[0]
+def warp(image: Array, field: Array, xp: Any = np) -> Array:
+    """The image whose pixel ``p`` is ``image`` at ``p + field(p)``."""
+    return cudeform.deform_conv2d(image[None], field[None], identity(image, xp))[0]
+
+
+def error_and_slope(
+    moving: Array, fixed: Array, field: Array, xp: Any = np
+) -> tuple[Array, Array]:
+    """Mean squared difference of the warped image, and its derivative in every displacement."""
+    difference = warp(moving, field, xp) - fixed
+    gradients = cudeform.deform_conv2d_backward(
+        (2 / difference.size) * difference[None],
+        moving[None],
+        field[None],
+        identity(moving, xp),
+        needs=("offset",),
+    )
+    return (difference * difference).mean(), gradients.offset[0]
+
+
+def identity(image: Array, xp: Any) -> Array:
+    """The weight, of a single tap, that leaves each channel as it is."""
+    return xp.eye(len(image), dtype=xp.float32)[:, :, None, None]
+
+
+class Adam:
+    """Gradient descent with one step length for steep and gentle parameters (Kingma & Ba, 2015)."""
+
+    def __init__(self, parameters: Array) -> None:
+        """Begin at rest; only shape and dtype of ``parameters`` matter."""
+        self.steps = 0
+        self.mean = 0 * parameters
+        self.square = 0 * parameters
+
+    def direction(self, slope: Array) -> Array:
+        """Where to go uphill, about 1 in each parameter."""
+        first, second = MEMORY
+        self.steps += 1
+        self.mean = first * self.mean + (1 - first) * slope
+        self.square = second * self.square + (1 - second) * slope * slope
+        mean = self.mean / (1 - first**self.steps)
+        square = self.square / (1 - second**self.steps)
+        return mean / (square**0.5 + 1e-12)
+
+
+def ease(progress: float) -> float:
+    """Length of a step: 1 at first, and at the end so short that the field comes to rest."""
+    return float(0.5 + 0.5 * np.cos(np.pi * progress))
+
+
+def halved(image: Floats) -> Floats:
+    """Every second pixel of every second row, after blurring what that could not hold."""
+    blurred: Floats = gaussian_filter(image, (0, 1, 1))
+    return np.ascontiguousarray(blurred[:, ::2, ::2])
+
+
+def spline_matrix(size: int) -> Floats:
+    """Cubic B-splines at pixels 0 ... size - 1: (size, CELLS + 3), one column a control point."""
+    knots = np.arange(-3, CELLS + 4) * ((size - 1) / CELLS)
+    return BSpline(knots, np.eye(CELLS + 3), 3)(np.arange(size)).astype(np.float32)
+
+
+def bending_matrix(spacing: float) -> Floats:
+    """``B`` such that ``c @ B @ c`` is how much the slope of the field changes from cell to cell.
+
+    Args:
+        spacing: pixels from one control point to the next.
+    """
+    bends = np.diff(np.eye(CELLS + 3), 2, axis=0) / spacing
+    return (bends.T @ bends).astype(np.float32)
+
+
+def as_numpy(array: Array) -> Any:
+    """The array, in NumPy."""
+    return array.get() if hasattr(array, "get") else array

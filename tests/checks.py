@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-import cudeform
 import numpy as np
 from cases import Case
 from reference import Sum, reference
+
+import cudeform
 
 # Error allowed: a share of the scale of the sum, and of the result itself. An engine computes
 # float16 and bfloat16 in float32 and rounds once, by at most half a unit in the last place.

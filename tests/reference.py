@@ -122,8 +122,8 @@ def reference(
 def neighbours(y: float, x: float) -> list[Neighbour]:
     """The four pixels around a point: row, column, bilinear weight and its derivatives by y and x.
 
-    At a whole coordinate the derivative is that to the right. A NaN coordinate has no neighbours but
-    NaN for a weight.
+    At a whole coordinate the derivative is that to the right. A NaN coordinate has no neighbours
+    but NaN for a weight.
     """
     if isnan(y) or isnan(x):
         return [(-1, -1, nan, nan, nan)]

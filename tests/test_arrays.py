@@ -3,12 +3,13 @@
 from dataclasses import replace
 from typing import Any
 
-import cudeform
 import numpy as np
 import pytest
 from cases import ARRAYS, DTYPES, LAYOUTS, Case, build, named
 from checks import assert_case_agrees, measured_peak
 from numpy.testing import assert_array_equal
+
+import cudeform
 
 CASE = named("torchvision, offset half")
 MIB = 2**20

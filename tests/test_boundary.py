@@ -2,11 +2,12 @@
 
 from typing import Any
 
-import cudeform
 import numpy as np
 import pytest
 from cases import DTYPES
 from reference import reference
+
+import cudeform
 
 INF, NAN = np.inf, np.nan
 RAMP = np.arange(1.0, 10.0).reshape(3, 3)

@@ -3,11 +3,12 @@
 from dataclasses import replace
 from typing import Any
 
-import cudeform
 import numpy as np
 import pytest
 from cases import ASYMMETRIC, Case, build
 from reference import reference
+
+import cudeform
 
 STEP = 2.0**-8
 
@@ -29,7 +30,7 @@ CASES = [
 
 
 def slopes(case: Case, name: str, forward: Any) -> Any:
-    """Central differences; exact, for the output is linear in one element of any array at a time."""
+    """Central differences: exact, for the output is linear in any one element of an array."""
     array = getattr(case, name)
     result = np.empty_like(array)
     for index in np.ndindex(array.shape):

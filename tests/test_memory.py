@@ -1,10 +1,11 @@
 """Scratch memory stays within its limit, and nothing is copied that need not be."""
 
-import cudeform
 import numpy as np
 import pytest
 from cases import Case, build
 from checks import measured_peak
+
+import cudeform
 
 MIB = 2**20
 SLACK = MIB  # Python objects, threads, what is not an array
@@ -51,9 +52,7 @@ def backward_peak(case: Case) -> int:
 
 def gradients(case: Case) -> int:
     """Bytes of all gradients."""
-    return sum(
-        getattr(case, name).nbytes for name in ("input", "offset", "weight", "bias", "mask")
-    )
+    return sum(getattr(case, name).nbytes for name in ("input", "offset", "weight", "bias", "mask"))
 
 
 def test_forward_holds_one_channels_last_image_and_64_mib(large: Case) -> None:

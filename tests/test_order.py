@@ -1,9 +1,10 @@
 """The order of channels: dy before dx, taps row by row, offset groups outermost."""
 
-import cudeform
 import numpy as np
 import pytest
 from reference import reference
+
+import cudeform
 
 
 def forward(name: str, *args: object, **kwargs: object) -> np.ndarray:

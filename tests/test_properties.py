@@ -4,7 +4,6 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-import cudeform
 import numpy as np
 import pytest
 from cases import FINITE, Case, build, named, random_cases
@@ -12,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.testing import assert_allclose, assert_array_equal
+
+import cudeform
 
 
 def forward(case: Case, **changes: Any) -> Any:

@@ -1,8 +1,7 @@
 """The engine agrees with the seven loops: output and all gradients, in every dtype."""
 
-import numpy as np
 import pytest
-from cases import CASES, DTYPES, LAYOUTS, Case, build, named, random_cases
+from cases import CASES, DTYPES, LAYOUTS, Case, named, random_cases
 from checks import assert_case_agrees, assert_gradients_agree
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -10,9 +10,13 @@
 #include "fibers.h"
 #include "launch.h"
 
+// Static shared memory: the shim puts it into a section of its own, which the linker delimits.
+extern "C" __attribute__((weak, visibility("hidden"))) char __start_hostcuda_shared[];
+extern "C" __attribute__((weak, visibility("hidden"))) char __stop_hostcuda_shared[];
+
 namespace hostcuda {
 
-constexpr int lanes_of_warp = 32;
+constexpr unsigned lanes_of_warp = 32;
 
 // What the lanes of a warp do once they have met: `brought[i]` is what lane i came with, if bit i
 // of `active` is set. It lives until lane i goes on, so results can be left in it.
@@ -39,84 +43,85 @@ static struct {
     void (*kernel)();  // runs as the current thread
     Thread threads[most_threads];
     Warp warps[most_threads / lanes_of_warp];
-    int count;
-    int order[most_threads], started;
-    int ready[most_threads], ready_count;  // those that may go on
-    int first_at_barrier, at_barrier, gone;
+    unsigned count, started, gone, at_barrier;
+    unsigned order[most_threads];               // in which they start
+    unsigned ready[most_threads], ready_count;  // those that may go on
+    unsigned first_at_barrier;
     unsigned long long random;
 } now;
 
 // A random number from 0 to bound - 1 (xorshift*).
-inline int random_below(long long bound) {
+inline unsigned random_below(unsigned bound) {
     now.random ^= now.random >> 12;
     now.random ^= now.random << 25;
     now.random ^= now.random >> 27;
-    const unsigned long long high = (now.random * 0x2545F4914F6CDD1DULL) >> 32;
-    return static_cast<int>((high * static_cast<unsigned long long>(bound)) >> 32);
+    return static_cast<unsigned>(((now.random * 0x2545F4914F6CDD1DULL) >> 32) * bound >> 32);
 }
 
-inline void random_order(int* items, long long count) {
-    for (long long i = 0; i < count; ++i) {
-        const int place = random_below(i + 1);
+inline void random_order(unsigned* items, unsigned count) {
+    for (unsigned i = 0; i < count; ++i) {
+        const unsigned place = random_below(i + 1);
         items[i] = items[place];
-        items[place] = static_cast<int>(i);
+        items[place] = i;
     }
 }
 
 inline void wait(State state, Where at) {
-    Thread& self = now.threads[thread];
+    Thread& self = now.threads[threadIdx.x];
     self.state = state;
     self.at = at;
     change(self.context, now.scheduler);
 }
 
-inline void resume(int other) {
-    if (other == thread) return;  // it has not stopped
-    now.threads[other].state = State::runnable;
-    now.ready[now.ready_count++] = other;
+inline void resume(unsigned thread) {
+    if (thread == threadIdx.x) return;  // it has not stopped
+    now.threads[thread].state = State::runnable;
+    now.ready[now.ready_count++] = thread;
 }
 
 // Meet every thread of the block. CUDA wants all of them at the same place.
 inline void meet_block(Where at) {
-    if (now.at_barrier == 0) now.first_at_barrier = static_cast<int>(thread);
-    const Where other = now.at_barrier == 0 ? at : now.threads[now.first_at_barrier].at;
-    if (at != other)
-        fail("divergent barrier: this thread is at %s:%d, thread %d at %s:%d", at.file, at.line,
-             now.first_at_barrier, other.file, other.line);
+    if (now.at_barrier == 0) now.first_at_barrier = threadIdx.x;
+    const Where first = now.at_barrier == 0 ? at : now.threads[now.first_at_barrier].at;
+    if (at != first)
+        fail("divergent barrier: thread %u waits at %s:%d, and thread %u at %s:%d",
+             now.first_at_barrier, first.file, first.line, threadIdx.x, at.file, at.line);
     if (++now.at_barrier < now.count) return wait(State::at_barrier, at);
     now.at_barrier = 0;
-    for (int i = 0; i < now.count; ++i) resume(i);
+    for (unsigned i = 0; i < now.count; ++i) resume(i);
+}
+
+inline bool meet_at_same_place(const Thread& one, const Thread& other) {
+    return one.mask == other.mask && one.combine == other.combine && !(one.at != other.at);
 }
 
 // If all that `lane` waits for are there, for the same thing, do it and let them go on.
-inline bool settle(int warp_index, int lane) {
+inline bool settle(unsigned warp_index, unsigned lane) {
     Warp& warp = now.warps[warp_index];
-    Thread* const lanes = now.threads + warp_index * lanes_of_warp;
-    const Thread& one = lanes[lane];
+    const unsigned first = warp_index * lanes_of_warp;
+    const Thread& one = now.threads[first + lane];
     const unsigned active = one.mask & warp.alive;
     if (active & ~warp.met) return false;
     void* brought[lanes_of_warp] = {};
-    for (int i = 0; i < lanes_of_warp; ++i) {
+    for (unsigned i = 0; i < lanes_of_warp; ++i) {
         if (!(active >> i & 1)) continue;
-        const Thread& other = lanes[i];
-        if (other.mask != one.mask || other.combine != one.combine || other.at != one.at)
-            return false;
-        brought[i] = other.brought;
+        if (!meet_at_same_place(one, now.threads[first + i])) return false;
+        brought[i] = now.threads[first + i].brought;
     }
-    warp.met &= ~active;
     one.combine(brought, active);
-    for (int i = 0; i < lanes_of_warp; ++i)
-        if (active >> i & 1) resume(warp_index * lanes_of_warp + i);
+    warp.met &= ~active;
+    for (unsigned i = 0; i < lanes_of_warp; ++i)
+        if (active >> i & 1) resume(first + i);
     return true;
 }
 
 // Meet the lanes of `mask` in the own warp; those that have left the kernel do not count.
 inline void meet_warp(unsigned mask, void* brought, Combine combine, Where at) {
-    Thread& self = now.threads[thread];
-    const int lane = static_cast<int>(thread) % lanes_of_warp;
-    const int warp = static_cast<int>(thread) / lanes_of_warp;
+    const unsigned lane = threadIdx.x % lanes_of_warp;
+    const unsigned warp = threadIdx.x / lanes_of_warp;
     if (!(mask >> lane & 1))
-        fail("%s:%d: lane %d calls with the mask %08x of others", at.file, at.line, lane, mask);
+        fail("%s:%d: lane %u is not in its own mask %08x", at.file, at.line, lane, mask);
+    Thread& self = now.threads[threadIdx.x];
     self.at = at;
     self.mask = mask;
     self.combine = combine;
@@ -125,14 +130,14 @@ inline void meet_warp(unsigned mask, void* brought, Combine combine, Where at) {
     if (!settle(warp, lane)) wait(State::at_warp, at);
 }
 
-// The thread has returned from the kernel: others may have waited for it to come or go.
+// The current thread has returned from the kernel; some of its warp may have waited for that.
 inline void end_thread() {
-    now.threads[thread].state = State::gone;
+    now.threads[threadIdx.x].state = State::gone;
     ++now.gone;
-    const int index = static_cast<int>(thread) / lanes_of_warp;
+    const unsigned index = threadIdx.x / lanes_of_warp;
     Warp& warp = now.warps[index];
-    warp.alive &= ~(1u << (thread % lanes_of_warp));
-    for (int lane = 0; lane < lanes_of_warp && warp.met != 0; ++lane)
+    warp.alive &= ~(1u << threadIdx.x % lanes_of_warp);
+    for (unsigned lane = 0; lane < lanes_of_warp && warp.met != 0; ++lane)
         if (warp.met >> lane & 1) settle(index, lane);
 }
 
@@ -145,26 +150,75 @@ inline void end_thread() {
 // What runs on a stack: as many threads as can be started before one of them waits.
 [[noreturn]] inline void run_threads() {
     while (now.started < now.count) {
-        thread = now.order[now.started++];
+        threadIdx.x = now.order[now.started++];
         now.kernel();
         end_thread();
     }
     give_up();
 }
 
+inline bool waits_in_vain(unsigned waiting, unsigned thread) {
+    const Thread& one = now.threads[waiting];
+    const Thread& other = now.threads[thread];
+    if (one.state == State::at_barrier) return other.state != State::at_barrier;
+    const bool wanted = one.mask >> thread % lanes_of_warp & 1 && other.state != State::gone;
+    return thread / lanes_of_warp == waiting / lanes_of_warp && wanted &&
+           (other.state != State::at_warp || !meet_at_same_place(one, other));
+}
+
 // Nobody can go on: say who waits for whom.
 inline void explain_deadlock() {
     const State kind = now.at_barrier > 0 ? State::at_barrier : State::at_warp;
-    int waiting = 0;
+    unsigned waiting = 0, missing = 0;
     while (now.threads[waiting].state != kind) ++waiting;
-    const Thread& one = now.threads[waiting];
-    const int first_lane = waiting - waiting % lanes_of_warp;
-    int missing = 0;
-    for (int i = 0; i < now.count; ++i) {
-        const Thread& other = now.threads[i];
-        const bool wanted = kind == State::at_barrier || (one.mask >> (i - first_lane) & 1);
-    }
+    while (!waits_in_vain(waiting, missing)) ++missing;
+    const Where at = now.threads[waiting].at;
+    const Thread& other = now.threads[missing];
+    char where[128] = "has left the kernel";
+    if (other.state != State::gone)
+        std::snprintf(where, sizeof where, "waits at %s:%d", other.at.file, other.at.line);
+    std::snprintf(launch->message, sizeof launch->message,
+                  "divergent barrier: thread %u waits at %s:%d for thread %u, which %s", waiting,
+                  at.file, at.line, missing, where);
+    threadIdx.x = waiting;
+    record_failure();
 }
 
-char* stack_top(long long index) {...}
+// Stacks begin at different distances from their pages' ends, else all compete for one cache set.
+inline char* stack_bottom(unsigned index) {
+    return launch->stacks + index * (launch->guard_bytes + launch->stack_bytes) +
+           launch->guard_bytes;
+}
+inline char* stack_top(unsigned index) {
+    return stack_bottom(index) + launch->stack_bytes - index % 32 * 128;
+}
 
+inline void run_block() {
+    constexpr int poison = 0xFF;  // NaN in every floating-point format, and -1
+    if (launch->shared_bytes > 0)
+        std::memset(launch->shared, poison, static_cast<size_t>(launch->shared_bytes));
+    if (__start_hostcuda_shared != nullptr)
+        std::memset(__start_hostcuda_shared, poison,
+                    static_cast<size_t>(__stop_hostcuda_shared - __start_hostcuda_shared));
+    now.started = now.gone = now.at_barrier = now.ready_count = 0;
+    random_order(now.order, now.count);
+    for (unsigned i = 0; i < now.count; ++i) now.threads[i].state = State::runnable;
+    for (unsigned first = 0; first < now.count; first += lanes_of_warp) {
+        const unsigned lanes = now.count - first;
+        now.warps[first / lanes_of_warp] = {lanes < lanes_of_warp ? (1u << lanes) - 1 : ~0u, 0};
+    }
+    for (unsigned stack = 0; now.started < now.count && launch->failure == 0; ++stack) {
+        Context fresh;
+        prepare(fresh, stack_top(stack), stack_bottom(stack), run_threads);
+        change(now.scheduler, fresh);
+    }
+    while (now.ready_count > 0 && launch->failure == 0) {
+        const unsigned place = random_below(now.ready_count);
+        threadIdx.x = now.ready[place];
+        now.ready[place] = now.ready[--now.ready_count];
+        change(now.scheduler, now.threads[threadIdx.x].context);
+    }
+    if (now.gone < now.count && launch->failure == 0) explain_deadlock();
+}
+
+}  // namespace hostcuda

@@ -6,6 +6,18 @@
 #include <cstdio>
 #include <cstring>
 
+struct uint3 {
+    unsigned x, y, z;
+};
+
+struct dim3 {
+    unsigned x, y, z;
+};
+
+static dim3 gridDim, blockDim;
+static uint3 blockIdx;   // the CUDA block that runs
+static uint3 threadIdx;  // and its thread
+
 namespace hostcuda {
 
 constexpr int most_threads = 1024;
@@ -46,14 +58,12 @@ inline bool operator!=(Where a, Where b) {
 }
 
 static Launch* launch;        // the one that runs
-static long long block;       // the CUDA block that runs
-static long long thread;      // and its thread
 [[noreturn]] void give_up();  // leave all threads where they are; in block.h
 
 inline void record_failure() {
     if (launch->failure == 0) launch->failure = 1;
-    launch->block = block;
-    launch->thread = thread;
+    launch->block = blockIdx.x;
+    launch->thread = threadIdx.x;
 }
 
 // Give the launch up with a message. Nothing of the kernel runs any more.

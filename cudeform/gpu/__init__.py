@@ -1,0 +1,6 @@
+"""The engine on a GPU; it speaks to the device through ``protocol.Device`` alone."""
+
+from cudeform.gpu.backward import backward
+from cudeform.gpu.forward import forward
+
+__all__ = ["backward", "forward"]

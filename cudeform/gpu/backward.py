@@ -1,0 +1,180 @@
+"""Backward on a device: per chunk, a product, one pass over the gradient of the columns, a product.
+
+The pass reads each corner once. It scatters the gradient of the input, writes those of offset and
+mask, and leaves the columns behind, from which the second product makes the weight's gradient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cudeform.geometry import Geometry
+from cudeform.gpu import products
+from cudeform.gpu.call import PLAN_BYTES, THREADS, Call, most_positions, pointer_of, row_of
+from cudeform.gpu.chunks import Chunk, Costs, chunks
+from cudeform.gpu.forward import im2col, input_images
+from cudeform.gpu.gather import Scratch, cells_of, gather, image_bytes, sample_bytes
+from cudeform.gpu.layout import ChannelsLast, pack_weight, unpack_input, unpack_weight
+from cudeform.gpu.protocol import Device, DeviceArray, Memory
+from cudeform.gpu.source import ITEMSIZE
+from cudeform.operands import Gradients, Operands
+from cudeform.options import Options
+
+
+def backward(
+    device: Device,
+    operands: Operands,
+    g: Geometry,
+    options: Options,
+    grad_output: DeviceArray,
+    grads: Gradients,
+) -> None:
+    """Queue the gradients of ``sum(grad_output * output)`` into the arrays of ``grads``.
+
+    Those arrays are contiguous; what is None is not computed.
+    """
+    wanted = [grad for grad in grads if grad is not None]
+    if 0 in g.output_shape or 0 in g.input_shape:
+        # Nothing was sampled: every gradient but the bias's is a sum of nothing.
+        _zero(device, wanted)
+        if grads.bias is None or 0 in g.output_shape:
+            return
+    if wanted:
+        _Backward.of(device, operands, g, options, grad_output, grads).run()
+
+
+def _zero(device: Device, arrays: list[DeviceArray]) -> None:
+    for array in arrays:
+        nbytes = ITEMSIZE[array.dtype]
+        for size in array.shape:
+            nbytes *= size
+        if nbytes:
+            device.fill_zero(array.pointer, nbytes)
+
+
+@dataclass(frozen=True)
+class _Backward:
+    call: Call
+    options: Options
+    pieces: list[Chunk]
+    grads: Gradients
+    images: ChannelsLast
+    grad_output: ChannelsLast
+    weight: Memory
+    columns: Memory
+    grad_weight: Memory | None
+    grad_images: Memory | None
+    scratch: Scratch | None
+
+    @classmethod
+    def of(
+        cls,
+        device: Device,
+        operands: Operands,
+        g: Geometry,
+        options: Options,
+        grad_output: DeviceArray,
+        grads: Gradients,
+    ) -> _Backward:
+        ordered = options.deterministic and grads.input is not None
+        pieces = chunks(g, device, options, _costs(g, operands, ordered))
+        call = Call.of(device, g, operands, pieces)
+        acc, count = call.variant.acc_itemsize, max(chunk.count for chunk in pieces)
+        positions = most_positions(g, pieces)
+        samples = positions * g.taps * g.offset_groups
+        sums = not (grads.weight is grads.bias is None)
+        return cls(
+            call=call,
+            options=options,
+            pieces=pieces,
+            grads=grads,
+            images=input_images(call, pieces),
+            grad_output=ChannelsLast(call, grad_output, positions, dense=True),
+            weight=pack_weight(call),
+            columns=call.allocate(positions * row_of(g, operands)),
+            grad_weight=call.allocate(g.out_channels * call.leading, acc) if sums else None,
+            grad_images=(
+                None
+                if grads.input is None
+                else call.allocate(count * g.in_pixels * g.channels, acc)
+            ),
+            scratch=Scratch.of(call, samples, cells_of(g, count)) if ordered else None,
+        )
+
+    def run(self) -> None:
+        for chunk in self.pieces:
+            self._chunk(chunk, first=chunk is self.pieces[0])
+        if self.grad_weight is not None:
+            unpack_weight(self.call, self.grad_weight, self.grads.weight, self.grads.bias)
+
+    def _chunk(self, chunk: Chunk, *, first: bool) -> None:
+        call, tf32 = self.call, self.options.allow_tf32
+        images = self.images.part(chunk.images, slice(0, call.g.in_h))
+        grad_output = self.grad_output.part(chunk.images, chunk.rows).pointer
+        if self.grads.input is self.grads.offset is self.grads.mask is None:
+            im2col(call, chunk, images, self.columns)
+        else:
+            products.grad_columns(
+                call, chunk, grad_output, self.weight.pointer, self.columns.pointer, tf32
+            )
+            self._pull(chunk, images)
+        if self.grad_weight is not None:
+            products.grad_weight(
+                call,
+                chunk,
+                self.columns.pointer,
+                grad_output,
+                self.grad_weight.pointer,
+                add=not first,
+                allow_tf32=tf32,
+            )
+
+    def _pull(self, chunk: Chunk, images: DeviceArray) -> None:
+        """From the gradient of the columns to those of input, offset and mask, and the columns."""
+        call, g, grads = self.call, self.call.g, self.grads
+        opens, closes = chunk.rows.start == 0, chunk.rows.stop == g.out_h
+        scatter = 0
+        if self.grad_images is not None and self.scratch is not None:
+            gather(
+                call,
+                chunk,
+                images,
+                self.columns,
+                self.grad_images,
+                self.scratch,
+                accumulate=not opens,
+            )
+        elif self.grad_images is not None:
+            scatter = self.grad_images.pointer
+            if opens:
+                nbytes = chunk.count * g.in_pixels * g.channels * call.variant.acc_itemsize
+                call.device.fill_zero(scatter, nbytes)
+        fields = call.chunk_fields(chunk, images) | {
+            "keep_columns": self.grad_weight is not None,
+            "mmcv": self.options.boundary_grad == "mmcv",
+        }
+        operands = call.operands
+        pointers = (
+            images.pointer,
+            operands.offset.pointer,
+            pointer_of(operands.mask),
+            self.columns.pointer,
+            scatter,
+            pointer_of(grads.offset),
+            pointer_of(grads.mask),
+        )
+        shared = THREADS * PLAN_BYTES
+        call.launch("deform_backward", call.samples(chunk), pointers, fields, shared_bytes=shared)
+        if self.grad_images is not None and grads.input is not None and closes:
+            unpack_input(call, self.grad_images, grads.input, chunk)
+
+
+def _costs(g: Geometry, operands: Operands, ordered: bool) -> Costs:
+    size, row = ITEMSIZE[operands.input.dtype], row_of(g, operands)
+    acc = max(4, size)
+    samples = g.taps * g.offset_groups * sample_bytes(acc) if ordered else 0
+    return Costs(
+        call=g.out_channels * (row // g.groups) * (size + acc),
+        image=g.channels * g.in_pixels * (size + acc) + (image_bytes(g) if ordered else 0),
+        position=row * size + g.out_channels * size + samples,
+    )

@@ -1,0 +1,145 @@
+"""What the launches of a call have in common: the device, the geometry, the variant of the kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cudeform.geometry import Geometry
+from cudeform.gpu.chunks import Chunk
+from cudeform.gpu.params import Layout
+from cudeform.gpu.protocol import Device, DeviceArray, Memory
+from cudeform.gpu.source import ITEMSIZE, Variant, kernel, widest
+from cudeform.operands import Operands
+
+THREADS = 256
+
+# Blocks stride over what is left: enough of them to fill the device several times over.
+BLOCKS_PER_MULTIPROCESSOR = 32
+
+# Bytes of a struct Plan in shared memory, at most.
+PLAN_BYTES = 112
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the engine.
+
+    Attributes:
+        device: where it runs.
+        g: its sizes.
+        operands: arrays in device memory.
+        variant: of the kernels.
+    """
+
+    device: Device
+    g: Geometry
+    operands: Operands
+    variant: Variant
+
+    @classmethod
+    def of(cls, device: Device, g: Geometry, operands: Operands, chunks: Sequence[Chunk]) -> Call:
+        """Prepare a call that is worked through in ``chunks``."""
+        dtype = operands.input.dtype
+        spans = [_span(array) for array in operands.present().values()]
+        columns = most_positions(g, chunks) * row_of(g, operands)
+        small = g.index_bits == 32 and max([*spans, columns]) < 2**31
+        return cls(device, g, operands, Variant(dtype, 32 if small else 64, vector_of(g, dtype)))
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return ITEMSIZE[self.variant.dtype]
+
+    @property
+    def leading(self) -> int:
+        """Elements of a row of columns."""
+        return leading_of(self.g, self.operands)
+
+    def allocate(self, elements: int, itemsize: int | None = None) -> Memory:
+        """Memory for some elements, of the call's dtype unless another size is given."""
+        return self.device.allocate(max(1, elements) * (itemsize or self.itemsize))
+
+    def launch(
+        self,
+        name: str,
+        items: int,
+        pointers: Sequence[int],
+        fields: dict[str, Any],
+        *,
+        shared_bytes: int = 0,
+    ) -> None:
+        """Run a kernel with a thread for each item, or fewer that stride."""
+        if items == 0:
+            return
+        blocks = min(-(-items // THREADS), self.device.multiprocessors * BLOCKS_PER_MULTIPROCESSOR)
+        params = Layout(self.variant.index_bits).fill(self.g, fields)
+        text = kernel(name, self.variant)
+        self.device.launch(text, blocks, THREADS, pointers, params, shared_bytes)
+
+    def positions(self, chunk: Chunk) -> int:
+        """Output positions of a chunk."""
+        return chunk.count * chunk.height * self.g.out_w
+
+    def samples(self, chunk: Chunk) -> int:
+        """Samples of a chunk."""
+        return self.positions(chunk) * self.g.taps * self.g.offset_groups
+
+    def chunk_fields(self, chunk: Chunk, table: DeviceArray) -> dict[str, Any]:
+        """Fields of struct Launch for a kernel that samples ``table`` for a chunk."""
+        g, operands = self.g, self.operands
+        return {
+            "input": table.strides,
+            "offset": operands.offset.strides,
+            "mask": (0,) * 4 if operands.mask is None else operands.mask.strides,
+            "positions": self.positions(chunk),
+            "samples": self.samples(chunk),
+            "cells": chunk.count * g.offset_groups * (g.in_h + 1) * (g.in_w + 1),
+            "leading": self.leading,
+            "first_image": chunk.images.start,
+            "images": chunk.count,
+            "first_row": chunk.rows.start,
+            "rows": chunk.height,
+            "lanes": self.lanes(),
+        }
+
+    def lanes(self) -> int:
+        """Threads that share a sample: the most that divide its vectors evenly, a warp at most."""
+        vectors = self.g.channels // self.g.offset_groups // self.variant.vector
+        return min(32, vectors & -vectors) if vectors else 1
+
+
+def vector_of(g: Geometry, dtype: str) -> int:
+    """Channels that kernels take at a time: 16 bytes of them where both kinds of group allow it."""
+    wide = widest(dtype)
+    fits = g.channels // g.offset_groups % wide == 0 and g.channels // g.groups % wide == 0
+    return wide if fits and g.channels else 1
+
+
+def leading_of(g: Geometry, operands: Operands) -> int:
+    """Elements of a row of columns: all taps, a 1 if there is a bias, zeros up to 16 bytes."""
+    wide = widest(operands.input.dtype)
+    used = g.taps * (g.channels // g.groups) + (operands.bias is not None)
+    return max(1, -(-used // wide)) * wide
+
+
+def row_of(g: Geometry, operands: Operands) -> int:
+    """Elements of the columns of one output position, all groups together."""
+    return g.groups * leading_of(g, operands)
+
+
+def most_positions(g: Geometry, chunks: Sequence[Chunk]) -> int:
+    """Output positions of the largest chunk."""
+    return max(chunk.count * chunk.height for chunk in chunks) * g.out_w
+
+
+def pointer_of(array: DeviceArray | None) -> int:
+    """Address, 0 for an array that is absent."""
+    return 0 if array is None else array.pointer
+
+
+def _span(array: DeviceArray) -> int:
+    """Elements between the first and the last."""
+    steps = zip(array.shape, array.strides, strict=True)
+    return sum((size - 1) * abs(stride) for size, stride in steps) + 1

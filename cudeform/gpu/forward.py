@@ -1,0 +1,58 @@
+"""Forward on a device: per chunk, ``deform_im2col`` and one product that writes the output."""
+
+from __future__ import annotations
+
+from cudeform.geometry import Geometry
+from cudeform.gpu import products
+from cudeform.gpu.call import PLAN_BYTES, THREADS, Call, most_positions, pointer_of, row_of
+from cudeform.gpu.chunks import Chunk, Costs, chunks
+from cudeform.gpu.layout import ChannelsLast, pack_weight
+from cudeform.gpu.protocol import Device, DeviceArray, Memory
+from cudeform.gpu.source import ITEMSIZE
+from cudeform.operands import Operands
+from cudeform.options import Options
+
+
+def forward(
+    device: Device, operands: Operands, g: Geometry, options: Options, output: DeviceArray
+) -> None:
+    """Queue the deformable convolution of ``operands`` into ``output``, contiguous."""
+    if 0 in g.output_shape:
+        return
+    pieces = chunks(g, device, options, _costs(g, operands))
+    call = Call.of(device, g, operands, pieces)
+    weight = pack_weight(call)
+    columns = call.allocate(most_positions(g, pieces) * row_of(g, operands))
+    images = input_images(call, pieces)
+    for chunk in pieces:
+        im2col(call, chunk, images.part(chunk.images, slice(0, g.in_h)), columns)
+        products.output(call, chunk, columns.pointer, weight.pointer, output, options.allow_tf32)
+
+
+def _costs(g: Geometry, operands: Operands) -> Costs:
+    size, row = ITEMSIZE[operands.input.dtype], row_of(g, operands)
+    return Costs(
+        call=g.out_channels * (row // g.groups) * size,
+        image=g.channels * g.in_pixels * size,
+        position=row * size,
+    )
+
+
+def input_images(call: Call, pieces: list[Chunk]) -> ChannelsLast:
+    """The input for kernels that sample it."""
+    pixels = max(chunk.count for chunk in pieces) * call.g.in_pixels
+    return ChannelsLast(call, call.operands.input, pixels, dense=False)
+
+
+def im2col(call: Call, chunk: Chunk, images: DeviceArray, columns: Memory) -> None:
+    """Fill the columns of a chunk."""
+    operands = call.operands
+    pointers = (
+        images.pointer,
+        operands.offset.pointer,
+        pointer_of(operands.mask),
+        columns.pointer,
+    )
+    fields = call.chunk_fields(chunk, images)
+    shared = THREADS * PLAN_BYTES
+    call.launch("deform_im2col", call.samples(chunk), pointers, fields, shared_bytes=shared)

@@ -1,0 +1,86 @@
+"""The struct that every kernel takes: one definition, written out in C and filled in by NumPy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cudeform.geometry import Geometry
+
+STRIDES = ("n", "c", "h", "w")
+
+# Fields of struct Launch and their C types. index_t is 32 or 64 bits wide.
+LAUNCH = {
+    "g": "Geometry",
+    "input": "Strides",
+    "offset": "Strides",
+    "mask": "Strides",
+    "weight": "Strides",
+    "source": "Strides",  # of what a layout kernel reads
+    "bias": "index_t",
+    "positions": "index_t",  # output positions of the launch
+    "samples": "index_t",  # positions * taps * offset_groups
+    "cells": "index_t",  # images * offset_groups * (H + 1) * (W + 1)
+    "leading": "index_t",  # elements of a row of columns
+    "first_image": "int",
+    "images": "int",
+    "first_row": "int",
+    "rows": "int",
+    "size_c": "int",  # of the images that a layout kernel copies
+    "size_h": "int",
+    "size_w": "int",
+    "first_h": "int",
+    "lanes": "int",  # neighbouring threads that share a sample
+    "keep_columns": "int",
+    "accumulate": "int",
+    "mmcv": "int",
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The structs for one index width."""
+
+    index_bits: int
+
+    @property
+    def index(self) -> np.dtype[Any]:
+        """index_t."""
+        return np.dtype(np.int32 if self.index_bits == 32 else np.int64)
+
+    @property
+    def launch(self) -> np.dtype[Any]:
+        """struct Launch."""
+        return _launch_dtype(self.index)
+
+    def text(self) -> str:
+        """The structs in C."""
+        index = {4: "int", 8: "long long"}[self.index.itemsize]
+        geometry = " ".join(f"int {field.name};" for field in fields(Geometry))
+        launch = "\n".join(f"    {kind} {name};" for name, kind in LAUNCH.items())
+        return (
+            f"typedef {index} index_t;\n"
+            f"struct Geometry {{ {geometry} }};\n"
+            f"struct Strides {{ index_t {', '.join(STRIDES)}; }};\n"
+            f"struct Launch {{\n{launch}\n}};\n"
+        )
+
+    def fill(self, geometry: Geometry, values: dict[str, Any]) -> NDArray[Any]:
+        """One struct Launch; what is not named is 0."""
+        struct = np.zeros(1, self.launch)
+        struct["g"] = tuple(vars(geometry).values())
+        for name, value in values.items():
+            struct[name] = value
+        return struct
+
+
+@cache
+def _launch_dtype(index: np.dtype[Any]) -> np.dtype[Any]:
+    geometry = np.dtype([(field.name, np.int32) for field in fields(Geometry)])
+    strides = np.dtype([(name, index) for name in STRIDES])
+    kinds = {"Geometry": geometry, "Strides": strides, "index_t": index, "int": np.dtype(np.int32)}
+    return np.dtype([(name, kinds[kind]) for name, kind in LAUNCH.items()], align=True)

@@ -1,0 +1,86 @@
+"""Kernel text: the files of ``kernels/`` behind a prelude that fixes types and widths.
+
+Files are joined as text, never included: CuPy's cache of compiled kernels knows the text it is given
+and not the files that the text would include.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from cudeform.gpu.params import Layout
+from cudeform.gpu.protocol import Kernel
+
+SCALARS = {"float16": "half_t", "bfloat16": "bfloat16_t", "float32": "float", "float64": "double"}
+ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+
+# What each kernel is made of, in order; its own file comes last.
+PARTS = {
+    "channels_last": ("grid",),
+    "channels_first": ("grid",),
+    "pack_weight": ("grid",),
+    "unpack_weight": ("grid",),
+    "deform_im2col": ("grid", "sampling", "vector", "plan"),
+    "deform_backward": ("grid", "sampling", "vector", "plan"),
+    "count_cells": ("grid", "sampling"),
+    "allot_cells": ("grid",),
+    "list_cells": ("grid",),
+    "order_cells": ("grid",),
+    "deform_gather": ("grid", "sampling", "vector", "plan"),
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is compiled in.
+
+    Attributes:
+        dtype: of the arrays, a key of ``SCALARS``.
+        index_bits: 32 or 64, width of an index.
+        vector: channels of a 16-byte access, or 1 where channels do not come in such runs.
+    """
+
+    dtype: str
+    index_bits: int
+    vector: int
+
+    @property
+    def acc_itemsize(self) -> int:
+        """Bytes of a number in arithmetic."""
+        return 8 if self.dtype == "float64" else 4
+
+
+def widest(dtype: str) -> int:
+    """Elements in 16 bytes."""
+    return 16 // ITEMSIZE[dtype]
+
+
+@cache
+def kernel(name: str, variant: Variant) -> Kernel:
+    """A kernel ready to compile."""
+    parts = [_prelude(variant), read("intrinsics.cuh"), _types(variant)]
+    parts += [read(f"{part}.cuh") for part in PARTS[name]]
+    return Kernel(name, "\n".join([*parts, read(f"{name}.cu")]))
+
+
+@cache
+def read(file: str) -> str:
+    """Text of a file of ``kernels/``, with its name for the compiler's messages."""
+    text = files("cudeform.kernels").joinpath(file).read_text(encoding="utf-8")
+    return f'#line 1 "{file}"\n{text}'
+
+
+def _prelude(variant: Variant) -> str:
+    return f'#line 1 "prelude"\n#define VECTOR {variant.vector}\n'
+
+
+def _types(variant: Variant) -> str:
+    acc = "double" if variant.dtype == "float64" else "float"
+    return (
+        '#line 1 "types"\n'
+        f"typedef {SCALARS[variant.dtype]} scalar_t;\n"
+        f"typedef {acc} acc_t;\n"
+        f"{Layout(variant.index_bits).text()}"
+    )

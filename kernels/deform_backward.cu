@@ -1,0 +1,125 @@
+// deform_backward: from the gradient of the columns to all others, in one pass.
+//
+//   input         (images, H, W, C)            channels are neighbours, other strides are free
+//   offset        (N, 2*OG*KH*KW, OH, OW)      any strides; (dy, dx) of each tap
+//   mask          (N, OG*KH*KW, OH, OW)        any strides; may be absent
+//   columns       (groups, positions, leading) their gradient comes in; where `p.keep_columns`, the
+//                                              columns themselves are left in its place
+//   grad_input    (images, H, W, C)  acc_t     added to, in no fixed order; may be absent
+//   grad_offset   as offset, contiguous        every element of the launch written; may be absent
+//   grad_mask     as mask, contiguous          every element of the launch written; may be absent
+//
+// Plans and threads are those of deform_im2col. Each corner is read once and serves all gradients:
+// those of offset and mask need only the four dot products over channels of the corners with the
+// gradient, which the `lanes` threads of a sample add up by shuffles.
+
+struct Grads { acc_t y, x, mask; };
+
+// d is the dot product of the gradient with each corner, 0 where the corner is not held.
+__device__ inline Grads grads_of(const Launch& p, const Plan& plan, const acc_t* d) {
+    const acc_t nan = static_cast<acc_t>(nanf(""));
+    if (plan.flags & LOST) {
+        return {nan, nan, nan};
+    }
+    Grads grads = {0, 0, 0};
+    if (!(plan.flags & EDGE && p.mmcv)) {
+        grads.y = plan.mask * (plan.lx * (d[3] - d[1]) + (1 - plan.lx) * (d[2] - d[0]));
+        grads.x = plan.mask * (plan.ly * (d[3] - d[2]) + (1 - plan.ly) * (d[1] - d[0]));
+    }
+    if (!(plan.flags & EDGE)) {
+        grads.mask = plan.weight[0] * d[0] + plan.weight[1] * d[1] + plan.weight[2] * d[2]
+            + plan.weight[3] * d[3];
+    }
+    return grads;
+}
+
+__device__ inline void write_grads(
+        const Launch& p, const Plan& plan, index_t sample, const acc_t* d,
+        scalar_t* grad_offset, scalar_t* grad_mask) {
+    const Place at = place_of(p, sample);
+    const Grads grads = grads_of(p, plan, d);
+    const int taps = p.g.kernel_h * p.g.kernel_w;
+    const index_t plane = static_cast<index_t>(p.g.out_h) * p.g.out_w;
+    const index_t pixel = static_cast<index_t>(at.row) * p.g.out_w + at.col;
+    const index_t channel = static_cast<index_t>(p.first_image + at.image) * p.g.offset_groups * taps
+        + at.og * taps + at.tap;
+    if (grad_offset) {
+        from_acc(grads.y, grad_offset + 2 * channel * plane + pixel);
+        from_acc(grads.x, grad_offset + (2 * channel + 1) * plane + pixel);
+    }
+    if (grad_mask) {
+        from_acc(grads.mask, grad_mask + channel * plane + pixel);
+    }
+}
+
+// One vector of channels of one sample: adds its share to d, scatters it, replaces it.
+__device__ inline void pull_vector(
+        const Launch& p, const Plan& plan, const scalar_t* input, scalar_t* columns,
+        acc_t* grad_input, int c, acc_t* d) {
+    scalar_t* const cell = columns + column_of(p, plan.position, plan.tap, plan.channel + c);
+    const Vector grad = load_vector(cell);
+    const unsigned corners = corners_of(plan.flags);
+    Vector value = zero_vector();
+    for (int j = 0; j < 4; ++j) {
+        if (!(plan.flags >> j & 1)) {
+            continue;
+        }
+        const index_t from = plan.pixel + corner_step(p, j) + c;
+        const Vector pixel = load_vector(input + from);
+        d[j] += dot(grad, pixel);
+        if (corners) {
+            add_scaled(&value, plan.weight[j], pixel);
+        }
+        if (corners && grad_input) {
+            Vector share = zero_vector();
+            add_scaled(&share, plan.weight[j] * plan.mask, grad);
+            add_vector(grad_input + plan.table + table_step(p, j) + c, share);
+        }
+    }
+    if (p.keep_columns) {
+        for (int i = 0; i < VECTOR; ++i) {
+            value.v[i] *= plan.mask;
+        }
+        store_vector(cell, value);
+    }
+}
+
+extern "C" __global__ void deform_backward(
+        const scalar_t* __restrict__ input, const scalar_t* __restrict__ offset,
+        const scalar_t* __restrict__ mask, scalar_t* __restrict__ columns,
+        acc_t* __restrict__ grad_input, scalar_t* __restrict__ grad_offset,
+        scalar_t* __restrict__ grad_mask, Launch p) {
+    Plan* plans = reinterpret_cast<Plan*>(dynamic_shared());
+    const int group_channels = p.g.channels / p.g.offset_groups;
+    const int lane = threadIdx.x & (p.lanes - 1);
+    for (index_t first = static_cast<index_t>(blockIdx.x) * blockDim.x; first < p.samples;
+         first += item_stride()) {
+        const index_t left = p.samples - first;
+        const int count = left < blockDim.x ? static_cast<int>(left) : blockDim.x;
+        if (threadIdx.x < count) {
+            const Plan plan = plan_of(p, offset, mask, first + threadIdx.x);
+            plans[threadIdx.x] = plan;
+            if (p.keep_columns && plan.tap == 0 && plan.channel == 0) {
+                end_rows(p, plan.position, columns);
+            }
+        }
+        __syncthreads();
+        // Every thread of a warp takes part in the shuffles, so all go round equally often.
+        for (int k0 = 0; k0 < count; k0 += blockDim.x / p.lanes) {
+            const int k = k0 + threadIdx.x / p.lanes;
+            acc_t d[4] = {0, 0, 0, 0};
+            for (int c = lane * VECTOR; k < count && c < group_channels; c += p.lanes * VECTOR) {
+                pull_vector(p, plans[k], input, columns, grad_input, c, d);
+            }
+            for (int distance = p.lanes / 2; distance > 0; distance /= 2) {
+                for (int j = 0; j < 4; ++j) {
+                    d[j] += __shfl_xor_sync(0xffffffff, d[j], distance);
+                }
+            }
+            if (k < count && lane == 0) {
+                write_grads(p, plans[k], first + k, d, grad_offset, grad_mask);
+            }
+        }
+        __syncthreads();
+    }
+}

@@ -1,0 +1,55 @@
+// deform_im2col: sample the input at every deformed tap and lay the samples out as columns.
+//
+//   input    (images, H, W, C)            channels are neighbours, other strides are free
+//   offset   (N, 2*OG*KH*KW, OH, OW)      any strides; (dy, dx) of each tap
+//   mask     (N, OG*KH*KW, OH, OW)        any strides; may be absent
+//   columns  (groups, positions, leading) every element written once, none read
+//
+// A block plans as many samples as it has threads, one each, in shared memory. Then `lanes`
+// neighbouring threads share a sample and walk its channels, VECTOR at a time, so that loads and
+// stores of 16 bytes lie side by side.
+
+__device__ inline Vector sample_value(
+        const Launch& p, const Plan& plan, const scalar_t* __restrict__ input, int c) {
+    const unsigned corners = corners_of(plan.flags);
+    Vector value = zero_vector();
+    for (int j = 0; j < 4; ++j) {
+        if (corners >> j & 1) {
+            const Vector pixel = load_vector(input + plan.pixel + corner_step(p, j) + c);
+            add_scaled(&value, plan.weight[j], pixel);
+        }
+    }
+    for (int i = 0; i < VECTOR; ++i) {
+        value.v[i] *= plan.mask;
+    }
+    return value;
+}
+
+extern "C" __global__ void deform_im2col(
+        const scalar_t* __restrict__ input, const scalar_t* __restrict__ offset,
+        const scalar_t* __restrict__ mask, scalar_t* __restrict__ columns, Launch p) {
+    Plan* plans = reinterpret_cast<Plan*>(dynamic_shared());
+    const int group_channels = p.g.channels / p.g.offset_groups;
+    const int lane = threadIdx.x & (p.lanes - 1);
+    for (index_t first = static_cast<index_t>(blockIdx.x) * blockDim.x; first < p.samples;
+         first += item_stride()) {
+        const index_t left = p.samples - first;
+        const int count = left < blockDim.x ? static_cast<int>(left) : blockDim.x;
+        if (threadIdx.x < count) {
+            const Plan plan = plan_of(p, offset, mask, first + threadIdx.x);
+            plans[threadIdx.x] = plan;
+            if (plan.tap == 0 && plan.channel == 0) {
+                end_rows(p, plan.position, columns);
+            }
+        }
+        __syncthreads();
+        for (int k = threadIdx.x / p.lanes; k < count; k += blockDim.x / p.lanes) {
+            const Plan& plan = plans[k];
+            for (int c = lane * VECTOR; c < group_channels; c += p.lanes * VECTOR) {
+                const index_t to = column_of(p, plan.position, plan.tap, plan.channel + c);
+                store_vector(columns + to, sample_value(p, plan, input, c));
+            }
+        }
+        __syncthreads();
+    }
+}

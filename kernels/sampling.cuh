@@ -1,0 +1,88 @@
+// sampling: where a tap samples, and which corners of the image that takes.
+//
+// A *sample* is one (position, tap, offset group) of the launch, numbered in that order, the offset
+// group fastest. A *position* is one output pixel of the launch's images and rows.
+
+struct Place {
+    int image, row, col;  // output position; the image counts from the launch's first
+    int tap, og;
+    index_t position;
+};
+
+struct Sample {
+    int y0, x0;      // top left corner
+    acc_t ly, lx;    // fractions, 0 where no corner can lie in the image
+    acc_t mask;      // 1 without a mask
+    unsigned flags;  // HELD bits of the corners, EDGE, LOST
+};
+
+const unsigned HELD_00 = 1;  // top left lies in the image
+const unsigned HELD_01 = 2;  // top right
+const unsigned HELD_10 = 4;  // bottom left
+const unsigned HELD_11 = 8;  // bottom right
+const unsigned EDGE = 16;    // a coordinate is exactly -1: corners are held, the sample is 0
+const unsigned LOST = 32;    // a coordinate is NaN
+
+__device__ inline Place place_of(const Launch& p, index_t sample) {
+    Place at;
+    const index_t pair = sample / p.g.offset_groups;
+    const int taps = p.g.kernel_h * p.g.kernel_w;
+    at.og = static_cast<int>(sample - pair * p.g.offset_groups);
+    at.position = pair / taps;
+    at.tap = static_cast<int>(pair - at.position * taps);
+    const index_t line = at.position / p.g.out_w;
+    at.col = static_cast<int>(at.position - line * p.g.out_w);
+    at.image = static_cast<int>(line / p.rows);
+    at.row = static_cast<int>(line - static_cast<index_t>(at.image) * p.rows) + p.first_row;
+    return at;
+}
+
+// Split base + displacement into a whole number and a fraction. The fraction comes from the
+// displacement alone, so a large image costs no precision. False where no pixel is within reach; then
+// the float is never converted to an integer.
+__device__ inline bool split(acc_t displacement, int base, int size, int* whole, acc_t* fraction) {
+    const acc_t below = floor(displacement);
+    const acc_t moved = below + static_cast<acc_t>(base);
+    *whole = 0;
+    *fraction = 0;
+    if (!(moved >= -1 && moved < size)) {
+        return false;
+    }
+    *whole = static_cast<int>(moved);
+    *fraction = displacement - below;
+    return true;
+}
+
+__device__ inline Sample sample_of(
+        const Launch& p, const scalar_t* offset, const scalar_t* mask, Place at) {
+    const Geometry& g = p.g;
+    const int n = p.first_image + at.image;
+    const int channel = at.og * g.kernel_h * g.kernel_w + at.tap;
+    const int i = at.tap / g.kernel_w;
+    const int j = at.tap - i * g.kernel_w;
+    const acc_t dy = to_acc(offset[element_of(p.offset, n, 2 * channel, at.row, at.col)]);
+    const acc_t dx = to_acc(offset[element_of(p.offset, n, 2 * channel + 1, at.row, at.col)]);
+
+    Sample s;
+    s.mask = mask ? to_acc(mask[element_of(p.mask, n, channel, at.row, at.col)]) : static_cast<acc_t>(1);
+    s.flags = 0;
+    const int base_y = at.row * g.stride_h - g.pad_top + i * g.dilation_h;
+    const int base_x = at.col * g.stride_w - g.pad_left + j * g.dilation_w;
+    const bool near_y = split(dy, base_y, g.in_h, &s.y0, &s.ly);
+    const bool near_x = split(dx, base_x, g.in_w, &s.x0, &s.lx);
+    if (near_y && near_x) {
+        const bool top = s.y0 >= 0, bottom = s.y0 < g.in_h - 1;
+        const bool left = s.x0 >= 0, right = s.x0 < g.in_w - 1;
+        s.flags |= (top && left ? HELD_00 : 0) | (top && right ? HELD_01 : 0)
+            | (bottom && left ? HELD_10 : 0) | (bottom && right ? HELD_11 : 0);
+        const bool edge = (s.y0 == -1 && s.ly == 0) || (s.x0 == -1 && s.lx == 0);
+        s.flags |= edge ? EDGE : 0;
+    } else {
+        s.ly = s.lx = 0;
+        s.flags |= dy != dy || dx != dx ? LOST : 0;
+    }
+    return s;
+}
+
+// Corners that count for the value of a sample: none where a coordinate is exactly -1.
+__device__ inline unsigned corners_of(unsigned flags) { return flags & EDGE ? 0 : flags & 15; }

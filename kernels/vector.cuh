@@ -1,0 +1,67 @@
+// vector: VECTOR neighbouring channels at a time, 16 bytes of them or one.
+
+struct Vector { acc_t v[VECTOR]; };
+
+__device__ inline Vector load_vector(const scalar_t* from) {
+    Vector result;
+#if VECTOR > 1
+    const vec16_t raw = load16(from);
+    const scalar_t* values = reinterpret_cast<const scalar_t*>(&raw);
+#else
+    const scalar_t* values = from;
+#endif
+    for (int i = 0; i < VECTOR; ++i) {
+        result.v[i] = to_acc(values[i]);
+    }
+    return result;
+}
+
+__device__ inline void store_vector(scalar_t* to, Vector value) {
+#if VECTOR > 1
+    vec16_t raw;
+    scalar_t* values = reinterpret_cast<scalar_t*>(&raw);
+#else
+    scalar_t* values = to;
+#endif
+    for (int i = 0; i < VECTOR; ++i) {
+        from_acc(value.v[i], values + i);
+    }
+#if VECTOR > 1
+    store16(to, raw);
+#endif
+}
+
+// Add to VECTOR neighbours in global memory, in no particular order.
+__device__ inline void add_vector(acc_t* to, Vector value) {
+#if VECTOR % 4 == 0
+    for (int i = 0; i < VECTOR; i += 4) {
+        add_global4(to + i, value.v[i], value.v[i + 1], value.v[i + 2], value.v[i + 3]);
+    }
+#else
+    for (int i = 0; i < VECTOR; ++i) {
+        add_global(to + i, value.v[i]);
+    }
+#endif
+}
+
+__device__ inline Vector zero_vector() {
+    Vector result;
+    for (int i = 0; i < VECTOR; ++i) {
+        result.v[i] = 0;
+    }
+    return result;
+}
+
+__device__ inline void add_scaled(Vector* sum, acc_t factor, const Vector& value) {
+    for (int i = 0; i < VECTOR; ++i) {
+        sum->v[i] += factor * value.v[i];
+    }
+}
+
+__device__ inline acc_t dot(const Vector& a, const Vector& b) {
+    acc_t sum = 0;
+    for (int i = 0; i < VECTOR; ++i) {
+        sum += a.v[i] * b.v[i];
+    }
+    return sum;
+}

@@ -1,0 +1,134 @@
+// CUDA's built-in functions that concern one thread alone: numbers, bits, atomics.
+
+#pragma once
+
+#include <climits>
+#include <cmath>
+#include <cstring>
+
+using std::abs, std::ceil, std::fabs, std::floor, std::fma, std::fmod, std::isfinite, std::isinf,
+    std::isnan, std::rint, std::round, std::sqrt, std::trunc;
+
+// CUDA's min and max of floating-point numbers return the one that is not a NaN.
+#define HOSTCUDA_MIN_MAX(type)                                \
+    inline type min(type a, type b) { return b < a ? b : a; } \
+    inline type max(type a, type b) { return a < b ? b : a; }
+HOSTCUDA_MIN_MAX(int)
+HOSTCUDA_MIN_MAX(unsigned)
+HOSTCUDA_MIN_MAX(long)
+HOSTCUDA_MIN_MAX(unsigned long)
+HOSTCUDA_MIN_MAX(long long)
+HOSTCUDA_MIN_MAX(unsigned long long)
+inline float min(float a, float b) { return std::fmin(a, b); }
+inline float max(float a, float b) { return std::fmax(a, b); }
+inline double min(double a, double b) { return std::fmin(a, b); }
+inline double max(double a, double b) { return std::fmax(a, b); }
+
+namespace hostcuda {
+
+template <class To, class From>
+inline To same_bits(From value) {
+    static_assert(sizeof(To) == sizeof(From));
+    To result;
+    std::memcpy(&result, &value, sizeof result);
+    return result;
+}
+
+// As on the GPU: NaN becomes 0, and what is too large the largest integer.
+inline int saturated(float integer) {
+    if (std::isnan(integer)) return 0;
+    if (integer >= 2147483648.0f) return INT_MAX;
+    return integer < -2147483648.0f ? INT_MIN : static_cast<int>(integer);
+}
+
+template <class T>
+struct Same {
+    using type = T;
+};
+
+// The additions that the GPU has as atomics; integers wrap around.
+inline int sum(int a, int b) {
+    return static_cast<int>(static_cast<unsigned>(a) + static_cast<unsigned>(b));
+}
+inline unsigned sum(unsigned a, unsigned b) { return a + b; }
+inline unsigned long long sum(unsigned long long a, unsigned long long b) { return a + b; }
+inline float sum(float a, float b) { return a + b; }
+inline double sum(double a, double b) { return a + b; }
+template <class T>
+T sum(T, T) = delete;
+
+template <class T>
+T integer(T value) {
+    static_assert(T(1) / T(2) == T(0), "the GPU has this atomic for integers only");
+    return value;
+}
+
+}  // namespace hostcuda
+
+inline int __float_as_int(float x) { return hostcuda::same_bits<int>(x); }
+inline unsigned __float_as_uint(float x) { return hostcuda::same_bits<unsigned>(x); }
+inline float __int_as_float(int x) { return hostcuda::same_bits<float>(x); }
+inline float __uint_as_float(unsigned x) { return hostcuda::same_bits<float>(x); }
+inline long long __double_as_longlong(double x) { return hostcuda::same_bits<long long>(x); }
+inline double __longlong_as_double(long long x) { return hostcuda::same_bits<double>(x); }
+
+inline int __float2int_rd(float x) { return hostcuda::saturated(std::floor(x)); }
+inline int __float2int_ru(float x) { return hostcuda::saturated(std::ceil(x)); }
+inline int __float2int_rn(float x) { return hostcuda::saturated(std::nearbyint(x)); }
+inline int __float2int_rz(float x) { return hostcuda::saturated(std::trunc(x)); }
+
+// Arithmetic that the GPU's compiler does not contract to a fused multiply-add.
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
+inline double __dadd_rn(double a, double b) { return a + b; }
+inline double __dsub_rn(double a, double b) { return a - b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
+inline double __fma_rn(double a, double b, double c) { return std::fma(a, b, c); }
+
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __ffsll(long long x) { return __builtin_ffsll(x); }
+inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
+inline int __clzll(long long x) {
+    return x == 0 ? 64 : __builtin_clzll(static_cast<unsigned long long>(x));
+}
+inline int __mulhi(int a, int b) {
+    return static_cast<int>(static_cast<long long>(a) * b >> 32);
+}
+inline unsigned __umulhi(unsigned a, unsigned b) {
+    return static_cast<unsigned>(static_cast<unsigned long long>(a) * b >> 32);
+}
+
+template <class T>
+inline T __ldg(const T* address) {
+    return *address;
+}
+
+// Only one thread runs at a time, and here none stops: atomics are plain code.
+#define HOSTCUDA_ATOMIC(name, result)                                   \
+    template <class T>                                                  \
+    inline T name(T* address, typename hostcuda::Same<T>::type value) { \
+        const T before = *address;                                      \
+        *address = result;                                              \
+        return before;                                                  \
+    }
+HOSTCUDA_ATOMIC(atomicAdd, hostcuda::sum(before, value))
+HOSTCUDA_ATOMIC(atomicMin, hostcuda::integer<T>(value < before ? value : before))
+HOSTCUDA_ATOMIC(atomicMax, hostcuda::integer<T>(before < value ? value : before))
+HOSTCUDA_ATOMIC(atomicOr, before | value)
+HOSTCUDA_ATOMIC(atomicAnd, before & value)
+HOSTCUDA_ATOMIC(atomicExch, value)
+
+template <class T>
+inline T atomicCAS(T* address, typename hostcuda::Same<T>::type expected,
+                   typename hostcuda::Same<T>::type value) {
+    const T before = *address;
+    if (before == expected) *address = value;
+    return before;
+}
+
+inline void __threadfence() {}
+inline void __threadfence_block() {}

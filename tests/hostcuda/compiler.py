@@ -1,0 +1,96 @@
+"""From the text of a kernel to a function: the host's C++ compiler, and a cache of what it made."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from cudeform.launch import Kernel
+
+HERE = Path(__file__).parent
+
+FLAGS = (
+    *("-std=c++17", "-O2", "-g1", "-fPIC", "-shared", "-fvisibility=hidden"),
+    *("-fno-exceptions", "-fno-rtti", "-fno-strict-aliasing"),
+    "-ffp-contract=off",  # a fused multiply-add is where the text has one, and nowhere else
+    # Arithmetic that is undefined ends in a call; faults.h has the functions, not a library.
+    "-fsanitize=bounds-strict,float-cast-overflow,signed-integer-overflow,shift,"
+    "integer-divide-by-zero,alignment",
+    *("-fno-sanitize-recover=all", "-nodefaultlibs"),
+    # On a GPU, an unmeant double is slow.
+    *("-Wall", "-Wextra", "-Wdouble-promotion", "-Werror", "-Wframe-larger-than=32768"),
+    # A variant of a text may use less than the text declares.
+    *("-Wno-unused-function", "-Wno-unused-parameter", "-Wno-unused-variable"),
+    "-Wno-unknown-pragmas",
+)
+
+
+class CompileError(RuntimeError):
+    """The compiler refused the text of a kernel."""
+
+
+def compiler() -> str | None:
+    """Path of the C++ compiler, g++ or what ``CXX`` says; None if there is none."""
+    return shutil.which(os.environ.get("CXX", "g++"))
+
+
+def compiled(kernel: Kernel, defines: tuple[str, ...] = ()) -> Path:
+    """The shared library of a kernel, from the cache or made now.
+
+    Processes that make the same one at the same time do not disturb each other: each writes a file
+    of its own, and the last to rename it wins.
+    """
+    text = "\n".join(
+        [
+            '#include "shim.h"',
+            "namespace {",  # what the kernel does not use vanishes, whatever is inline or not
+            kernel.source,
+            "}",
+            '#line 1 "entry"',
+            f"#define HOSTCUDA_KERNEL {kernel.name}",
+            '#include "entry.h"',
+            "",
+        ]
+    )
+    flags = [*FLAGS, *(f"-D{name}" for name in defines)]
+    key = "\0".join([text, *flags, _harness_text(), _compiler_version()])
+    path = _folder() / f"{kernel.name}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
+    if not path.exists():
+        _compile(text, flags, path)
+    return path
+
+
+def _compile(text: str, flags: list[str], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    os.close(handle)
+    command = [compiler() or "g++", *flags, f"-I{HERE}", "-x", "c++", "-"]
+    command += ["-lc", "-lm", "-lgcc", "-o", unfinished]
+    try:
+        run = subprocess.run(command, input=text, text=True, capture_output=True, check=False)
+        if run.returncode != 0:
+            raise CompileError(f"{path.name}:\n{run.stderr}")
+        os.replace(unfinished, path)
+    finally:
+        Path(unfinished).unlink(missing_ok=True)
+
+
+def _folder() -> Path:
+    cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache_home) / "cudeform" / "hostcuda"
+
+
+@cache
+def _harness_text() -> str:
+    return "".join(path.read_text(encoding="utf-8") for path in sorted(HERE.glob("*.h")))
+
+
+@cache
+def _compiler_version() -> str:
+    command = [compiler() or "g++", "--version"]
+    return subprocess.run(command, text=True, capture_output=True, check=True).stdout

@@ -1,0 +1,206 @@
+"""A device on the CPU: the ``Device`` protocol over guarded memory and compiled kernels."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cudeform.launch import DeviceArray, Gemm, Kernel
+from hostcuda.compiler import compiled
+from hostcuda.gemm import multiply
+from hostcuda.library import MOST_THREADS, KernelError, Launch, Library
+from hostcuda.memory import Arena, Buffer, Flush
+from hostcuda.views import DTYPES, contiguous, reach, view
+
+MOST_BLOCKS = 2**31 - 1
+MOST_PARAMETER_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A launch that went well, and the bytes of global memory that its intrinsics moved."""
+
+    kernel: str
+    blocks: int
+    threads: int
+    shared_bytes: int
+    loaded: int
+    stored: int
+    added: int
+
+
+class HostDevice:
+    """Runs kernels on the CPU, one thread at a time, and sees what they do wrong.
+
+    Args:
+        flush: where a buffer touches a guard page, at its ``"start"`` or its ``"end"``.
+        seed: gives the order of blocks and threads.
+        memory: bytes that can be allocated.
+        compute_capability: such as 90 for sm_90.
+        multiprocessors: how many the engine shall plan for.
+        shared_limit: most shared memory of a block, in bytes.
+        seconds: processor time after which a launch is given up.
+        defines: names for the preprocessor, to test the harness itself.
+
+    Attributes:
+        log: what was done, in order: launches and matrix products.
+        peak_bytes: most memory that was in use at a time.
+    """
+
+    def __init__(
+        self,
+        *,
+        flush: Flush = "end",
+        seed: int = 0,
+        memory: int = 2**32,
+        compute_capability: int = 80,
+        multiprocessors: int = 4,
+        shared_limit: int = 99 * 1024,
+        seconds: float = 60.0,
+        defines: tuple[str, ...] = (),
+    ) -> None:
+        self.seed = seed
+        self.compute_capability = compute_capability
+        self.multiprocessors = multiprocessors
+        self.shared_limit = shared_limit
+        self.seconds = seconds
+        self.log: list[Launched | Gemm] = []
+        self.peak_bytes = 0
+        self._arena = Arena(flush)
+        self._memory = memory
+        self._defines = defines
+        self._libraries: dict[Kernel, Library] = {}
+        self._held: dict[int, Buffer] = {}
+
+    # ---- the protocol ----------------------------------------------------------------------------
+
+    def free_bytes(self) -> int:
+        """Memory that could be allocated now."""
+        return self._memory - self._arena.used_bytes
+
+    def allocate(self, nbytes: int) -> Buffer:
+        """Memory full of poison, until the object goes."""
+        if nbytes > self.free_bytes():
+            raise MemoryError(f"{nbytes} bytes wanted, {self.free_bytes()} are free")
+        buffer = Buffer(self._arena, nbytes)
+        self.peak_bytes = max(self.peak_bytes, self._arena.used_bytes)
+        return buffer
+
+    def fill_zero(self, pointer: int, nbytes: int) -> None:
+        """Set bytes to 0."""
+        self._bytes(pointer, pointer + nbytes)[...] = 0
+
+    def launch(
+        self,
+        kernel: Kernel,
+        blocks: int,
+        threads: int,
+        pointers: Sequence[int],
+        params: NDArray[Any],
+        shared_bytes: int = 0,
+    ) -> None:
+        """Run a kernel.
+
+        Raises:
+            KernelError: the kernel did what it must not do.
+            CompileError: its text is not right.
+            ValueError: a GPU would not have launched it.
+        """
+        self._check_launch(blocks, threads, pointers, params, shared_bytes)
+        library = self._libraries.get(kernel)
+        if library is None:
+            library = Library(kernel.name, compiled(kernel, self._defines))
+            self._libraries[kernel] = library
+        shared = Buffer(self._arena, shared_bytes)
+        launch = Launch(
+            shared=shared.pointer,
+            shared_bytes=shared_bytes,
+            blocks=blocks,
+            threads=threads,
+            seed=self.seed,
+            seconds=self.seconds,
+        )
+        library.run(launch, pointers, params, self._arena.place)
+        if violations := self._arena.repair_margins():
+            raise KernelError(kernel.name, None, None, f"wrote {violations[0]}")
+        counts = (launch.loaded, launch.stored, launch.added)
+        self.log.append(Launched(kernel.name, blocks, threads, shared_bytes, *counts))
+
+    def gemm(self, gemm: Gemm) -> None:
+        """Multiply matrices."""
+        multiply(gemm, self._bytes)
+        self.log.append(gemm)
+
+    # ---- for tests -------------------------------------------------------------------------------
+
+    def put(self, array: NDArray[Any], *, skew: int = 0) -> DeviceArray:
+        """Copy an array to the device with its strides; gaps between its elements are poison.
+
+        Args:
+            array: of one of the dtypes of ``views.DTYPES``; may be broadcast or reversed.
+            skew: elements by which it begins behind an aligned address.
+        """
+        strides = tuple(stride // array.itemsize for stride in array.strides)
+        result = self.empty(array.shape, array.dtype.name, strides=strides, skew=skew)
+        self._view(result)[...] = array
+        return result
+
+    def empty(
+        self,
+        shape: tuple[int, ...],
+        dtype: str,
+        *,
+        strides: tuple[int, ...] | None = None,
+        skew: int = 0,
+    ) -> DeviceArray:
+        """An array full of poison; without gaps if no strides are given."""
+        strides = contiguous(shape) if strides is None else strides
+        low, high = reach(shape, strides)
+        itemsize = DTYPES[dtype].itemsize
+        buffer = self.allocate((skew + high - low) * itemsize)
+        array = DeviceArray(buffer.pointer + (skew - low) * itemsize, shape, strides, dtype)
+        self._held[array.pointer] = buffer
+        return array
+
+    def read(self, array: DeviceArray) -> NDArray[Any]:
+        """A copy of what an array holds now."""
+        return self._view(array).copy()
+
+    def free(self, array: DeviceArray) -> None:
+        """Free an array that ``put`` or ``empty`` made."""
+        del self._held[array.pointer]
+
+    # ---- checks ----------------------------------------------------------------------------------
+
+    def _view(self, array: DeviceArray) -> NDArray[Any]:
+        return view(array.pointer, array.shape, array.strides, array.dtype, self._bytes)
+
+    def _bytes(self, low: int, high: int) -> NDArray[np.uint8]:
+        if self._arena.span_of(low, high) is None:
+            raise ValueError(f"{high - low} bytes, the first {self._arena.place(low)}")
+        return np.frombuffer((ctypes.c_char * (high - low)).from_address(low), np.uint8)
+
+    def _check_launch(
+        self,
+        blocks: int,
+        threads: int,
+        pointers: Sequence[int],
+        params: NDArray[Any],
+        shared_bytes: int,
+    ) -> None:
+        if not 1 <= blocks <= MOST_BLOCKS:
+            raise ValueError(f"blocks must be 1 to {MOST_BLOCKS}, got {blocks}")
+        if not 1 <= threads <= MOST_THREADS:
+            raise ValueError(f"threads must be 1 to {MOST_THREADS}, got {threads}")
+        if not 0 <= shared_bytes <= self.shared_limit:
+            raise ValueError(f"shared_bytes must be at most {self.shared_limit}, got {shared_bytes}")
+        if 8 * len(pointers) + params.nbytes > MOST_PARAMETER_BYTES:
+            raise ValueError(f"parameters must have at most {MOST_PARAMETER_BYTES} bytes")
+        for i, pointer in enumerate(pointers):
+            if pointer and self._arena.span_of(pointer, pointer) is None:
+                raise ValueError(f"pointer {i} is {self._arena.place(pointer)}")

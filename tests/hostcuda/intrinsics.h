@@ -1,0 +1,122 @@
+// The host's twin of kernels/intrinsics.cuh: the same names, in plain C++ instead of PTX.
+
+#pragma once
+
+#include <cstdint>
+
+#include "shim.h"
+
+struct half_t {
+    unsigned short bits;
+};
+struct bfloat16_t {
+    unsigned short bits;
+};
+struct alignas(16) vec16_t {
+    unsigned int w[4];
+};
+
+// ---- numbers: round to nearest even, as `cvt.rn` does; every NaN becomes 0x7FFF -----------------
+
+inline float to_float(half_t x) {
+    const unsigned sign = (x.bits & 0x8000u) << 16;
+    const unsigned exponent = x.bits >> 10 & 31u;
+    const unsigned fraction = x.bits & 0x3FFu;
+    if (exponent == 31) return __uint_as_float(sign | 0x7F800000u | fraction << 13);
+    if (exponent > 0) return __uint_as_float(sign | (exponent + 112) << 23 | fraction << 13);
+    const float denormal = static_cast<float>(fraction) * 0x1p-24f;
+    return sign != 0 ? -denormal : denormal;
+}
+
+inline float to_float(bfloat16_t x) { return __uint_as_float(static_cast<unsigned>(x.bits) << 16); }
+inline float to_float(float x) { return x; }
+inline double to_float(double x) { return x; }
+
+inline void from_float(float x, half_t* result) {
+    const unsigned bits = __float_as_uint(x);
+    const unsigned sign = bits >> 16 & 0x8000u;
+    unsigned size = bits & 0x7FFFFFFFu;
+    if (size > 0x7F800000u) {
+        result->bits = 0x7FFF;
+        return;
+    }
+    if (size >= 0x477FF000u) {  // 65520 and more round to infinity
+        size = 0x7C00;
+    } else if (size < 0x38800000u) {  // denormal: the sum has just the bits that are left
+        size = __float_as_uint(__uint_as_float(size) + 0.5f) - __float_as_uint(0.5f);
+    } else {
+        size = (size - (112u << 23) + 0xFFFu + (size >> 13 & 1u)) >> 13;
+    }
+    result->bits = static_cast<unsigned short>(sign | size);
+}
+
+inline void from_float(float x, bfloat16_t* result) {
+    const unsigned bits = __float_as_uint(x);
+    const unsigned rounded = (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
+    result->bits = static_cast<unsigned short>(std::isnan(x) ? 0x7FFFu : rounded);
+}
+
+inline void from_float(float x, float* result) { *result = x; }
+inline void from_float(double x, double* result) { *result = x; }
+
+// ---- memory -------------------------------------------------------------------------------------
+
+namespace hostcuda {
+
+// Dynamic and static shared memory, and the locals of a thread, are not global memory.
+inline bool is_global(const void* pointer) {
+    const char* const address = static_cast<const char*>(pointer);
+    const auto within = [address](const char* begin, const char* end) {
+        return address >= begin && address < end;
+    };
+    return !within(launch->shared, launch->shared + launch->shared_bytes) &&
+           !within(__start_hostcuda_shared, __stop_hostcuda_shared) &&
+           !within(launch->stacks, stack_bottom(most_threads));
+}
+
+inline void check_address(const void* address, unsigned alignment, const char* what, Where at) {
+    if (reinterpret_cast<std::uintptr_t>(address) % alignment != 0)
+        fail("%s:%d: %s of the misaligned address %p", at.file, at.line, what, address);
+    if (!is_global(address))
+        fail("%s:%d: %s of %p, which is not global memory", at.file, at.line, what, address);
+}
+
+template <class T>
+void add(T* address, T value, const char* what, Where at) {
+    check_address(address, sizeof(T), what, at);
+    *address += value;
+    launch->added += static_cast<long long>(sizeof(T));
+}
+
+}  // namespace hostcuda
+
+inline unsigned char* dynamic_shared() {
+    return reinterpret_cast<unsigned char*>(hostcuda::launch->shared);
+}
+
+inline vec16_t load16(const void* address, hostcuda::Where at = hostcuda::here()) {
+    hostcuda::check_address(address, 16, "load16", at);
+    hostcuda::launch->loaded += 16;
+    return *static_cast<const vec16_t*>(address);
+}
+
+inline void store16(void* address, vec16_t value, hostcuda::Where at = hostcuda::here()) {
+    hostcuda::check_address(address, 16, "store16", at);
+    hostcuda::launch->stored += 16;
+    *static_cast<vec16_t*>(address) = value;
+}
+
+inline void add_global(float* address, float value, hostcuda::Where at = hostcuda::here()) {
+    hostcuda::add(address, value, "add_global", at);
+}
+
+inline void add_global(double* address, double value, hostcuda::Where at = hostcuda::here()) {
+    hostcuda::add(address, value, "add_global", at);
+}
+
+inline void add_global4(float* address, float a, float b, float c, float d,
+                        hostcuda::Where at = hostcuda::here()) {
+    hostcuda::check_address(address, 16, "add_global4", at);
+    const float values[] = {a, b, c, d};
+    for (int i = 0; i < 4; ++i) hostcuda::add(address + i, values[i], "add_global4", at);
+}

@@ -1,0 +1,142 @@
+"""A compiled kernel: loading it, calling it, and turning its failure into an exception."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hostcuda.memory import map_pages
+
+MOST_THREADS = 1024  # of a block
+STACK_BYTES = 16 * mmap.PAGESIZE
+
+_FAILED, _FAULTED = 1, 2
+
+
+class KernelError(RuntimeError):
+    """A kernel did what it must not do; the message says what, where and in which thread.
+
+    Attributes:
+        kernel: its name.
+        block: index of the block, None if it cannot be told.
+        thread: index of the thread in its block, likewise.
+    """
+
+    def __init__(self, kernel: str, block: int | None, thread: int | None, what: str) -> None:
+        where = "" if block is None else f", block {block}, thread {thread}"
+        super().__init__(f"{kernel}{where}: {what}")
+        self.kernel = kernel
+        self.block = block
+        self.thread = thread
+
+
+class Launch(ctypes.Structure):
+    """The struct of the same name in launch.h."""
+
+    _fields_ = (
+        ("arguments", ctypes.c_void_p),
+        ("shared", ctypes.c_void_p),
+        ("stacks", ctypes.c_void_p),
+        ("shared_bytes", ctypes.c_longlong),
+        ("stack_bytes", ctypes.c_longlong),
+        ("guard_bytes", ctypes.c_longlong),
+        ("blocks", ctypes.c_longlong),
+        ("threads", ctypes.c_longlong),
+        ("seed", ctypes.c_ulonglong),
+        ("seconds", ctypes.c_double),
+        ("failure", ctypes.c_longlong),
+        ("block", ctypes.c_longlong),
+        ("thread", ctypes.c_longlong),
+        ("address", ctypes.c_longlong),
+        ("instruction", ctypes.c_longlong),
+        ("access", ctypes.c_longlong),
+        ("loaded", ctypes.c_longlong),
+        ("stored", ctypes.c_longlong),
+        ("added", ctypes.c_longlong),
+        ("message", ctypes.c_char * 256),
+    )
+
+
+class Library:
+    """One kernel, ready to run."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        self._name = name
+        self._path = path
+        # PyDLL keeps the interpreter's lock: a library has one current thread, block and launch.
+        self._functions = ctypes.PyDLL(str(path))
+        self._functions.hostcuda_launch.restype = None
+        self._pointers = self._functions.hostcuda_parameters() - 1
+        self._struct_bytes = self._functions.hostcuda_struct_bytes()
+
+    def run(
+        self, launch: Launch, pointers: Sequence[int], params: NDArray[Any], place: Callable[[int], str]
+    ) -> None:
+        """Run all blocks.
+
+        Args:
+            launch: what to run, all but arguments and stacks; receives what was counted.
+            pointers: the first parameters of the kernel.
+            params: its last one, a struct.
+            place: says in words where an address is.
+        """
+        if len(pointers) != self._pointers:
+            raise TypeError(f"{self._name} takes {self._pointers} pointers, got {len(pointers)}")
+        if params.size != 1 or params.nbytes != self._struct_bytes:
+            raise TypeError(
+                f"{self._name} takes a struct of {self._struct_bytes} bytes, "
+                f"got {params.size} of {params.itemsize} bytes"
+            )
+        values = np.array([*pointers], np.uint64)
+        addresses = [values.ctypes.data + 8 * i for i in range(len(pointers))]
+        arguments = np.array([*addresses, params.ctypes.data], np.uint64)
+        launch.arguments = arguments.ctypes.data
+        launch.stacks = _stacks()
+        launch.stack_bytes = STACK_BYTES
+        launch.guard_bytes = mmap.PAGESIZE
+        self._functions.hostcuda_launch(ctypes.byref(launch))
+        if launch.failure:
+            what = launch.message.decode()
+            if launch.failure == _FAULTED:
+                what = self._explain_fault(launch, place)
+            raise KernelError(self._name, launch.block, launch.thread, what)
+
+    def _explain_fault(self, launch: Launch, place: Callable[[int], str]) -> str:
+        verb = {ord("r"): "reads", ord("w"): "writes"}.get(launch.access, "reads or writes")
+        where = "at an impossible address" if launch.address == -1 else place(launch.address)
+        low = launch.stacks
+        if low <= launch.address < low + (MOST_THREADS + 1) * (STACK_BYTES + mmap.PAGESIZE):
+            where = "past the end of its stack"
+        line = source_line(self._path, launch.instruction)
+        return f"{line}: {verb} {where}" if line else f"{verb} {where}"
+
+
+def source_line(library: Path, instruction: int) -> str:
+    """File and line of the kernel's text that an instruction comes from, "" if unknown."""
+    tool = shutil.which("addr2line")
+    if tool is None or instruction < 0:
+        return ""
+    command = [tool, "--inlines", "--exe", str(library), hex(instruction)]
+    run = subprocess.run(command, text=True, capture_output=True, check=False)
+    harness = str(Path(__file__).parent)
+    lines = (line.split(" ")[0] for line in run.stdout.splitlines())
+    return next((Path(s).name for s in lines if "?" not in s and not s.startswith(harness)), "")
+
+
+@cache
+def _stacks() -> int:
+    """A stack for each thread and one for signals, each above a page without access."""
+    step = mmap.PAGESIZE + STACK_BYTES
+    base = map_pages((MOST_THREADS + 1) * step)
+    for i in range(MOST_THREADS + 1):
+        map_pages(STACK_BYTES, at=base + i * step + mmap.PAGESIZE, readable=True)
+    return base

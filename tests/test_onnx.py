@@ -1,0 +1,102 @@
+"""The results of the ONNX operator DeformConv: its own test cases, and onnxruntime's answers."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import CASES, Case, random_cases
+from hypothesis import given, settings
+
+import cudeform
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime", minversion="1.25")
+
+INPUTS = {"X": "input", "W": "weight", "offset": "offset", "B": "bias", "mask": "mask"}
+
+
+def node_cases() -> list[Any]:
+    """Name, node, inputs and outputs of the cases that the onnx package tests backends with."""
+    from onnx.backend.test.case.node import deformconv
+
+    found: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(deformconv, "expect", lambda node, **case: found.append((node, case)))
+        for name, export in vars(deformconv.DeformConv).items():
+            if name.startswith("export"):
+                export()
+    return [pytest.param(node, case, id=case["name"]) for node, case in found]
+
+
+def test_all_node_cases_are_found() -> None:
+    assert len(node_cases()) >= 4
+
+
+@pytest.mark.parametrize(("node", "case"), node_cases())
+def test_node_case(node: Any, case: dict[str, Any]) -> None:
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    arrays = dict(zip(node.input, case["inputs"], strict=True))
+    # The cases name their offsets after what they show; order says what is what.
+    given_arrays = dict(zip(INPUTS.values(), arrays.values(), strict=False))
+    top, left, bottom, right = attributes.pop("pads", (0, 0, 0, 0))
+    offset_groups = attributes.pop("offset_group", 1)
+    assert attributes.pop("kernel_shape") == list(given_arrays["weight"].shape[2:])
+    assert not attributes
+    output = cudeform.deform_conv2d(**given_arrays, padding=((top, bottom), (left, right)))
+    assert given_arrays["offset"].shape[1] == 2 * offset_groups * 4
+    np.testing.assert_allclose(output, case["outputs"][0], rtol=1e-6)
+
+
+def pair(value: Any) -> tuple[Any, Any]:
+    return value if isinstance(value, tuple) else (value, value)
+
+
+def session(case: Case) -> Any:
+    """A runtime for a model of one DeformConv node."""
+    present = {n: getattr(case, a) for n, a in INPUTS.items() if getattr(case, a) is not None}
+    (top, bottom), (left, right) = (pair(p) for p in pair(case.padding))
+    taps = case.weight.shape[2] * case.weight.shape[3]
+    node = onnx.helper.make_node(
+        "DeformConv",
+        [name if name in present else "" for name in INPUTS],
+        ["Y"],
+        strides=pair(case.stride),
+        pads=(top, left, bottom, right),
+        dilations=pair(case.dilation),
+        group=case.input.shape[1] // case.weight.shape[1],
+        offset_group=case.offset.shape[1] // (2 * taps),
+    )
+    kind = onnx.helper.np_dtype_to_tensor_dtype(case.input.dtype)
+    graph = onnx.helper.make_graph(
+        [node],
+        "one_node",
+        [onnx.helper.make_tensor_value_info(n, kind, a.shape) for n, a in present.items()],
+        [onnx.helper.make_tensor_value_info("Y", kind, case.grad_output.shape)],
+    )
+    opset = [onnx.helper.make_opsetid("", 22)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=10)
+    return onnxruntime.InferenceSession(model.SerializeToString()), present
+
+
+def assert_onnxruntime_agrees(case: Case) -> None:
+    runtime, inputs = session(case)
+    (wanted,) = runtime.run(["Y"], inputs)
+    tolerance = {"float32": 1e-4, "float64": 1e-11}[case.input.dtype.name]
+    output = cudeform.deform_conv2d(**case.arguments)
+    np.testing.assert_allclose(output, wanted, rtol=tolerance, atol=tolerance)
+
+
+# Not among them: NaN, which onnxruntime takes for out of range, and sizes that it refuses.
+CASES = [case for case in CASES if np.isfinite(case.offset).all() and case.weight.size]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_named_cases(case: Case, dtype: str) -> None:
+    assert_onnxruntime_agrees(case.cast(dtype))
+
+
+@settings(max_examples=150)
+@given(random_cases(offsets=("zero", "small", "normal", "large", "whole", "half", "far", "inf")))
+def test_random_cases(case: Case) -> None:
+    assert_onnxruntime_agrees(case.cast("float32"))
