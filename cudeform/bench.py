@@ -103,9 +103,9 @@ def measure_all(
     """
     absent = {name: bench_peers.absence(name) for name in bench_peers.CONTESTANTS}
     present = {name: c for name, c in bench_peers.CONTESTANTS.items() if absent[name] is None}
-    machine = info.Machine.here()
     measurements = []
     with _blas_threads(threads), _progress(len(configs) * len(directions)) as bar:
+        machine = info.Machine.here()
         for config in configs:
             problem = Problem.of(config)
             calls = {name: contestant(problem, threads) for name, contestant in present.items()}

@@ -151,12 +151,15 @@ def mean_ratio(measured: Iterable[Measurement], peer: str) -> float | None:
 
 def _noise(measured: Iterable[Measurement]) -> str:
     """The worst spread of the samples, so that nobody reads more into a ratio than there is."""
-    worst, name, m = max(
-        (_spread(samples), name, m) for m in measured for name, samples in m.samples_ms.items()
-    )
+    spreads = [
+        (_spread(samples), f"{name}, {m.config.name} {m.direction}")
+        for m in measured
+        for name, samples in m.samples_ms.items()
+    ]
+    worst, where = max(spreads)
     return (
-        f"Noise: the middle half of the times of {name}, {m.config.name} {m.direction}, spans "
-        f"{worst:.0%} of their median; all others span less."
+        f"Noise: the middle half of the times of {where}, spans {worst:.0%} of their median; "
+        "all others span less."
     )
 
 

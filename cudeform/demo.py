@@ -30,9 +30,9 @@ from cudeform.tiling import available_threads
 Floats = NDArray[np.float32]
 
 PHOTO = "grace_hopper.jpg"
-SEED = 0
-AMPLITUDE = 0.03  # largest displacement, as a share of the image's height
-WAVES = 4  # half waves of the field along each axis, at most
+SEED = 2
+AMPLITUDE = 0.04  # largest displacement, as a share of the image's height
+WAVES = 3  # half waves of the field along each axis, at most
 
 
 class Unavailable(Exception):
@@ -54,8 +54,8 @@ class Effort:
     steps: int
 
 
-FULL = Effort(halvings=0, sizes=4, steps=60)
-QUICK = Effort(halvings=2, sizes=2, steps=30)
+FULL = Effort(halvings=0, sizes=4, steps=40)
+QUICK = Effort(halvings=2, sizes=3, steps=30)
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,8 @@ def register(photo: Floats, effort: Effort, xp: ModuleType = np) -> Result:
         def advance(scale: int, error: Any) -> None:
             bar.update()
             if bar.n % 10 == 0:  # not at every step: reading the number waits for the GPU
-                bar.set_description(f"image at 1/{scale}, error {float(error) ** 0.5:.4f}")
+                size = f"1/{scale}" if scale > 1 else "full"
+                bar.set_description(f"{size} size, error {float(error) ** 0.5:.4f}")
 
         start = time.perf_counter()
         found = registration.register(

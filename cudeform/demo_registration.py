@@ -84,9 +84,7 @@ def warp(image: Array, field: Array, xp: Any = np) -> Array:
     return cudeform.deform_conv2d(image[None], field[None], identity(image, xp))[0]
 
 
-def error_and_slope(
-    moving: Array, fixed: Array, field: Array, xp: Any = np
-) -> tuple[Array, Array]:
+def error_and_slope(moving: Array, fixed: Array, field: Array, xp: Any = np) -> tuple[Array, Array]:
     """Mean squared difference of the warped image, and its derivative in every displacement."""
     difference = warp(moving, field, xp) - fixed
     gradients = cudeform.deform_conv2d_backward(

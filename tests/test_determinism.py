@@ -13,6 +13,8 @@ from cases import Case, build
 import cudeform
 
 SMALL = build("small", channels=6, groups=2, offset_groups=3, out_channels=4).cast("float32")
+# One tile, whose products are large enough for BLAS to share among threads of its own.
+MEDIUM = build("one tile", channels=64, size=(24, 24), out_channels=48, batch=1).cast("float32")
 # Many tiles, and pixels that many of them touch.
 LARGE = build(
     "many tiles",
@@ -46,7 +48,7 @@ def test_the_number_of_threads_does_not_change_a_bit(threads: int) -> None:
             assert_same_bits(results(LARGE), alone)
 
 
-@pytest.mark.parametrize("limit", [2**20, 2**22])
+@pytest.mark.parametrize("limit", [2**21, 2**23])
 def test_nor_does_it_with_little_memory(limit: int) -> None:
     with cudeform.options(num_threads=1, workspace_limit=limit):
         alone = results(LARGE)
@@ -54,7 +56,7 @@ def test_nor_does_it_with_little_memory(limit: int) -> None:
         assert_same_bits(results(LARGE), alone)
 
 
-@pytest.mark.parametrize("case", [SMALL, LARGE], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [SMALL, MEDIUM, LARGE], ids=lambda case: case.name)
 def test_runs_do_not_differ(case: Case) -> None:
     first = results(case)
     for _ in range(5):
@@ -68,12 +70,21 @@ def test_one_gradient_is_the_same_whatever_else_is_needed() -> None:
         assert getattr(grads, name).tobytes() == getattr(every, name).tobytes()
 
 
+def in_a_thread(function: Any, *arguments: Any) -> Any:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+@pytest.mark.parametrize("case", [SMALL, MEDIUM, LARGE], ids=lambda case: case.name)
+def test_the_thread_that_calls_does_not_matter(case: Case) -> None:
+    assert_same_bits(in_a_thread(results, case), results(case))
+
+
 def test_many_threads_at_once_with_options_of_their_own() -> None:
     calls = [
         (case, {"boundary_grad": rule, "num_threads": threads})
-        for case in (SMALL, LARGE)
-        for rule in ("torchvision", "mmcv")
-        for threads in (1, 3)
+        for rule, threads in (("torchvision", 1), ("mmcv", 2))
+        for case in (LARGE, MEDIUM, SMALL, MEDIUM)
     ]
 
     def run(case: Case, chosen: dict[str, Any]) -> list[Any]:
@@ -81,7 +92,7 @@ def test_many_threads_at_once_with_options_of_their_own() -> None:
             return results(case)
 
     alone = [run(*call) for call in calls]
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(4) as pool:
         together = [pool.submit(run, *call) for _ in range(3) for call in calls]
     for index, future in enumerate(together):
         assert_same_bits(future.result(), alone[index % len(calls)])
@@ -98,11 +109,6 @@ def chosen() -> cudeform.Options:
     """The options in force here."""
     with cudeform.options() as current:
         return current
-
-
-def in_a_thread(function: Any) -> Any:
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(function).result()
 
 
 def test_options_hold_inside_the_block_only() -> None:
@@ -166,8 +172,7 @@ def test_a_block_wins_over_set_options() -> None:
     assert (chosen().num_threads, chosen().deterministic) == (6, True)
 
 
-def test_a_changed_option_leaves_numpys_state_and_callers_threads_alone() -> None:
+def test_numpys_error_state_is_left_alone() -> None:
     before = np.geterr()
     results(build("nan", offset="nan and inf").cast("float32"))
     assert np.geterr() == before
-    assert threading.active_count() == 1

@@ -7,6 +7,7 @@ mask, and leaves the columns behind, from which the second product makes the wei
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from cudeform.geometry import Geometry
 from cudeform.gpu import products
@@ -34,20 +35,15 @@ def backward(
     Those arrays are contiguous; what is None is not computed.
     """
     wanted = [grad for grad in grads if grad is not None]
-    if 0 in g.output_shape or 0 in g.input_shape:
-        # Nothing was sampled: every gradient but the bias's is a sum of nothing.
+    if 0 in g.output_shape:
         _zero(device, wanted)
-        if grads.bias is None or 0 in g.output_shape:
-            return
-    if wanted:
+    elif wanted:
         _Backward.of(device, operands, g, options, grad_output, grads).run()
 
 
 def _zero(device: Device, arrays: list[DeviceArray]) -> None:
     for array in arrays:
-        nbytes = ITEMSIZE[array.dtype]
-        for size in array.shape:
-            nbytes *= size
+        nbytes = prod(array.shape) * ITEMSIZE[array.dtype]
         if nbytes:
             device.fill_zero(array.pointer, nbytes)
 

@@ -1,4 +1,4 @@
-"""What the launches of a call have in common: the device, the geometry, the variant of the kernels."""
+"""What the launches of a call have in common: device, geometry, variant of the kernels."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ FREE_SHARE = 0.25
 LEAST_DEFAULT = 32 * 2**20
 MOST_DEFAULT = 2 * 2**30
 
-# Chunks of a deterministic call do not depend on the limit: products of other sizes round otherwise.
+# Chunks of a deterministic call do not depend on the limit: other products round otherwise.
 DETERMINISTIC_BYTES = 128 * 2**20
 
 # Samples are numbered by 32-bit integers.
@@ -86,7 +86,7 @@ def _deterministic_room(costs: Costs, row: int, room: int) -> int:
     fixed = max(DETERMINISTIC_BYTES, costs.image + row)
     if room < fixed:
         raise ValueError(
-            f"workspace_limit must be at least {costs.call + fixed} bytes for a deterministic call, "
-            f"whose chunks do not depend on the limit, got {costs.call + room}"
+            f"workspace_limit must be at least {costs.call + fixed} bytes for a deterministic "
+            f"call, whose chunks do not depend on the limit, got {costs.call + room}"
         )
     return fixed

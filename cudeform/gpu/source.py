@@ -1,7 +1,7 @@
 """Kernel text: the files of ``kernels/`` behind a prelude that fixes types and widths.
 
-Files are joined as text, never included: CuPy's cache of compiled kernels knows the text it is given
-and not the files that the text would include.
+Files are joined as text, never included: CuPy's cache of compiled kernels knows the text it is
+given and not the files that the text would include.
 """
 
 from __future__ import annotations

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
 
-from cudeform.launch import Kernel
+from cudeform.gpu.protocol import Kernel
 
 HERE = Path(__file__).parent
 
@@ -26,8 +27,12 @@ FLAGS = (
     *("-Wall", "-Wextra", "-Wdouble-promotion", "-Werror", "-Wframe-larger-than=32768"),
     # A variant of a text may use less than the text declares.
     *("-Wno-unused-function", "-Wno-unused-parameter", "-Wno-unused-variable"),
-    "-Wno-unknown-pragmas",
+    *("-Wno-sign-compare", "-Wno-unknown-pragmas"),  # threadIdx is unsigned; #pragma unroll
 )
+
+
+# The part of a text that is PTX: from its own #line to the next.
+_INTRINSICS = re.compile(r'^#line 1 "intrinsics\.cuh"$.*?(?=^#line 1 )', re.DOTALL | re.MULTILINE)
 
 
 class CompileError(RuntimeError):
@@ -49,7 +54,7 @@ def compiled(kernel: Kernel, defines: tuple[str, ...] = ()) -> Path:
         [
             '#include "shim.h"',
             "namespace {",  # what the kernel does not use vanishes, whatever is inline or not
-            kernel.source,
+            _INTRINSICS.sub("", kernel.source),  # the shim has a twin of them
             "}",
             '#line 1 "entry"',
             f"#define HOSTCUDA_KERNEL {kernel.name}",

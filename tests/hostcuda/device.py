@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cudeform.launch import DeviceArray, Gemm, Kernel
+from cudeform.gpu.protocol import DeviceArray, Gemm, Kernel
 from hostcuda.compiler import compiled
 from hostcuda.gemm import multiply
 from hostcuda.library import MOST_THREADS, KernelError, Launch, Library
@@ -183,7 +183,8 @@ class HostDevice:
     def _bytes(self, low: int, high: int) -> NDArray[np.uint8]:
         if self._arena.span_of(low, high) is None:
             raise ValueError(f"{high - low} bytes, the first {self._arena.place(low)}")
-        return np.frombuffer((ctypes.c_char * (high - low)).from_address(low), np.uint8)
+        data = memoryview((ctypes.c_char * (high - low)).from_address(low))
+        return np.frombuffer(data, np.uint8)
 
     def _check_launch(
         self,
@@ -198,7 +199,9 @@ class HostDevice:
         if not 1 <= threads <= MOST_THREADS:
             raise ValueError(f"threads must be 1 to {MOST_THREADS}, got {threads}")
         if not 0 <= shared_bytes <= self.shared_limit:
-            raise ValueError(f"shared_bytes must be at most {self.shared_limit}, got {shared_bytes}")
+            raise ValueError(
+                f"shared_bytes must be at most {self.shared_limit}, got {shared_bytes}"
+            )
         if 8 * len(pointers) + params.nbytes > MOST_PARAMETER_BYTES:
             raise ValueError(f"parameters must have at most {MOST_PARAMETER_BYTES} bytes")
         for i, pointer in enumerate(pointers):

@@ -37,6 +37,25 @@ inline void run_kernel() {
     Kernel::call(HOSTCUDA_KERNEL, launch->arguments, std::make_index_sequence<Kernel::count>());
 }
 
+inline void run_grid(Launch* wanted) {
+    launch = wanted;
+    now.kernel = run_kernel;
+    now.count = static_cast<unsigned>(launch->threads);
+    now.random = launch->seed * 0x9E3779B97F4A7C15ULL | 1;  // not 0, and spread over all bits
+    gridDim = {static_cast<unsigned>(launch->blocks), 1, 1};
+    blockDim = {now.count, 1, 1};
+    auto* const order = static_cast<unsigned*>(std::malloc(gridDim.x * sizeof(unsigned)));
+    random_order(order, gridDim.x);
+    {
+        const Guard guard;
+        for (unsigned i = 0; i < gridDim.x && launch->failure == 0; ++i) {
+            blockIdx.x = order[i];
+            run_block();
+        }
+    }
+    std::free(order);
+}
+
 }  // namespace hostcuda
 
 extern "C" __attribute__((visibility("default"))) int hostcuda_parameters() {
@@ -47,22 +66,6 @@ extern "C" __attribute__((visibility("default"))) int hostcuda_struct_bytes() {
     return hostcuda::Kernel::sizes[hostcuda::Kernel::count - 1];
 }
 
-extern "C" __attribute__((visibility("default"))) void hostcuda_launch(hostcuda::Launch* wanted) {
-    using namespace hostcuda;
-    launch = wanted;
-    now.kernel = run_kernel;
-    now.count = static_cast<unsigned>(wanted->threads);
-    now.random = wanted->seed * 0x9E3779B97F4A7C15ULL | 1;  // not 0, and spread over all bits
-    gridDim = {static_cast<unsigned>(wanted->blocks), 1, 1};
-    blockDim = {now.count, 1, 1};
-    auto* const order = static_cast<unsigned*>(std::malloc(gridDim.x * sizeof(unsigned)));
-    random_order(order, gridDim.x);
-    {
-        const Guard guard;
-        for (unsigned i = 0; i < gridDim.x && wanted->failure == 0; ++i) {
-            blockIdx.x = order[i];
-            run_block();
-        }
-    }
-    std::free(order);
+extern "C" __attribute__((visibility("default"))) void hostcuda_launch(hostcuda::Launch* launch) {
+    hostcuda::run_grid(launch);
 }

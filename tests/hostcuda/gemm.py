@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cudeform.launch import Gemm, Matrix
+from cudeform.gpu.protocol import Gemm, Matrix
 from hostcuda.views import Memory, view
 
 # dtype of a and b, and of c, for which cuBLAS has a product.
@@ -26,10 +26,10 @@ def multiply(gemm: Gemm, memory: Memory) -> None:
     check(gemm)
     if 0 in (gemm.m, gemm.n, gemm.batch):
         return
-    sums = np.float64 if gemm.dtype == "float64" else np.float32
+    sums: Any = np.float64 if gemm.dtype == "float64" else np.float32
     c = _operand(gemm.c, gemm.m, gemm.n, gemm.batch, gemm.output_dtype, memory)
     with np.errstate(all="ignore"):  # on a GPU, too, no number is a reason to stop
-        result = np.zeros(c.shape, sums)
+        result: NDArray[Any] = np.zeros(c.shape, sums)
         if gemm.k > 0:
             a = _operand(gemm.a, gemm.m, gemm.k, gemm.batch, gemm.dtype, memory).astype(sums)
             b = _operand(gemm.b, gemm.k, gemm.n, gemm.batch, gemm.dtype, memory).astype(sums)
@@ -57,7 +57,9 @@ def check(gemm: Gemm) -> None:
     farthest = 0  # element that the steps so far lead to
     for step, count in steps:
         if count > 1 and step <= farthest:
-            raise ValueError(f"the elements of c must not overlap: {gemm.c}, m, n, k, batch {sizes}")
+            raise ValueError(
+                f"the elements of c must not overlap: {gemm.c}, m, n, k, batch {sizes}"
+            )
         farthest += step * max(0, count - 1)
 
 

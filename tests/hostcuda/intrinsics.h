@@ -18,7 +18,7 @@ struct alignas(16) vec16_t {
 
 // ---- numbers: round to nearest even, as `cvt.rn` does; every NaN becomes 0x7FFF -----------------
 
-inline float to_float(half_t x) {
+inline float to_acc(half_t x) {
     const unsigned sign = (x.bits & 0x8000u) << 16;
     const unsigned exponent = x.bits >> 10 & 31u;
     const unsigned fraction = x.bits & 0x3FFu;
@@ -28,11 +28,11 @@ inline float to_float(half_t x) {
     return sign != 0 ? -denormal : denormal;
 }
 
-inline float to_float(bfloat16_t x) { return __uint_as_float(static_cast<unsigned>(x.bits) << 16); }
-inline float to_float(float x) { return x; }
-inline double to_float(double x) { return x; }
+inline float to_acc(bfloat16_t x) { return __uint_as_float(static_cast<unsigned>(x.bits) << 16); }
+inline float to_acc(float x) { return x; }
+inline double to_acc(double x) { return x; }
 
-inline void from_float(float x, half_t* result) {
+inline void from_acc(float x, half_t* result) {
     const unsigned bits = __float_as_uint(x);
     const unsigned sign = bits >> 16 & 0x8000u;
     unsigned size = bits & 0x7FFFFFFFu;
@@ -50,14 +50,14 @@ inline void from_float(float x, half_t* result) {
     result->bits = static_cast<unsigned short>(sign | size);
 }
 
-inline void from_float(float x, bfloat16_t* result) {
+inline void from_acc(float x, bfloat16_t* result) {
     const unsigned bits = __float_as_uint(x);
     const unsigned rounded = (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
     result->bits = static_cast<unsigned short>(std::isnan(x) ? 0x7FFFu : rounded);
 }
 
-inline void from_float(float x, float* result) { *result = x; }
-inline void from_float(double x, double* result) { *result = x; }
+inline void from_acc(float x, float* result) { *result = x; }
+inline void from_acc(double x, double* result) { *result = x; }
 
 // ---- memory -------------------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from hostcuda.memory import map_pages
@@ -79,7 +78,11 @@ class Library:
         self._struct_bytes = self._functions.hostcuda_struct_bytes()
 
     def run(
-        self, launch: Launch, pointers: Sequence[int], params: NDArray[Any], place: Callable[[int], str]
+        self,
+        launch: Launch,
+        pointers: Sequence[int],
+        params: NDArray[Any],
+        place: Callable[[int], str],
     ) -> None:
         """Run all blocks.
 
@@ -96,10 +99,13 @@ class Library:
                 f"{self._name} takes a struct of {self._struct_bytes} bytes, "
                 f"got {params.size} of {params.itemsize} bytes"
             )
-        values = np.array([*pointers], np.uint64)
-        addresses = [values.ctypes.data + 8 * i for i in range(len(pointers))]
-        arguments = np.array([*addresses, params.ctypes.data], np.uint64)
-        launch.arguments = arguments.ctypes.data
+        values = (ctypes.c_size_t * len(pointers))(*pointers)
+        first = ctypes.addressof(values)
+        addresses = [first + i * ctypes.sizeof(ctypes.c_size_t) for i in range(len(pointers))]
+        # `params.ctypes.data` is the same, and takes longer than a small launch.
+        struct = params.__array_interface__["data"][0]
+        arguments = (ctypes.c_size_t * (len(pointers) + 1))(*addresses, struct)
+        launch.arguments = ctypes.addressof(arguments)
         launch.stacks = _stacks()
         launch.stack_bytes = STACK_BYTES
         launch.guard_bytes = mmap.PAGESIZE

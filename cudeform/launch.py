@@ -1,1 +1,0 @@
-from cudeform.gpu.protocol import *  # noqa

@@ -1,0 +1,131 @@
+"""The command line: which commands there are, what `info` says."""
+
+import subprocess
+import sys
+
+import pytest
+
+from cudeform import info
+from cudeform.__main__ import COMMANDS, main
+from cudeform.info import AVX512, Blas, Machine, avx512_remarks, note
+
+HASWELL = Blas("openblas", "0.3.31", "numpy", "Haswell", 2)
+SKYLAKEX = Blas("openblas", "0.3.31", "numpy", "SkylakeX", 2)
+MACHINE = Machine("a processor", 2, (HASWELL,), ())
+
+
+def python(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, timeout=120, env=environment
+    )
+
+
+def test_without_a_command_help_is_printed_and_the_status_is_2():
+    done = python("-m", "cudeform")
+    assert done.returncode == 2
+    assert all(name in done.stderr for name in COMMANDS)
+
+
+def test_an_unknown_command_is_an_error_in_words(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["benhc"])
+    assert stop.value.code == 2
+    assert "benhc" in capsys.readouterr().err
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith("cudeform ")
+
+
+def test_only_the_command_that_was_asked_for_is_imported():
+    code = (
+        "import sys; from cudeform.__main__ import main; main(['info']); "
+        "assert 'cudeform.info' in sys.modules; "
+        "assert not {'cudeform.bench', 'cudeform.demo', 'matplotlib', 'tqdm'} & set(sys.modules)"
+    )
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_info_names_the_blas_and_says_what_works():
+    done = python("-m", "cudeform", "info")
+    assert done.returncode == 0, done.stderr
+    assert any(str(blas) in done.stdout for blas in info.blas_libraries())
+    assert "NumPy arrays, on the CPU: a small convolution came out right" in done.stdout
+
+
+def test_info_tells_the_version_of_torch_without_importing_it(tmp_path):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch/__init__.py").write_text("raise RuntimeError('torch was imported')")
+    (tmp_path / "torch-9.9.dist-info").mkdir()
+    (tmp_path / "torch-9.9.dist-info/METADATA").write_text("Name: torch\nVersion: 9.9\n")
+    (tmp_path / "torch-9.9.dist-info/top_level.txt").write_text("torch\n")
+    done = python("-m", "cudeform", "info", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "9.9" in done.stdout
+    assert python("-c", "import torch", PYTHONPATH=str(tmp_path)).returncode != 0  # it would show
+
+
+def test_avx512_that_is_not_used_is_remarked_with_the_remedy():
+    (remark,) = avx512_remarks([*AVX512, "sse2"], [HASWELL])
+    assert "Haswell" in remark
+    assert "OPENBLAS_CORETYPE=SkylakeX" in remark
+
+
+@pytest.mark.parametrize(
+    ("flags", "blas"),
+    [
+        (AVX512, SKYLAKEX),
+        (AVX512, Blas("openblas", "0.3.31", "numpy", "Cooperlake", 2)),
+        (AVX512, Blas("openblas", "9.9", "numpy", "a kernel set to come", 2)),
+        (AVX512, Blas("openblas", "0.3.31", "numpy")),  # as without threadpoolctl
+        (AVX512, Blas("mkl", "2026.0", "numpy", "Haswell", 2)),  # the remedy is not for MKL
+        (AVX512 - {"avx512vl"}, HASWELL),  # SkylakeX kernels would crash here
+        ({"avx2", "fma"}, HASWELL),
+        ((), HASWELL),
+    ],
+)
+def test_no_remark_where_there_is_nothing_to_change(flags, blas):
+    assert list(avx512_remarks(flags, [blas])) == []
+
+
+def test_every_blas_is_looked_at():
+    assert len(list(avx512_remarks(AVX512, [SKYLAKEX, HASWELL, HASWELL]))) == 2
+
+
+def test_the_note_ends_with_what_to_do():
+    well = note(MACHINE, {"numpy": "2.0"}, "no CuPy installed", works=True)
+    assert well.endswith("To do\n  - nothing")
+    assert "no CuPy installed" in well
+    machine = Machine("a processor", 2, (HASWELL,), ("Eat less.",))
+    assert note(machine, {}, "", works=True).endswith("To do\n  - Eat less.")
+
+
+def test_the_note_does_not_hide_a_wrong_result(monkeypatch, capsys):
+    monkeypatch.setattr(info, "small_call_is_right", lambda: False)
+    assert main(["info"]) == 1
+    assert "A small convolution came out wrong" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("runtime", "sentence"),
+    [
+        ("def getDeviceCount(): raise OSError('no driver')", "CuPy finds no GPU: no driver"),
+        ("def getDeviceCount(): return 0", "CuPy finds no GPU"),
+        (
+            "def getDeviceCount(): return 2\n"
+            "def getDeviceProperties(device): return {'name': b'GPU %d' % device}",
+            "GPU 0, GPU 1",
+        ),
+    ],
+)
+def test_what_is_said_about_the_gpu(tmp_path, runtime, sentence):
+    (tmp_path / "cupy/cuda").mkdir(parents=True)
+    (tmp_path / "cupy/__init__.py").write_text("from cupy import cuda")
+    (tmp_path / "cupy/cuda/__init__.py").write_text("from cupy.cuda import runtime")
+    (tmp_path / "cupy/cuda/runtime.py").write_text(runtime)
+    done = python("-c", "from cudeform import info; print(info.gpu())", PYTHONPATH=str(tmp_path))
+    assert done.stdout.strip() == sentence, done.stderr
