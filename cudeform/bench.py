@@ -27,7 +27,7 @@ from cudeform import bench_configs, bench_peers, info
 from cudeform.bench_configs import Config, Problem
 from cudeform.bench_table import HEADINGS, Report, table
 from cudeform.bench_timing import LEAST_REPEATS, WrongResult, measure
-from cudeform.tiling import available_threads
+from cudeform.options import available_threads
 
 SECONDS = 10.0
 

@@ -105,15 +105,8 @@ def table(report: Report) -> str:
 
 def _heading(report: Report) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
-    machine = report.machine
-    return "\n".join(
-        [
-            versions,
-            f"{machine.processor}, cores: {machine.cores}, threads: {report.threads}, float32",
-            *(str(library) for library in machine.blas),
-            f"{report.date}  {report.command}",
-        ]
-    )
+    what = f"{report.date}, float32, threads: {report.threads}\n{report.command}"
+    return f"{versions}\n{report.machine}\n{what}"
 
 
 def _direction(measured: list[Measurement]) -> str:

@@ -14,6 +14,7 @@ import argparse
 import sys
 import time
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,10 +26,11 @@ from scipy.ndimage import map_coordinates
 import cudeform
 from cudeform import demo_registration as registration
 from cudeform.options import current
-from cudeform.tiling import available_threads
+from cudeform.options import available_threads
 
 Floats = NDArray[np.float32]
 
+EXTRAS = ("matplotlib", "tqdm")
 PHOTO = "grace_hopper.jpg"
 SEED = 2
 AMPLITUDE = 0.04  # largest displacement, as a share of the image's height
@@ -157,7 +159,7 @@ def register(photo: Floats, effort: Effort, xp: ModuleType = np) -> Result:
             bar.update()
             if bar.n % 10 == 0:  # not at every step: reading the number waits for the GPU
                 size = f"1/{scale}" if scale > 1 else "full"
-                bar.set_description(f"{size} size, error {float(error) ** 0.5:.4f}")
+                bar.set_description(f"{size} size, error {float(error) ** 0.5:.4f}", refresh=False)
 
         start = time.perf_counter()
         found = registration.register(
@@ -179,7 +181,7 @@ def photograph(halvings: int) -> Floats:
         raise Unavailable(
             f"this matplotlib has no {PHOTO}; the one of PyPI has: pip install 'cudeform[demo]'"
         ) from None
-    photo = np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32) / 255
+    photo = pixels.transpose(2, 0, 1).astype(np.float32, order="C") / np.float32(255)
     for _ in range(halvings):
         photo = registration.halved(photo)
     return photo
@@ -192,8 +194,9 @@ def smooth_field(height: int, width: int) -> Floats:
     the guesses. It is 0 along the border: what is seen in one image is seen in the other.
     """
     amounts = np.random.default_rng(SEED).standard_normal((2, WAVES, WAVES))
-    field = _sines(height) @ amounts @ _sines(width).T
-    return (field * (AMPLITUDE * height / np.hypot(*field).max())).astype(np.float32)
+    waves = _sines(height) @ amounts @ _sines(width).T
+    field: Floats = (waves * (AMPLITUDE * height / np.hypot(*waves).max())).astype(np.float32)
+    return field
 
 
 def _sines(size: int) -> NDArray[np.float64]:
@@ -242,8 +245,8 @@ def engine_name(xp: Any) -> str:
 def check_extras() -> None:
     """Refuse to begin without matplotlib or tqdm."""
     try:
-        import matplotlib
-        import tqdm  # noqa: F401
+        for name in EXTRAS:
+            import_module(name)
     except ImportError as missing:
         raise Unavailable(
             f"the demo needs {missing.name}, which is not installed: pip install 'cudeform[demo]'"

@@ -64,19 +64,20 @@ def register(
     stiffness = xp.asarray(bending_matrix(height / CELLS))
     for level in reversed(range(sizes)):
         scale = 2**level
-        images = [xp.asarray(image) for image in pyramid[level]]
+        small_moving, small_fixed = map(xp.asarray, pyramid[level])
         # Pixel i of a shrunk image is pixel scale * i of the full one.
         up, across = rows[::scale], columns[::scale].T
         adam = Adam(control)
         for step in range(steps):
-            # The field is linear in the control points; its slope comes back by the transposes.
-            error, slope = error_and_slope(*images, (up @ control @ across) / scale, xp)
+            # The field is linear in the control points; slopes go back by the transposes.
+            field = (up @ control @ across) / scale
+            error, slope = error_and_slope(small_moving, small_fixed, field, xp)
             slope = (up.T @ slope @ across.T) / scale
             slope = slope + SMOOTHNESS * (stiffness @ control + control @ stiffness)
             control = control - STEP * scale * ease(step / steps) * adam.direction(slope)
             advance(scale, error)
-    field: Floats = as_numpy(rows @ control @ columns.T)
-    return field
+    found: Floats = as_numpy(rows @ control @ columns.T)
+    return found
 
 
 def warp(image: Array, field: Array, xp: Any = np) -> Array:
@@ -136,7 +137,8 @@ def halved(image: Floats) -> Floats:
 def spline_matrix(size: int) -> Floats:
     """Cubic B-splines at pixels 0 ... size - 1: (size, CELLS + 3), one column a control point."""
     knots = np.arange(-3, CELLS + 4) * ((size - 1) / CELLS)
-    return BSpline(knots, np.eye(CELLS + 3), 3)(np.arange(size)).astype(np.float32)
+    splines: Floats = BSpline(knots, np.eye(CELLS + 3), 3)(np.arange(size)).astype(np.float32)
+    return splines
 
 
 def bending_matrix(spacing: float) -> Floats:

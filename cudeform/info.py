@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import cudeform
-from cudeform.tiling import available_threads
+from cudeform.options import available_threads
 
 # Libraries worth naming, as they are imported.
 LIBRARIES = (
@@ -28,6 +29,10 @@ AVX512 = frozenset({"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"})
 # What OpenBLAS takes on x86 where it does not use them. A kernel set that is not listed may, so
 # nothing is said about it.
 KERNELS_WITHOUT_AVX512 = frozenset({"Prescott", "Nehalem", "Sandybridge", "Haswell", "Zen"})
+
+
+# First parts of the names of variables that decide how fast a library of this process is.
+OBEYED = ("OPENBLAS_", "BLIS_", "MKL_", "OMP_", "GOMP_", "KMP_")
 
 
 @dataclass(frozen=True)
@@ -67,28 +72,46 @@ class Machine:
         processor: its name.
         cores: how many this process may use.
         blas: the BLAS libraries in this process.
+        environment: the variables that libraries of threads and matrices obey, as far as set.
         remarks: what could be better, each with its remedy.
     """
 
     processor: str
     cores: int
     blas: tuple[Blas, ...]
+    environment: dict[str, str]
     remarks: tuple[str, ...]
 
     @classmethod
     def here(cls) -> Machine:
         """The machine this process runs on."""
-        fields = _cpuinfo()
+        cpu = _cpuinfo()
         blas = blas_libraries()
-        remarks = (*avx512_remarks(fields.get("flags", "").split(), blas), *_blas_thread_remarks())
-        processor = fields.get("model name") or platform.processor() or platform.machine()
-        return cls(processor, available_threads(), blas, remarks)
+        environment = {
+            name: value for name, value in sorted(os.environ.items()) if name.startswith(OBEYED)
+        }
+        flags = cpu.get("flags", "").split()
+        return cls(
+            processor=cpu.get("model name") or platform.processor() or platform.machine(),
+            cores=available_threads(),
+            blas=blas,
+            environment=environment,
+            remarks=(*avx512_remarks(flags, blas, environment), *_blas_thread_remarks()),
+        )
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Machine:
         """A machine from the fields that ``dataclasses.asdict`` gave."""
         blas = tuple(Blas(**library) for library in fields["blas"])
-        return cls(fields["processor"], fields["cores"], blas, tuple(fields["remarks"]))
+        return cls(**{**fields, "blas": blas, "remarks": tuple(fields["remarks"])})
+
+    def __str__(self) -> str:
+        """A line each for the processor, every BLAS and the environment."""
+        lines = [f"{self.processor}, cores for this process: {self.cores}"]
+        lines += [str(library) for library in self.blas]
+        if self.environment:
+            lines.append(" ".join(f"{name}={value}" for name, value in self.environment.items()))
+        return "\n".join(lines)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,11 +143,10 @@ def note(machine: Machine, libraries: Mapping[str, str], gpu: str, works: bool) 
         [
             f"cudeform {cudeform.__version__} on Python {platform.python_version()}, {system}",
             "\nFound",
-            f"  processor      {machine.processor}, cores for this process: {machine.cores}",
-            *(f"  BLAS           {blas}" for blas in machine.blas),
-            f"  GPU            {gpu}",
-            *(f"  {name:<14} {version}" for name, version in libraries.items()),
-            f"  not installed  {', '.join(absent) or '-'}",
+            textwrap.indent(str(machine), "  "),
+            f"  {gpu}",
+            *(f"  {name} {version}" for name, version in libraries.items()),
+            f"  not installed: {', '.join(absent) or '-'}",
             "\nWorks",
             f"  {'NumPy arrays, on the CPU: a small convolution came out right' if works else '-'}",
             "\nTo do",
@@ -191,22 +213,29 @@ def blas_libraries() -> tuple[Blas, ...]:
     )
 
 
-def avx512_remarks(flags: Iterable[str], blas: Iterable[Blas]) -> Iterator[str]:
+def avx512_remarks(
+    flags: Iterable[str], blas: Iterable[Blas], environment: Mapping[str, str]
+) -> Iterator[str]:
     """Say where the processor has AVX-512 and OpenBLAS does not use it.
 
     Args:
         flags: what the processor can do, as Linux names it.
         blas: the libraries to look at.
+        environment: of this process; OPENBLAS_CORETYPE chooses the kernels.
     """
     if not AVX512.issubset(flags):
         return
     for library in blas:
-        if library.name == "openblas" and library.kernels in KERNELS_WITHOUT_AVX512:
-            yield (
-                f"The processor has AVX-512, but {library.title} runs its {library.kernels} "
-                "kernels, which do not use it: matrix products may take twice the time. "
-                "Set OPENBLAS_CORETYPE=SkylakeX in the environment before Python starts."
-            )
+        if library.name != "openblas" or library.kernels not in KERNELS_WITHOUT_AVX512:
+            continue
+        remedy = "Set OPENBLAS_CORETYPE=SkylakeX in the environment before Python starts."
+        chosen = environment.get("OPENBLAS_CORETYPE", "")
+        if chosen.lower() == library.kernels.lower():
+            remedy = f"OPENBLAS_CORETYPE={chosen} in the environment asks for them: remove it."
+        yield (
+            f"The processor has AVX-512, but {library.title} runs its {library.kernels} kernels, "
+            f"which do not use it: matrix products may take twice the time. {remedy}"
+        )
 
 
 def _blas_thread_remarks() -> Iterator[str]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cudeform.geometry import Geometry
-from cudeform.options import Options
-from cudeform.tiling import available_threads
+from cudeform.options import Options, available_threads
 
 DEFAULT_LIMIT = 64 * 2**20
 

@@ -6,17 +6,19 @@ consumed in the order of the tiles: this is what makes every sum independent of 
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from math import prod
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from numpy.typing import NDArray
 
 from cudeform.geometry import Geometry
+from cudeform.partition import split
 
+Array = NDArray[Any]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -44,21 +46,13 @@ class Tile:
         """Index of the box in an array (N, channels, OH, OW)."""
         return self.images, slice(None), self.rows, self.cols
 
+    def planes(self, values: Array, taps: int, offset_groups: int) -> Array:
+        """Values of the samples of the box, in their order, as (images, OG, taps, rows, cols)."""
+        return values.reshape(*self.shape, taps, offset_groups).transpose(0, 4, 3, 1, 2)
+
 
 def _length(part: slice) -> int:
     return int(part.stop - part.start)
-
-
-def split(size: int, most: int, multiple: int = 1) -> list[slice]:
-    """Cut ``range(size)`` into parts of at most ``most``, as equal as can be.
-
-    Unless one is enough, their number is the least multiple of ``multiple`` that will do.
-    """
-    parts = max(1, -(-size // max(1, most)))
-    if parts > 1:
-        parts = -(-parts // multiple) * multiple
-    edges = [size * part // parts for part in range(parts + 1)]
-    return [slice(a, b) for a, b in pairwise(edges) if b > a]
 
 
 def tiles(geometry: Geometry, images: slice, most: int) -> list[Tile]:
@@ -88,13 +82,6 @@ def tiles(geometry: Geometry, images: slice, most: int) -> list[Tile]:
 
 def _shift(part: slice, by: int) -> slice:
     return slice(part.start + by, part.stop + by)
-
-
-def available_threads() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def in_order(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cudeform.geometry import Geometry
-from cudeform.tiling import split
+from cudeform.partition import split
 
 Array = NDArray[Any]
 
@@ -32,7 +32,8 @@ def channels_first(g: Geometry, weight: Array) -> Array:
 
 
 def output_of(g: Geometry, weight: Array, columns: Array) -> Array:
-    """(O, positions) from columns (positions, taps * C)."""
+    """(O, positions) from columns, positions first and channels last."""
+    columns = columns.reshape(-1, g.taps * g.channels)
     if g.groups == 1:
         output: Array = weight[0] @ columns.T
         return output

@@ -20,8 +20,8 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from cudeform.cpu.tiles import Tile
 from cudeform.geometry import Geometry
-from cudeform.tiling import Tile
 
 Array = NDArray[Any]
 Bools = NDArray[np.bool_]

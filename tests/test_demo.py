@@ -1,0 +1,132 @@
+"""The demo registers its photograph, says so, and draws it."""
+
+import re
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("tqdm")
+
+import matplotlib
+from matplotlib.image import imread
+
+from cudeform import demo, demo_picture
+from cudeform import demo_registration as registration
+from cudeform.__main__ import main
+
+LINE = re.compile(
+    r"error (0\.\d{4}) -> (0\.\d{4}) \((\d+\.\d)x smaller\), field off by (\d+\.\d\d) px on "
+    r"average, \d+\.\d s on the NumPy engine \(\d+ threads?\); picture: (.+)\n"
+)
+
+
+def quick():
+    return demo.register(demo.photograph(demo.QUICK.halvings), demo.QUICK)
+
+
+@pytest.fixture(scope="module")
+def result():
+    return quick()
+
+
+def test_error_falls_and_field_is_found(result):
+    assert result.error_before / result.error_after > 5
+    assert np.hypot(*result.true).mean() > 1.5
+    assert result.field_error < 0.3
+
+
+def test_two_runs_give_the_same_bits(result):
+    again = quick()
+    assert result.found.tobytes() == again.found.tobytes()
+    assert result.registered.tobytes() == again.registered.tobytes()
+
+
+def test_true_field_is_0_at_the_border_and_keeps_its_promise_inside(result):
+    height = result.true.shape[1]
+    lengths = np.hypot(*result.true)
+    assert lengths.max() == pytest.approx(demo.AMPLITUDE * height)
+    border = np.concatenate([lengths[0], lengths[-1], lengths[:, 0], lengths[:, -1]])
+    assert border.max() < 0.2
+
+
+def test_warp_goes_where_scipy_goes(result):
+    warped = registration.warp(result.moving, result.true)
+    assert demo.rms(warped - result.fixed) < 0.02  # bilinear against cubic
+    wrong = registration.warp(result.moving, np.ascontiguousarray(result.true[::-1]))
+    assert demo.rms(wrong - result.fixed) > 0.05
+
+
+def test_slope_is_the_derivative_of_the_error():
+    rng = np.random.default_rng(0)
+    moving = registration.halved(rng.random((3, 24, 20), np.float32))
+    fixed = np.zeros_like(moving)
+    field, direction = rng.uniform(0.3, 0.4, (2, 2, 12, 10)).astype(np.float32)
+    step = 0.05 * direction  # crosses no pixel, so that the error is smooth
+    _, slope = registration.error_and_slope(moving, fixed, field)
+    less, _ = registration.error_and_slope(moving, fixed, field - step)
+    more, _ = registration.error_and_slope(moving, fixed, field + step)
+    assert (slope * step).sum() == pytest.approx((more - less) / 2, rel=1e-2)
+
+
+def test_command_writes_the_picture_and_a_line(tmp_path, capsys):
+    output = tmp_path / "picture.png"
+    settings = dict(matplotlib.rcParams)
+    assert main(["demo", "--quick", "--device", "cpu", "--output", str(output)]) == 0
+    assert dict(matplotlib.rcParams) == settings
+    out, err = capsys.readouterr()
+    before, after, ratio, distance, path = LINE.fullmatch(out).groups()
+    assert float(ratio) == pytest.approx(float(before) / float(after), rel=0.02)
+    assert float(distance) < 0.3
+    assert path == str(output)
+    steps = demo.QUICK.sizes * demo.QUICK.steps
+    assert f"{steps}/{steps}" in err  # the progress bar
+    width, height = (round(inches * demo_picture.DPI) for inches in demo_picture.SIZE)
+    pixels = imread(output)
+    assert pixels.shape[:2] == (height, width)
+    assert pixels[..., :3].std() > 0.2
+
+
+def test_steps_are_at_each_size(tmp_path, capsys):
+    output = str(tmp_path / "picture.png")
+    assert main(["demo", "--quick", "--steps", "2", "--device", "cpu", "--output", output]) == 0
+    assert f"{2 * demo.QUICK.sizes}/{2 * demo.QUICK.sizes}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("steps", ["0", "-1", "many"])
+def test_steps_that_are_no_count_are_refused(steps):
+    with pytest.raises(SystemExit):
+        main(["demo", "--steps", steps])
+
+
+@pytest.mark.parametrize("name", ["matplotlib", "tqdm"])
+def test_missing_library_is_named_with_the_remedy(name, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, name, None)
+    assert main(["demo", "--quick"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (f"the demo needs {name}, which is not installed: pip install 'cudeform[demo]'\n")
+
+
+def test_folder_that_is_not_there_is_refused_before_the_work(tmp_path, capsys):
+    output = tmp_path / "nowhere" / "picture.png"
+    assert main(["demo", "--device", "cpu", "--output", str(output)]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+
+
+def test_gpu_is_taken_where_there_is_one(monkeypatch):
+    cupy = SimpleNamespace(is_available=lambda: True)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    assert demo.array_module("auto") is cupy
+    assert demo.array_module("gpu") is cupy
+    assert demo.array_module("cpu") is np
+
+
+@pytest.mark.parametrize("cupy", [None, SimpleNamespace(is_available=lambda: False)])
+def test_without_a_gpu_auto_is_numpy_and_gpu_is_refused(cupy, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    assert demo.array_module("auto") is np
+    with pytest.raises(demo.Unavailable, match="needs CuPy and a GPU"):
+        demo.array_module("gpu")
