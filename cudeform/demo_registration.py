@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import BSpline
 from scipy.ndimage import gaussian_filter
 
 import cudeform
@@ -136,9 +135,10 @@ def halved(image: Floats) -> Floats:
 
 def spline_matrix(size: int) -> Floats:
     """Cubic B-splines at pixels 0 ... size - 1: (size, CELLS + 3), one column a control point."""
-    knots = np.arange(-3, CELLS + 4) * ((size - 1) / CELLS)
-    splines: Floats = BSpline(knots, np.eye(CELLS + 3), 3)(np.arange(size)).astype(np.float32)
-    return splines
+    distance = np.abs(np.linspace(0, CELLS, size)[:, None] - np.arange(-1, CELLS + 2))
+    near = (4 - 6 * distance**2 + 3 * distance**3) / 6
+    far = (2 - distance).clip(0) ** 3 / 6
+    return np.where(distance < 1, near, far).astype(np.float32)
 
 
 def bending_matrix(spacing: float) -> Floats:

@@ -144,7 +144,7 @@ def note(machine: Machine, libraries: Mapping[str, str], gpu: str, works: bool) 
             f"cudeform {cudeform.__version__} on Python {platform.python_version()}, {system}",
             "\nFound",
             textwrap.indent(str(machine), "  "),
-            f"  {gpu}",
+            f"  GPU: {gpu}",
             *(f"  {name} {version}" for name, version in libraries.items()),
             f"  not installed: {', '.join(absent) or '-'}",
             "\nWorks",

@@ -30,9 +30,8 @@ def measurement(ours: float, torchvision: float, direction: str = "forward") -> 
 
 
 def report(*measurements: Measurement) -> Report:
-    machine = Machine(
-        "a processor", 2, (Blas("openblas", "1.2", "numpy", "Zen", 2),), ("A remark.",)
-    )
+    blas = (Blas("openblas", "1.2", "numpy", "Zen", 2),)
+    machine = Machine("a processor", 2, blas, {"OMP_NUM_THREADS": "2"}, ("A remark.",))
     versions, absent = {"cudeform": "0.1.0"}, {"onnxruntime": "onnx not installed"}
     return Report("bench", "a date", 2, versions, machine, absent, measurements)
 

@@ -5,18 +5,16 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import DTYPES
-from reference import reference
+from checks import both, computed
 
 import cudeform
 
 INF, NAN = np.inf, np.nan
 RAMP = np.arange(1.0, 10.0).reshape(3, 3)
 
-either = pytest.mark.parametrize("implementation", ["cudeform", "reference"])
-
 
 def sample(
-    implementation: str,
+    compute: Any,
     image: Any,
     y: float,
     x: float,
@@ -24,27 +22,21 @@ def sample(
     mask: float | None = None,
     weight: float = 1.0,
     grad: float = 1.0,
-    boundary_grad: Any = "torchvision",
+    boundary_grad: str = "torchvision",
     dtype: Any = np.float64,
 ) -> dict[str, Any]:
     """Output and gradients of one sample of a small image, at (y, x)."""
     image = np.asarray(image, dtype)[None, None]
-    args = {
-        "input": image,
-        "offset": np.array([y, x], dtype).reshape(1, 2, 1, 1),
-        "weight": np.full((1, 1, 1, 1), weight, dtype),
-        "stride": image.shape[2:],
-        "mask": None if mask is None else np.full((1, 1, 1, 1), mask, dtype),
-    }
-    grad_output = np.full((1, 1, 1, 1), grad, dtype)
-    if implementation == "reference":
-        sums = reference(**args, grad_output=grad_output, boundary_grad=boundary_grad)
-        results = {name: total.value for name, total in sums.items()}
-    else:
-        with cudeform.options(boundary_grad=boundary_grad):
-            grads = cudeform.deform_conv2d_backward(grad_output, **args)
-        results = {"output": cudeform.deform_conv2d(**args), **grads._asdict()}
-    return {name: a.squeeze() for name, a in results.items() if a is not None}
+    results = compute(
+        input=image,
+        offset=np.array([y, x], dtype).reshape(1, 2, 1, 1),
+        weight=np.full((1, 1, 1, 1), weight, dtype),
+        stride=image.shape[2:],
+        mask=None if mask is None else np.full((1, 1, 1, 1), mask, dtype),
+        grad_output=np.full((1, 1, 1, 1), grad, dtype),
+        boundary_grad=boundary_grad,
+    )
+    return {name: array.squeeze() for name, array in results.items()}
 
 
 @pytest.mark.parametrize(
@@ -64,25 +56,25 @@ def sample(
     ],
 )
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
-@either
+@both
 def test_samples_fade_to_zero_over_one_pixel(
-    implementation: str, dtype: Any, at: float, wanted: float
+    compute: Any, dtype: Any, at: float, wanted: float
 ) -> None:
     sevens = np.full((3, 3), 7.0)
-    assert sample(implementation, sevens, at, 1.0, dtype=dtype)["output"] == wanted
-    assert sample(implementation, sevens, 1.0, at, dtype=dtype)["output"] == wanted
+    assert sample(compute, sevens, at, 1.0, dtype=dtype)["output"] == wanted
+    assert sample(compute, sevens, 1.0, at, dtype=dtype)["output"] == wanted
 
 
-@either
-def test_the_fade_ends_at_zero_without_a_step(implementation: str) -> None:
-    just_inside = sample(implementation, np.full((3, 3), 7.0), 2.999999999, 1.0)["output"]
+@both
+def test_the_fade_ends_at_zero_without_a_step(compute: Any) -> None:
+    just_inside = sample(compute, np.full((3, 3), 7.0), 2.999999999, 1.0)["output"]
     assert just_inside == pytest.approx(7e-9, rel=1e-6)
 
 
-@either
-def test_samples_beyond_a_corner_fade_in_both_directions(implementation: str) -> None:
-    assert sample(implementation, RAMP, -0.5, -0.5)["output"] == 1 / 4
-    assert sample(implementation, RAMP, 2.5, 2.5)["output"] == 9 / 4
+@both
+def test_samples_beyond_a_corner_fade_in_both_directions(compute: Any) -> None:
+    assert sample(compute, RAMP, -0.5, -0.5)["output"] == 1 / 4
+    assert sample(compute, RAMP, 2.5, 2.5)["output"] == 9 / 4
 
 
 # Where a sample lies, and the derivatives of its value by y and x on the ramp 1 ... 9.
@@ -108,27 +100,27 @@ SLOPES = [
 
 
 @pytest.mark.parametrize(("at", "wanted"), SLOPES)
-@either
+@both
 def test_offset_gradient_is_the_derivative_to_the_right(
-    implementation: str, at: tuple[float, float], wanted: tuple[float, float]
+    compute: Any, at: tuple[float, float], wanted: tuple[float, float]
 ) -> None:
-    assert tuple(sample(implementation, RAMP, *at)["offset"]) == wanted
+    assert tuple(sample(compute, RAMP, *at)["offset"]) == wanted
 
 
 @pytest.mark.parametrize(("at", "wanted"), SLOPES)
-@either
+@both
 def test_by_the_other_rule_it_is_zero_where_the_sample_is_out_of_range(
-    implementation: str, at: tuple[float, float], wanted: tuple[float, float]
+    compute: Any, at: tuple[float, float], wanted: tuple[float, float]
 ) -> None:
     if not all(-1 < coordinate < 3 for coordinate in at):
         wanted = (0.0, 0.0)
-    grad = sample(implementation, RAMP, *at, boundary_grad="mmcv")["offset"]
+    grad = sample(compute, RAMP, *at, boundary_grad="mmcv")["offset"]
     assert tuple(grad) == wanted
 
 
 @pytest.mark.parametrize("boundary_grad", ["torchvision", "mmcv"])
 def test_the_rules_differ_only_in_the_offset_gradient(boundary_grad: str) -> None:
-    one = sample("cudeform", RAMP, -1.0, 0.5, mask=2.0, boundary_grad=boundary_grad)
+    one = sample(computed, RAMP, -1.0, 0.5, mask=2.0, boundary_grad=boundary_grad)
     assert one["offset"][0] == {"torchvision": 3.0, "mmcv": 0.0}[boundary_grad]
     assert (one["mask"], one["output"], one["weight"]) == (0.0, 0.0, 0.0)
     assert not one["input"].any()
@@ -151,9 +143,9 @@ def test_zero_offsets_with_padding_are_where_the_rules_differ() -> None:
     }
 
 
-@either
-def test_gradient_of_the_input_is_shared_by_the_neighbours(implementation: str) -> None:
-    one = sample(implementation, RAMP, 0.25, 1.5, mask=2.0, weight=3.0, grad=5.0)
+@both
+def test_gradient_of_the_input_is_shared_by_the_neighbours(compute: Any) -> None:
+    one = sample(compute, RAMP, 0.25, 1.5, mask=2.0, weight=3.0, grad=5.0)
     wanted = np.zeros((3, 3))
     wanted[0, 1:] = 30 * 0.75 / 2
     wanted[1, 1:] = 30 * 0.25 / 2
@@ -164,31 +156,29 @@ def test_gradient_of_the_input_is_shared_by_the_neighbours(implementation: str) 
 
 @pytest.mark.parametrize("far", [4.0, -2.0, 70000.0, -1e10, 2.0**31, 2.0**63, 3e38, -3e38])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@either
-def test_far_outside_everything_is_zero(implementation: str, dtype: str, far: float) -> None:
+@both
+def test_far_outside_everything_is_zero(compute: Any, dtype: str, far: float) -> None:
     for at in ((far, 0.5), (0.5, far), (far, -far), (far, far)):
-        one = sample(implementation, RAMP, *at, mask=2.0, dtype=DTYPES[dtype])
+        one = sample(compute, RAMP, *at, mask=2.0, dtype=DTYPES[dtype])
         assert all(not array.any() for array in one.values())
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 @pytest.mark.parametrize("far", [INF, -INF])
-@either
-def test_an_infinite_coordinate_is_out_of_range(
-    implementation: str, far: float, dtype: Any
-) -> None:
+@both
+def test_an_infinite_coordinate_is_out_of_range(compute: Any, far: float, dtype: Any) -> None:
     for at in ((far, 0.5), (0.5, far), (far, far), (far, -far), (far, -1.0)):
-        one = sample(implementation, RAMP, *at, mask=2.0, dtype=dtype)
+        one = sample(compute, RAMP, *at, mask=2.0, dtype=dtype)
         assert all(not array.any() for array in one.values())
 
 
 @pytest.mark.parametrize("at", [(NAN, 1.0), (1.0, NAN), (NAN, NAN), (NAN, 99.0), (NAN, INF)])
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
-@either
+@both
 def test_a_nan_coordinate_gives_nan_but_reaches_no_pixel(
-    implementation: str, dtype: Any, at: tuple[float, float]
+    compute: Any, dtype: Any, at: tuple[float, float]
 ) -> None:
-    one = sample(implementation, RAMP, *at, mask=2.0, dtype=dtype)
+    one = sample(compute, RAMP, *at, mask=2.0, dtype=dtype)
     for name in ("output", "offset", "weight", "mask"):
         assert np.isnan(one[name]).all(), name
     assert not one["input"].any()
@@ -211,50 +201,50 @@ def test_a_nan_coordinate_stays_in_its_group_and_at_its_position() -> None:
     np.testing.assert_array_equal(grads.input[0, 2:, 1, 2], [0.0, 0.0])
 
 
-@either
+@both
 def test_an_infinite_pixel_contaminates_its_neighbour_to_the_left_and_above(
-    implementation: str,
+    compute: Any,
 ) -> None:
     image = [[0.0, INF, 0.0]]
-    outputs = [sample(implementation, image, 0.0, x)["output"] for x in (0.0, 1.0, 2.0)]
+    outputs = [sample(compute, image, 0.0, x)["output"] for x in (0.0, 1.0, 2.0)]
     np.testing.assert_array_equal(outputs, [NAN, INF, 0.0])
-    outputs = [sample(implementation, np.transpose(image), y, 0.0)["output"] for y in range(3)]
+    outputs = [sample(compute, np.transpose(image), y, 0.0)["output"] for y in range(3)]
     np.testing.assert_array_equal(outputs, [NAN, INF, 0.0])
 
 
 @pytest.mark.parametrize("at", [(-1.0, 0.0), (0.0, -1.0), (1.0, 0.0), (0.0, 3.0), (5.0, 5.0)])
-@either
+@both
 def test_out_of_range_not_even_an_infinite_pixel_is_felt(
-    implementation: str, at: tuple[float, float]
+    compute: Any, at: tuple[float, float]
 ) -> None:
-    assert sample(implementation, [[INF, INF, INF]], *at)["output"] == 0
+    assert sample(compute, [[INF, INF, INF]], *at)["output"] == 0
 
 
-@either
-def test_a_zero_mask_does_not_stop_a_nan(implementation: str) -> None:
-    assert np.isnan(sample(implementation, [[NAN]], 0.0, 0.0, mask=0.0)["output"])
+@both
+def test_a_zero_mask_does_not_stop_a_nan(compute: Any) -> None:
+    assert np.isnan(sample(compute, [[NAN]], 0.0, 0.0, mask=0.0)["output"])
 
 
-@either
-def test_the_mask_multiplies_samples_that_are_out_of_range_too(implementation: str) -> None:
-    assert np.isnan(sample(implementation, RAMP, 9.0, 0.0, mask=NAN)["output"])
-    assert np.isnan(sample(implementation, RAMP, 9.0, 0.0, mask=INF)["output"])
-    assert np.isnan(sample(implementation, RAMP, INF, 0.0, mask=NAN)["output"])
+@both
+def test_the_mask_multiplies_samples_that_are_out_of_range_too(compute: Any) -> None:
+    assert np.isnan(sample(compute, RAMP, 9.0, 0.0, mask=NAN)["output"])
+    assert np.isnan(sample(compute, RAMP, 9.0, 0.0, mask=INF)["output"])
+    assert np.isnan(sample(compute, RAMP, INF, 0.0, mask=NAN)["output"])
 
 
-@either
-def test_an_infinite_mask_multiplies_the_sample_not_its_corners(implementation: str) -> None:
-    assert sample(implementation, RAMP, 1.0, 1.0, mask=INF)["output"] == INF
-    assert sample(implementation, RAMP, 0.5, 1.0, mask=-INF)["output"] == -INF
+@both
+def test_an_infinite_mask_multiplies_the_sample_not_its_corners(compute: Any) -> None:
+    assert sample(compute, RAMP, 1.0, 1.0, mask=INF)["output"] == INF
+    assert sample(compute, RAMP, 0.5, 1.0, mask=-INF)["output"] == -INF
 
 
 @pytest.mark.parametrize("bad", [NAN, INF])
 @pytest.mark.parametrize("what", ["mask", "weight", "grad"])
-@either
+@both
 def test_the_input_gradient_reaches_only_pixels_with_a_positive_weight(
-    implementation: str, what: str, bad: float
+    compute: Any, what: str, bad: float
 ) -> None:
-    one = sample(implementation, RAMP, 1.0, 0.5, **{"mask": 1.0, what: bad})
+    one = sample(compute, RAMP, 1.0, 0.5, **{"mask": 1.0, what: bad})
     reached = np.zeros((3, 3), np.bool_)
     reached[1, :2] = True
     np.testing.assert_array_equal(np.isfinite(one["input"]), ~reached)

@@ -1,7 +1,9 @@
 """The command line: which commands there are, what `info` says."""
 
+import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -11,12 +13,16 @@ from cudeform.info import AVX512, Blas, Machine, avx512_remarks, note
 
 HASWELL = Blas("openblas", "0.3.31", "numpy", "Haswell", 2)
 SKYLAKEX = Blas("openblas", "0.3.31", "numpy", "SkylakeX", 2)
-MACHINE = Machine("a processor", 2, (HASWELL,), ())
+MACHINE = Machine("a processor", 2, (HASWELL,), {"OMP_NUM_THREADS": "2"}, ())
 
 
 def python(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, timeout=120, env=environment
+        [sys.executable, *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | environment,
     )
 
 
@@ -53,7 +59,8 @@ def test_only_the_command_that_was_asked_for_is_imported():
 def test_info_names_the_blas_and_says_what_works():
     done = python("-m", "cudeform", "info")
     assert done.returncode == 0, done.stderr
-    assert any(str(blas) in done.stdout for blas in info.blas_libraries())
+    assert all(blas.title in done.stdout for blas in info.blas_libraries())
+    assert "kernel set" in done.stdout
     assert "NumPy arrays, on the CPU: a small convolution came out right" in done.stdout
 
 
@@ -70,9 +77,15 @@ def test_info_tells_the_version_of_torch_without_importing_it(tmp_path):
 
 
 def test_avx512_that_is_not_used_is_remarked_with_the_remedy():
-    (remark,) = avx512_remarks([*AVX512, "sse2"], [HASWELL])
+    (remark,) = avx512_remarks([*AVX512, "sse2"], [HASWELL], {})
     assert "Haswell" in remark
-    assert "OPENBLAS_CORETYPE=SkylakeX" in remark
+    assert "Set OPENBLAS_CORETYPE=SkylakeX" in remark
+
+
+def test_avx512_that_the_environment_forbids_is_remarked_with_another_remedy():
+    (remark,) = avx512_remarks(AVX512, [HASWELL], {"OPENBLAS_CORETYPE": "haswell"})
+    assert "OPENBLAS_CORETYPE=haswell in the environment asks for them: remove it" in remark
+    assert "SkylakeX" not in remark
 
 
 @pytest.mark.parametrize(
@@ -89,18 +102,19 @@ def test_avx512_that_is_not_used_is_remarked_with_the_remedy():
     ],
 )
 def test_no_remark_where_there_is_nothing_to_change(flags, blas):
-    assert list(avx512_remarks(flags, [blas])) == []
+    assert list(avx512_remarks(flags, [blas], {})) == []
 
 
 def test_every_blas_is_looked_at():
-    assert len(list(avx512_remarks(AVX512, [SKYLAKEX, HASWELL, HASWELL]))) == 2
+    assert len(list(avx512_remarks(AVX512, [SKYLAKEX, HASWELL, HASWELL], {}))) == 2
 
 
 def test_the_note_ends_with_what_to_do():
     well = note(MACHINE, {"numpy": "2.0"}, "no CuPy installed", works=True)
     assert well.endswith("To do\n  - nothing")
     assert "no CuPy installed" in well
-    machine = Machine("a processor", 2, (HASWELL,), ("Eat less.",))
+    assert "OMP_NUM_THREADS=2" in well
+    machine = replace(MACHINE, remarks=("Eat less.",))
     assert note(machine, {}, "", works=True).endswith("To do\n  - Eat less.")
 
 

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib")
+pytest.importorskip("threadpoolctl")
 pytest.importorskip("tqdm")
 
 import matplotlib
 from matplotlib.image import imread
 
+import cudeform
 from cudeform import demo, demo_picture
 from cudeform import demo_registration as registration
 from cudeform.__main__ import main
@@ -38,8 +40,10 @@ def test_error_falls_and_field_is_found(result):
     assert result.field_error < 0.3
 
 
-def test_two_runs_give_the_same_bits(result):
-    again = quick()
+@pytest.mark.parametrize("threads", [None, 1, 3])
+def test_runs_give_the_same_bits_for_any_number_of_threads(result, threads):
+    with cudeform.options(num_threads=threads):
+        again = quick()
     assert result.found.tobytes() == again.found.tobytes()
     assert result.registered.tobytes() == again.registered.tobytes()
 
@@ -101,7 +105,7 @@ def test_steps_that_are_no_count_are_refused(steps):
         main(["demo", "--steps", steps])
 
 
-@pytest.mark.parametrize("name", ["matplotlib", "tqdm"])
+@pytest.mark.parametrize("name", ["matplotlib", "threadpoolctl", "tqdm"])
 def test_missing_library_is_named_with_the_remedy(name, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, name, None)
     assert main(["demo", "--quick"]) == 2

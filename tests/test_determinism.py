@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import Case, build
+from checks import computed
 
 import cudeform
 
@@ -28,15 +29,14 @@ LARGE = build(
 ).cast("float32")
 
 
-def results(case: Case) -> list[Any]:
-    """Output and gradients."""
-    grads = cudeform.deform_conv2d_backward(**case.backward_arguments)
-    return [cudeform.deform_conv2d(**case.arguments), *grads]
+def results(case: Case, boundary_grad: str = "torchvision") -> dict[str, Any]:
+    return computed(**case.backward_arguments, boundary_grad=boundary_grad)
 
 
-def assert_same_bits(some: list[Any], others: list[Any]) -> None:
-    for one, other in zip(some, others, strict=True):
-        assert one.tobytes() == other.tobytes()
+def assert_same_bits(some: dict[str, Any], others: dict[str, Any]) -> None:
+    assert some.keys() == others.keys()
+    for name, array in some.items():
+        assert array.tobytes() == others[name].tobytes(), name
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
@@ -82,14 +82,14 @@ def test_the_thread_that_calls_does_not_matter(case: Case) -> None:
 
 def test_many_threads_at_once_with_options_of_their_own() -> None:
     calls = [
-        (case, {"boundary_grad": rule, "num_threads": threads})
+        (case, rule, threads)
         for rule, threads in (("torchvision", 1), ("mmcv", 2))
         for case in (LARGE, MEDIUM, SMALL, MEDIUM)
     ]
 
-    def run(case: Case, chosen: dict[str, Any]) -> list[Any]:
-        with cudeform.options(**chosen):
-            return results(case)
+    def run(case: Case, boundary_grad: str, threads: int) -> dict[str, Any]:
+        with cudeform.options(num_threads=threads):
+            return results(case, boundary_grad)
 
     alone = [run(*call) for call in calls]
     with ThreadPoolExecutor(4) as pool:

@@ -112,11 +112,13 @@ def test_half_precision_holds_the_image_in_float32() -> None:
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_too_small_a_limit_is_refused_with_the_least_that_works(direction: str) -> None:
+    case = call((1, 16, 20, 20), out_channels=4)
+
     def run() -> None:
         if direction == "forward":
-            cudeform.deform_conv2d(**MEDIUM.arguments)
+            cudeform.deform_conv2d(**case.arguments)
         else:
-            cudeform.deform_conv2d_backward(**MEDIUM.backward_arguments)
+            cudeform.deform_conv2d_backward(**case.backward_arguments)
 
     with (
         cudeform.options(workspace_limit=1000),

@@ -1,4 +1,9 @@
-"""The BLAS under NumPy: one thread of it while our own threads run, and what it is."""
+"""The BLAS under NumPy, held to one thread while our own threads run.
+
+OpenBLAS as NumPy's wheels bring it has one pool of threads for the process: with two levels of
+threads the cores are oversubscribed, and a product rounds differently with other numbers of them. Where
+threadpoolctl is not installed, and for other libraries, BLAS keeps its threads.
+"""
 
 from __future__ import annotations
 
@@ -10,40 +15,47 @@ from typing import Any
 
 _lock = threading.Lock()
 _users = 0
-_limit: Any = None
+_before: list[int] = []
 
 
 @cache
-def _controller() -> Any:
-    """threadpoolctl's view of the loaded libraries, or None where it is not installed."""
+def _pools() -> list[Any]:
+    """threadpoolctl's controllers of the pools that belong to the whole process."""
     try:
         import threadpoolctl
     except ImportError:
-        return None
-    return threadpoolctl.ThreadpoolController()
+        return []
+    libraries = threadpoolctl.ThreadpoolController().lib_controllers
+    return [
+        library
+        for library in libraries
+        if library.internal_api == "openblas" and library.threading_layer == "pthreads"
+    ]
 
 
 @contextmanager
 def single_threaded() -> Iterator[None]:
-    """Hold BLAS to one thread while any caller is inside; the last one out lifts the limit.
-
-    The setting belongs to the process, so overlapping callers share it. Without threadpoolctl BLAS
-    keeps its threads: results are right, the cores are oversubscribed.
-    """
-    global _users, _limit
-    controller = _controller()
-    if controller is None:
-        yield
-        return
+    """Hold BLAS to one thread while any caller is inside; the last one out lifts the limit."""
+    global _users, _before
     with _lock:
         _users += 1
         if _users == 1:
-            _limit = controller.limit(limits=1, user_api="blas")
+            _before = [library.get_num_threads() for library in _pools()]
+            _set_threads([1] * len(_before))
     try:
         yield
     finally:
         with _lock:
             _users -= 1
             if _users == 0:
-                _limit.restore_original_limits()
-                _limit = None
+                _set_threads(_before)
+
+
+def _set_threads(counts: list[int]) -> None:
+    for library, count in zip(_pools(), counts, strict=True):
+        # Newer threadpoolctl lets one thread alone set the number until it gives up control, but
+        # the first caller in and the last one out may be different threads.
+        give_up_control = getattr(library, "clear_controlling_thread", lambda force: None)
+        give_up_control(force=True)
+        library.set_num_threads(count)
+        give_up_control(force=True)

@@ -57,12 +57,18 @@ class Samples:
         """Sample the table: ``S @ table``, (samples, C / offset_groups)."""
         # A mask that is not finite must not meet the weights: infinity times a weight of 0 is NaN.
         late = self.mask is not None and not np.isfinite(self.mask).all()
-        operator = self._operator(None, len(table)) if late else self._masked(len(table))
+        operator = self._sparse(self.bilinear(), len(table)) if late else self.operator(len(table))
         columns: Array = operator @ table
         if late and self.mask is not None:
             columns *= self.mask[:, None]
         columns[self.lost] = np.nan
         return columns
+
+    def operator(self, table_rows: int) -> sp.csr_array:
+        """``S``, mask included; made once, for it serves the columns and the scatter."""
+        if "operator" not in self._made:
+            self._made["operator"] = self._sparse(self.bilinear(self.mask), table_rows)
+        return self._made["operator"]
 
     def scatter(self, grad_columns: Array, table_rows: int) -> tuple[Array, Array]:
         """``S.T @ grad_columns``, without its empty rows.
@@ -70,18 +76,15 @@ class Samples:
         Returns:
             The rows of the table that the tile touches, each once, and what each of them gains.
         """
-        operator = self._masked(table_rows)
-        seen = np.zeros(table_rows, np.bool_)
-        seen[operator.indices] = True
-        touched = np.flatnonzero(seen)
-        compact = np.empty(table_rows, operator.indices.dtype)
-        compact[touched] = np.arange(len(touched), dtype=compact.dtype)
-        operator = sp.csr_array(
-            (operator.data, compact.take(operator.indices), operator.indptr),
-            shape=(len(grad_columns), len(touched)),
-        )
-        gains: Array = operator.T @ grad_columns
-        return touched, gains
+        operator = self.operator(table_rows)
+        finite = self.mask is None or np.isfinite(self.mask).all()
+        if not (finite and np.isfinite(grad_columns.sum())):
+            # A corner of weight 0 gains nothing, not even infinity times 0.
+            bilinear = self.bilinear()
+            weights = np.where(bilinear == 0, 0, self.bilinear(self.mask))
+            operator = self._sparse(weights, table_rows)
+            operator.eliminate_zeros()
+        return scatter(operator, grad_columns)
 
     def corner_dots(self, table: Array, grad_columns: Array) -> Array:
         """Dot product over channels of ``grad_columns`` with each corner, (4, samples).
@@ -97,9 +100,21 @@ class Samples:
             dot[~held] = 0
         return dots
 
+    def bilinear(self, mask: Array | None = None) -> Array:
+        """Bilinear weights of the corners, times the mask if one is given, (samples, 4)."""
+        weights = np.empty((len(self.ly), 4), self.ly.dtype)
+        below, above, right, left = self.ly, 1 - self.ly, self.lx, 1 - self.lx
+        if mask is not None:
+            below, above = below * mask, above * mask
+        np.multiply(above, left, out=weights[:, 0])
+        np.multiply(above, right, out=weights[:, 1])
+        np.multiply(below, left, out=weights[:, 2])
+        np.multiply(below, right, out=weights[:, 3])
+        return weights
+
     def grad_mask(self, dots: Array) -> Array:
         """Gradient of the mask from the corner dots."""
-        grad: Array = np.einsum("js,sj->s", dots, self._weights(None))
+        grad: Array = np.einsum("js,sj->s", dots, self.bilinear())
         grad[self.edge] = 0
         grad[self.lost] = np.nan
         return grad
@@ -117,26 +132,8 @@ class Samples:
             grad[self.lost] = np.nan
         return grad_y, grad_x
 
-    def _weights(self, mask: Array | None) -> Array:
-        """Bilinear weights times the mask, (samples, 4)."""
-        weights = np.empty((len(self.ly), 4), self.ly.dtype)
-        below, above, left = self.ly, 1 - self.ly, 1 - self.lx
-        if mask is not None:
-            below, above = below * mask, above * mask
-        np.multiply(above, left, out=weights[:, 0])
-        np.multiply(above, self.lx, out=weights[:, 1])
-        np.multiply(below, left, out=weights[:, 2])
-        np.multiply(below, self.lx, out=weights[:, 3])
-        return weights
-
-    def _masked(self, table_rows: int) -> sp.csr_array:
-        """``S`` with the mask; made once, for it serves the columns and the scatter."""
-        if "operator" not in self._made:
-            self._made["operator"] = self._operator(self.mask, table_rows)
-        return self._made["operator"]
-
-    def _operator(self, mask: Array | None, table_rows: int) -> sp.csr_array:
-        """The sampling operator ``S``.
+    def _sparse(self, weights: Array, table_rows: int) -> sp.csr_array:
+        """Matrix with the ``weights``, (samples, 4), of the corners.
 
         Corners outside the image have no entry: they must not even multiply a pixel by 0.
         """
@@ -144,7 +141,6 @@ class Samples:
         rows = np.empty((count, 4), index)
         for corner, step in enumerate(self.steps):
             np.add(self.first, step, out=rows[:, corner])
-        weights, corners = self._weights(mask).ravel(), rows.ravel()
         held = self.held
         if len(self.edge):
             held = held.copy()
@@ -152,10 +148,30 @@ class Samples:
         starts = np.zeros(count + 1, index)
         # The four flags of a sample are four bytes of 0 or 1: counting bits counts corners.
         np.cumsum(np.bitwise_count(held.view(np.uint32).ravel()), out=starts[1:])
+        entries, places = weights.ravel(), rows.ravel()
         if starts[-1] < 4 * count:
             kept = np.flatnonzero(held)
-            weights, corners = weights.take(kept), corners.take(kept)
-        return sp.csr_array((weights, corners, starts), shape=(count, table_rows))
+            entries, places = entries.take(kept), places.take(kept)
+        return sp.csr_array((entries, places, starts), shape=(count, table_rows))
+
+
+def scatter(operator: sp.csr_array, grad_columns: Array) -> tuple[Array, Array]:
+    """``operator.T @ grad_columns``, without its empty rows.
+
+    Returns:
+        The rows that are not empty, and those rows.
+    """
+    seen = np.zeros(operator.shape[1], np.bool_)
+    seen[operator.indices] = True
+    touched = np.flatnonzero(seen)
+    compact = np.empty(len(seen), operator.indices.dtype)
+    compact[touched] = np.arange(len(touched), dtype=compact.dtype)
+    operator = sp.csr_array(
+        (operator.data, compact.take(operator.indices), operator.indptr),
+        shape=(len(grad_columns), len(touched)),
+    )
+    gains: Array = operator.T @ grad_columns
+    return touched, gains
 
 
 def samples(

@@ -10,10 +10,6 @@
 #include "fibers.h"
 #include "launch.h"
 
-// Static shared memory: the shim puts it into a section of its own, which the linker delimits.
-extern "C" __attribute__((weak, visibility("hidden"))) char __start_hostcuda_shared[];
-extern "C" __attribute__((weak, visibility("hidden"))) char __stop_hostcuda_shared[];
-
 namespace hostcuda {
 
 constexpr unsigned lanes_of_warp = 32;
@@ -36,6 +32,7 @@ struct Thread {
 struct Warp {
     unsigned alive;  // lanes that have not left the kernel
     unsigned met;    // lanes that wait for other lanes
+    unsigned phase;  // how often its lanes have met at a barrier
 };
 
 static struct {
@@ -44,6 +41,7 @@ static struct {
     Thread threads[most_threads];
     Warp warps[most_threads / lanes_of_warp];
     unsigned count, started, gone, at_barrier;
+    unsigned phase;  // how often the block has met at a barrier
     unsigned order[most_threads];               // in which they start
     unsigned ready[most_threads], ready_count;  // those that may go on
     unsigned first_at_barrier;
@@ -88,6 +86,7 @@ inline void meet_block(Where at) {
              now.first_at_barrier, first.file, first.line, threadIdx.x, at.file, at.line);
     if (++now.at_barrier < now.count) return wait(State::at_barrier, at);
     now.at_barrier = 0;
+    ++now.phase;
     for (unsigned i = 0; i < now.count; ++i) resume(i);
 }
 
@@ -184,15 +183,6 @@ inline void explain_deadlock() {
     record_failure();
 }
 
-// Stacks begin at different distances from their pages' ends, else all compete for one cache set.
-inline char* stack_bottom(unsigned index) {
-    return launch->stacks + index * (launch->guard_bytes + launch->stack_bytes) +
-           launch->guard_bytes;
-}
-inline char* stack_top(unsigned index) {
-    return stack_bottom(index) + launch->stack_bytes - index % 32 * 128;
-}
-
 inline void run_block() {
     constexpr int poison = 0xFF;  // NaN in every floating-point format, and -1
     if (launch->shared_bytes > 0)
@@ -205,7 +195,7 @@ inline void run_block() {
     for (unsigned i = 0; i < now.count; ++i) now.threads[i].state = State::runnable;
     for (unsigned first = 0; first < now.count; first += lanes_of_warp) {
         const unsigned lanes = now.count - first;
-        now.warps[first / lanes_of_warp] = {lanes < lanes_of_warp ? (1u << lanes) - 1 : ~0u, 0};
+        now.warps[first / lanes_of_warp] = {lanes < lanes_of_warp ? (1u << lanes) - 1 : ~0u, 0, 0};
     }
     for (unsigned stack = 0; now.started < now.count && launch->failure == 0; ++stack) {
         Context fresh;

@@ -6,6 +6,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "races.h"
+
 using std::abs, std::ceil, std::fabs, std::floor, std::fma, std::fmod, std::isfinite, std::isinf,
     std::isnan, std::rint, std::round, std::sqrt, std::trunc;
 
@@ -111,6 +113,7 @@ inline T __ldg(const T* address) {
 #define HOSTCUDA_ATOMIC(name, result)                                   \
     template <class T>                                                  \
     inline T name(T* address, typename hostcuda::Same<T>::type value) { \
+        const hostcuda::Atomic scope;                                   \
         const T before = *address;                                      \
         *address = result;                                              \
         return before;                                                  \
@@ -125,6 +128,7 @@ HOSTCUDA_ATOMIC(atomicExch, value)
 template <class T>
 inline T atomicCAS(T* address, typename hostcuda::Same<T>::type expected,
                    typename hostcuda::Same<T>::type value) {
+    const hostcuda::Atomic scope;
     const T before = *address;
     if (before == expected) *address = value;
     return before;

@@ -34,6 +34,9 @@ FLAGS = (
 # The part of a text that is PTX: from its own #line to the next.
 _INTRINSICS = re.compile(r'^#line 1 "intrinsics\.cuh"$.*?(?=^#line 1 )', re.DOTALL | re.MULTILINE)
 
+# Calls before every access, for races.h.
+WATCH_RACES = ("-DHOSTCUDA_RACES", "-fsanitize=thread")
+
 
 class CompileError(RuntimeError):
     """The compiler refused the text of a kernel."""
@@ -44,7 +47,7 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "g++"))
 
 
-def compiled(kernel: Kernel, defines: tuple[str, ...] = ()) -> Path:
+def compiled(kernel: Kernel, more_flags: tuple[str, ...] = ()) -> Path:
     """The shared library of a kernel, from the cache or made now.
 
     Processes that make the same one at the same time do not disturb each other: each writes a file
@@ -62,7 +65,7 @@ def compiled(kernel: Kernel, defines: tuple[str, ...] = ()) -> Path:
             "",
         ]
     )
-    flags = [*FLAGS, *(f"-D{name}" for name in defines)]
+    flags = [*FLAGS, *more_flags]
     key = "\0".join([text, *flags, _harness_text(), _compiler_version()])
     path = _folder() / f"{kernel.name}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
     if not path.exists():
@@ -77,7 +80,10 @@ def _compile(text: str, flags: list[str], path: Path) -> None:
     command = [compiler() or "g++", *flags, f"-I{HERE}", "-x", "c++", "-"]
     command += ["-lc", "-lm", "-lgcc", "-o", unfinished]
     try:
-        run = subprocess.run(command, input=text, text=True, capture_output=True, check=False)
+        english = {**os.environ, "LC_ALL": "C"}
+        run = subprocess.run(
+            command, input=text, text=True, capture_output=True, check=False, env=english
+        )
         if run.returncode != 0:
             raise CompileError(f"{path.name}:\n{run.stderr}")
         os.replace(unfinished, path)

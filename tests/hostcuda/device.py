@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cudeform.gpu.protocol import DeviceArray, Gemm, Kernel
-from hostcuda.compiler import compiled
+from hostcuda.compiler import WATCH_RACES, compiled
 from hostcuda.gemm import multiply
 from hostcuda.library import MOST_THREADS, KernelError, Launch, Library
 from hostcuda.memory import Arena, Buffer, Flush
@@ -23,7 +23,10 @@ MOST_PARAMETER_BYTES = 4096
 
 @dataclass(frozen=True)
 class Launched:
-    """A launch that went well, and the bytes of global memory that its intrinsics moved."""
+    """A launch that went well, and the bytes of global memory that it moved.
+
+    Only the intrinsics' accesses are counted, or all if the device watches races.
+    """
 
     kernel: str
     blocks: int
@@ -45,7 +48,8 @@ class HostDevice:
         multiprocessors: how many the engine shall plan for.
         shared_limit: most shared memory of a block, in bytes.
         seconds: processor time after which a launch is given up.
-        defines: names for the preprocessor, to test the harness itself.
+        races: report races too, and count all accesses to global memory; slow.
+        flags: more of them for the compiler, to test the harness itself.
 
     Attributes:
         log: what was done, in order: launches and matrix products.
@@ -62,7 +66,8 @@ class HostDevice:
         multiprocessors: int = 4,
         shared_limit: int = 99 * 1024,
         seconds: float = 60.0,
-        defines: tuple[str, ...] = (),
+        races: bool = False,
+        flags: tuple[str, ...] = (),
     ) -> None:
         self.seed = seed
         self.compute_capability = compute_capability
@@ -73,7 +78,7 @@ class HostDevice:
         self.peak_bytes = 0
         self._arena = Arena(flush)
         self._memory = memory
-        self._defines = defines
+        self._flags = (*flags, *WATCH_RACES) if races else flags
         self._libraries: dict[Kernel, Library] = {}
         self._held: dict[int, Buffer] = {}
 
@@ -114,7 +119,7 @@ class HostDevice:
         self._check_launch(blocks, threads, pointers, params, shared_bytes)
         library = self._libraries.get(kernel)
         if library is None:
-            library = Library(kernel.name, compiled(kernel, self._defines))
+            library = Library(kernel.name, compiled(kernel, self._flags))
             self._libraries[kernel] = library
         shared = Buffer(self._arena, shared_bytes)
         launch = Launch(

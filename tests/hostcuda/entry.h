@@ -26,6 +26,7 @@ struct Signature<void (*)(Parameters...)> {
                   "a kernel takes pointers and then one struct");
 
     template <size_t... i>
+    [[gnu::no_sanitize_thread]]  // parameters are not global memory
     static void call(void (*kernel)(Parameters...), void** arguments, std::index_sequence<i...>) {
         kernel(*static_cast<std::remove_cv_t<Parameters>*>(arguments[i])...);
     }
@@ -37,8 +38,7 @@ inline void run_kernel() {
     Kernel::call(HOSTCUDA_KERNEL, launch->arguments, std::make_index_sequence<Kernel::count>());
 }
 
-inline void run_grid(Launch* wanted) {
-    launch = wanted;
+inline void run_grid() {
     now.kernel = run_kernel;
     now.count = static_cast<unsigned>(launch->threads);
     now.random = launch->seed * 0x9E3779B97F4A7C15ULL | 1;  // not 0, and spread over all bits
@@ -66,6 +66,9 @@ extern "C" __attribute__((visibility("default"))) int hostcuda_struct_bytes() {
     return hostcuda::Kernel::sizes[hostcuda::Kernel::count - 1];
 }
 
-extern "C" __attribute__((visibility("default"))) void hostcuda_launch(hostcuda::Launch* launch) {
-    hostcuda::run_grid(launch);
+extern "C" [[gnu::visibility("default"), gnu::no_sanitize_thread]] void hostcuda_launch(
+    hostcuda::Launch* launch) {
+    hostcuda::launch = launch;
+    hostcuda::forget_touches();
+    hostcuda::run_grid();
 }

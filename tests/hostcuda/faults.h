@@ -13,8 +13,6 @@
 
 #include "block.h"
 
-extern "C" __attribute__((visibility("hidden"))) const char __ehdr_start[];  // of this library
-
 namespace hostcuda {
 
 // Where the interrupted code stood, and whether it wrote, as far as the processor tells.
@@ -40,8 +38,7 @@ inline Interrupted interrupted(const void* context) {
 
 inline void on_signal(int signal, siginfo_t* info, void* context) {
     const Interrupted at = interrupted(context);
-    const bool in_kernel = at.stack_pointer >= launch->stacks &&
-                           at.stack_pointer < stack_bottom(most_threads);
+    const bool in_kernel = is_on_stack(at.stack_pointer);
     if (signal == SIGPROF) {
         if (in_kernel) fail("gave up after %g s of processor time", launch->seconds);
         return;  // between two threads; the timer comes again

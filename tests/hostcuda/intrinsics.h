@@ -63,29 +63,19 @@ inline void from_acc(double x, double* result) { *result = x; }
 
 namespace hostcuda {
 
-// Dynamic and static shared memory, and the locals of a thread, are not global memory.
-inline bool is_global(const void* pointer) {
-    const char* const address = static_cast<const char*>(pointer);
-    const auto within = [address](const char* begin, const char* end) {
-        return address >= begin && address < end;
-    };
-    return !within(launch->shared, launch->shared + launch->shared_bytes) &&
-           !within(__start_hostcuda_shared, __stop_hostcuda_shared) &&
-           !within(launch->stacks, stack_bottom(most_threads));
-}
-
 inline void check_address(const void* address, unsigned alignment, const char* what, Where at) {
     if (reinterpret_cast<std::uintptr_t>(address) % alignment != 0)
         fail("%s:%d: %s of the misaligned address %p", at.file, at.line, what, address);
-    if (!is_global(address))
+    if (is_shared(address) || is_on_stack(address))
         fail("%s:%d: %s of %p, which is not global memory", at.file, at.line, what, address);
 }
 
 template <class T>
 void add(T* address, T value, const char* what, Where at) {
     check_address(address, sizeof(T), what, at);
+    const Atomic scope;
     *address += value;
-    launch->added += static_cast<long long>(sizeof(T));
+    count(&Launch::added, sizeof(T));
 }
 
 }  // namespace hostcuda
@@ -96,13 +86,13 @@ inline unsigned char* dynamic_shared() {
 
 inline vec16_t load16(const void* address, hostcuda::Where at = hostcuda::here()) {
     hostcuda::check_address(address, 16, "load16", at);
-    hostcuda::launch->loaded += 16;
+    hostcuda::count(&hostcuda::Launch::loaded, 16);
     return *static_cast<const vec16_t*>(address);
 }
 
 inline void store16(void* address, vec16_t value, hostcuda::Where at = hostcuda::here()) {
     hostcuda::check_address(address, 16, "store16", at);
-    hostcuda::launch->stored += 16;
+    hostcuda::count(&hostcuda::Launch::stored, 16);
     *static_cast<vec16_t*>(address) = value;
 }
 

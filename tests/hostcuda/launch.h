@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdarg>
+#include <cstddef>
 #include <cstdio>
 #include <cstring>
 
@@ -13,6 +14,12 @@ struct uint3 {
 struct dim3 {
     unsigned x, y, z;
 };
+
+// Static shared memory: the shim puts it into a section of its own, which the linker delimits.
+extern "C" __attribute__((weak, visibility("hidden"))) char __start_hostcuda_shared[];
+extern "C" __attribute__((weak, visibility("hidden"))) char __stop_hostcuda_shared[];
+// And this library as a whole.
+extern "C" __attribute__((visibility("hidden"))) char __ehdr_start[], _end[];
 
 static dim3 gridDim, blockDim;
 static uint3 blockIdx;   // the CUDA block that runs
@@ -64,6 +71,27 @@ inline void record_failure() {
     if (launch->failure == 0) launch->failure = 1;
     launch->block = blockIdx.x;
     launch->thread = threadIdx.x;
+}
+
+// Stacks begin at different distances from their pages' ends, else all compete for one cache set.
+inline char* stack_bottom(unsigned index) {
+    return launch->stacks + index * (launch->guard_bytes + launch->stack_bytes) +
+           launch->guard_bytes;
+}
+inline char* stack_top(unsigned index) {
+    return stack_bottom(index) + launch->stack_bytes - index % 32 * 128;
+}
+
+// What kind of memory is at an address?
+inline bool is_within(const void* address, const void* begin, const void* end) {
+    return address >= begin && address < end;
+}
+inline bool is_on_stack(const void* address) {
+    return is_within(address, launch->stacks, stack_bottom(most_threads));
+}
+inline bool is_shared(const void* address) {
+    return is_within(address, launch->shared, launch->shared + launch->shared_bytes) ||
+           is_within(address, __start_hostcuda_shared, __stop_hostcuda_shared);
 }
 
 // Give the launch up with a message. Nothing of the kernel runs any more.

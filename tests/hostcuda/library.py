@@ -114,6 +114,8 @@ class Library:
             what = launch.message.decode()
             if launch.failure == _FAULTED:
                 what = self._explain_fault(launch, place)
+            line = source_line(self._path, launch.instruction)
+            what = f"{line}: {what}" if line else what
             raise KernelError(self._name, launch.block, launch.thread, what)
 
     def _explain_fault(self, launch: Launch, place: Callable[[int], str]) -> str:
@@ -122,14 +124,13 @@ class Library:
         low = launch.stacks
         if low <= launch.address < low + (MOST_THREADS + 1) * (STACK_BYTES + mmap.PAGESIZE):
             where = "past the end of its stack"
-        line = source_line(self._path, launch.instruction)
-        return f"{line}: {verb} {where}" if line else f"{verb} {where}"
+        return f"{verb} {where}"
 
 
 def source_line(library: Path, instruction: int) -> str:
     """File and line of the kernel's text that an instruction comes from, "" if unknown."""
     tool = shutil.which("addr2line")
-    if tool is None or instruction < 0:
+    if tool is None or instruction <= 0:
         return ""
     command = [tool, "--inlines", "--exe", str(library), hex(instruction)]
     run = subprocess.run(command, text=True, capture_output=True, check=False)

@@ -68,7 +68,11 @@ inline unsigned own_lane() { return threadIdx.x % lanes_of_warp; }
 inline void __syncthreads(hostcuda::Where at = hostcuda::here()) { hostcuda::meet_block(at); }
 
 inline void __syncwarp(unsigned mask = ~0u, hostcuda::Where at = hostcuda::here()) {
-    hostcuda::meet_warp(mask, nullptr, [](void* const*, unsigned) {}, at);
+    // Who brings this about belongs to the same warp. Shuffles put no accesses in order.
+    const auto meet = [](void* const*, unsigned) {
+        ++hostcuda::now.warps[threadIdx.x / warpSize].phase;
+    };
+    hostcuda::meet_warp(mask, nullptr, meet, at);
 }
 
 inline unsigned __ballot_sync(unsigned mask, int vote, hostcuda::Where at = hostcuda::here()) {

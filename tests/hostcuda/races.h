@@ -1,0 +1,191 @@
+// Races: two threads touch the same byte, at least one writes, and no barrier is between them.
+//
+// Compiled in on demand: GCC's thread sanitizer puts a call before every access, and the calls end
+// here instead of in its library. For each byte it is kept who wrote it last and who has read it
+// since. Blocks are never ordered, whatever order they run in here: what two of them touch must be
+// read only, or be touched by atomics. Accesses by memcpy are not seen.
+
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+
+#include "block.h"
+
+namespace hostcuda {
+
+#ifndef HOSTCUDA_RACES
+
+constexpr bool watches_races = false;
+inline void forget_touches() {}
+struct Atomic {
+    Atomic() {}  // so that an object is no unused variable
+};
+
+#else
+
+// What is accessed while one of these lives is accessed by an atomic. The compiler does not see
+// the accesses of the sanitizer's calls, hence the barriers.
+static volatile bool in_atomic, in_touch;
+struct Atomic {
+    Atomic() { set(true); }
+    ~Atomic() { set(false); }
+    static void set(bool value) {
+        asm volatile("" ::: "memory");
+        in_atomic = value;
+        asm volatile("" ::: "memory");
+    }
+};
+
+constexpr bool watches_races = true;
+constexpr unsigned several = ~0u;  // threads, or blocks
+constexpr std::uintptr_t page_bytes = 4096;
+
+struct Touch {
+    unsigned who;  // thread + 1; 0: nobody yet
+    unsigned block, phase, warp_phase;
+    bool atomic;
+};
+
+struct Byte {
+    Touch write, read;
+};
+
+struct Page {
+    std::uintptr_t number;
+    Page* next;  // in the same bucket
+    Byte bytes[page_bytes];
+};
+
+static Page* buckets[4096];
+static Page* latest;
+
+inline Byte& byte_at(std::uintptr_t address) {
+    const std::uintptr_t number = address / page_bytes;
+    if (latest == nullptr || latest->number != number) {
+        Page*& bucket = buckets[number % (sizeof buckets / sizeof *buckets)];
+        latest = bucket;
+        while (latest != nullptr && latest->number != number) latest = latest->next;
+        if (latest == nullptr) {
+            latest = static_cast<Page*>(std::calloc(1, sizeof(Page)));
+            latest->number = number;
+            latest->next = bucket;
+            bucket = latest;
+        }
+    }
+    return latest->bytes[address % page_bytes];
+}
+
+// Launches are ordered: a new one begins with a clean sheet.
+[[gnu::no_sanitize_thread]] inline void forget_touches() {
+    in_atomic = in_touch = false;
+    latest = nullptr;
+    for (Page*& bucket : buckets)
+        while (bucket != nullptr) {
+            Page* const page = bucket;
+            bucket = page->next;
+            std::free(page);
+        }
+}
+
+// Did the touch happen before what the current thread does now, on every GPU?
+inline bool ordered(const Touch& touch, bool shared) {
+    if (touch.who == 0) return true;
+    if (touch.block != blockIdx.x) return shared;  // which each block has for itself
+    if (touch.who == threadIdx.x + 1 || touch.phase != now.phase) return true;
+    const bool same_warp = touch.who != several &&
+                           (touch.who - 1) / lanes_of_warp == threadIdx.x / lanes_of_warp;
+    return same_warp && touch.warp_phase != now.warps[threadIdx.x / lanes_of_warp].phase;
+}
+
+[[noreturn]] inline void report_race(const char* verb, const char* done, const Touch& by) {
+    char thread[32] = "several threads", block[32] = "of several blocks";
+    if (by.who != several) std::snprintf(thread, sizeof thread, "thread %u", by.who - 1);
+    if (by.block != several) std::snprintf(block, sizeof block, "of block %u", by.block);
+    fail("race: %s what %s %s %s, and nothing puts them in order", verb, thread, block, done);
+}
+
+// Remember a touch beside those that it has no order with.
+inline void remember(Touch& last, const Touch& touch, bool shared) {
+    if (ordered(last, shared)) {
+        last = touch;
+        return;
+    }
+    if (last.who != touch.who) last.who = several;
+    if (last.block != touch.block) last.block = several;
+}
+
+inline void touch_byte(Byte& byte, bool write, bool shared) {
+    const char* const verb = write ? "writes" : "reads";
+    const Touch touch = {threadIdx.x + 1, blockIdx.x, now.phase,
+                         now.warps[threadIdx.x / lanes_of_warp].phase, in_atomic};
+    if (!ordered(byte.write, shared) && !(touch.atomic && byte.write.atomic))
+        report_race(verb, "wrote", byte.write);
+    if (!write) return remember(byte.read, touch, shared);
+    if (!ordered(byte.read, shared)) report_race(verb, "read", byte.read);
+    remember(byte.write, touch, shared);
+    byte.read = {};
+}
+
+inline void touch_bytes(const void* address, std::size_t size, bool write) {
+    if (!is_on_stack(__builtin_frame_address(0))) return;  // the harness, between two threads
+    const bool shared = is_shared(address);
+    const bool own = is_within(address, __ehdr_start, _end) && !shared;
+    if (own || is_on_stack(address) || is_within(address, launch, launch + 1)) return;
+    long long& bytes = in_atomic ? launch->added : write ? launch->stored : launch->loaded;
+    if (!shared && (write || !in_atomic)) bytes += static_cast<long long>(size);
+    for (std::size_t i = 0; i < size; ++i) {
+        Byte& byte = byte_at(reinterpret_cast<std::uintptr_t>(address) + i);
+        touch_byte(byte, write || in_atomic, shared);
+    }
+}
+
+// What the sanitizer calls. This file's own accesses are watched, too, and end here.
+[[gnu::no_sanitize_thread]] inline void touched(const void* address, std::size_t size, bool write,
+                                                const void* caller) {
+    if (in_touch) return;
+    in_touch = true;
+    launch->instruction = static_cast<const char*>(caller) - __ehdr_start - 1;  // in the call
+    touch_bytes(address, size, write);
+    launch->instruction = 0;
+    in_touch = false;
+}
+
+#endif
+
+// What an intrinsic moves is counted here, unless every access is counted anyway.
+inline void count(long long Launch::*bytes, long long moved) {
+    if constexpr (!watches_races) launch->*bytes += moved;
+}
+
+}  // namespace hostcuda
+
+#ifdef HOSTCUDA_RACES
+
+#define HOSTCUDA_UNWATCHED extern "C" [[gnu::no_sanitize_thread]] void
+#define HOSTCUDA_TOUCH(name, size, write)                                   \
+    HOSTCUDA_UNWATCHED __tsan_##name(const void* address) {                 \
+        hostcuda::touched(address, size, write, __builtin_return_address(0)); \
+    }
+#define HOSTCUDA_TOUCHES(size)                       \
+    HOSTCUDA_TOUCH(read##size, size, false)          \
+    HOSTCUDA_TOUCH(write##size, size, true)          \
+    HOSTCUDA_TOUCH(unaligned_read##size, size, false) \
+    HOSTCUDA_TOUCH(unaligned_write##size, size, true)
+HOSTCUDA_TOUCHES(1)
+HOSTCUDA_TOUCHES(2)
+HOSTCUDA_TOUCHES(4)
+HOSTCUDA_TOUCHES(8)
+HOSTCUDA_TOUCHES(16)
+
+HOSTCUDA_UNWATCHED __tsan_read_range(const void* address, std::size_t size) {
+    hostcuda::touched(address, size, false, __builtin_return_address(0));
+}
+HOSTCUDA_UNWATCHED __tsan_write_range(const void* address, std::size_t size) {
+    hostcuda::touched(address, size, true, __builtin_return_address(0));
+}
+HOSTCUDA_UNWATCHED __tsan_init() {}
+HOSTCUDA_UNWATCHED __tsan_func_entry(const void*) {}
+HOSTCUDA_UNWATCHED __tsan_func_exit() {}
+
+#endif
