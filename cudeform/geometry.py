@@ -11,11 +11,14 @@ arrays on a GPU and arrays that do not exist yet (tracing).
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from typing import Any
+
+# Coordinates are 32-bit integers, whatever the width of an index.
+LARGEST = 2**31 - 1
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -238,6 +241,10 @@ def _offset_groups(channels: int, offset: Shape, taps: int) -> int:
 def _out_size(
     name: str, size: int, padding: tuple[int, int], dilation: int, kernel: int, stride: int
 ) -> int:
+    if size + sum(padding) > LARGEST:
+        raise ValueError(
+            f"input {name} plus padding must be at most {LARGEST}, got {size} + {sum(padding)}"
+        )
     room = size + sum(padding) - dilation * (kernel - 1) - 1
     # Floor division: a kernel larger than the padded image gives a size below 1, not 1.
     out = room // stride + 1
@@ -300,8 +307,9 @@ def check_needs(needs: Sequence[str], has_bias: bool, has_mask: bool) -> frozens
         TypeError: a string instead of a sequence of names.
         ValueError: a name that is no argument with a gradient.
     """
-    if isinstance(needs, str):
-        raise TypeError(f'needs must be a sequence of names, got {needs!r}; write ("{needs}",)')
+    if isinstance(needs, str) or not isinstance(needs, Iterable):
+        remedy = f'; write ("{needs}",)' if isinstance(needs, str) else ""
+        raise TypeError(f"needs must be a sequence of names, got {needs!r}{remedy}")
     for name in needs:
         if name not in GRADIENTS:
             raise ValueError(f"needs must name arguments among {GRADIENTS}, got {name!r}")
@@ -328,6 +336,8 @@ def _integer(name: str, value: Any, least: int) -> int:
         raise TypeError(f"{name} must be made of integers, got {value!r}") from None
     if number < least:
         raise ValueError(f"{name} must be at least {least}, got {number}")
+    if number > LARGEST:
+        raise ValueError(f"{name} must be at most {LARGEST}, got {number}")
     return number
 
 

@@ -138,7 +138,8 @@ def _checked(
     operands: Operands, extra: dict[str, Any], stride: Pair, padding: Padding, dilation: Pair
 ) -> tuple[Door, Geometry]:
     """Door and geometry of a call whose arrays all fit together."""
-    arrays = operands.present() | extra
+    arrays = {"input": operands.input, "offset": operands.offset, "weight": operands.weight}
+    arrays |= operands.present() | extra
     door = door_of(arrays)
     check_dtypes({name: door.dtype_name(array) for name, array in arrays.items()})
     check_devices({name: door.device_of(array) for name, array in arrays.items()})

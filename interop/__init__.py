@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from typing import Any, Protocol
@@ -16,8 +17,8 @@ from typing import Any, Protocol
 from cudeform.geometry import Geometry
 from cudeform.operands import Gradients, Operands
 
-# Modules of this folder, by the library whose arrays they take.
-DOORS = {"numpy": "numpy"}
+# Modules of this folder, by the type of the arrays they take: its library and its name.
+DOORS = {("numpy", "ndarray"): "numpy"}
 
 
 class Door(Protocol):
@@ -44,45 +45,55 @@ def door_of(arrays: Mapping[str, Any]) -> Door:
     Raises:
         TypeError: something that is no array, or arrays of different libraries.
     """
-    libraries = {name: library_of(name, array) for name, array in arrays.items()}
-    expected = libraries["input"]
-    for name, library in libraries.items():
-        if library != expected:
+    kinds = {name: _kind(name, array) for name, array in arrays.items()}
+    expected = kinds["input"]
+    for name, kind in kinds.items():
+        if kind != expected:
             raise TypeError(
-                f"{name} must be an array of the same library as input, {expected}, "
-                f"got an array of {library}; convert one of them, without a copy by from_dlpack"
+                f"{name} must be an array of the same library as input, {expected.library}, got an "
+                f"array of {kind.library}; convert one of them, without a copy by from_dlpack"
             )
-    door: Door = _load(DOORS.get(expected, "dlpack"))
+    door: Door = _load(expected.door)
     return door
 
 
-def library_of(name: str, array: Any) -> str:
-    """Top-level module of the library that ``array`` belongs to."""
-    library = _library(type(array))
-    if library is None:
+@dataclass(frozen=True)
+class Kind:
+    """A kind of array: the library it belongs to and the door it goes through."""
+
+    library: str
+    door: str
+
+
+def _kind(name: str, array: Any) -> Kind:
+    kind = _kind_of_type(type(array))
+    if kind is None:
         raise TypeError(
             f"{name} must be an array of NumPy, CuPy, PyTorch, JAX or another library that has "
             f"__dlpack__, got {type(array).__name__}; numpy.asarray makes one of a list or a number"
         )
-    return library
+    return kind
 
 
-_libraries: dict[type, str | None] = {}
+_kinds: dict[type, Kind | None] = {}
 
 
-def _library(kind: type) -> str | None:
-    """Library of a type of arrays, looked up once; None if it is no array."""
-    if kind not in _libraries:
-        _libraries[kind] = _find_library(kind)
-    return _libraries[kind]
+def _kind_of_type(of: type) -> Kind | None:
+    """Kind of the arrays of a type, found once; None if they are no arrays."""
+    if of not in _kinds:
+        _kinds[of] = _find_kind(of)
+    return _kinds[of]
 
 
-def _find_library(kind: type) -> str | None:
-    for base in kind.__mro__:
+def _find_kind(of: type) -> Kind | None:
+    for base in of.__mro__:
         library = base.__module__.partition(".")[0]
-        if library in DOORS and hasattr(base, "shape"):
-            return library
-    return kind.__module__.partition(".")[0] if hasattr(kind, "__dlpack__") else None
+        door = DOORS.get((library, base.__name__))
+        if door is not None:
+            return Kind(library, door)
+    if hasattr(of, "__dlpack__"):
+        return Kind(of.__module__.partition(".")[0], "dlpack")
+    return None
 
 
 @cache

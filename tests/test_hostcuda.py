@@ -13,13 +13,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from hostcuda import HostDevice, Launched, compiler
+from hostcuda import HostDevice, Launched, compiler_path
 from hostcuda.toys import DOUBLE, REVERSE, SUM, run, toy, values
 from numpy.testing import assert_array_equal
 
 from cudeform.gpu.protocol import DeviceArray, Gemm, Matrix
 
-pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
+pytestmark = pytest.mark.skipif(compiler_path() is None, reason="needs a C++ compiler")
 
 TESTS = Path(__file__).parent
 SEEDS = range(4)
@@ -56,6 +56,17 @@ def test_the_log_tells_launches_and_bytes() -> None:
     assert device.log == [Launched("toy", 1, 8, 48, loaded=128, stored=128, added=8 * 20)]
     expected = values(32).reshape(8, 4) + [1, 1, 2, 3]
     assert_array_equal(device.read(b), expected.ravel())
+
+
+def test_a_device_that_watches_races_counts_every_byte() -> None:
+    device = HostDevice(races=True)
+    a, b = device.put(values(64)), device.empty((64,), "float32")
+    run(device, toy(REVERSE), a, b, shared_bytes=256)
+    run(device, toy("atomicAdd(b, 1.0f); if (i < 8) store16(b + 4 * i + 4, load16(a));"), a, b)
+    assert device.log == [
+        Launched("toy", 1, 64, 256, loaded=256, stored=256, added=0),
+        Launched("toy", 1, 64, 0, loaded=128, stored=128, added=256),
+    ]
 
 
 SHUFFLES = """

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hostcuda import CompileError, HostDevice, KernelError, Launched, compiler
+from hostcuda import CompileError, HostDevice, KernelError, Launched, compiler_path
 from hostcuda.toys import DOUBLE, REVERSE, params, run, toy, values
 from numpy.testing import assert_array_equal
 
 from cudeform.gpu.protocol import DeviceArray, Kernel
 
-pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
+pytestmark = pytest.mark.skipif(compiler_path() is None, reason="needs a C++ compiler")
 
 SEEDS = range(4)
 
@@ -249,6 +249,56 @@ def test_divergence_is_reported(body: str, message: str) -> None:
     a = device.put(values(1))
     error = fault(device, toy(body, "const float* a"), a, threads=96)
     assert re.search(message, str(error))
+
+
+# ---- what is wrong: races ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("missing", [1, 2, 3])
+def test_each_race_of_a_reduction_is_reported(missing: int) -> None:
+    for seed in SEEDS:
+        device = HostDevice(seed=seed, races=True)
+        a, b = device.put(values(64)), device.empty((64, 2), "float32")
+        run(device, toy(REDUCTION), a, b)
+        racy = toy(REDUCTION.replace(f"__syncthreads();  // {missing}", ""))
+        assert re.search(
+            r"toy\.cu:\d+: race: (reads|writes) what (thread \d+|several threads) of block 0 "
+            r"(wrote|read), and nothing puts them in order",
+            str(fault(device, racy, a, b)),
+        )
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("b[0] = a[i];", r"toy\.cu:1: race: writes what thread \d+ of block \d wrote"),
+        ("if (threadIdx.x == 0) b[0] = a[i];", r"writes what thread 0 of block \d wrote"),
+        (
+            "b[i] = b[(i + 1) % g.n];",
+            r"race: (reads|writes) what thread \d+ of block \d (wrote|read)",
+        ),
+        ("atomicAdd(b, a[i]); b[0] += 1;", "race: (reads|writes) what thread .* wrote"),
+        ("add_global(b, a[i]); if (i == 5) b[0] = 1;", "race: writes what .* wrote"),
+        ("b[i] = a[0]; if (i == 5) a[0] = 1;", "race: (writes|reads) what .* (wrote|read)"),
+        ("b[i] = a[i]; if (i % 32 == 5) b[i + 1] = b[i - 1];", "race: (reads|writes)"),
+        ("atomicAdd(b, a[i]); add_global(b + 1, 1.0f);", None),
+        ("b[i] = a[0] + a[i];", None),
+        ("b[i] = a[i]; __syncwarp(); if (i % 32 == 5) b[i] = b[i - 1] + b[i + 1];", None),
+        ("b[i] = a[i]; __syncthreads(); if (i % 64 == 5) b[i] = b[i - 1] + b[i + 40];", None),
+        ("__shared__ float x[64]; x[threadIdx.x] = a[i]; b[i] = x[threadIdx.x];", None),
+    ],
+)
+def test_races_between_threads_and_blocks(body: str, message: str | None) -> None:
+    kernel = toy(body, "float* a, float* b")
+    for seed in SEEDS:
+        device = HostDevice(seed=seed, races=True)
+        a, b = device.put(values(256)), device.put(values(256))
+        if message is None:
+            run(device, kernel, a, b, n=256, blocks=4)
+        else:
+            error = fault(device, kernel, a, b, n=256, blocks=4)
+            assert re.search(message, str(error))
+            run(device, toy("b[i] = 0;"), a, b, blocks=4)  # launches are in order
 
 
 # ---- what is wrong: launches and texts -----------------------------------------------------------

@@ -35,34 +35,31 @@ def test_all_node_cases_are_found() -> None:
 @pytest.mark.parametrize(("node", "case"), node_cases())
 def test_node_case(node: Any, case: dict[str, Any]) -> None:
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    arrays = dict(zip(node.input, case["inputs"], strict=True))
-    # The cases name their offsets after what they show; order says what is what.
-    given_arrays = dict(zip(INPUTS.values(), arrays.values(), strict=False))
-    top, left, bottom, right = attributes.pop("pads", (0, 0, 0, 0))
-    offset_groups = attributes.pop("offset_group", 1)
-    assert attributes.pop("kernel_shape") == list(given_arrays["weight"].shape[2:])
+    # Inputs are told by their place: the cases name their offsets after what they show.
+    arrays = dict(zip(INPUTS.values(), case["inputs"], strict=False))
+    top, left, bottom, right = attributes.pop("pads")
+    # What cudeform infers, and a node says.
+    kernel_h, kernel_w = attributes.pop("kernel_shape")
+    offset_channels = 2 * attributes.pop("offset_group", 1) * kernel_h * kernel_w
+    assert arrays["weight"].shape[2:] == (kernel_h, kernel_w)
+    assert arrays["offset"].shape[1] == offset_channels
     assert not attributes
-    output = cudeform.deform_conv2d(**given_arrays, padding=((top, bottom), (left, right)))
-    assert given_arrays["offset"].shape[1] == 2 * offset_groups * 4
+    output = cudeform.deform_conv2d(**arrays, padding=((top, bottom), (left, right)))
     np.testing.assert_allclose(output, case["outputs"][0], rtol=1e-6)
 
 
-def pair(value: Any) -> tuple[Any, Any]:
-    return value if isinstance(value, tuple) else (value, value)
-
-
-def session(case: Case) -> Any:
-    """A runtime for a model of one DeformConv node."""
+def onnxruntimes(case: Case) -> Any:
+    """The output of a model of one DeformConv node."""
     present = {n: getattr(case, a) for n, a in INPUTS.items() if getattr(case, a) is not None}
-    (top, bottom), (left, right) = (pair(p) for p in pair(case.padding))
+    (top, bottom), (left, right) = case.padding
     taps = case.weight.shape[2] * case.weight.shape[3]
     node = onnx.helper.make_node(
         "DeformConv",
         [name if name in present else "" for name in INPUTS],
         ["Y"],
-        strides=pair(case.stride),
+        strides=case.stride,
         pads=(top, left, bottom, right),
-        dilations=pair(case.dilation),
+        dilations=case.dilation,
         group=case.input.shape[1] // case.weight.shape[1],
         offset_group=case.offset.shape[1] // (2 * taps),
     )
@@ -75,23 +72,22 @@ def session(case: Case) -> Any:
     )
     opset = [onnx.helper.make_opsetid("", 22)]
     model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=10)
-    return onnxruntime.InferenceSession(model.SerializeToString()), present
+    (output,) = onnxruntime.InferenceSession(model.SerializeToString()).run(["Y"], present)
+    return output
 
 
 def assert_onnxruntime_agrees(case: Case) -> None:
-    runtime, inputs = session(case)
-    (wanted,) = runtime.run(["Y"], inputs)
     tolerance = {"float32": 1e-4, "float64": 1e-11}[case.input.dtype.name]
     output = cudeform.deform_conv2d(**case.arguments)
-    np.testing.assert_allclose(output, wanted, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(output, onnxruntimes(case), rtol=tolerance, atol=tolerance)
 
 
 # Not among them: NaN, which onnxruntime takes for out of range, and sizes that it refuses.
-CASES = [case for case in CASES if np.isfinite(case.offset).all() and case.weight.size]
+SUITED = [case for case in CASES if not np.isnan(case.offset).any() and case.weight.size]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", SUITED, ids=lambda case: case.name)
 def test_named_cases(case: Case, dtype: str) -> None:
     assert_onnxruntime_agrees(case.cast(dtype))
 

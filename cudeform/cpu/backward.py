@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from cudeform.cpu.blas import single_threaded
 from cudeform.cpu.call import Array, Call, Table
 from cudeform.cpu.products import add_grad_weight, channels_first, grad_columns_of, weight_parts
 from cudeform.cpu.sampling import Samples
@@ -23,14 +24,18 @@ def backward(
     """Write the gradients of ``sum(grad_output * output)`` into the arrays of ``grads``."""
     call = Call.of(operands, g, options, backward_plan)
     sums = Sums.zero(call, grads)
-    with call.one_thread_each():
+    with single_threaded():
+        room = None if grads.input is None else call.table_room()
         for table in call.tables(operands.input):
-            rows = None if grads.input is None else np.zeros_like(table.rows)
+            rows = None
+            if room is not None:
+                rows = room[: len(table.rows)]
+                rows[...] = 0
             for run in panels(call.tiles(table), call.plan.panel):
                 _panel(call, table, run, grad_output, grads, sums, rows)
             if rows is not None:
-                image = rows.reshape(-1, g.in_h, g.in_w, g.channels)
-                call.copy(image, grads.input[table.images].transpose(0, 2, 3, 1))
+                target = grads.input[table.images].transpose(0, 2, 3, 1)
+                call.copy(rows.reshape(target.shape), target)
     sums.write(g, grads)
 
 
@@ -96,7 +101,7 @@ def _panel(
         part = panel.part(slice(end - tile.positions, end))
         return _tile(call, table, tile, part, grad_output, grads)
 
-    for gain in call.each(work, zip(run, ends, strict=True)):
+    for gain in call.each(work, list(zip(run, ends, strict=True))):
         if rows is not None and gain is not None:
             rows[gain[0]] += gain[1]
     if sums.weight is not None and panel.columns is not None:
@@ -119,11 +124,11 @@ def _tile(
     share = panel.grad_output.reshape(g.out_channels, *tile.shape, copy=False)
     share[...] = grad_output[tile.box].swapaxes(0, 1)
     if panel.columns is not None:
-        panel.columns[...] = at.columns(table.rows).reshape(panel.columns.shape)
+        panel.columns[...] = call.columns(at, table)
     if grads.input is grads.offset is grads.mask is None:
         return None
     grad_columns = grad_columns_of(g, call.weight, panel.grad_output)
-    grad_columns = grad_columns.reshape(-1, g.channels // g.offset_groups)
+    grad_columns = grad_columns.reshape(len(at), g.channels // g.offset_groups)
     if not (grads.offset is grads.mask is None):
         dots = at.corner_dots(table.rows, grad_columns)
         _write_coordinates(call, tile, at, dots, grads)

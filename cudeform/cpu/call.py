@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cudeform.cpu.blas import single_threaded
 from cudeform.cpu.products import taps_first
 from cudeform.cpu.sampling import Samples, samples
 from cudeform.cpu.tiles import Item, Result, Tile, in_order, tiles
@@ -21,6 +19,10 @@ from cudeform.options import Options
 from cudeform.partition import split
 
 Array = NDArray[Any]
+
+
+# What one thread copies at a time.
+COPIED_ELEMENTS = 2**17
 
 
 def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -77,6 +79,11 @@ class Call:
         offset, mask = self.operands.offset, self.operands.mask
         return samples(self.g, tile, table.images.start, offset, mask, self.dtype)
 
+    def columns(self, at: Samples, table: Table) -> Array:
+        """What the taps of a tile sample, (positions, taps * C)."""
+        positions = len(at) // (self.g.taps * self.g.offset_groups)
+        return at.columns(table.rows).reshape(positions, self.g.taps * self.g.channels)
+
     def tiles(self, table: Table) -> list[Tile]:
         """Cover the output of the images on a table."""
         return tiles(self.g, table.images, self.plan.positions)
@@ -84,13 +91,23 @@ class Call:
     def tables(self, array: Array) -> Iterator[Table]:
         """Put images (N, C, H, W) on channels-last tables; views where they already lie so."""
         g = self.g
+        room = None
         for images in split(g.batch, self.plan.images):
             batch = array[images].transpose(0, 2, 3, 1)
-            if batch.dtype != self.dtype or not batch.flags.c_contiguous:
-                last = np.empty(batch.shape, self.dtype)
-                self.copy(batch, last)
-                batch = last
-            yield Table(images, batch.reshape(-1, g.channels // g.offset_groups))
+            shape = (len(batch) * g.in_pixels * g.offset_groups, g.channels // g.offset_groups)
+            if batch.dtype == self.dtype and batch.flags.c_contiguous:
+                yield Table(images, batch.reshape(shape))
+                continue
+            room = self.table_room() if room is None else room
+            rows = room[: shape[0]]
+            self.copy(batch, rows.reshape(batch.shape))
+            yield Table(images, rows)
+
+    def table_room(self) -> Array:
+        """Room for the rows of the largest table."""
+        g = self.g
+        rows = self.plan.images * g.in_pixels * g.offset_groups
+        return np.empty((rows, g.channels // g.offset_groups), self.dtype)
 
     def copy(self, source: Array, target: Array) -> None:
         """Copy images, some of their rows on each thread."""
@@ -98,9 +115,10 @@ class Call:
         def copy_rows(rows: slice) -> None:
             target[:, rows] = source[:, rows]
 
-        self.do(copy_rows, split(source.shape[1], 16))
+        few = source[:, :1].size
+        self.do(copy_rows, split(source.shape[1], max(1, COPIED_ELEMENTS // max(1, few))))
 
-    def each(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
         """Work on the threads of the call; results in order."""
 
         def run(item: Item) -> Result:
@@ -110,12 +128,7 @@ class Call:
 
         return in_order(run, items, self.plan.threads)
 
-    def do(self, work: Callable[[Item], None], items: Iterable[Item]) -> None:
+    def do(self, work: Callable[[Item], None], items: Sequence[Item]) -> None:
         """Work on the threads of the call and wait until all is done."""
         for _ in self.each(work, items):
             pass
-
-    def one_thread_each(self) -> AbstractContextManager[None]:
-        """Keep BLAS from using threads of its own, unless the call is one small product."""
-        alone = self.g.batch * self.g.out_pixels <= self.plan.positions
-        return nullcontext() if alone else single_threaded()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from cudeform.cpu.blas import single_threaded
 from cudeform.cpu.call import Array, Call, Table
 from cudeform.cpu.products import output_of
 from cudeform.cpu.tiles import Tile
@@ -16,14 +17,14 @@ from cudeform.options import Options
 def forward(operands: Operands, g: Geometry, options: Options, output: Array) -> None:
     """Write the deformable convolution of ``operands`` into ``output``."""
     call = Call.of(operands, g, options, forward_plan)
-    with call.one_thread_each():
+    with single_threaded():
         for table in call.tables(operands.input):
             call.do(partial(_tile, call, table, output), call.tiles(table))
 
 
 def _tile(call: Call, table: Table, output: Array, tile: Tile) -> None:
-    columns = call.samples(table, tile).columns(table.rows)
+    columns = call.columns(call.samples(table, tile), table)
     result = output_of(call.g, call.weight, columns)
     if call.operands.bias is not None:
         result += call.operands.bias.astype(call.dtype)[:, None]
-    output[tile.box] = result.reshape(-1, *tile.shape).swapaxes(0, 1)
+    output[tile.box] = result.reshape(call.g.out_channels, *tile.shape).swapaxes(0, 1)

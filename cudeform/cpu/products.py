@@ -1,7 +1,8 @@
-"""The three matrix products of a tile on the CPU, with weight groups.
+"""The three products of a tile's columns on the CPU, with weight groups.
 
-Columns are ``(positions, taps * C)`` with channels fastest, so the weight is used with its taps
-moved in front of its channels: ``(groups, O/groups, taps * C/groups)``.
+Columns are ``(positions, taps, C)``, so the weight is used with its taps moved in front of its
+channels: ``(groups, O/groups, taps * C/groups)``. A depthwise weight needs no matrix product: each
+channel is multiplied by numbers of its own.
 """
 
 from __future__ import annotations
@@ -31,22 +32,36 @@ def channels_first(g: Geometry, weight: Array) -> Array:
     return moved.transpose(0, 3, 1, 2)
 
 
+def is_depthwise(g: Geometry) -> bool:
+    """Whether each output channel has an input channel of its own."""
+    return g.groups == g.channels == g.out_channels > 1
+
+
 def output_of(g: Geometry, weight: Array, columns: Array) -> Array:
-    """(O, positions) from columns, positions first and channels last."""
-    columns = columns.reshape(-1, g.taps * g.channels)
+    """(O, positions) from columns (positions, taps * C)."""
+    output: Array
     if g.groups == 1:
-        output: Array = weight[0] @ columns.T
+        output = weight[0] @ columns.T
         return output
+    positions = len(columns)
+    if is_depthwise(g):
+        output = np.einsum("ptc,ct->pc", columns.reshape(positions, g.taps, -1), weight[:, 0])
+        return output.T
     output = weight @ _by_group(g, columns, slice(None))
-    return output.reshape(g.out_channels, -1)
+    return output.reshape(g.out_channels, positions)
 
 
 def grad_columns_of(g: Geometry, weight: Array, grad_output: Array) -> Array:
     """Gradient of the columns, (positions, taps * C), from grad_output (O, positions)."""
+    grad_columns: Array
     if g.groups == 1:
-        grad_columns: Array = grad_output.T @ weight[0]
+        grad_columns = grad_output.T @ weight[0]
         return grad_columns
     positions = grad_output.shape[1]
+    if is_depthwise(g):
+        by_position = np.ascontiguousarray(grad_output.T)[:, None]
+        grad_columns = by_position * np.ascontiguousarray(weight[:, 0].T)
+        return grad_columns.reshape(positions, -1)
     by_group = weight.swapaxes(1, 2) @ grad_output.reshape(g.groups, -1, positions)
     apart = by_group.reshape(g.groups, g.taps, -1, positions)
     return np.ascontiguousarray(apart.transpose(3, 1, 0, 2)).reshape(positions, -1)
@@ -69,6 +84,11 @@ def add_grad_weight(
         grad_weight[0, :, part] += grad_output @ columns[:, part]
         return
     positions = len(columns)
+    if is_depthwise(g):
+        by_position = np.ascontiguousarray(grad_output[part].T)
+        apart = columns.reshape(positions, g.taps, -1)[:, :, part]
+        grad_weight[part, 0] += np.einsum("pc,ptc->tc", by_position, apart).T
+        return
     by_group = _by_group(g, columns, part).swapaxes(1, 2)
     grad_weight[part] += grad_output.reshape(g.groups, -1, positions)[part] @ by_group
 

@@ -53,6 +53,10 @@ class Samples:
     lost: Array
     _made: dict[str, sp.csr_array] = field(default_factory=dict)
 
+    def __len__(self) -> int:
+        """How many samples there are."""
+        return len(self.ly)
+
     def columns(self, table: Array) -> Array:
         """Sample the table: ``S @ table``, (samples, C / offset_groups)."""
         # A mask that is not finite must not meet the weights: infinity times a weight of 0 is NaN.
@@ -92,7 +96,7 @@ class Samples:
         The gradients of offset and mask follow from these four numbers. Corners outside the image
         count as 0.
         """
-        dots = np.empty((4, len(self.ly)), self.ly.dtype)
+        dots = np.empty((4, len(self)), self.ly.dtype)
         pixels = np.empty_like(grad_columns)
         for dot, step, held in zip(dots, self.steps, self.held.T, strict=True):
             np.take(table, self.first + step, axis=0, out=pixels, mode="clip")
@@ -102,7 +106,7 @@ class Samples:
 
     def bilinear(self, mask: Array | None = None) -> Array:
         """Bilinear weights of the corners, times the mask if one is given, (samples, 4)."""
-        weights = np.empty((len(self.ly), 4), self.ly.dtype)
+        weights = np.empty((len(self), 4), self.ly.dtype)
         below, above, right, left = self.ly, 1 - self.ly, self.lx, 1 - self.lx
         if mask is not None:
             below, above = below * mask, above * mask
@@ -137,7 +141,7 @@ class Samples:
 
         Corners outside the image have no entry: they must not even multiply a pixel by 0.
         """
-        count, index = len(self.ly), self.first.dtype
+        count, index = len(self), self.first.dtype
         rows = np.empty((count, 4), index)
         for corner, step in enumerate(self.steps):
             np.add(self.first, step, out=rows[:, corner])
@@ -193,8 +197,8 @@ def samples(
         dtype: of coordinates and weights.
     """
     pairs = offset.reshape(g.batch, g.offset_groups, g.taps, 2, g.out_h, g.out_w)
-    y0, ly = _split(_in_order(pairs[:, :, :, 0], tile, dtype), _base_y(g, tile, dtype))
-    x0, lx = _split(_in_order(pairs[:, :, :, 1], tile, dtype), _base_x(g, tile, dtype))
+    y0, ly = _split(_in_order(pairs[:, :, :, 0], tile, dtype), _base_y(g, tile))
+    x0, lx = _split(_in_order(pairs[:, :, :, 1], tile, dtype), _base_x(g, tile))
     near = (y0 >= -1) & (y0 < g.in_h) & (x0 >= -1) & (x0 < g.in_w)
     lost = np.empty(0, np.intp)
     if not near.all():
@@ -229,20 +233,22 @@ def _split(displacement: Array, base: Array) -> tuple[Array, Array]:
     """Integer part and fraction of ``base + displacement``; the integer part is a float here."""
     whole = np.floor(displacement)
     np.subtract(displacement, whole, out=displacement)
-    whole += base
-    return whole, displacement
+    # float32 has all whole numbers up to here.
+    if base.size and np.abs(base).max() < 2**23:
+        base = base.astype(whole.dtype)
+    return whole + base, displacement
 
 
-def _base_y(g: Geometry, tile: Tile, dtype: np.dtype[Any]) -> Array:
+def _base_y(g: Geometry, tile: Tile) -> Array:
     rows = np.arange(tile.rows.start, tile.rows.stop)[:, None] * g.stride_h - g.pad_top
     taps = np.arange(g.taps) // g.kernel_w * g.dilation_h
-    return (rows + taps).astype(dtype)[:, None, :, None]
+    return (rows + taps)[:, None, :, None]
 
 
-def _base_x(g: Geometry, tile: Tile, dtype: np.dtype[Any]) -> Array:
+def _base_x(g: Geometry, tile: Tile) -> Array:
     cols = np.arange(tile.cols.start, tile.cols.stop)[:, None] * g.stride_w - g.pad_left
     taps = np.arange(g.taps) % g.kernel_w * g.dilation_w
-    return (cols + taps).astype(dtype)[:, :, None]
+    return (cols + taps)[:, :, None]
 
 
 def _first_rows(g: Geometry, tile: Tile, first_image: int, y0: Array, x0: Array) -> Array:

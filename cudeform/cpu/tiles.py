@@ -7,7 +7,7 @@ consumed in the order of the tiles: this is what makes every sum independent of 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
@@ -85,14 +85,14 @@ def _shift(part: slice, by: int) -> slice:
 
 
 def in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], threads: int
+    function: Callable[[Item], Result], items: Sequence[Item], threads: int
 ) -> Iterator[Result]:
     """Map ``function`` over ``items`` on ``threads`` threads; results in the order of the items.
 
     At most ``threads + 1`` results are in the making or waiting at any time: memory is bounded, and
     no thread idles while the first of them is slow.
     """
-    if threads == 1:
+    if threads == 1 or len(items) < 2:
         yield from map(function, items)
         return
     with ThreadPoolExecutor(threads) as pool:

@@ -12,7 +12,7 @@ DEFAULT_LIMIT = 64 * 2**20
 # The columns of a tile should stay in a core's cache and still make a sizeable product.
 TILE_BYTES = 2**21
 FEWEST_POSITIONS = 128
-MOST_POSITIONS = 2048
+MOST_POSITIONS = 2**15
 
 # Small images are put on the table together: one after the other they would not fill the threads.
 TABLE_BYTES = 4 * 2**20
@@ -84,16 +84,17 @@ def _columns_and_samples(g: Geometry, itemsize: int) -> tuple[int, int]:
 
 
 def _plan(g: Geometry, options: Options, columns: int, costs: Costs) -> Plan:
-    images = max(1, min(g.batch, TABLE_BYTES // max(1, costs.image)))
-    fixed = costs.fixed + (images > 1) * images * costs.image
-    least = fixed + costs.kept + costs.position
+    least = costs.fixed + costs.kept + costs.position
     limit = options.workspace_limit or max(DEFAULT_LIMIT, least)
     if limit < least:
         raise ValueError(
             f"workspace_limit must be at least {least} bytes for this call (the weight with its "
             f"taps moved, and one output position), got {limit}"
         )
-    room = limit - fixed
+    room = limit - costs.fixed
+    together = min(TABLE_BYTES, room // 4) // max(1, costs.image)
+    images = max(1, min(g.batch, together))
+    room -= (images > 1) * images * costs.image
     # A third for the panel; of the rest at least two tiles and one that waits for its turn.
     panel = max(1, room // 3 // max(1, costs.kept))
     wanted = max(FEWEST_POSITIONS, min(MOST_POSITIONS, TILE_BYTES // max(1, columns)))

@@ -42,7 +42,7 @@ class CompileError(RuntimeError):
     """The compiler refused the text of a kernel."""
 
 
-def compiler() -> str | None:
+def compiler_path() -> str | None:
     """Path of the C++ compiler, g++ or what ``CXX`` says; None if there is none."""
     return shutil.which(os.environ.get("CXX", "g++"))
 
@@ -77,7 +77,7 @@ def _compile(text: str, flags: list[str], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     os.close(handle)
-    command = [compiler() or "g++", *flags, f"-I{HERE}", "-x", "c++", "-"]
+    command = [compiler_path() or "g++", *flags, f"-I{HERE}", "-x", "c++", "-"]
     command += ["-lc", "-lm", "-lgcc", "-o", unfinished]
     try:
         english = {**os.environ, "LC_ALL": "C"}
@@ -103,5 +103,5 @@ def _harness_text() -> str:
 
 @cache
 def _compiler_version() -> str:
-    command = [compiler() or "g++", "--version"]
+    command = [compiler_path() or "g++", "--version"]
     return subprocess.run(command, text=True, capture_output=True, check=True).stdout
