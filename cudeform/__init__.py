@@ -12,18 +12,26 @@ The result is an array of the kind that came in.
 """
 
 from cudeform.geometry import Geometry, geometry_of
-from cudeform.operands import Gradients
-from cudeform.ops import deform_conv2d, deform_conv2d_backward
+from cudeform.operands import DoubleGradients, Gradients
+from cudeform.ops import (
+    deform_conv2d,
+    deform_conv2d_backward,
+    deform_conv2d_double_backward,
+    deform_conv2d_jvp,
+)
 from cudeform.options import Options, options, set_options
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "DoubleGradients",
     "Geometry",
     "Gradients",
     "Options",
     "deform_conv2d",
     "deform_conv2d_backward",
+    "deform_conv2d_double_backward",
+    "deform_conv2d_jvp",
     "geometry_of",
     "options",
     "set_options",

@@ -1,24 +1,89 @@
 """What every door calls: the operator and its derivatives on plain buffers.
 
-A door hands over operands, their geometry and the arrays to write, which it allocates itself, in
-its own library. Nothing is checked here: Geometry has done that.
+A door hands over operands, their geometry, the options and the arrays to write, which it allocates
+itself, in its own library. On the CPU arrays are NumPy's; on a GPU they are ``DeviceArray`` and the
+door gives the device to run on. Nothing is checked here: Geometry has done that.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cudeform import cpu
 from cudeform.geometry import Geometry
-from cudeform.operands import Gradients, Operands
-from cudeform.options import current
+from cudeform.operands import DoubleGradients, Gradients, Operands
+from cudeform.options import Options
+
+if TYPE_CHECKING:
+    from cudeform.gpu.protocol import Device
 
 
-def forward(operands: Operands, geometry: Geometry, output: Any) -> None:
+def forward(
+    operands: Operands,
+    geometry: Geometry,
+    options: Options,
+    output: Any,
+    device: Device | None = None,
+) -> None:
     """Write the deformable convolution of ``operands`` into ``output``, (N, O, OH, OW)."""
-    cpu.forward(operands, geometry, current(), output)
+    if device is None:
+        cpu.forward(operands, geometry, options, output)
+        return
+    from cudeform import gpu
+
+    gpu.forward(device, operands, geometry, options, output)
 
 
-def backward(operands: Operands, geometry: Geometry, grad_output: Any, grads: Gradients) -> None:
+def backward(
+    operands: Operands,
+    geometry: Geometry,
+    options: Options,
+    grad_output: Any,
+    grads: Gradients,
+    device: Device | None = None,
+) -> None:
     """Write gradients into the arrays of ``grads``; those that are None are not computed."""
-    cpu.backward(operands, geometry, current(), grad_output, grads)
+    if device is None:
+        cpu.backward(operands, geometry, options, grad_output, grads)
+        return
+    from cudeform import gpu
+
+    gpu.backward(device, operands, geometry, options, grad_output, grads)
+
+
+def jvp(
+    operands: Operands,
+    geometry: Geometry,
+    options: Options,
+    tangents: Gradients,
+    output_tangent: Any,
+    device: Device | None = None,
+) -> None:
+    """Write the tangent of the output, given tangents of the operands; None stands for zero."""
+    if device is None:
+        cpu.jvp(operands, geometry, options, tangents, output_tangent)
+        return
+    from cudeform import gpu
+
+    gpu.jvp(device, operands, geometry, options, tangents, output_tangent)
+
+
+def double_backward(
+    operands: Operands,
+    geometry: Geometry,
+    options: Options,
+    grad_output: Any,
+    cotangents: Gradients,
+    results: DoubleGradients,
+    device: Device | None = None,
+) -> None:
+    """Write the gradients of ``sum(cotangents * backward(...))`` into ``results``.
+
+    A cotangent that is None stands for zero; a result that is None is not computed.
+    """
+    if device is None:
+        cpu.double_backward(operands, geometry, options, grad_output, cotangents, results)
+        return
+    from cudeform import gpu
+
+    gpu.double_backward(device, operands, geometry, options, grad_output, cotangents, results)

@@ -298,10 +298,18 @@ def check_devices(devices: Mapping[str, Any]) -> Any:
 
 
 GRADIENTS = ("input", "offset", "weight", "bias", "mask")
+DOUBLE_GRADIENTS = ("grad_output", "input", "offset", "weight", "mask")
 
 
-def check_needs(needs: Sequence[str], has_bias: bool, has_mask: bool) -> frozenset[str]:
+def check_needs(
+    needs: Sequence[str], names: tuple[str, ...], present: Mapping[str, bool]
+) -> frozenset[str]:
     """The gradients that a backward call shall compute: those asked for that have an argument.
+
+    Args:
+        needs: what the caller asks for.
+        names: what may be asked for.
+        present: for arguments that may be left out, whether they were given.
 
     Raises:
         TypeError: a string instead of a sequence of names.
@@ -311,10 +319,22 @@ def check_needs(needs: Sequence[str], has_bias: bool, has_mask: bool) -> frozens
         remedy = f'; write ("{needs}",)' if isinstance(needs, str) else ""
         raise TypeError(f"needs must be a sequence of names, got {needs!r}{remedy}")
     for name in needs:
-        if name not in GRADIENTS:
-            raise ValueError(f"needs must name arguments among {GRADIENTS}, got {name!r}")
-    present = {"bias": has_bias, "mask": has_mask}
+        if name not in names:
+            raise ValueError(f"needs must name arguments among {names}, got {name!r}")
     return frozenset(name for name in needs if present.get(name, True))
+
+
+def check_tangents(
+    tangents: Mapping[str, Sequence[int] | None], arguments: Mapping[str, Sequence[int] | None]
+) -> None:
+    """Refuse tangents whose shapes, by name, are not those of their arguments."""
+    for name, shape in tangents.items():
+        if name not in arguments:
+            raise ValueError(f"tangent of {name} must be None, for {name} is None")
+        if shape != arguments[name]:
+            raise ValueError(
+                f"tangent of {name} must have the shape of {name}, {arguments[name]}, got {shape}"
+            )
 
 
 def _expect(name: str, rule: str, expected: Shape, got: Shape) -> None:

@@ -29,3 +29,13 @@ class Gradients(NamedTuple):
     weight: Any = None
     bias: Any = None
     mask: Any = None
+
+
+class DoubleGradients(NamedTuple):
+    """Gradients of a function of the gradients; the bias does not influence any of them."""
+
+    grad_output: Any = None
+    input: Any = None
+    offset: Any = None
+    weight: Any = None
+    mask: Any = None

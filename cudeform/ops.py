@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cudeform.geometry import (
+    DOUBLE_GRADIENTS,
     GRADIENTS,
     Geometry,
     Padding,
@@ -13,10 +14,11 @@ from cudeform.geometry import (
     check_devices,
     check_dtypes,
     check_needs,
+    check_tangents,
     geometry_of,
 )
 from cudeform.interop import Door, door_of
-from cudeform.operands import Gradients, Operands
+from cudeform.operands import DoubleGradients, Gradients, Operands
 
 
 def deform_conv2d(
@@ -129,9 +131,118 @@ def deform_conv2d_backward(
     extra = {"grad_output": grad_output}
     door, geometry = _checked(operands, extra, stride, padding, dilation)
     geometry.check_grad_output(grad_output.shape)
-    needed = check_needs(needs, has_bias=bias is not None, has_mask=mask is not None)
+    present = {"bias": bias is not None, "mask": mask is not None}
+    needed = check_needs(needs, GRADIENTS, present)
     grads: Gradients = door.backward(operands, geometry, grad_output, needed)
     return grads
+
+
+def deform_conv2d_jvp(
+    tangents: Gradients,
+    input: Any,
+    offset: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    mask: Any = None,
+) -> Any:
+    """Forward mode: how the output moves when the arguments move along ``tangents``.
+
+    Args:
+        tangents: ``cudeform.Gradients(input=..., offset=..., ...)``, each of its argument's shape
+            and dtype; None stands for zero.
+        input, offset, weight, bias, stride, padding, dilation, mask: as for
+            :func:`deform_conv2d`.
+
+    Returns:
+        Tangent of the output, (N, O, OH, OW).
+
+    Raises:
+        TypeError, ValueError: as :func:`deform_conv2d`.
+
+    Example:
+        >>> import numpy as np, cudeform
+        >>> image = np.arange(9.0).reshape(1, 1, 3, 3)
+        >>> offset, weight = np.zeros((1, 2, 3, 3)), np.ones((1, 1, 1, 1))
+        >>> down = np.zeros_like(offset)
+        >>> down[:, 0] = 1.0  # dy grows everywhere
+        >>> tangents = cudeform.Gradients(offset=down)
+        >>> float(cudeform.deform_conv2d_jvp(tangents, image, offset, weight)[0, 0, 0, 0])
+        3.0
+    """
+    operands = Operands(input, offset, weight, bias, mask)
+    door, geometry = _checked(operands, _tangents(operands, tangents), stride, padding, dilation)
+    return door.jvp(operands, geometry, tangents)
+
+
+def deform_conv2d_double_backward(
+    cotangents: Gradients,
+    grad_output: Any,
+    input: Any,
+    offset: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    mask: Any = None,
+    *,
+    needs: Sequence[str] = DOUBLE_GRADIENTS,
+) -> DoubleGradients:
+    """Gradients of the gradients: of ``sum(cotangents * deform_conv2d_backward(...))``.
+
+    Args:
+        cotangents: what the gradients are weighted with, each of its argument's shape and dtype;
+            None stands for zero.
+        grad_output: (N, O, OH, OW), as for :func:`deform_conv2d_backward`.
+        input, offset, weight, bias, stride, padding, dilation, mask: as for
+            :func:`deform_conv2d`.
+        needs: names of the results that are wanted; the others cost nothing.
+
+    Returns:
+        A named tuple ``(grad_output, input, offset, weight, mask)``. The bias is not among them: no
+        gradient depends on it.
+
+    Raises:
+        TypeError, ValueError: as :func:`deform_conv2d_backward`.
+
+    Example:
+        >>> import numpy as np, cudeform
+        >>> image = np.arange(9.0).reshape(1, 1, 3, 3)
+        >>> offset, weight = np.zeros((1, 2, 3, 3)), np.ones((1, 1, 1, 1))
+        >>> ones = np.ones((1, 1, 3, 3))
+        >>> second = cudeform.deform_conv2d_double_backward(
+        ...     cudeform.Gradients(weight=weight), ones, image, offset, weight
+        ... )
+        >>> bool((second.grad_output == image).all())  # d/dc of sum(c * image)
+        True
+    """
+    operands = Operands(input, offset, weight, bias, mask)
+    extra = _tangents(operands, cotangents) | {"grad_output": grad_output}
+    door, geometry = _checked(operands, extra, stride, padding, dilation)
+    geometry.check_grad_output(grad_output.shape)
+    needed = check_needs(needs, DOUBLE_GRADIENTS, {"mask": mask is not None})
+    results: DoubleGradients = door.double_backward(
+        operands, geometry, grad_output, cotangents, needed
+    )
+    return results
+
+
+def _tangents(operands: Operands, tangents: Gradients) -> dict[str, Any]:
+    """The tangents that are given, by name; each must fit its argument."""
+    if not isinstance(tangents, Gradients):
+        raise TypeError(
+            f"tangents must be a cudeform.Gradients, got {type(tangents).__name__}; "
+            "write cudeform.Gradients(input=..., offset=...)"
+        )
+    given = {name: array for name, array in tangents._asdict().items() if array is not None}
+    check_tangents(
+        {name: getattr(array, "shape", None) for name, array in given.items()},
+        {name: getattr(array, "shape", None) for name, array in operands.present().items()},
+    )
+    return {f"tangent of {name}": array for name, array in given.items()}
 
 
 def _checked(

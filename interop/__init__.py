@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from cudeform.geometry import Geometry
-from cudeform.operands import Gradients, Operands
+from cudeform.operands import DoubleGradients, Gradients, Operands
 
 # Modules of this folder, by the type of the arrays they take: its library and its name.
 DOORS = {("numpy", "ndarray"): "numpy"}
@@ -37,6 +37,19 @@ class Door(Protocol):
         self, operands: Operands, geometry: Geometry, grad_output: Any, needs: frozenset[str]
     ) -> Gradients:
         """Gradients that are needed: new arrays of the door's library."""
+
+    def jvp(self, operands: Operands, geometry: Geometry, tangents: Gradients) -> Any:
+        """Tangent of the output: a new array of the door's library."""
+
+    def double_backward(
+        self,
+        operands: Operands,
+        geometry: Geometry,
+        grad_output: Any,
+        cotangents: Gradients,
+        needs: frozenset[str],
+    ) -> DoubleGradients:
+        """Gradients of the gradients that are needed: new arrays of the door's library."""
 
 
 def door_of(arrays: Mapping[str, Any]) -> Door:

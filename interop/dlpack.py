@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cudeform.geometry import Geometry
-from cudeform.operands import Gradients, Operands
+from cudeform.operands import DoubleGradients, Gradients, Operands
 
 from . import numpy as numpy_door
 
@@ -37,6 +37,31 @@ def backward(
     give_back = _from_dlpack(operands.input)
     grads = numpy_door.backward(_borrowed(operands), geometry, _borrow(grad_output), needs)
     return Gradients(*(None if grad is None else give_back(grad) for grad in grads))
+
+
+def jvp(operands: Operands, geometry: Geometry, tangents: Gradients) -> Any:
+    """Tangent of the output: a new array of the producer's library."""
+    give_back = _from_dlpack(operands.input)
+    return give_back(numpy_door.jvp(_borrowed(operands), geometry, _borrow_all(tangents)))
+
+
+def double_backward(
+    operands: Operands,
+    geometry: Geometry,
+    grad_output: Any,
+    cotangents: Gradients,
+    needs: frozenset[str],
+) -> DoubleGradients:
+    """Gradients of the gradients: new arrays of the producer's library."""
+    give_back = _from_dlpack(operands.input)
+    results = numpy_door.double_backward(
+        _borrowed(operands), geometry, _borrow(grad_output), _borrow_all(cotangents), needs
+    )
+    return DoubleGradients(*(None if grad is None else give_back(grad) for grad in results))
+
+
+def _borrow_all(arrays: Gradients) -> Gradients:
+    return Gradients(*(None if array is None else _borrow(array) for array in arrays))
 
 
 def _borrowed(operands: Operands) -> Operands:

@@ -8,7 +8,8 @@ import numpy as np
 
 from cudeform import engine
 from cudeform.geometry import Geometry
-from cudeform.operands import Gradients, Operands
+from cudeform.operands import DoubleGradients, Gradients, Operands
+from cudeform.options import current
 
 
 def dtype_name(array: Any) -> str:
@@ -25,7 +26,7 @@ def device_of(array: Any) -> str:
 def forward(operands: Operands, geometry: Geometry) -> Any:
     """Deformable convolution: a new array."""
     output = np.empty(geometry.output_shape, operands.input.dtype)
-    engine.forward(operands, geometry, output)
+    engine.forward(operands, geometry, current(), output)
     return output
 
 
@@ -33,12 +34,40 @@ def backward(
     operands: Operands, geometry: Geometry, grad_output: Any, needs: frozenset[str]
 ) -> Gradients:
     """Gradients: new arrays."""
-    grads = Gradients(
-        **{
-            name: np.empty(array.shape, array.dtype)
-            for name, array in operands.present().items()
-            if name in needs
-        }
-    )
-    engine.backward(operands, geometry, grad_output, grads)
+    grads = Gradients(**_like(operands, needs))
+    engine.backward(operands, geometry, current(), grad_output, grads)
     return grads
+
+
+def jvp(operands: Operands, geometry: Geometry, tangents: Gradients) -> Any:
+    """Tangent of the output: a new array."""
+    result = np.empty(geometry.output_shape, operands.input.dtype)
+    engine.jvp(operands, geometry, current(), tangents, result)
+    return result
+
+
+def double_backward(
+    operands: Operands,
+    geometry: Geometry,
+    grad_output: Any,
+    cotangents: Gradients,
+    needs: frozenset[str],
+) -> DoubleGradients:
+    """Gradients of the gradients: new arrays."""
+    results = DoubleGradients(
+        grad_output=np.empty(geometry.output_shape, grad_output.dtype)
+        if "grad_output" in needs
+        else None,
+        **_like(operands, needs),
+    )
+    engine.double_backward(operands, geometry, current(), grad_output, cotangents, results)
+    return results
+
+
+def _like(operands: Operands, needs: frozenset[str]) -> dict[str, Any]:
+    """New arrays for the gradients of the operands that are needed, by name."""
+    return {
+        name: np.empty(array.shape, array.dtype)
+        for name, array in operands.present().items()
+        if name in needs
+    }

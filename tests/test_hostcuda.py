@@ -363,8 +363,8 @@ def test_gemm_with_tf32_rounds_its_operands() -> None:
     device = HostDevice()
     x = np.float32(1 + 2**-10 + 2**-12)
     a, b, c = device.put(x.reshape(1)), device.put(values(1)), device.empty((1,), "float32")
-    one = [Matrix(array.pointer, 1) for array in (a, b, c)]
-    gemm = Gemm(1, 1, 1, *one, 1, "float32", "float32")
+    matrices = {"a": Matrix(a.pointer, 1), "b": Matrix(b.pointer, 1), "c": Matrix(c.pointer, 1)}
+    gemm = Gemm(m=1, n=1, k=1, **matrices, batch=1, dtype="float32", output_dtype="float32")
     device.gemm(gemm)
     assert device.read(c) == x
     device.gemm(replace(gemm, allow_tf32=True))

@@ -123,6 +123,8 @@ def test_an_access_within_a_margin_is_seen(flush: Any) -> None:
     error = fault(device, WRITE, a, b, n=63, threads=63)
     assert str(error) == "toy: wrote 0 bytes past the end of a buffer of 252 bytes"
     run(device, WRITE, a, b, n=5, threads=63)  # it was seen, and told once
+    fault(device, toy("b[g.n] = 0; b[1 << 20] = 0;"), a, b, n=63, threads=1)
+    run(device, WRITE, a, b, n=5, threads=63)  # this, too
 
 
 MISDEEDS = toy(
@@ -188,7 +190,8 @@ UNDEFINED = toy(
     case 6: b[i] = load16(a + 1).w[0]; break;
     case 7: store16(b + 1, load16(a)); break;
     case 8: b[i] = load16(table).w[0]; break;
-    case 9: __builtin_assume(g.n > 0); __builtin_assume(g.n > 1 << 20); break;
+    case 9: atomicAdd(reinterpret_cast<int*>(1 + reinterpret_cast<char*>(b)), 1); break;
+    case 10: __builtin_assume(g.n > 0); __builtin_assume(g.n > 1 << 20); break;
     }
     """,
     "const float* a, int* b",
@@ -208,7 +211,8 @@ UNDEFINED = toy(
         (6, 1, "load16 of the misaligned address 0x"),
         (7, 1, "store16 of the misaligned address 0x"),
         (8, 1, "load16 of 0x.*, which is not global memory"),
-        (9, 1, "assumed g.n > 1 << 20"),
+        (9, 1, "atomicAdd of the misaligned address 0x"),
+        (10, 1, "assumed g.n > 1 << 20"),
     ],
 )
 def test_undefined_arithmetic_and_alignment(what: int, n: int, message: str) -> None:
@@ -268,37 +272,42 @@ def test_each_race_of_a_reduction_is_reported(missing: int) -> None:
         )
 
 
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        ("b[0] = a[i];", r"toy\.cu:1: race: writes what thread \d+ of block \d wrote"),
-        ("if (threadIdx.x == 0) b[0] = a[i];", r"writes what thread 0 of block \d wrote"),
-        (
-            "b[i] = b[(i + 1) % g.n];",
-            r"race: (reads|writes) what thread \d+ of block \d (wrote|read)",
-        ),
-        ("atomicAdd(b, a[i]); b[0] += 1;", "race: (reads|writes) what thread .* wrote"),
-        ("add_global(b, a[i]); if (i == 5) b[0] = 1;", "race: writes what .* wrote"),
-        ("b[i] = a[0]; if (i == 5) a[0] = 1;", "race: (writes|reads) what .* (wrote|read)"),
-        ("b[i] = a[i]; if (i % 32 == 5) b[i + 1] = b[i - 1];", "race: (reads|writes)"),
-        ("atomicAdd(b, a[i]); add_global(b + 1, 1.0f);", None),
-        ("b[i] = a[0] + a[i];", None),
-        ("b[i] = a[i]; __syncwarp(); if (i % 32 == 5) b[i] = b[i - 1] + b[i + 1];", None),
-        ("b[i] = a[i]; __syncthreads(); if (i % 64 == 5) b[i] = b[i - 1] + b[i + 40];", None),
-        ("__shared__ float x[64]; x[threadIdx.x] = a[i]; b[i] = x[threadIdx.x];", None),
-    ],
+RACY = {
+    "b[0] = a[i];": r"race: writes what thread \d+ of block \d wrote",
+    "if (threadIdx.x == 0) b[0] = a[i];": r"race: writes what thread 0 of block \d wrote",
+    "b[i] = b[(i + 1) % g.n];": r"race: (reads|writes) what thread \d+ of block \d (wrote|read)",
+    "atomicAdd(b, a[i]); b[0] += 1;": "race: (reads|writes) what .* wrote",
+    "add_global(b, a[i]); if (i == 5) b[0] = 1;": "race: writes what .* wrote",
+    "b[i] = a[0]; if (i == 5) a[0] = 1;": "race: (writes|reads) what .* (wrote|read)",
+    "b[i] = a[i]; if (i % 32 == 5) b[i + 1] = b[i - 1];": "race: (reads|writes) what thread",
+}
+NOT_RACY = [
+    "atomicAdd(b, a[i]); add_global(b + 1, 1.0f);",
+    "b[i] = a[0] + a[i];",
+    "b[i] = a[i]; __syncwarp(); if (i % 32 == 5) b[i] = b[i - 1] + b[i + 1];",
+    "b[i] = a[i]; __syncthreads(); if (i % 64 == 5) b[i] = b[i - 1] + b[i + 40];",
+    "__shared__ float x[64]; x[threadIdx.x] = a[i]; b[i] = x[threadIdx.x];",
+]
+RACES = toy(
+    "switch (g.what) {"
+    + "\n".join(f"case {i}: {{ {body} break; }}" for i, body in enumerate([*RACY, *NOT_RACY]))
+    + "}",
+    "float* a, float* b",
 )
-def test_races_between_threads_and_blocks(body: str, message: str | None) -> None:
-    kernel = toy(body, "float* a, float* b")
+
+
+@pytest.mark.parametrize("body", [*RACY, *NOT_RACY])
+def test_races_between_threads_and_blocks(body: str) -> None:
+    what = [*RACY, *NOT_RACY].index(body)
     for seed in SEEDS:
         device = HostDevice(seed=seed, races=True)
         a, b = device.put(values(256)), device.put(values(256))
-        if message is None:
-            run(device, kernel, a, b, n=256, blocks=4)
-        else:
-            error = fault(device, kernel, a, b, n=256, blocks=4)
-            assert re.search(message, str(error))
-            run(device, toy("b[i] = 0;"), a, b, blocks=4)  # launches are in order
+        if body in RACY:
+            error = str(fault(device, RACES, a, b, n=256, what=what, blocks=4))
+            assert re.search(RACY[body], error)
+            assert f"toy.cu:{what + 1}: " in error
+        # Launches are in order: whatever the first did, the next is right.
+        run(device, RACES, a, b, n=256, what=max(what, len(RACY)), blocks=4)
 
 
 # ---- what is wrong: launches and texts -----------------------------------------------------------

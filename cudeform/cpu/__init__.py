@@ -6,6 +6,7 @@ not depend on the number of threads. float16 and bfloat16 are computed in float3
 """
 
 from cudeform.cpu.backward import backward
+from cudeform.cpu.double import double_backward, jvp
 from cudeform.cpu.forward import forward
 
-__all__ = ["backward", "forward"]
+__all__ = ["backward", "double_backward", "forward", "jvp"]

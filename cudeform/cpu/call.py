@@ -81,8 +81,12 @@ class Call:
 
     def columns(self, at: Samples, table: Table) -> Array:
         """What the taps of a tile sample, (positions, taps * C)."""
-        positions = len(at) // (self.g.taps * self.g.offset_groups)
-        return at.columns(table.rows).reshape(positions, self.g.taps * self.g.channels)
+        return self.by_position(at.columns(table.rows))
+
+    def by_position(self, samples: Array) -> Array:
+        """Values of all channels of samples, a row for each, as (positions, taps * C)."""
+        positions = len(samples) // (self.g.taps * self.g.offset_groups)
+        return samples.reshape(positions, self.g.taps * self.g.channels)
 
     def tiles(self, table: Table) -> list[Tile]:
         """Cover the output of the images on a table."""

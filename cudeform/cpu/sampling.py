@@ -61,7 +61,9 @@ class Samples:
         """Sample the table: ``S @ table``, (samples, C / offset_groups)."""
         # A mask that is not finite must not meet the weights: infinity times a weight of 0 is NaN.
         late = self.mask is not None and not np.isfinite(self.mask).all()
-        operator = self._sparse(self.bilinear(), len(table)) if late else self.operator(len(table))
+        operator = self.operator(len(table))
+        if late:
+            operator = self.sparse(self.bilinear(), len(table), self.inner())
         columns: Array = operator @ table
         if late and self.mask is not None:
             columns *= self.mask[:, None]
@@ -71,7 +73,8 @@ class Samples:
     def operator(self, table_rows: int) -> sp.csr_array:
         """``S``, mask included; made once, for it serves the columns and the scatter."""
         if "operator" not in self._made:
-            self._made["operator"] = self._sparse(self.bilinear(self.mask), table_rows)
+            weights = self.bilinear(self.mask)
+            self._made["operator"] = self.sparse(weights, table_rows, self.inner())
         return self._made["operator"]
 
     def scatter(self, grad_columns: Array, table_rows: int) -> tuple[Array, Array]:
@@ -86,7 +89,7 @@ class Samples:
             # A corner of weight 0 gains nothing, not even infinity times 0.
             bilinear = self.bilinear()
             weights = np.where(bilinear == 0, 0, self.bilinear(self.mask))
-            operator = self._sparse(weights, table_rows)
+            operator = self.sparse(weights, table_rows, self.inner())
             operator.eliminate_zeros()
         return scatter(operator, grad_columns)
 
@@ -116,6 +119,13 @@ class Samples:
         np.multiply(below, right, out=weights[:, 3])
         return weights
 
+    def slopes(self, values: Array) -> tuple[Array, Array]:
+        """Derivatives in y and x between four ``values`` at the corners, (4, samples)."""
+        top_left, top_right, bottom_left, bottom_right = values
+        slope_y = self.lx * (bottom_right - top_right) + (1 - self.lx) * (bottom_left - top_left)
+        slope_x = self.ly * (bottom_right - bottom_left) + (1 - self.ly) * (top_right - top_left)
+        return slope_y, slope_x
+
     def grad_mask(self, dots: Array) -> Array:
         """Gradient of the mask from the corner dots."""
         grad: Array = np.einsum("js,sj->s", dots, self.bilinear())
@@ -125,9 +135,7 @@ class Samples:
 
     def grad_offset(self, dots: Array, boundary_grad: str) -> tuple[Array, Array]:
         """Gradients of dy and dx from the corner dots."""
-        top_left, top_right, bottom_left, bottom_right = dots
-        grad_y = self.lx * (bottom_right - top_right) + (1 - self.lx) * (bottom_left - top_left)
-        grad_x = self.ly * (bottom_right - bottom_left) + (1 - self.ly) * (top_right - top_left)
+        grad_y, grad_x = self.slopes(dots)
         for grad in (grad_y, grad_x):
             if boundary_grad == "mmcv":
                 grad[self.edge] = 0
@@ -136,19 +144,23 @@ class Samples:
             grad[self.lost] = np.nan
         return grad_y, grad_x
 
-    def _sparse(self, weights: Array, table_rows: int) -> sp.csr_array:
-        """Matrix with the ``weights``, (samples, 4), of the corners.
+    def inner(self) -> Bools:
+        """Corners that count for the values of samples: those that are held, edges left out."""
+        if not len(self.edge):
+            return self.held
+        held = self.held.copy()
+        held[self.edge] = False
+        return held
 
-        Corners outside the image have no entry: they must not even multiply a pixel by 0.
+    def sparse(self, weights: Array, table_rows: int, held: Bools) -> sp.csr_array:
+        """Matrix with the ``weights``, (samples, 4), of the corners that are ``held``.
+
+        The others have no entry: they must not even multiply a pixel by 0.
         """
         count, index = len(self), self.first.dtype
         rows = np.empty((count, 4), index)
         for corner, step in enumerate(self.steps):
             np.add(self.first, step, out=rows[:, corner])
-        held = self.held
-        if len(self.edge):
-            held = held.copy()
-            held[self.edge] = False
         starts = np.zeros(count + 1, index)
         # The four flags of a sample are four bytes of 0 or 1: counting bits counts corners.
         np.cumsum(np.bitwise_count(held.view(np.uint32).ravel()), out=starts[1:])
@@ -197,8 +209,8 @@ def samples(
         dtype: of coordinates and weights.
     """
     pairs = offset.reshape(g.batch, g.offset_groups, g.taps, 2, g.out_h, g.out_w)
-    y0, ly = _split(_in_order(pairs[:, :, :, 0], tile, dtype), _base_y(g, tile))
-    x0, lx = _split(_in_order(pairs[:, :, :, 1], tile, dtype), _base_x(g, tile))
+    y0, ly = _split(in_sample_order(pairs[:, :, :, 0], tile, dtype), _base_y(g, tile))
+    x0, lx = _split(in_sample_order(pairs[:, :, :, 1], tile, dtype), _base_x(g, tile))
     near = (y0 >= -1) & (y0 < g.in_h) & (x0 >= -1) & (x0 < g.in_w)
     lost = np.empty(0, np.intp)
     if not near.all():
@@ -209,7 +221,7 @@ def samples(
     modulation = None
     if mask is not None:
         planes = mask.reshape(g.batch, g.offset_groups, g.taps, g.out_h, g.out_w)
-        modulation = _in_order(planes, tile, dtype).ravel()
+        modulation = in_sample_order(planes, tile, dtype).ravel()
     first = _first_rows(g, tile, first_image, y0, x0)
     return Samples(
         ly=ly.ravel(),
@@ -223,7 +235,7 @@ def samples(
     )
 
 
-def _in_order(planes: Array, tile: Tile, dtype: np.dtype[Any]) -> Array:
+def in_sample_order(planes: Array, tile: Tile, dtype: np.dtype[Any]) -> Array:
     """Cut a tile out of (N, OG, taps, OH, OW): a fresh (images, rows, cols, taps, OG)."""
     part = planes[tile.images, :, :, tile.rows, tile.cols]
     return part.transpose(0, 3, 4, 2, 1).astype(dtype, order="C")

@@ -75,6 +75,16 @@ def backward_plan(g: Geometry, itemsize: int, options: Options) -> Plan:
     return _plan(g, options, columns, Costs(image, 3 * _weight(g, itemsize), kept, position))
 
 
+def double_plan(g: Geometry, itemsize: int, options: Options) -> Plan:
+    """Plan of a call for forward mode or second order."""
+    columns, samples = _columns_and_samples(g, itemsize)
+    # Tangent and gradient of the columns, the gradient that meets the weight's tangent, and shares.
+    position = 8 * columns + 2 * samples + 2 * g.out_channels * itemsize
+    kept = (1 + (g.groups > 1)) * columns + g.out_channels * itemsize
+    image = 3 * g.channels * g.in_pixels * itemsize
+    return _plan(g, options, columns, Costs(image, 4 * _weight(g, itemsize), kept, position))
+
+
 def _weight(g: Geometry, itemsize: int) -> int:
     return g.out_channels * g.taps * (g.channels // g.groups) * itemsize
 

@@ -110,13 +110,15 @@ inline T __ldg(const T* address) {
 }
 
 // Only one thread runs at a time, and here none stops: atomics are plain code.
-#define HOSTCUDA_ATOMIC(name, result)                                   \
-    template <class T>                                                  \
-    inline T name(T* address, typename hostcuda::Same<T>::type value) { \
-        const hostcuda::Atomic scope;                                   \
-        const T before = *address;                                      \
-        *address = result;                                              \
-        return before;                                                  \
+#define HOSTCUDA_ATOMIC(name, result)                                 \
+    template <class T>                                                \
+    inline T name(T* address, typename hostcuda::Same<T>::type value, \
+                  hostcuda::Where at = hostcuda::here()) {            \
+        hostcuda::check_aligned(address, sizeof(T), #name, at);       \
+        const hostcuda::Atomic scope;                                 \
+        const T before = *address;                                    \
+        *address = result;                                            \
+        return before;                                                \
     }
 HOSTCUDA_ATOMIC(atomicAdd, hostcuda::sum(before, value))
 HOSTCUDA_ATOMIC(atomicMin, hostcuda::integer<T>(value < before ? value : before))
@@ -127,7 +129,8 @@ HOSTCUDA_ATOMIC(atomicExch, value)
 
 template <class T>
 inline T atomicCAS(T* address, typename hostcuda::Same<T>::type expected,
-                   typename hostcuda::Same<T>::type value) {
+                   typename hostcuda::Same<T>::type value, hostcuda::Where at = hostcuda::here()) {
+    hostcuda::check_aligned(address, sizeof(T), "atomicCAS", at);
     const hostcuda::Atomic scope;
     const T before = *address;
     if (before == expected) *address = value;

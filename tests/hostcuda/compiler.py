@@ -16,7 +16,7 @@ from cudeform.gpu.protocol import Kernel
 HERE = Path(__file__).parent
 
 FLAGS = (
-    *("-std=c++17", "-O2", "-g1", "-fPIC", "-shared", "-fvisibility=hidden"),
+    *("-std=c++17", "-O1", "-g1", "-fPIC", "-shared", "-fvisibility=hidden"),
     *("-fno-exceptions", "-fno-rtti", "-fno-strict-aliasing"),
     "-ffp-contract=off",  # a fused multiply-add is where the text has one, and nowhere else
     # Arithmetic that is undefined ends in a call; faults.h has the functions, not a library.
@@ -29,7 +29,6 @@ FLAGS = (
     *("-Wno-unused-function", "-Wno-unused-parameter", "-Wno-unused-variable"),
     *("-Wno-sign-compare", "-Wno-unknown-pragmas"),  # threadIdx is unsigned; #pragma unroll
 )
-
 
 # The part of a text that is PTX: from its own #line to the next.
 _INTRINSICS = re.compile(r'^#line 1 "intrinsics\.cuh"$.*?(?=^#line 1 )', re.DOTALL | re.MULTILINE)
@@ -78,7 +77,7 @@ def _compile(text: str, flags: list[str], path: Path) -> None:
     handle, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     os.close(handle)
     command = [compiler_path() or "g++", *flags, f"-I{HERE}", "-x", "c++", "-"]
-    command += ["-lc", "-lm", "-lgcc", "-o", unfinished]
+    command += ["-lc", "-lm", "-lrt", "-lgcc", "-o", unfinished]
     try:
         english = {**os.environ, "LC_ALL": "C"}
         run = subprocess.run(

@@ -130,9 +130,12 @@ class HostDevice:
             seed=self.seed,
             seconds=self.seconds,
         )
-        library.run(launch, pointers, params, self._arena.place)
-        if violations := self._arena.repair_margins():
-            raise KernelError(kernel.name, None, None, f"wrote {violations[0]}")
+        try:
+            library.run(launch, pointers, params, self._arena.place)
+        finally:
+            written = self._arena.repair_margins()
+        if written:
+            raise KernelError(kernel.name, None, None, f"wrote {written[0]}")
         counts = (launch.loaded, launch.stored, launch.added)
         self.log.append(Launched(kernel.name, blocks, threads, shared_bytes, *counts))
 

@@ -58,11 +58,11 @@ inline void run_grid() {
 
 }  // namespace hostcuda
 
-extern "C" __attribute__((visibility("default"))) int hostcuda_parameters() {
+extern "C" [[gnu::visibility("default")]] int hostcuda_parameters() {
     return hostcuda::Kernel::count;
 }
 
-extern "C" __attribute__((visibility("default"))) int hostcuda_struct_bytes() {
+extern "C" [[gnu::visibility("default")]] int hostcuda_struct_bytes() {
     return hostcuda::Kernel::sizes[hostcuda::Kernel::count - 1];
 }
 

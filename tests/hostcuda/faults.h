@@ -23,8 +23,7 @@ struct Interrupted {
 };
 
 inline Interrupted interrupted(const void* context) {
-    [[maybe_unused]] const mcontext_t& state =
-        static_cast<const ucontext_t*>(context)->uc_mcontext;
+    const mcontext_t& state = static_cast<const ucontext_t*>(context)->uc_mcontext;
 #if defined(__x86_64__)
     return {reinterpret_cast<const char*>(state.gregs[REG_RIP]),
             reinterpret_cast<const char*>(state.gregs[REG_RSP]),
@@ -101,10 +100,9 @@ struct SanitizerPlace {
     unsigned line, column;
 };
 
-#define HOSTCUDA_UNDEFINED(check, what)                                          \
-    extern "C" [[noreturn]] void __ubsan_handle_##check##_abort(                 \
-        const SanitizerPlace* place) {                                           \
-        hostcuda::fail("%s:%u: " what, place->file, place->line);                \
+#define HOSTCUDA_UNDEFINED(check, what)                                                      \
+    extern "C" [[noreturn]] void __ubsan_handle_##check##_abort(const SanitizerPlace* place) { \
+        hostcuda::fail("%s:%u: " what, place->file, place->line);                            \
     }
 
 HOSTCUDA_UNDEFINED(out_of_bounds, "index outside of an array")

@@ -2,8 +2,6 @@
 
 #pragma once
 
-#include <cstdint>
-
 #include "shim.h"
 
 struct half_t {
@@ -63,16 +61,15 @@ inline void from_acc(double x, double* result) { *result = x; }
 
 namespace hostcuda {
 
-inline void check_address(const void* address, unsigned alignment, const char* what, Where at) {
-    if (reinterpret_cast<std::uintptr_t>(address) % alignment != 0)
-        fail("%s:%d: %s of the misaligned address %p", at.file, at.line, what, address);
+inline void check_global(const void* address, std::size_t alignment, const char* what, Where at) {
+    check_aligned(address, alignment, what, at);
     if (is_shared(address) || is_on_stack(address))
         fail("%s:%d: %s of %p, which is not global memory", at.file, at.line, what, address);
 }
 
 template <class T>
 void add(T* address, T value, const char* what, Where at) {
-    check_address(address, sizeof(T), what, at);
+    check_global(address, sizeof(T), what, at);
     const Atomic scope;
     *address += value;
     count(&Launch::added, sizeof(T));
@@ -85,13 +82,13 @@ inline unsigned char* dynamic_shared() {
 }
 
 inline vec16_t load16(const void* address, hostcuda::Where at = hostcuda::here()) {
-    hostcuda::check_address(address, 16, "load16", at);
+    hostcuda::check_global(address, 16, "load16", at);
     hostcuda::count(&hostcuda::Launch::loaded, 16);
     return *static_cast<const vec16_t*>(address);
 }
 
 inline void store16(void* address, vec16_t value, hostcuda::Where at = hostcuda::here()) {
-    hostcuda::check_address(address, 16, "store16", at);
+    hostcuda::check_global(address, 16, "store16", at);
     hostcuda::count(&hostcuda::Launch::stored, 16);
     *static_cast<vec16_t*>(address) = value;
 }
@@ -106,7 +103,7 @@ inline void add_global(double* address, double value, hostcuda::Where at = hostc
 
 inline void add_global4(float* address, float a, float b, float c, float d,
                         hostcuda::Where at = hostcuda::here()) {
-    hostcuda::check_address(address, 16, "add_global4", at);
+    hostcuda::check_global(address, 16, "add_global4", at);
     const float values[] = {a, b, c, d};
     for (int i = 0; i < 4; ++i) hostcuda::add(address + i, values[i], "add_global4", at);
 }

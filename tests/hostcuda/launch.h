@@ -4,6 +4,7 @@
 
 #include <cstdarg>
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <cstring>
 
@@ -15,11 +16,11 @@ struct dim3 {
     unsigned x, y, z;
 };
 
-// Static shared memory: the shim puts it into a section of its own, which the linker delimits.
-extern "C" __attribute__((weak, visibility("hidden"))) char __start_hostcuda_shared[];
-extern "C" __attribute__((weak, visibility("hidden"))) char __stop_hostcuda_shared[];
-// And this library as a whole.
-extern "C" __attribute__((visibility("hidden"))) char __ehdr_start[], _end[];
+// The linker gives the ends of static shared memory, for which the shim has a section of its own,
+// and of this library as a whole.
+extern "C" [[gnu::weak, gnu::visibility("hidden")]] char __start_hostcuda_shared[];
+extern "C" [[gnu::weak, gnu::visibility("hidden")]] char __stop_hostcuda_shared[];
+extern "C" [[gnu::visibility("hidden")]] char __ehdr_start[], _end[];
 
 static dim3 gridDim, blockDim;
 static uint3 blockIdx;   // the CUDA block that runs
@@ -102,6 +103,11 @@ inline bool is_shared(const void* address) {
     va_end(values);
     record_failure();
     give_up();
+}
+
+inline void check_aligned(const void* address, std::size_t alignment, const char* what, Where at) {
+    if (reinterpret_cast<std::uintptr_t>(address) % alignment != 0)
+        fail("%s:%d: %s of the misaligned address %p", at.file, at.line, what, address);
 }
 
 }  // namespace hostcuda

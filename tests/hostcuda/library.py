@@ -18,7 +18,7 @@ from hostcuda.memory import map_pages
 MOST_THREADS = 1024  # of a block
 STACK_BYTES = 16 * mmap.PAGESIZE
 
-_FAILED, _FAULTED = 1, 2
+_FAULTED = 2  # `failure` of a launch that ended in an access outside
 
 
 class KernelError(RuntimeError):

@@ -7,7 +7,6 @@
 
 #pragma once
 
-#include <cstdint>
 #include <cstdlib>
 
 #include "block.h"
@@ -163,13 +162,13 @@ inline void count(long long Launch::*bytes, long long moved) {
 #ifdef HOSTCUDA_RACES
 
 #define HOSTCUDA_UNWATCHED extern "C" [[gnu::no_sanitize_thread]] void
-#define HOSTCUDA_TOUCH(name, size, write)                                   \
-    HOSTCUDA_UNWATCHED __tsan_##name(const void* address) {                 \
+#define HOSTCUDA_TOUCH(name, size, write)                                     \
+    HOSTCUDA_UNWATCHED __tsan_##name(const void* address) {                   \
         hostcuda::touched(address, size, write, __builtin_return_address(0)); \
     }
-#define HOSTCUDA_TOUCHES(size)                       \
-    HOSTCUDA_TOUCH(read##size, size, false)          \
-    HOSTCUDA_TOUCH(write##size, size, true)          \
+#define HOSTCUDA_TOUCHES(size)                        \
+    HOSTCUDA_TOUCH(read##size, size, false)           \
+    HOSTCUDA_TOUCH(write##size, size, true)           \
     HOSTCUDA_TOUCH(unaligned_read##size, size, false) \
     HOSTCUDA_TOUCH(unaligned_write##size, size, true)
 HOSTCUDA_TOUCHES(1)

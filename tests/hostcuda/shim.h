@@ -121,7 +121,7 @@ T __shfl_xor_sync(unsigned mask, T value, int other, int width = warpSize,
 }
 
 // Whoever happens to run together: nothing right can be built on it.
-__attribute__((error("which threads are active is not defined; pass the mask that you mean")))
+[[gnu::error("which threads are active is not defined; pass the mask that you mean")]]
 unsigned __activemask();
 
 #include "intrinsics.h"
