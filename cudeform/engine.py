@@ -15,7 +15,25 @@ from cudeform.operands import DoubleGradients, Gradients, Operands
 from cudeform.options import Options
 
 if TYPE_CHECKING:
-    from cudeform.gpu.protocol import Device
+    from collections.abc import Callable
+
+    from cudeform.gpu.protocol import Device, Memory
+
+
+def gpu_device(index: int, stream: int, allocate: Callable[[int], Memory] | None = None) -> Device:
+    """A GPU to run on.
+
+    Args:
+        index: number of the device.
+        stream: address of the stream on which everything is queued.
+        allocate: gives workspace for that device and stream; CuPy's pool if None.
+
+    Raises:
+        RuntimeError: CuPy or a GPU is missing; the text says what to do.
+    """
+    from cudeform.gpu.device import CupyDevice, pool_allocate
+
+    return CupyDevice(index, stream, allocate or pool_allocate)
 
 
 def forward(

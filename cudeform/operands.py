@@ -1,9 +1,26 @@
-"""The arrays of a call and of its gradients, by name."""
+"""The arrays of a call and of its gradients, by name; an array in device memory."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+
+@dataclass(frozen=True)
+class DeviceArray:
+    """An array in device memory.
+
+    Attributes:
+        pointer: address of the first element.
+        shape: sizes.
+        strides: distances in elements; 0 where broadcast, negative where reversed.
+        dtype: name, float16, bfloat16, float32 or float64.
+    """
+
+    pointer: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: str
 
 
 @dataclass(frozen=True)

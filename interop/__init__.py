@@ -18,7 +18,7 @@ from cudeform.geometry import Geometry
 from cudeform.operands import DoubleGradients, Gradients, Operands
 
 # Modules of this folder, by the type of the arrays they take: its library and its name.
-DOORS = {("numpy", "ndarray"): "numpy"}
+DOORS = {("numpy", "ndarray"): "numpy", ("cupy", "ndarray"): "cupy"}
 
 
 class Door(Protocol):

@@ -11,22 +11,9 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from cudeform.operands import DeviceArray
 
-@dataclass(frozen=True)
-class DeviceArray:
-    """An array in device memory.
-
-    Attributes:
-        pointer: address of the first element.
-        shape: sizes.
-        strides: distances in elements; 0 where broadcast, negative where reversed.
-        dtype: name, one of ``geometry.DTYPES``.
-    """
-
-    pointer: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    dtype: str
+__all__ = ["Device", "DeviceArray", "Gemm", "Kernel", "Matrix", "Memory"]
 
 
 @dataclass(frozen=True)
@@ -118,9 +105,3 @@ class Device(Protocol):
 
     def gemm(self, gemm: Gemm) -> None:
         """Multiply matrices."""
-
-
-def array_of(array: NDArray[Any], dtype: str) -> DeviceArray:
-    """Describe a NumPy array over memory that a device can read."""
-    strides = tuple(stride // array.itemsize for stride in array.strides)
-    return DeviceArray(int(array.ctypes.data), array.shape, strides, dtype)
