@@ -1,7 +1,7 @@
 """The command line: ``python -m cudeform COMMAND``.
 
-Each command is a module of the same name with ``add_arguments(parser)`` and ``run(arguments)``;
-only the module of the command that was asked for is imported.
+Each command is a module of ``cudeform.commands`` with ``add_arguments(parser)`` and
+``run(arguments)``; only the module of the command that was asked for is imported.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         if words[:1] == [name]:
-            module = import_module(f"cudeform.{name}")
+            module = import_module(f"cudeform.commands.{name}")
             command.description = module.__doc__
             module.add_arguments(command)
             command.set_defaults(run=module.run)

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cudeform import bench_peers, bench_timing
 from cudeform.__main__ import main
-from cudeform.bench_configs import CPU, GPU, OFFSETS, QUICK, Config, Problem, named
-from cudeform.bench_table import Measurement, Report, mean_ratio, table
-from cudeform.info import Blas, Machine
+from cudeform.commands import bench_peers, bench_timing
+from cudeform.commands.bench_configs import CPU, GPU, OFFSETS, QUICK, Config, Problem, named
+from cudeform.commands.bench_table import Measurement, Report, mean_ratio, table
+from cudeform.commands.info import Blas, Machine
 
 SMALL = QUICK[0]
 

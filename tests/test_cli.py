@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from cudeform import info
 from cudeform.__main__ import COMMANDS, main
-from cudeform.info import AVX512, Blas, Machine, avx512_remarks, note
+from cudeform.commands import info
+from cudeform.commands.info import AVX512, Blas, Machine, avx512_remarks, note
 
 HASWELL = Blas("openblas", "0.3.31", "numpy", "Haswell", 2)
 SKYLAKEX = Blas("openblas", "0.3.31", "numpy", "SkylakeX", 2)
@@ -49,8 +49,9 @@ def test_version(capsys):
 def test_only_the_command_that_was_asked_for_is_imported():
     code = (
         "import sys; from cudeform.__main__ import main; main(['info']); "
-        "assert 'cudeform.info' in sys.modules; "
-        "assert not {'cudeform.bench', 'cudeform.demo', 'matplotlib', 'tqdm'} & set(sys.modules)"
+        "assert 'cudeform.commands.info' in sys.modules; "
+        "others = {'cudeform.commands.bench', 'cudeform.commands.demo', 'matplotlib', 'tqdm'}; "
+        "assert not others & set(sys.modules)"
     )
     done = python("-c", code)
     assert done.returncode == 0, done.stderr
@@ -59,7 +60,9 @@ def test_only_the_command_that_was_asked_for_is_imported():
 def test_info_names_the_blas_and_says_what_works():
     done = python("-m", "cudeform", "info")
     assert done.returncode == 0, done.stderr
-    assert all(blas.title in done.stdout for blas in info.blas_libraries())
+    # Other tests may have loaded more libraries into this process than `info` loads into its own.
+    mine = [blas.title for blas in info.blas_libraries() if blas.owner == "numpy"]
+    assert all(title in done.stdout for title in mine)
     assert "kernel set" in done.stdout
     assert "NumPy arrays, on the CPU: a small convolution came out right" in done.stdout
 
@@ -141,5 +144,7 @@ def test_what_is_said_about_the_gpu(tmp_path, runtime, sentence):
     (tmp_path / "cupy/__init__.py").write_text("from cupy import cuda")
     (tmp_path / "cupy/cuda/__init__.py").write_text("from cupy.cuda import runtime")
     (tmp_path / "cupy/cuda/runtime.py").write_text(runtime)
-    done = python("-c", "from cudeform import info; print(info.gpu())", PYTHONPATH=str(tmp_path))
+    done = python(
+        "-c", "from cudeform.commands import info; print(info.gpu())", PYTHONPATH=str(tmp_path)
+    )
     assert done.stdout.strip() == sentence, done.stderr

@@ -15,9 +15,9 @@ import matplotlib
 from matplotlib.image import imread
 
 import cudeform
-from cudeform import demo, demo_picture
-from cudeform import demo_registration as registration
 from cudeform.__main__ import main
+from cudeform.commands import demo, demo_picture
+from cudeform.commands import demo_registration as registration
 
 LINE = re.compile(
     r"error (0\.\d{4}) -> (0\.\d{4}) \((\d+\.\d)x smaller\), field off by (\d+\.\d\d) px on "

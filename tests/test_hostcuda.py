@@ -99,7 +99,8 @@ def test_shuffles(kind: str, what: int) -> None:
         assert_array_equal(device.read(b), values(64, dtype).reshape(2, 32)[:, source].ravel())
 
 
-def test_votes_and_lanes_that_are_not_there() -> None:
+@pytest.mark.parametrize("seed", SEEDS)
+def test_votes_and_lanes_that_are_not_there(seed: int) -> None:
     kernel = toy(
         """
         if (i == 40) return;
@@ -112,7 +113,7 @@ def test_votes_and_lanes_that_are_not_there() -> None:
         """,
         "const float* a, int* b",
     )
-    device = HostDevice()
+    device = HostDevice(seed=seed)
     a, b = device.put(values(48)), device.empty((4, 48), "int32")
     run(device, kernel, a, b, threads=48)
     ballot, any_, all_, shuffled = np.delete(device.read(b), 40, axis=1)

@@ -279,6 +279,9 @@ RACY = {
     "atomicAdd(b, a[i]); b[0] += 1;": "race: (reads|writes) what .* wrote",
     "add_global(b, a[i]); if (i == 5) b[0] = 1;": "race: writes what .* wrote",
     "b[i] = a[0]; if (i == 5) a[0] = 1;": "race: (writes|reads) what .* (wrote|read)",
+    "const float x = __shfl_sync(~0u, a[0], 0); if (i % 64 == 5) a[0] = x;": (
+        r"race: writes what several threads of block \d read"
+    ),
     "b[i] = a[i]; if (i % 32 == 5) b[i + 1] = b[i - 1];": "race: (reads|writes) what thread",
 }
 NOT_RACY = [

@@ -38,7 +38,7 @@ inline void from_acc(float x, half_t* result) {
         result->bits = 0x7FFF;
         return;
     }
-    if (size >= 0x477FF000u) {  // 65520 and more round to infinity
+    if (size >= 0x47800000u) {  // 65536 and more; less can still round to infinity below
         size = 0x7C00;
     } else if (size < 0x38800000u) {  // denormal: the sum has just the bits that are left
         size = __float_as_uint(__uint_as_float(size) + 0.5f) - __float_as_uint(0.5f);

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
 import cudeform
-from cudeform import demo_registration as registration
+from cudeform.commands import demo_registration as registration
 from cudeform.options import available_threads, current
 
 Floats = NDArray[np.float32]
@@ -132,7 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
     except Unavailable as reason:
         print(reason, file=sys.stderr)
         return 2
-    from cudeform import demo_picture  # here, as it imports matplotlib
+    from cudeform.commands import demo_picture  # here, as it imports matplotlib
 
     demo_picture.draw(result, arguments.output)
     print(summary(result, engine_name(xp), arguments.output))

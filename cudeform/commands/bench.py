@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 
 import cudeform
-from cudeform import bench_configs, bench_peers, info
-from cudeform.bench_configs import Config, Problem
-from cudeform.bench_table import HEADINGS, Report, table
-from cudeform.bench_timing import LEAST_REPEATS, WrongResult, measure
+from cudeform.commands import bench_configs, bench_peers, info
+from cudeform.commands.bench_configs import Config, Problem
+from cudeform.commands.bench_table import HEADINGS, Report, table
+from cudeform.commands.bench_timing import LEAST_REPEATS, WrongResult, measure
 from cudeform.options import available_threads
 
 SECONDS = 10.0

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from cudeform.demo import Result
+    from cudeform.commands.demo import Result
 
 Floats = NDArray[np.float32]
 

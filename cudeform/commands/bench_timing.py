@@ -8,9 +8,9 @@ from statistics import median
 
 import numpy as np
 
-from cudeform.bench_configs import Config
-from cudeform.bench_peers import Call, Results
-from cudeform.bench_table import OURS, Measurement
+from cudeform.commands.bench_configs import Config
+from cudeform.commands.bench_peers import Call, Results
+from cudeform.commands.bench_table import OURS, Measurement
 
 # Largest difference to the float64 result, in units of its largest element. Rounding gives 1e-6; an
 # index that is off by one gives about 1.

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from statistics import geometric_mean, quantiles
 
-from cudeform.bench_configs import Config
-from cudeform.info import Machine
+from cudeform.commands.bench_configs import Config
+from cudeform.commands.info import Machine
 
 OURS = "cudeform"
 

@@ -14,7 +14,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 import cudeform
-from cudeform.bench_configs import Problem
+from cudeform.commands.bench_configs import Problem
 
 Results = dict[str, NDArray[Any]]  # "output" and "grad_input", ..., as far as a call computes them
 Call = Callable[[], Results]

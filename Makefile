@@ -1,0 +1,23 @@
+# Everything runs in the environment that is active; CONTRIBUTING.md says how to make one.
+
+.PHONY: check test test-gpu bench demo wheel
+
+check:  ## style and types
+	ruff format --check .
+	ruff check .
+	mypy
+
+test:  ## everything that needs no GPU
+	pytest -m "not gpu"
+
+test-gpu:  ## the same promises on this machine's GPU
+	pytest -m gpu
+
+bench:  ## beside torchvision and onnxruntime, where they are installed
+	python -m cudeform bench
+
+demo:
+	python -m cudeform demo
+
+wheel:  ## build it and type-check what it holds under the names users import
+	python -m build

@@ -1,0 +1,1 @@
+"""What ``python -m cudeform`` runs, a module each."""
