@@ -82,7 +82,10 @@ def deform_conv2d(
                [0., 0., 0.]])
     """
     operands = Operands(input, offset, weight, bias, mask)
-    door, geometry = _checked(operands, {}, stride, padding, dilation)
+    door = _door(operands, {})
+    if hasattr(door, "deform_conv2d"):
+        return door.deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
+    geometry = _checked(door, operands, {}, stride, padding, dilation)
     return door.forward(operands, geometry)
 
 
@@ -129,7 +132,11 @@ def deform_conv2d_backward(
     """
     operands = Operands(input, offset, weight, bias, mask)
     extra = {"grad_output": grad_output}
-    door, geometry = _checked(operands, extra, stride, padding, dilation)
+    door = _door(operands, extra)
+    if hasattr(door, "deform_conv2d_backward"):
+        rest = bias, stride, padding, dilation, mask
+        return door.deform_conv2d_backward(grad_output, input, offset, weight, *rest, needs=needs)
+    geometry = _checked(door, operands, extra, stride, padding, dilation)
     geometry.check_grad_output(grad_output.shape)
     present = {"bias": bias is not None, "mask": mask is not None}
     needed = check_needs(needs, GRADIENTS, present)
@@ -173,7 +180,12 @@ def deform_conv2d_jvp(
         3.0
     """
     operands = Operands(input, offset, weight, bias, mask)
-    door, geometry = _checked(operands, _tangents(operands, tangents), stride, padding, dilation)
+    extra = _tangents(operands, tangents)
+    door = _door(operands, extra)
+    if hasattr(door, "deform_conv2d_jvp"):
+        rest = bias, stride, padding, dilation, mask
+        return door.deform_conv2d_jvp(tangents, input, offset, weight, *rest)
+    geometry = _checked(door, operands, extra, stride, padding, dilation)
     return door.jvp(operands, geometry, tangents)
 
 
@@ -221,7 +233,13 @@ def deform_conv2d_double_backward(
     """
     operands = Operands(input, offset, weight, bias, mask)
     extra = _tangents(operands, cotangents) | {"grad_output": grad_output}
-    door, geometry = _checked(operands, extra, stride, padding, dilation)
+    door = _door(operands, extra)
+    if hasattr(door, "deform_conv2d_double_backward"):
+        rest = bias, stride, padding, dilation, mask
+        return door.deform_conv2d_double_backward(
+            cotangents, grad_output, input, offset, weight, *rest, needs=needs
+        )
+    geometry = _checked(door, operands, extra, stride, padding, dilation)
     geometry.check_grad_output(grad_output.shape)
     needed = check_needs(needs, DOUBLE_GRADIENTS, {"mask": mask is not None})
     results: DoubleGradients = door.double_backward(
@@ -245,16 +263,34 @@ def _tangents(operands: Operands, tangents: Gradients) -> dict[str, Any]:
     return {f"tangent of {name}": array for name, array in given.items()}
 
 
-def _checked(
-    operands: Operands, extra: dict[str, Any], stride: Pair, padding: Padding, dilation: Pair
-) -> tuple[Door, Geometry]:
-    """Door and geometry of a call whose arrays all fit together."""
+def _arrays(operands: Operands, extra: dict[str, Any]) -> dict[str, Any]:
+    """All arrays of a call, by name of the argument; those that must be there even if None."""
     arrays = {"input": operands.input, "offset": operands.offset, "weight": operands.weight}
-    arrays |= operands.present() | extra
-    door = door_of(arrays)
+    return arrays | operands.present() | extra
+
+
+def _door(operands: Operands, extra: dict[str, Any]) -> Any:
+    """The door of a call.
+
+    A library that dispatches, traces and differentiates its calls itself wants them as they are:
+    its door has functions of the same names as those here, which check what they get.
+    """
+    return door_of(_arrays(operands, extra))
+
+
+def _checked(
+    door: Door,
+    operands: Operands,
+    extra: dict[str, Any],
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+) -> Geometry:
+    """Geometry of a call whose arrays all fit together."""
+    arrays = _arrays(operands, extra)
     check_dtypes({name: door.dtype_name(array) for name, array in arrays.items()})
     check_devices({name: door.device_of(array) for name, array in arrays.items()})
-    geometry = geometry_of(
+    return geometry_of(
         operands.input.shape,
         operands.offset.shape,
         operands.weight.shape,
@@ -264,4 +300,3 @@ def _checked(
         dilation,
         None if operands.mask is None else operands.mask.shape,
     )
-    return door, geometry

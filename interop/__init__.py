@@ -18,7 +18,12 @@ from cudeform.geometry import Geometry
 from cudeform.operands import DoubleGradients, Gradients, Operands
 
 # Modules of this folder, by the type of the arrays they take: its library and its name.
-DOORS = {("numpy", "ndarray"): "numpy", ("cupy", "ndarray"): "cupy"}
+DOORS = {
+    ("numpy", "ndarray"): "numpy",
+    ("cupy", "ndarray"): "cupy",
+    ("jaxlib", "ArrayImpl"): "jax",
+    ("jax", "Tracer"): "jax",
+}
 
 
 class Door(Protocol):
@@ -103,12 +108,22 @@ def _find_kind(of: type) -> Kind | None:
         library = base.__module__.partition(".")[0]
         door = DOORS.get((library, base.__name__))
         if door is not None:
-            return Kind(library, door)
+            return Kind(door, door)  # such a door has the name of its library
     if hasattr(of, "__dlpack__"):
         return Kind(of.__module__.partition(".")[0], "dlpack")
     return None
 
 
-@cache
 def _load(door: str) -> Any:
+    if door == "torch":
+        # torch.compile looks into this function: it follows an import, but neither what is cached
+        # nor import_module.
+        from . import torch
+
+        return torch
+    return _import(door)
+
+
+@cache
+def _import(door: str) -> Any:
     return import_module(f"cudeform.interop.{door}")

@@ -30,13 +30,7 @@ DTYPE_NAMES = {
     torch.float64: "float64",
 }
 
-
-class Argument(NamedTuple):
-    """What is checked of a tensor."""
-
-    shape: tuple[int, ...]
-    dtype: Any
-    device: Any
+NO_TANGENTS = Gradients()
 
 
 class Computed:
@@ -47,7 +41,7 @@ class Computed:
         operands: Operands,
         settings: Settings,
         grad_output: Tensor | None = None,
-        tangents: Gradients = Gradients(),
+        tangents: Gradients = NO_TANGENTS,
     ) -> Geometry:
         """Geometry of a call whose tensors all fit together; found once for equal calls."""
         arguments = _arguments(operands, grad_output, tangents)
@@ -58,15 +52,15 @@ class Computed:
         function: Callable[..., None],
         operands: Operands,
         g: Geometry,
-        settings: Settings,
+        options: Options,
         *tensors: Any,
     ) -> None:
         """Call a function of the engine, with tensors and tuples of tensors."""
         if operands.input.is_cuda:
-            _run_on_gpu(function, operands, g, settings.options(), tensors)
+            _run_on_gpu(function, operands, g, options, *tensors)
         else:
-            views = [_views(_array, tensor) for tensor in tensors]
-            function(_operands(_array, operands), g, settings.options(), *views)
+            views = (_viewed(_array, tensor) for tensor in tensors)
+            function(_viewed(_array, operands), g, options, *views)
 
 
 class Traced:
@@ -77,7 +71,7 @@ class Traced:
         operands: Operands,
         settings: Settings,
         grad_output: Tensor | None = None,
-        tangents: Gradients = Gradients(),
+        tangents: Gradients = NO_TANGENTS,
     ) -> Geometry:
         """Geometry of a call whose tensors all fit together."""
         return _checked(_arguments(operands, grad_output, tangents), *settings[:3])
@@ -87,38 +81,58 @@ class Traced:
         """Compute nothing."""
 
 
+class Argument(NamedTuple):
+    """What is checked of a tensor."""
+
+    shape: Any
+    dtype: Any
+    device: Any
+
+
+NAMES = (*GRADIENTS, "grad_output", *(f"the tangent of {name}" for name in GRADIENTS))
+
+
 def _arguments(
     operands: Operands, grad_output: Tensor | None, tangents: Gradients
-) -> tuple[Argument | None, ...]:
-    """What is checked of operands, grad_output and tangents, in the order of their names."""
+) -> tuple[tuple[Any, Any, Any] | None, ...]:
+    """What is checked of the tensors, in the order of ``NAMES``."""
     o = operands
     tensors = (o.input, o.offset, o.weight, o.bias, o.mask, grad_output, *tangents)
-    if forward_ad._current_level >= 0:
-        _check_no_tangents(tensors)
+    if in_forward_mode():
+        _refuse_tangents(tensors)
     return tuple(None if t is None else (t.shape, t.dtype, t.device) for t in tensors)
 
 
-def _check_no_tangents(tensors: tuple[Tensor | None, ...]) -> None:
-    """Refuse to drop a tangent: under forward mode an operator's own function must be called."""
+def in_forward_mode() -> bool:
+    """Whether tensors may carry tangents."""
+    return getattr(forward_ad, "_current_level", 0) >= 0
+
+
+def _refuse_tangents(tensors: tuple[Tensor | None, ...]) -> None:
+    """Torch would drop the tangents of what reaches an operator, without a word."""
     for tensor in tensors:
         if tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None:
             raise NotImplementedError(
-                "forward-mode differentiation goes through cudeform.deform_conv2d, not through the "
-                "operators in torch.ops.cudeform, and not through torch.compile"
+                "forward-mode differentiation of cudeform works through cudeform.deform_conv2d, "
+                "neither through the operators in torch.ops.cudeform nor under torch.compile"
             )
 
 
-NAMES = (*GRADIENTS, "grad_output", *(f"{name}_tangent" for name in GRADIENTS))
-
-
 def _checked(
-    arguments: tuple[Argument | None, ...], stride: Any, padding: Any, dilation: Any
+    arguments: tuple[tuple[Any, Any, Any] | None, ...], stride: Any, padding: Any, dilation: Any
 ) -> Geometry:
     present = {n: Argument(*a) for n, a in zip(NAMES, arguments, strict=True) if a is not None}
-    check_dtypes({name: dtype_name(argument.dtype) for name, argument in present.items()})
+    check_dtypes({name: name_of(argument.dtype) for name, argument in present.items()})
     check_devices({name: argument.device for name, argument in present.items()})
     shapes = {name: tuple(argument.shape) for name, argument in present.items()}
-    g = _geometry(shapes, stride, padding, dilation)
+    top, bottom, left, right = padding
+    # Not geometry_of, which keeps what it finds: symbols have no hash.
+    g: Geometry = geometry._geometry.__wrapped__(
+        *(shapes.get(name) for name in ("input", "offset", "weight", "bias", "mask")),
+        geometry._pair("stride", stride, 1),
+        geometry._padding(((top, bottom), (left, right))),
+        geometry._pair("dilation", dilation, 1),
+    )
     if "grad_output" in shapes:
         g.check_grad_output(shapes["grad_output"])
     _check_tangents(g, shapes)
@@ -127,3 +141,77 @@ def _checked(
 
 # Most calls are like one before.
 _cached = lru_cache(maxsize=256)(_checked)
+
+
+def _check_tangents(g: Geometry, shapes: dict[str, Any]) -> None:
+    expected = (g.input_shape, g.offset_shape, g.weight_shape, (g.out_channels,), g.mask_shape)
+    for name, shape in zip(NAMES[-len(expected) :], expected, strict=True):
+        if shapes.get(name, shape) != shape:
+            raise ValueError(f"{name} must have its shape, {shape}, got {shapes[name]}")
+
+
+def name_of(dtype: Any) -> str:
+    """Name of a dtype, as Geometry knows it."""
+    return DTYPE_NAMES.get(dtype) or str(dtype).removeprefix("torch.")
+
+
+def _viewed(view: Callable[[Tensor], Any], tensors: Any) -> Any:
+    """A tensor, Operands or a tuple of tensors and Nones, with views instead of the tensors."""
+    if isinstance(tensors, Operands):
+        return Operands(**{name: view(tensor) for name, tensor in tensors.present().items()})
+    if isinstance(tensors, tuple):
+        return type(tensors)(*(None if tensor is None else view(tensor) for tensor in tensors))
+    return view(tensors)
+
+
+def _array(tensor: Tensor) -> Any:
+    """The tensor as a NumPy array over the same memory."""
+    tensor = tensor.detach()
+    if tensor.dtype is torch.bfloat16:
+        return tensor.view(torch.uint16).numpy().view(_bfloat16())
+    return tensor.numpy()
+
+
+def _bfloat16() -> Any:
+    try:
+        from ml_dtypes import bfloat16
+    except ImportError as error:
+        raise ImportError(
+            "bfloat16 tensors on the CPU need the package ml_dtypes: pip install ml_dtypes"
+        ) from error
+    return bfloat16
+
+
+def _run_on_gpu(
+    function: Callable[..., None],
+    operands: Operands,
+    g: Geometry,
+    options: Options,
+    *tensors: Any,
+) -> None:
+    from cudeform.gpu.device import CupyDevice
+
+    index = operands.input.device.index
+    if torch.are_deterministic_algorithms_enabled():
+        options = replace(options, deterministic=True)
+    with torch.cuda.device(index):
+        # This thread's stream in torch: autograd's threads have it right, CuPy's own they have not.
+        stream = torch.cuda.current_stream(index).cuda_stream
+        device = CupyDevice(index, stream, _Memory)
+        views = (_viewed(_device_array, tensor) for tensor in tensors)
+        function(_viewed(_device_array, operands), g, options, *views, device=device)
+
+
+def _device_array(tensor: Tensor) -> Any:
+    from cudeform.gpu.protocol import DeviceArray
+
+    shape, strides = tuple(tensor.shape), tuple(tensor.stride())
+    return DeviceArray(tensor.data_ptr(), shape, strides, name_of(tensor.dtype))
+
+
+class _Memory:
+    """Memory of torch's allocator on the current device and stream, released with the object."""
+
+    def __init__(self, nbytes: int) -> None:
+        self._tensor = torch.empty(nbytes, dtype=torch.uint8, device="cuda")
+        self.pointer: int = self._tensor.data_ptr()

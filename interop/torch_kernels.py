@@ -1,44 +1,26 @@
-"""The operators on plain tensors, without derivatives: from tensors to the engine, and in shapes.
+"""The operators on plain tensors, without derivatives.
 
-Nothing is copied. On the CPU the engine gets NumPy views of the tensors; on a GPU it gets their
-addresses, the stream that is current in torch, and memory from torch's allocator.
+Each is written once, for two kinds of tensors: ``on`` is ``Computed`` where they have contents, and
+``Traced`` where only the shapes of the results are wanted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import lru_cache
-from itertools import starmap
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch.autograd import forward_ad
-
-from cudeform import engine, geometry
-from cudeform.geometry import GRADIENTS, Geometry, check_devices, check_dtypes
+from cudeform import engine
 from cudeform.operands import DoubleGradients, Gradients, Operands
-from cudeform.options import Options
 
+from .torch_engine import Computed, Tensor, Traced
 from .torch_settings import Settings
 
-Tensor = Any
 Tensors = tuple[Tensor, ...]
-
-DTYPE_NAMES = {
-    torch.float16: "float16",
-    torch.bfloat16: "bfloat16",
-    torch.float32: "float32",
-    torch.float64: "float64",
-}
-
-
-def dtype_name(tensor: Tensor) -> str:
-    """Name of the dtype, as Geometry knows it."""
-    return DTYPE_NAMES.get(tensor.dtype) or str(tensor.dtype).removeprefix("torch.")
+On = type[Computed] | type[Traced]
 
 
 def forward(
+    on: On,
     input: Tensor,
     offset: Tensor,
     weight: Tensor,
@@ -50,26 +32,14 @@ def forward(
     chosen = Settings(*settings)
     chosen.check_assumed()
     operands = Operands(input, offset, weight, bias, mask)
-    g = _geometry(operands, chosen)
+    g = on.geometry(operands, chosen)
     output = input.new_empty(g.output_shape)
-    _run(engine.forward, operands, g, chosen, output)
+    on.run(engine.forward, operands, g, chosen.options(), output)
     return output
 
 
-def forward_shape(
-    input: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    mask: Tensor | None,
-    *settings: Any,
-) -> Tensor:
-    """An empty output."""
-    g = _geometry(Operands(input, offset, weight, bias, mask), Settings(*settings))
-    return input.new_empty(g.output_shape)
-
-
 def backward(
+    on: On,
     grad_output: Tensor,
     input: Tensor,
     offset: Tensor,
@@ -79,32 +49,17 @@ def backward(
     needs: Sequence[bool],
     *settings: Any,
 ) -> Tensors:
-    """Gradients in the order of ``GRADIENTS``; one that is not needed is an empty vector."""
+    """Gradients in the order of ``Gradients``; one that is not needed is an empty vector."""
     chosen = Settings(*settings)
     operands = Operands(input, offset, weight, bias, mask)
-    g = _geometry(operands, chosen, grad_output=grad_output)
-    grads = Gradients(*_wanted((input, offset, weight, bias, mask), needs))
-    _run(engine.backward, operands, g, chosen, grad_output, grads)
-    return _filled(input, grads)
-
-
-def backward_shape(
-    grad_output: Tensor,
-    input: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    mask: Tensor | None,
-    needs: Sequence[bool],
-    *settings: Any,
-) -> Tensors:
-    """Empty gradients."""
-    operands = Operands(input, offset, weight, bias, mask)
-    _geometry(operands, Settings(*settings), grad_output=grad_output)
-    return _filled(input, _wanted((input, offset, weight, bias, mask), needs))
+    g = on.geometry(operands, chosen, grad_output)
+    grads = Gradients(*_wanted(needs, input, offset, weight, bias, mask))
+    on.run(engine.backward, operands, g, chosen.options(), grad_output, grads)
+    return _returned(input, grads)
 
 
 def jvp(
+    on: On,
     input: Tensor,
     offset: Tensor,
     weight: Tensor,
@@ -116,61 +71,48 @@ def jvp(
     mask_tangent: Tensor | None,
     *settings: Any,
 ) -> Tensor:
-    """The output's tangent."""
+    """The tangent of the output; None stands for a zero tangent."""
     chosen = Settings(*settings)
     operands = Operands(input, offset, weight, None, mask)
     tangents = Gradients(input_tangent, offset_tangent, weight_tangent, bias_tangent, mask_tangent)
-    g = _geometry(operands, chosen, like=tangents)
+    g = on.geometry(operands, chosen, None, tangents)
     output_tangent = input.new_empty(g.output_shape)
-    _run(engine.jvp, operands, g, chosen, tangents, output_tangent)
+    on.run(engine.jvp, operands, g, chosen.options(), tangents, output_tangent)
     return output_tangent
 
 
-def jvp_shape(
-    input: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, *rest: Any
-) -> Tensor:
-    """An empty tangent."""
-    operands = Operands(input, offset, weight, None, mask)
-    g = _geometry(operands, Settings(*rest[5:]), like=Gradients(*rest[:5]))
-    return input.new_empty(g.output_shape)
-
-
 def double_backward(
+    on: On,
     grad_output: Tensor,
     input: Tensor,
     offset: Tensor,
     weight: Tensor,
     mask: Tensor | None,
-    input_cotangent: Tensor | None,
-    offset_cotangent: Tensor | None,
-    weight_cotangent: Tensor | None,
-    bias_cotangent: Tensor | None,
-    mask_cotangent: Tensor | None,
+    input_tangent: Tensor | None,
+    offset_tangent: Tensor | None,
+    weight_tangent: Tensor | None,
+    bias_tangent: Tensor | None,
+    mask_tangent: Tensor | None,
     needs: Sequence[bool],
     *settings: Any,
 ) -> Tensors:
-    """Gradients of grad_output, input, offset, weight, mask; one not needed is an empty vector."""
+    """Gradients of ``sum(tangents * backward(...))`` in the order of ``DoubleGradients``."""
     chosen = Settings(*settings)
     operands = Operands(input, offset, weight, None, mask)
-    cotangents = Gradients(
-        input_cotangent, offset_cotangent, weight_cotangent, bias_cotangent, mask_cotangent
-    )
-    g = _geometry(operands, chosen, grad_output=grad_output, like=cotangents)
-    results = DoubleGradients(*_wanted((grad_output, input, offset, weight, mask), needs))
-    _run(engine.double_backward, operands, g, chosen, grad_output, cotangents, results)
-    return _filled(input, results)
+    tangents = Gradients(input_tangent, offset_tangent, weight_tangent, bias_tangent, mask_tangent)
+    g = on.geometry(operands, chosen, grad_output, tangents)
+    results = DoubleGradients(*_wanted(needs, grad_output, input, offset, weight, mask))
+    options = chosen.options()
+    on.run(engine.double_backward, operands, g, options, grad_output, tangents, results)
+    return _returned(input, results)
 
 
-def double_backward_shape(
-    grad_output: Tensor,
-    input: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    mask: Tensor | None,
-    *rest: Any,
-) -> Tensors:
-    """Empty gradients."""
-    operands = Operands(input, offset, weight, None, mask)
-    needs, settings = rest[5], Settings(*rest[6:])
-    _geometry(operands, settings, grad_output=grad_output, like=Gradients(*rest[:5]))
-    return _filled(input, _wanted((grad_output, input, offset, weight, mask), needs))
+def _wanted(needs: Sequence[bool], *tensors: Tensor | None) -> Tensors:
+    """Tensors to write, None where nothing is wanted or there is nothing to differentiate."""
+    pairs = zip(needs, tensors, strict=True)
+    return tuple(t.new_empty(t.shape) if need and t is not None else None for need, t in pairs)
+
+
+def _returned(like: Tensor, tensors: Tensors) -> Tensors:
+    """Torch's operators cannot return None: empty vectors instead."""
+    return tuple(like.new_empty(0) if tensor is None else tensor for tensor in tensors)

@@ -13,8 +13,6 @@
 // those of offset and mask need only the four dot products over channels of the corners with the
 // gradient, which the `lanes` threads of a sample add up by shuffles.
 
-struct Grads { acc_t y, x, mask; };
-
 // d is the dot product of the gradient with each corner, 0 where the corner is not held.
 __device__ inline Grads grads_of(const Launch& p, const Plan& plan, const acc_t* d) {
     const acc_t nan = static_cast<acc_t>(nanf(""));
@@ -31,25 +29,6 @@ __device__ inline Grads grads_of(const Launch& p, const Plan& plan, const acc_t*
             + plan.weight[3] * d[3];
     }
     return grads;
-}
-
-__device__ inline void write_grads(
-        const Launch& p, const Plan& plan, index_t sample, const acc_t* d,
-        scalar_t* grad_offset, scalar_t* grad_mask) {
-    const Place at = place_of(p, sample);
-    const Grads grads = grads_of(p, plan, d);
-    const int taps = p.g.kernel_h * p.g.kernel_w;
-    const index_t plane = static_cast<index_t>(p.g.out_h) * p.g.out_w;
-    const index_t pixel = static_cast<index_t>(at.row) * p.g.out_w + at.col;
-    const index_t channel = static_cast<index_t>(p.first_image + at.image) * p.g.offset_groups * taps
-        + at.og * taps + at.tap;
-    if (grad_offset) {
-        from_acc(grads.y, grad_offset + 2 * channel * plane + pixel);
-        from_acc(grads.x, grad_offset + (2 * channel + 1) * plane + pixel);
-    }
-    if (grad_mask) {
-        from_acc(grads.mask, grad_mask + channel * plane + pixel);
-    }
 }
 
 // One vector of channels of one sample: adds its share to d, scatters it, replaces it.
@@ -70,9 +49,10 @@ __device__ inline void pull_vector(
         if (corners) {
             add_scaled(&value, plan.weight[j], pixel);
         }
-        if (corners && grad_input) {
+        const acc_t weight = scatter_weight(plan.weight[j], plan.mask);
+        if (corners && grad_input && weight != 0) {
             Vector share = zero_vector();
-            add_scaled(&share, plan.weight[j] * plan.mask, grad);
+            add_scaled(&share, weight, grad);
             add_vector(grad_input + plan.table + table_step(p, j) + c, share);
         }
     }
@@ -97,7 +77,8 @@ extern "C" __global__ void deform_backward(
         const index_t left = p.samples - first;
         const int count = left < blockDim.x ? static_cast<int>(left) : blockDim.x;
         if (threadIdx.x < count) {
-            const Plan plan = plan_of(p, offset, mask, first + threadIdx.x);
+            const Place at = place_of(p, first + threadIdx.x);
+            const Plan plan = plan_of(p, sample_of(p, offset, mask, at), at);
             plans[threadIdx.x] = plan;
             if (p.keep_columns && plan.tap == 0 && plan.channel == 0) {
                 end_rows(p, plan.position, columns);
@@ -117,7 +98,7 @@ extern "C" __global__ void deform_backward(
                 }
             }
             if (k < count && lane == 0) {
-                write_grads(p, plans[k], first + k, d, grad_offset, grad_mask);
+                write_grads(p, first + k, grads_of(p, plans[k], d), grad_offset, grad_mask);
             }
         }
         __syncthreads();

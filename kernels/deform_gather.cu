@@ -41,7 +41,10 @@ __device__ inline Vector gather_vector(
     for (int j = first_run(runs, ordered, &sample); j >= 0; j = first_run(runs, ordered, &sample)) {
         const int pair = sample / p.g.offset_groups;
         const index_t from = column_of(p, pair / taps, pair % taps, channel);
-        add_scaled(&sum, weights[4 * static_cast<index_t>(sample) + j], load_vector(columns + from));
+        const acc_t weight = weights[4 * static_cast<index_t>(sample) + j];
+        if (weight != 0) {
+            add_scaled(&sum, weight, load_vector(columns + from));
+        }
         for (int k = 0; k < 4; ++k) {
             runs[k].next += k == j;
         }

@@ -36,7 +36,8 @@ extern "C" __global__ void deform_im2col(
         const index_t left = p.samples - first;
         const int count = left < blockDim.x ? static_cast<int>(left) : blockDim.x;
         if (threadIdx.x < count) {
-            const Plan plan = plan_of(p, offset, mask, first + threadIdx.x);
+            const Place at = place_of(p, first + threadIdx.x);
+            const Plan plan = plan_of(p, sample_of(p, offset, mask, at), at);
             plans[threadIdx.x] = plan;
             if (plan.tap == 0 && plan.channel == 0) {
                 end_rows(p, plan.position, columns);

@@ -2,23 +2,22 @@
 // (position, tap, offset group) and not for each channel.
 
 struct Plan {
-    index_t pixel;     // element of the top left corner in the input; may lie outside, see flags
-    index_t table;     // the same in dense images of channels last
+    index_t pixel;          // top left corner in the input; may lie outside, see flags
+    index_t pixel_tangent;  // the same in the tangent of the input
+    index_t table;          // the same in dense images of channels last
     index_t position;
-    acc_t weight[4];   // bilinear, in the order of the HELD bits
+    acc_t weight[4];        // bilinear, in the order of the HELD bits
     acc_t ly, lx, mask;
     unsigned flags;
     int tap, channel;  // first channel of the offset group
 };
 
 // Plan one sample of an image whose channels are neighbours.
-__device__ inline Plan plan_of(
-        const Launch& p, const scalar_t* offset, const scalar_t* mask, index_t sample) {
-    const Place at = place_of(p, sample);
-    const Sample s = sample_of(p, offset, mask, at);
+__device__ inline Plan plan_of(const Launch& p, const Sample& s, Place at) {
     Plan plan;
     plan.channel = at.og * (p.g.channels / p.g.offset_groups);
     plan.pixel = element_of(p.input, at.image, plan.channel, s.y0, s.x0);
+    plan.pixel_tangent = element_of(p.input_tangent, at.image, plan.channel, s.y0, s.x0);
     const index_t row = static_cast<index_t>(at.image) * p.g.in_h + s.y0;
     plan.table = (row * p.g.in_w + s.x0) * p.g.channels + plan.channel;
     plan.position = at.position;
@@ -35,9 +34,13 @@ __device__ inline Plan plan_of(
     return plan;
 }
 
-// Distance from the top left corner to corner j, in the input and in the dense table.
+// Distance from the top left corner to corner j: in the input, in its tangent, in the dense table.
 __device__ inline index_t corner_step(const Launch& p, int j) {
     return (j >> 1) * p.input.h + (j & 1) * p.input.w;
+}
+
+__device__ inline index_t tangent_step(const Launch& p, int j) {
+    return (j >> 1) * p.input_tangent.h + (j & 1) * p.input_tangent.w;
 }
 
 __device__ inline index_t table_step(const Launch& p, int j) {

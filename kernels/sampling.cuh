@@ -38,14 +38,18 @@ __device__ inline Place place_of(const Launch& p, index_t sample) {
 }
 
 // Split base + displacement into a whole number and a fraction. The fraction comes from the
-// displacement alone, so a large image costs no precision. False where no pixel is within reach; then
-// the float is never converted to an integer.
+// displacement alone, so a large image costs no precision. False where no pixel is within reach; what
+// is no 32-bit integer, NaN included, is found out before the conversion.
 __device__ inline bool split(acc_t displacement, int base, int size, int* whole, acc_t* fraction) {
+    const acc_t limit = static_cast<acc_t>(2147483648.0);
     const acc_t below = floor(displacement);
-    const acc_t moved = below + static_cast<acc_t>(base);
     *whole = 0;
     *fraction = 0;
-    if (!(moved >= -1 && moved < size)) {
+    if (!(below >= -limit && below < limit)) {
+        return false;
+    }
+    const long long moved = static_cast<long long>(below) + base;
+    if (moved < -1 || moved >= size) {
         return false;
     }
     *whole = static_cast<int>(moved);
@@ -82,6 +86,12 @@ __device__ inline Sample sample_of(
         s.flags |= dy != dy || dx != dx ? LOST : 0;
     }
     return s;
+}
+
+// What a corner gains from its sample, as a factor. A corner of weight 0 gains nothing, whatever the
+// mask.
+__device__ inline acc_t scatter_weight(acc_t bilinear, acc_t mask) {
+    return bilinear == 0 ? static_cast<acc_t>(0) : bilinear * mask;
 }
 
 // Corners that count for the value of a sample: none where a coordinate is exactly -1.

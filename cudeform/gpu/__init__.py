@@ -1,6 +1,7 @@
 """The engine on a GPU; it speaks to the device through ``protocol.Device`` alone."""
 
 from cudeform.gpu.backward import backward
+from cudeform.gpu.double import double_backward, jvp
 from cudeform.gpu.forward import forward
 
-__all__ = ["backward", "forward"]
+__all__ = ["backward", "double_backward", "forward", "jvp"]

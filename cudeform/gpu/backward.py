@@ -36,12 +36,13 @@ def backward(
     """
     wanted = [grad for grad in grads if grad is not None]
     if 0 in g.output_shape:
-        _zero(device, wanted)
+        zero(device, wanted)
     elif wanted:
         _Backward.of(device, operands, g, options, grad_output, grads).run()
 
 
-def _zero(device: Device, arrays: list[DeviceArray]) -> None:
+def zero(device: Device, arrays: list[DeviceArray]) -> None:
+    """Fill contiguous arrays with zeros."""
     for array in arrays:
         nbytes = prod(array.shape) * ITEMSIZE[array.dtype]
         if nbytes:
@@ -74,7 +75,7 @@ class _Backward:
     ) -> _Backward:
         ordered = options.deterministic and grads.input is not None
         pieces = chunks(g, device, options, _costs(g, operands, ordered))
-        call = Call.of(device, g, operands, pieces)
+        call = Call.of(device, g, options, operands, pieces, [grad_output])
         acc, count = call.variant.acc_itemsize, max(chunk.count for chunk in pieces)
         positions = most_positions(g, pieces)
         samples = positions * g.taps * g.offset_groups
@@ -147,7 +148,7 @@ class _Backward:
                 call.device.fill_zero(scatter, nbytes)
         fields = call.chunk_fields(chunk, images) | {
             "keep_columns": self.grad_weight is not None,
-            "mmcv": self.options.boundary_grad == "mmcv",
+            "mmcv": call.mmcv,
         }
         operands = call.operands
         pointers = (

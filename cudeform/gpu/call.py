@@ -12,14 +12,16 @@ from cudeform.gpu.params import Layout
 from cudeform.gpu.protocol import Device, DeviceArray, Memory
 from cudeform.gpu.source import ITEMSIZE, Variant, kernel, widest
 from cudeform.operands import Operands
+from cudeform.options import Options
 
 THREADS = 256
 
 # Blocks stride over what is left: enough of them to fill the device several times over.
 BLOCKS_PER_MULTIPROCESSOR = 32
 
-# Bytes of a struct Plan in shared memory, at most.
-PLAN_BYTES = 112
+# Bytes of a struct Plan and of a struct Move in shared memory, at most.
+PLAN_BYTES = 120
+MOVE_BYTES = 56
 
 
 @dataclass(frozen=True)
@@ -31,21 +33,33 @@ class Call:
         g: its sizes.
         operands: arrays in device memory.
         variant: of the kernels.
+        mmcv: the offset's gradient is 0 where a coordinate is -1.
     """
 
     device: Device
     g: Geometry
     operands: Operands
     variant: Variant
+    mmcv: bool
 
     @classmethod
-    def of(cls, device: Device, g: Geometry, operands: Operands, chunks: Sequence[Chunk]) -> Call:
-        """Prepare a call that is worked through in ``chunks``."""
+    def of(
+        cls,
+        device: Device,
+        g: Geometry,
+        options: Options,
+        operands: Operands,
+        chunks: Sequence[Chunk],
+        others: Sequence[DeviceArray | None] = (),
+    ) -> Call:
+        """Prepare a call that is worked through in ``chunks`` and also reads ``others``."""
         dtype = operands.input.dtype
-        spans = [_span(array) for array in operands.present().values()]
+        arrays = [*operands.present().values(), *others]
+        spans = [_span(array) for array in arrays if array is not None]
         columns = most_positions(g, chunks) * row_of(g, operands)
         small = g.index_bits == 32 and max([*spans, columns]) < 2**31
-        return cls(device, g, operands, Variant(dtype, 32 if small else 64, vector_of(g, dtype)))
+        variant = Variant(dtype, 32 if small else 64, vector_of(g, dtype))
+        return cls(device, g, operands, variant, options.boundary_grad == "mmcv")
 
     @property
     def itemsize(self) -> int:
@@ -92,7 +106,7 @@ class Call:
         return {
             "input": table.strides,
             "offset": operands.offset.strides,
-            "mask": (0,) * 4 if operands.mask is None else operands.mask.strides,
+            "mask": strides_of(operands.mask),
             "positions": self.positions(chunk),
             "samples": self.samples(chunk),
             "cells": chunk.count * g.offset_groups * (g.in_h + 1) * (g.in_w + 1),
@@ -137,6 +151,11 @@ def most_positions(g: Geometry, chunks: Sequence[Chunk]) -> int:
 def pointer_of(array: DeviceArray | None) -> int:
     """Address, 0 for an array that is absent."""
     return 0 if array is None else array.pointer
+
+
+def strides_of(array: DeviceArray | None) -> tuple[int, ...]:
+    """Strides, 0 for an array that is absent."""
+    return (0, 0, 0, 0) if array is None else array.strides
 
 
 def _span(array: DeviceArray) -> int:

@@ -20,7 +20,7 @@ def forward(
     if 0 in g.output_shape:
         return
     pieces = chunks(g, device, options, _costs(g, operands))
-    call = Call.of(device, g, operands, pieces)
+    call = Call.of(device, g, options, operands, pieces)
     weight = pack_weight(call)
     columns = call.allocate(most_positions(g, pieces) * row_of(g, operands))
     images = input_images(call, pieces)

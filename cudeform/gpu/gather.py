@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cudeform.geometry import Geometry
-from cudeform.gpu.call import THREADS, Call, pointer_of
+from cudeform.gpu.call import THREADS, Call, pointer_of, strides_of
 from cudeform.gpu.chunks import Chunk
-from cudeform.gpu.protocol import DeviceArray, Memory
+from cudeform.gpu.protocol import Memory
+from cudeform.operands import DeviceArray, Gradients
 
 INT = 4
 INDEX = 8  # bytes of an index, at most
@@ -63,10 +64,29 @@ def gather(
     scratch: Scratch,
     *,
     accumulate: bool,
+    along: Gradients | None = None,
 ) -> None:
-    """Turn the gradient of the columns into that of the channels-last input."""
+    """Turn the gradient of the columns into that of the channels-last input.
+
+    Args:
+        call: the call.
+        chunk: what the columns cover.
+        images: the images that they were sampled from.
+        columns: their gradient.
+        grad_images: dense channels-last images that are written.
+        scratch: memory.
+        accumulate: add to what is there.
+        along: tangents of offset and mask; the weights of the corners are their changes along these.
+    """
     g, offset, mask = call.g, call.operands.offset, call.operands.mask
-    fields = call.chunk_fields(chunk, images) | {"accumulate": accumulate}
+    tangents = Gradients() if along is None else along
+    fields = call.chunk_fields(chunk, images) | {
+        "accumulate": accumulate,
+        "turns": along is not None,
+        "mmcv": call.mmcv,
+        "offset_tangent": strides_of(tangents.offset),
+        "mask_tangent": strides_of(tangents.mask),
+    }
     samples, cells = call.samples(chunk), cells_of(g, chunk.count)
     counts, starts = scratch.counts.pointer, scratch.starts.pointer
     total = counts + cells * INT
@@ -77,6 +97,8 @@ def gather(
         (
             offset.pointer,
             pointer_of(mask),
+            pointer_of(tangents.offset),
+            pointer_of(tangents.mask),
             counts,
             scratch.cells.pointer,
             scratch.slots.pointer,

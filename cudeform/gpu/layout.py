@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from cudeform.gpu.call import Call, pointer_of
+from cudeform.gpu.call import Call, pointer_of, strides_of
 from cudeform.gpu.chunks import Chunk
 from cudeform.gpu.protocol import DeviceArray, Memory
 
@@ -83,16 +83,19 @@ def _same_place(shape: tuple[int, ...], strides: tuple[int, ...], others: tuple[
     )
 
 
-def pack_weight(call: Call) -> Memory:
-    """The weight as (O, leading): taps, channels, then the bias."""
-    weight, bias = call.operands.weight, call.operands.bias
+def pack_weight(
+    call: Call, weight: DeviceArray | None = None, bias: DeviceArray | None = None
+) -> Memory:
+    """A weight as (O, leading): taps, channels, then the bias; that of the call unless given."""
+    if weight is None:
+        weight, bias = call.operands.weight, call.operands.bias
     packed = call.allocate(call.g.out_channels * call.leading)
     fields = {
-        "weight": weight.strides,
+        "weight": strides_of(weight),
         "bias": 0 if bias is None else bias.strides[0],
         "leading": call.leading,
     }
-    pointers = (weight.pointer, pointer_of(bias), packed.pointer)
+    pointers = (pointer_of(weight), pointer_of(bias), packed.pointer)
     call.launch("pack_weight", call.g.out_channels * call.leading, pointers, fields)
     return packed
 

@@ -19,6 +19,9 @@ LAUNCH = {
     "input": "Strides",
     "offset": "Strides",
     "mask": "Strides",
+    "input_tangent": "Strides",
+    "offset_tangent": "Strides",
+    "mask_tangent": "Strides",
     "weight": "Strides",
     "source": "Strides",  # of what a layout kernel reads
     "bias": "index_t",
@@ -38,6 +41,7 @@ LAUNCH = {
     "keep_columns": "int",
     "accumulate": "int",
     "mmcv": "int",
+    "turns": "int",  # weights are changes along tangents
 }
 
 

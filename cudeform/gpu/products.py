@@ -16,9 +16,16 @@ from cudeform.gpu.protocol import DeviceArray, Gemm, Matrix
 
 
 def output(
-    call: Call, chunk: Chunk, columns: int, weight: int, result: DeviceArray, allow_tf32: bool
+    call: Call,
+    chunk: Chunk,
+    columns: int,
+    weight: int,
+    result: DeviceArray,
+    allow_tf32: bool,
+    *,
+    add: bool = False,
 ) -> None:
-    """Columns times the weight, straight into the (contiguous) output."""
+    """Columns times the weight, straight into the contiguous output; added where ``add``."""
     g, size, leading = call.g, call.itemsize, call.leading
     pixels = chunk.height * g.out_w
     positions = call.positions(chunk)
@@ -42,6 +49,7 @@ def output(
                 batch=batch,
                 dtype=call.variant.dtype,
                 output_dtype=call.variant.dtype,
+                beta=1.0 if add else 0.0,
                 allow_tf32=allow_tf32,
             )
         )

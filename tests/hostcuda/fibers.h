@@ -58,7 +58,7 @@ inline void change(Context& from, const Context& to) { hostcuda_change(&from, &t
 
 }  // namespace hostcuda
 
-#else  // any other processor: right, but slow, since every change asks the kernel for the signal mask
+#else  // any other processor: right, but slow, as each change tells the kernel the signal mask
 
 #include <ucontext.h>
 

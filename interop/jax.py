@@ -1,0 +1,107 @@
+"""The door for JAX arrays, inside and outside of ``jax.jit``.
+
+    >>> import cudeform, jax
+    >>> @jax.jit
+    ... def loss(offset, image, weight):
+    ...     return cudeform.deform_conv2d(image, offset, weight, padding=1).sum()
+    >>> gradient = jax.jit(jax.grad(loss))
+
+* Forward and reverse mode to the second order, ``vmap``, ``scan``, ``checkpoint``, ``shard_map``,
+  and arrays whose batch is spread over devices. ``jax.hessian`` works; forward mode over forward
+  mode does not.
+* Shapes and dtypes are checked when JAX traces the call. So are ``cudeform.options`` read then: a
+  compiled function keeps those it was traced with.
+* Outside of ``jit`` every call is a program of its own, compiled once for its shapes; inside, a
+  call costs a few microseconds.
+* :func:`bridge` makes programs that can be cached on disk and exported.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cudeform.geometry import Geometry
+from cudeform.operands import DoubleGradients, Gradients, Operands
+from cudeform.options import current
+
+from . import jax_derivatives, jax_vmap
+from .jax_bridge import bridge, chosen
+from .jax_primitives import call
+from .jax_task import TANGENT, Task
+
+__all__ = [
+    "backward",
+    "bridge",
+    "device_of",
+    "double_backward",
+    "dtype_name",
+    "forward",
+    "jvp",
+]
+
+jax_derivatives.register()
+jax_vmap.register()
+
+
+def dtype_name(array: Any) -> str:
+    """Name of the dtype, as Geometry knows it."""
+    return str(array.dtype.name)
+
+
+def device_of(array: Any) -> str:
+    """Always the same: where arrays are, and which of them fit together, is JAX's to know."""
+    return "jax"
+
+
+def forward(operands: Operands, geometry: Geometry) -> Any:
+    """Deformable convolution."""
+    return call(_task(operands, geometry), "forward", operands.present())["output"]
+
+
+def jvp(operands: Operands, geometry: Geometry, tangents: Gradients) -> Any:
+    """Tangent of the output."""
+    arrays = operands.present() | _tangents(tangents)
+    return call(_task(operands, geometry), "jvp", arrays)["output"]
+
+
+def backward(
+    operands: Operands, geometry: Geometry, grad_output: Any, needs: frozenset[str]
+) -> Gradients:
+    """Gradients that are needed."""
+    wanted = [name for name in operands.present() if name in needs]
+    if not wanted:
+        return Gradients()
+    arrays = operands.present() | {"grad_output": grad_output}
+    return Gradients(**call(_task(operands, geometry), "backward", arrays, wanted))
+
+
+def double_backward(
+    operands: Operands,
+    geometry: Geometry,
+    grad_output: Any,
+    cotangents: Gradients,
+    needs: frozenset[str],
+) -> DoubleGradients:
+    """Gradients of ``sum(cotangents * backward(...))`` that are needed."""
+    wanted = [name for name in DoubleGradients._fields if name in needs]
+    if not wanted:
+        return DoubleGradients()
+    arrays = operands.present() | {"grad_output": grad_output} | _tangents(cotangents)
+    return DoubleGradients(**call(_task(operands, geometry), "double_backward", arrays, wanted))
+
+
+def _tangents(tangents: Gradients) -> dict[str, Any]:
+    given = tangents._asdict().items()
+    return {TANGENT + name: array for name, array in given if array is not None}
+
+
+def _task(operands: Operands, geometry: Geometry) -> Task:
+    return Task(
+        operation="",
+        geometry=geometry,
+        options=current(),
+        dtype=dtype_name(operands.input),
+        inputs=(),
+        outputs=(),
+        bridge=chosen(),
+    )

@@ -1,0 +1,77 @@
+"""From a compiled XLA program into the engine, and which of two bridges leads there.
+
+* ``buffer``: ``jax.experimental.buffer_callback``, the default. The cheapest call, and a process may
+  end while calls are under way. What it compiles cannot be cached on disk nor exported.
+* ``ffi``: a handler of XLA's C interface made with ctypes (``jax_ffi``). The program carries the
+  whole task as text, so JAX's persistent compilation cache keeps it and ``jax.export`` takes it;
+  whoever runs it must have imported ``cudeform.interop.jax``.
+
+Neither copies: the engine reads and writes XLA's own buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental.buffer_callback import buffer_callback
+
+from . import jax_cuda, jax_ffi
+from .jax_task import Task, perform, shapes_of
+
+BRIDGES = ("buffer", "ffi")
+
+_chosen: ContextVar[str] = ContextVar("cudeform_jax_bridge", default="buffer")
+
+
+@contextmanager
+def bridge(name: str) -> Iterator[None]:
+    """Choose the bridge of the calls that are traced inside a ``with`` block.
+
+    Args:
+        name: ``"buffer"``, or ``"ffi"`` for programs that shall be cached on disk or exported.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if name not in BRIDGES:
+        raise ValueError(f"bridge must be one of {BRIDGES}, got {name!r}")
+    token = _chosen.set(name)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def chosen() -> str:
+    """The bridge in force here."""
+    return _chosen.get()
+
+
+def execute(task: Task, platform: str, *arrays: Any) -> list[Any]:
+    """Stage a task into a program for ``platform``, ``cpu`` or ``cuda``."""
+    shapes = shapes_of(task)[1]
+    results = [jax.ShapeDtypeStruct(shape, task.dtype) for shape in shapes]
+    if platform == "cuda":
+        results += jax_cuda.scratch(task)
+    staged = _staged(task, platform, results)(*arrays)
+    return list(staged[: len(shapes)])
+
+
+def _staged(task: Task, platform: str, results: list[Any]) -> Any:
+    if task.bridge == "ffi":
+        return jax_ffi.staged(task, results)
+    if platform == "cuda":
+        return buffer_callback(jax_cuda.callback(task), results, command_buffer_compatible=True)
+    return buffer_callback(_callback(task), results)
+
+
+def _callback(task: Task) -> Any:
+    def run(context: Any, results: Any, *arrays: Any) -> None:
+        perform(task, [np.asarray(array) for array in arrays], [np.asarray(r) for r in results])
+
+    return run

@@ -1,0 +1,168 @@
+"""A handler of XLA's foreign function interface in pure Python.
+
+The structures are those of ``xla/ffi/api/c_api.h``, as far as they are read here; that part has not
+changed from version 0.1 of the interface to 0.5 (jaxlib 0.5 to 0.12).
+"""
+
+from __future__ import annotations
+
+import ctypes as c
+from typing import Any
+
+import jax
+import numpy as np
+
+from . import jax_cuda
+from .jax_task import Task, perform, shapes_of, task_of, text_of
+
+TARGET = "cudeform_deform_conv2d"
+ATTRIBUTE = "task"
+
+EXECUTE_STAGE = 3
+METADATA_EXTENSION = 1
+COMMAND_BUFFER_COMPATIBLE = 1
+INTERNAL_ERROR = 13
+
+
+def _struct(name: str, **fields: Any) -> Any:
+    return type(name, (c.Structure,), {"_fields_": list(fields.items())})
+
+
+_head = {"struct_size": c.c_size_t, "extension_start": c.c_void_p}
+_Extension = _struct("Extension", struct_size=c.c_size_t, type=c.c_int, next=c.c_void_p)
+_Version = _struct("Version", **_head, major=c.c_int, minor=c.c_int)
+_Metadata = _struct("Metadata", struct_size=c.c_size_t, version=_Version, traits=c.c_uint32)
+_MetadataExtension = _struct("MetadataExtension", base=_Extension, metadata=c.POINTER(_Metadata))
+_Buffer = _struct(
+    "Buffer", **_head, dtype=c.c_int, data=c.c_void_p, rank=c.c_int64, dims=c.POINTER(c.c_int64)
+)
+_Buffers = _struct(
+    "Buffers",
+    **_head,
+    size=c.c_int64,
+    types=c.POINTER(c.c_int),
+    buffers=c.POINTER(c.POINTER(_Buffer)),
+)
+_Text = _struct("Text", pointer=c.c_void_p, length=c.c_size_t)
+_Attributes = _struct(
+    "Attributes",
+    **_head,
+    size=c.c_int64,
+    types=c.POINTER(c.c_int),
+    names=c.POINTER(c.POINTER(_Text)),
+    values=c.POINTER(c.POINTER(_Text)),
+)
+_ErrorArguments = _struct("ErrorArguments", **_head, message=c.c_char_p, code=c.c_int)
+_StreamArguments = _struct("StreamArguments", **_head, context=c.c_void_p, stream=c.c_void_p)
+_DeviceArguments = _struct("DeviceArguments", **_head, context=c.c_void_p, ordinal=c.c_int32)
+_Api = _struct(
+    "Api",
+    **_head,
+    version=_Version,
+    internal=c.c_void_p,
+    create_error=c.CFUNCTYPE(c.c_void_p, c.POINTER(_ErrorArguments)),
+    _1=c.c_void_p * 3,
+    get_stream=c.CFUNCTYPE(c.c_void_p, c.POINTER(_StreamArguments)),
+    _2=c.c_void_p * 12,
+    get_device_ordinal=c.CFUNCTYPE(c.c_void_p, c.POINTER(_DeviceArguments)),
+)
+_Frame = _struct(
+    "Frame",
+    **_head,
+    api=c.POINTER(_Api),
+    context=c.c_void_p,
+    stage=c.c_int,
+    arguments=_Buffers,
+    results=_Buffers,
+    attributes=_Attributes,
+)
+_Handler = c.CFUNCTYPE(c.c_void_p, c.POINTER(_Frame))
+
+
+def staged(task: Task, results: list[Any]) -> Any:
+    """A function of arrays that stages the call of the handler with a task."""
+    call = jax.ffi.ffi_call(TARGET, results)
+    return lambda *arrays: call(*arrays, **{ATTRIBUTE: text_of(task)})
+
+
+def _on_cpu(frame: Any) -> Any:
+    return _handled(frame, _run_on_cpu)
+
+
+def _on_cuda(frame: Any) -> Any:
+    return _handled(frame, _run_on_cuda)
+
+
+def _handled(pointer: Any, run: Any) -> Any:
+    """Answer XLA: an address of an error, or None for success."""
+    frame = pointer.contents
+    try:
+        if _answer_metadata(frame) or frame.stage != EXECUTE_STAGE:
+            return None
+        return run(frame, _task(frame), _addresses(frame.arguments), _addresses(frame.results))
+    # An exception must not leave a function that C calls.
+    except BaseException as error:
+        message = f"cudeform: {type(error).__name__}: {error}".encode()
+        arguments = _ErrorArguments(c.sizeof(_ErrorArguments), None, message, INTERNAL_ERROR)
+        return frame.api.contents.create_error(c.byref(arguments))
+
+
+def _answer_metadata(frame: Any) -> bool:
+    """Tell what the handler is, if that is what XLA asks."""
+    address = frame.extension_start
+    while address:
+        extension = _Extension.from_address(address)
+        if extension.type == METADATA_EXTENSION:
+            metadata = _MetadataExtension.from_address(address).metadata.contents
+            metadata.version.major, metadata.version.minor = 0, 1
+            metadata.traits = COMMAND_BUFFER_COMPATIBLE
+            return True
+        address = extension.next
+    return False
+
+
+def _task(frame: Any) -> Task:
+    text = frame.attributes.values[0].contents
+    return task_of(c.string_at(text.pointer, text.length))
+
+
+def _addresses(buffers: Any) -> list[int]:
+    return [buffers.buffers[index].contents.data or 0 for index in range(buffers.size)]
+
+
+def _run_on_cpu(frame: Any, task: Task, arrays: list[int], results: list[int]) -> None:
+    dtype = np.dtype(jax.numpy.dtype(task.dtype))
+    shapes = shapes_of(task)
+    inputs, outputs = (
+        [_array(at, shape, dtype) for at, shape in zip(*pair, strict=True)]
+        for pair in ((arrays, shapes[0]), (results, shapes[1]))
+    )
+    perform(task, inputs, outputs)
+
+
+def _array(address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+    if 0 in shape:
+        return np.empty(shape, dtype)
+    nbytes = dtype.itemsize
+    for size in shape:
+        nbytes *= size
+    return np.ndarray(shape, dtype, (c.c_char * nbytes).from_address(address))
+
+
+def _run_on_cuda(frame: Any, task: Task, arrays: list[int], results: list[int]) -> Any:
+    api, context = frame.api.contents, frame.context
+    stream = _StreamArguments(c.sizeof(_StreamArguments), None, context, None)
+    device = _DeviceArguments(c.sizeof(_DeviceArguments), None, context, -1)
+    error = api.get_stream(c.byref(stream)) or api.get_device_ordinal(c.byref(device))
+    if error:
+        return error
+    jax_cuda.perform_at(task, arrays, results, stream.stream or 0, device.ordinal)
+    return None
+
+
+# XLA keeps the addresses of the handlers for ever, so these objects must live as long.
+HANDLERS = {"cpu": _Handler(_on_cpu), "CUDA": _Handler(_on_cuda)}
+
+for _platform, _handler in HANDLERS.items():
+    _capsule = jax.ffi.pycapsule(c.cast(_handler, c.c_void_p).value)
+    jax.ffi.register_ffi_target(TARGET, _capsule, platform=_platform)

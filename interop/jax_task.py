@@ -1,0 +1,121 @@
+"""What one call from JAX into the engine is: everything about it but the contents of its arrays.
+
+A task is the static configuration of a primitive: it is hashed by JAX, so that equal calls share a
+compilation, and written as text where the compiled program must carry it (``jax_ffi``). The options
+in force when JAX traces a call are part of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+from cudeform import engine
+from cudeform.geometry import GRADIENTS, Geometry
+from cudeform.operands import DoubleGradients, Gradients, Operands
+from cudeform.options import Options
+
+TANGENT = "tangent_"  # tangent_input moves input; the cotangent of its gradient has the same name
+OTHER = "other_"  # a second direction
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One call into the engine.
+
+    Attributes:
+        operation: ``forward``, ``jvp``, ``backward``, ``double_backward``, ``second_jvp``.
+        geometry: sizes.
+        options: the choices in force when the call was traced.
+        dtype: name of the dtype of all arrays.
+        inputs: names of the arrays that go in: operands, ``grad_output``, tangents.
+        outputs: names of the arrays that come out: ``output``, or those of which they are gradients.
+        bridge: how XLA reaches Python, ``buffer`` or ``ffi``.
+    """
+
+    operation: str
+    geometry: Geometry
+    options: Options
+    dtype: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    bridge: str
+
+    def with_sizes(self, **sizes: int) -> Task:
+        """The same task on arrays of other sizes."""
+        return replace(self, geometry=replace(self.geometry, **sizes))
+
+
+def base_of(name: str) -> str:
+    """``weight`` for ``weight``, ``tangent_weight`` and ``other_weight``."""
+    return name.removeprefix(TANGENT).removeprefix(OTHER)
+
+
+def is_filter(name: str) -> bool:
+    """Whether an array belongs to the filters, weight and bias; all others begin with the batch."""
+    return base_of(name) in ("weight", "bias")
+
+
+def shape_of(geometry: Geometry, name: str) -> Shape:
+    """Shape of an array of a task."""
+    base = base_of(name)
+    if base == "bias":
+        return (geometry.out_channels,)
+    shape: Shape = getattr(geometry, f"{base.removeprefix('grad_')}_shape")
+    return shape
+
+
+def perform(task: Task, arrays: Sequence[Any], results: Sequence[Any], device: Any = None) -> None:
+    """Let the engine write the results of a task."""
+    named = dict(zip(task.inputs, arrays, strict=True))
+    outputs = dict(zip(task.outputs, results, strict=True))
+    operands = Operands(*map(named.get, GRADIENTS))
+    tangents = Gradients(*(named.get(TANGENT + name) for name in GRADIENTS))
+    call = (operands, task.geometry, task.options)
+    if task.operation == "forward":
+        engine.forward(*call, outputs["output"], device)
+    elif task.operation == "jvp":
+        engine.jvp(*call, tangents, outputs["output"], device)
+    elif task.operation == "backward":
+        engine.backward(*call, named["grad_output"], Gradients(**outputs), device)
+    else:
+        grad_output, wanted = named["grad_output"], DoubleGradients(**outputs)
+        engine.double_backward(*call, grad_output, tangents, wanted, device)
+
+
+def text_of(task: Task) -> str:
+    """A task as text."""
+    return json.dumps(asdict(task))
+
+
+@lru_cache(maxsize=None)
+def task_of(text: bytes) -> Task:
+    """The task that was written as text."""
+    fields = json.loads(text)
+    return Task(
+        **fields
+        | {
+            "geometry": Geometry(**fields["geometry"]),
+            "options": Options(**fields["options"]),
+            "inputs": tuple(fields["inputs"]),
+            "outputs": tuple(fields["outputs"]),
+        }
+    )
+
+
+@lru_cache(maxsize=None)
+def shapes_of(task: Task) -> tuple[tuple[Shape, ...], tuple[Shape, ...]]:
+    """Shapes of the arrays that go in and of those that come out."""
+    inputs = tuple(shape_of(task.geometry, name) for name in task.inputs)
+    return inputs, tuple(shape_of(task.geometry, name) for name in task.outputs)
+
+
+def contiguous(shape: Shape) -> Shape:
+    """Strides of a contiguous array, in elements."""
+    return tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))

@@ -1,0 +1,30 @@
+"""The door for PyTorch: an ordinary differentiable operator, and layers made of it.
+
+``cudeform.deform_conv2d`` comes here with tensors, CPU or CUDA. Nothing is copied; a CUDA tensor is
+worked on by the stream that is current in torch, in memory of torch's allocator.
+
+    >>> import torch
+    >>> from cudeform.interop.torch import ModulatedDeformConv2dPack
+    >>> layer = ModulatedDeformConv2dPack(3, 8, kernel_size=3, padding=1)
+    >>> layer(torch.randn(1, 3, 16, 16)).shape
+    torch.Size([1, 8, 16, 16])
+"""
+
+from __future__ import annotations
+
+from .torch_call import deform_conv2d, deform_conv2d_backward
+from .torch_layers import (
+    DeformConv2d,
+    DeformConv2dPack,
+    ModulatedDeformConv2dPack,
+    replace_torchvision,
+)
+
+__all__ = [
+    "DeformConv2d",
+    "DeformConv2dPack",
+    "ModulatedDeformConv2dPack",
+    "deform_conv2d",
+    "deform_conv2d_backward",
+    "replace_torchvision",
+]

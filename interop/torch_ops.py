@@ -1,0 +1,90 @@
+"""The operators of ``torch.ops.cudeform``: schemas, kernels, shapes, and how they are called.
+
+With ``L = sum(grad_output * output)``, all derivatives come from four products of the engine:
+
+* forward, and backward: the gradient of L;
+* jvp: the tangent of the output;
+* double_backward: the gradient of ``sum(tangents * gradient of L)``. Second derivatives commute:
+  with these tangents it is the tangent of the gradient of L as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from . import torch_kernels
+from .torch_engine import Computed, Traced, in_forward_mode
+from .torch_settings import SCHEMA
+
+LIBRARY = torch.library.Library("cudeform", "FRAGMENT")
+KEYS = ("CPU", "CUDA")
+
+OPERANDS = "Tensor input, Tensor offset, Tensor weight, Tensor? bias, Tensor? mask"
+WITHOUT_BIAS = "Tensor input, Tensor offset, Tensor weight, Tensor? mask"
+TANGENTS = ", ".join(
+    f"Tensor? {name}_tangent" for name in ("input", "offset", "weight", "bias", "mask")
+)
+FIVE = "(Tensor, Tensor, Tensor, Tensor, Tensor)"
+
+# Without this private name of torch every call takes the way of a transformed one: right, but slow.
+_functorch_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+
+
+class Operator:
+    """An operator and the ``autograd.Function`` that stands for it under transforms.
+
+    Transforms of torch.func and forward mode do not see the derivatives of operators: the first
+    refuse them, the second gives zeros without a word. A Function they understand. It costs twice
+    as much per call, and Dynamo refuses it, so other calls take the operator itself.
+    """
+
+    def __init__(self, schema: str, kernel: Callable[..., Any]) -> None:
+        self.name = schema.partition("(")[0]
+        LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+        for key in KEYS:
+            LIBRARY.impl(self.name, partial(kernel, Computed), key)
+        torch.library.register_fake(self._qualified, partial(kernel, Traced), lib=LIBRARY)
+        self.operator = getattr(torch.ops.cudeform, self.name).default
+        self.function: Any = None
+
+    def __call__(self, *args: Any) -> Any:
+        """Call with tensors, absent ones None, and settings."""
+        return self.function.apply(*args) if _transformed() else self.operator(*args)
+
+    def derive(self, function: Any) -> None:
+        """Take the derivatives and the rule for vmap from an ``autograd.Function``."""
+        self.function = function
+        torch.library.register_autograd(
+            self._qualified, function.backward, setup_context=function.setup_context, lib=LIBRARY
+        )
+        torch.library.register_vmap(self._qualified, function.vmap, lib=LIBRARY)
+
+    @property
+    def _qualified(self) -> str:
+        return f"cudeform::{self.name}"
+
+
+def _transformed() -> bool:
+    """Whether transforms of torch.func or forward mode look at the tensors of this call."""
+    if torch.compiler.is_compiling():
+        return False
+    return _functorch_active() or in_forward_mode()
+
+
+forward = Operator(f"deform_conv2d({OPERANDS}, {SCHEMA}) -> Tensor", torch_kernels.forward)
+backward = Operator(
+    f"deform_conv2d_backward(Tensor grad_output, {OPERANDS}, bool[5] needs, {SCHEMA}) -> {FIVE}",
+    torch_kernels.backward,
+)
+jvp = Operator(
+    f"deform_conv2d_jvp({WITHOUT_BIAS}, {TANGENTS}, {SCHEMA}) -> Tensor", torch_kernels.jvp
+)
+double_backward = Operator(
+    f"deform_conv2d_double_backward(Tensor grad_output, {WITHOUT_BIAS}, {TANGENTS}, "
+    f"bool[5] needs, {SCHEMA}) -> {FIVE}",
+    torch_kernels.double_backward,
+)

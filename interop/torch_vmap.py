@@ -1,0 +1,72 @@
+"""vmap: one call for all examples, by folding their dimension into one that the operator has.
+
+Examples that share weight and bias become images of one batch. Where each has a weight of its own
+they become groups: of channels, of filters and of offsets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .torch_engine import Tensor
+
+# A letter for each tensor: its first dimensions are images and channels, or filters.
+IMAGES, FILTERS = "i", "f"
+
+
+def vmapped(
+    call: Callable[..., Any],
+    arguments: str,
+    results: Sequence[tuple[str, bool]],
+    info: Any,
+    in_dims: Sequence[Any],
+    args: Sequence[Any],
+) -> tuple[Any, Any]:
+    """Results of ``call`` for all examples at once, and where the examples are in them.
+
+    Args:
+        call: an operator, of tensors and settings.
+        arguments: letters of the tensors among ``args``, which come first.
+        results: letter of each result, and whether it is computed or left empty.
+        info: what torch says of the map.
+        in_dims: dimensions of the examples, None where they share a tensor.
+        args: arguments of the call.
+    """
+    count = len(arguments)
+    tensors = list(zip(arguments, args[:count], in_dims[:count], strict=True))
+    as_groups = (FILTERS, True) in results or any(
+        letter == FILTERS and dim is not None for letter, _, dim in tensors
+    )
+    fold = _Fold(info.batch_size, as_groups)
+    outcome = call(*(fold.folded(*each) for each in tensors), *args[count:])
+    if len(results) == 1:
+        return fold.unfolded(*results[0], outcome)
+    pairs = [fold.unfolded(*each, tensor) for each, tensor in zip(results, outcome, strict=True)]
+    return tuple(tensor for tensor, _ in pairs), tuple(dim for _, dim in pairs)
+
+
+class _Fold:
+    def __init__(self, examples: int, as_groups: bool) -> None:
+        self.examples = examples
+        self.as_groups = as_groups
+
+    def folded(self, letter: str, tensor: Tensor | None, dim: int | None) -> Tensor | None:
+        """One tensor for all examples."""
+        if tensor is None or (letter == FILTERS and not self.as_groups):
+            return tensor
+        if dim is None:
+            tensor, dim = tensor.expand(self.examples, *tensor.shape), 0
+        into = self._into(letter)
+        return tensor.movedim(dim, into).flatten(into, into + 1)
+
+    def unfolded(self, letter: str, computed: bool, tensor: Tensor) -> tuple[Tensor, int | None]:
+        """A tensor of all examples, and their dimension; None if there is no result."""
+        if not computed:
+            return tensor, None
+        into = self._into(letter)
+        size = tensor.shape[into] // self.examples
+        return tensor.unflatten(into, (self.examples, size)), into
+
+    def _into(self, letter: str) -> int:
+        return int(self.as_groups and letter == IMAGES)
