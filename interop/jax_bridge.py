@@ -1,7 +1,7 @@
 """From a compiled XLA program into the engine, and which of two bridges leads there.
 
-* ``buffer``: ``jax.experimental.buffer_callback``, the default. The cheapest call, and a process may
-  end while calls are under way. What it compiles cannot be cached on disk nor exported.
+* ``buffer``: ``jax.experimental.buffer_callback``, the default. Its calls are the cheapest, and a
+  process may end while some are under way. What it compiles is not cached on disk nor exported.
 * ``ffi``: a handler of XLA's C interface made with ctypes (``jax_ffi``). The program carries the
   whole task as text, so JAX's persistent compilation cache keeps it and ``jax.export`` takes it;
   whoever runs it must have imported ``cudeform.interop.jax``.

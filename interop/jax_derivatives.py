@@ -1,4 +1,4 @@
-"""Forward and reverse mode of the primitives; see ``jax_primitives`` for what is whose transpose."""
+"""Forward and reverse mode of the primitives; ``jax_primitives`` says what is whose transpose."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _double(
     tangents: Arrays,
     needs: Iterable[str],
 ) -> Named:
-    """``(J s, J' h + H s)`` for the gradient ``h`` and the tangents ``s``; what is zero is left out.
+    """``(J s, J' h + H s)`` for a gradient ``h`` and tangents ``s``; what is zero is left out.
 
     The bias has no second derivatives: its part is ``J' h`` alone.
     """

@@ -7,6 +7,7 @@ changed from version 0.1 of the interface to 0.5 (jaxlib 0.5 to 0.12).
 from __future__ import annotations
 
 import ctypes as c
+from math import prod
 from typing import Any
 
 import jax
@@ -143,10 +144,8 @@ def _run_on_cpu(frame: Any, task: Task, arrays: list[int], results: list[int]) -
 def _array(address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
     if 0 in shape:
         return np.empty(shape, dtype)
-    nbytes = dtype.itemsize
-    for size in shape:
-        nbytes *= size
-    return np.ndarray(shape, dtype, (c.c_char * nbytes).from_address(address))
+    memory: Any = (c.c_char * (dtype.itemsize * prod(shape))).from_address(address)
+    return np.ndarray(shape, dtype, memory)
 
 
 def _run_on_cuda(frame: Any, task: Task, arrays: list[int], results: list[int]) -> Any:

@@ -1,4 +1,4 @@
-"""The primitives: one for each function of the engine, and one that only reverse mode passes through.
+"""The primitives: one for each function of the engine, and one that only reverse mode can use.
 
 They are primitives of JAX's own kind and not ``custom_vjp`` functions, because a ``custom_vjp``
 has no forward mode. Each derivative is a primitive that is linear in some of its inputs, and its
@@ -8,8 +8,8 @@ transpose is a primitive again:
     double_backward   (J s, J' h + H s)            <->  itself
     second_jvp        the second derivative along t and s, transposed into double_backward
 
-``J`` is the derivative of the output, ``H`` the (symmetric) second derivative of ``sum(g * output)``
-by the operands. So forward mode, reverse mode, reverse over reverse, forward over reverse and
+``J`` is the derivative of the output, ``H`` the second derivative of ``sum(g * output)`` by the
+operands, which is symmetric. So forward mode, reverse mode, reverse over reverse, forward over reverse and
 reverse over forward all end in the engine's four functions.
 """
 
@@ -72,7 +72,7 @@ def _lower(context: Any, *arrays: Any, task: Task, platform: str) -> Any:
 
 
 def _both_terms(task: Task, *arrays: Any) -> list[Any]:
-    """``J' h + H s`` of a double_backward, and ``J s``, each from its own function of the engine."""
+    """``(J s, J' h + H s)``; the engine has ``J' h`` and ``(J s, H s)``."""
     named = dict(zip(task.inputs, arrays, strict=True))
     moved = named.pop(TANGENT + "grad_output")
     operands = {name: array for name, array in named.items() if name in GRADIENTS}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -35,7 +35,7 @@ class Task:
         options: the choices in force when the call was traced.
         dtype: name of the dtype of all arrays.
         inputs: names of the arrays that go in: operands, ``grad_output``, tangents.
-        outputs: names of the arrays that come out: ``output``, or those of which they are gradients.
+        outputs: names of the arrays that come out: ``output``, or whose gradients they are.
         bridge: how XLA reaches Python, ``buffer`` or ``ffi``.
     """
 
@@ -94,7 +94,7 @@ def text_of(task: Task) -> str:
     return json.dumps(asdict(task))
 
 
-@lru_cache(maxsize=None)
+@cache
 def task_of(text: bytes) -> Task:
     """The task that was written as text."""
     fields = json.loads(text)
@@ -109,7 +109,7 @@ def task_of(text: bytes) -> Task:
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def shapes_of(task: Task) -> tuple[tuple[Shape, ...], tuple[Shape, ...]]:
     """Shapes of the arrays that go in and of those that come out."""
     inputs = tuple(shape_of(task.geometry, name) for name in task.inputs)

@@ -31,6 +31,5 @@ extern "C" __global__ void allot_cells(
         if (cell < p.cells) {
             starts[cell] = sums[blockDim.x] + sums[threadIdx.x] - count;
         }
-        __syncthreads();
     }
 }

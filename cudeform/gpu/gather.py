@@ -76,7 +76,7 @@ def gather(
         grad_images: dense channels-last images that are written.
         scratch: memory.
         accumulate: add to what is there.
-        along: tangents of offset and mask; the weights of the corners are their changes along these.
+        along: tangents of offset and mask: the corners' weights are their changes along these.
     """
     g, offset, mask = call.g, call.operands.offset, call.operands.mask
     tangents = Gradients() if along is None else along

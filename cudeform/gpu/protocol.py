@@ -60,7 +60,7 @@ class Memory(Protocol):
 
     @property
     def pointer(self) -> int:
-        """Address, aligned to 256 bytes."""
+        """Address, a multiple of 16 at least."""
 
 
 class Device(Protocol):

@@ -1,0 +1,339 @@
+"""JAX arrays: the values of the NumPy engine, without copies, traced once, refused in words."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import jaxcpu
+import numpy as np
+import pytest
+from cases import CASES, DTYPES, build, named
+from jaxcpu import function_of, jax, jnp, on_jax, operands
+
+import cudeform
+from cudeform import engine
+
+CASE = named("torchvision, offset half")
+SAME = ((1, 1), (1, 1))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_output_and_gradients_are_those_of_numpy_arrays(case: Any) -> None:
+    ours = on_jax(case)
+    output = cudeform.deform_conv2d(**ours.arguments)
+    grads = cudeform.deform_conv2d_backward(**ours.backward_arguments)
+    assert isinstance(output, jax.Array)
+    np.testing.assert_array_equal(output, cudeform.deform_conv2d(**case.arguments))
+    for ours_, wanted in zip(
+        grads, cudeform.deform_conv2d_backward(**case.backward_arguments), strict=True
+    ):
+        assert (ours_ is None) == (wanted is None)
+        np.testing.assert_array_equal(ours_, wanted)
+
+
+@pytest.mark.parametrize("bridge", ["buffer", "ffi"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_dtype_under_jit(dtype: str, bridge: str) -> None:
+    case = CASE.cast(dtype)
+    with jaxcpu.bridge(bridge):
+        output = jax.jit(function_of(case))(operands(case))
+    assert output.dtype == DTYPES[dtype]
+    np.testing.assert_array_equal(output, cudeform.deform_conv2d(**case.arguments))
+
+
+@pytest.mark.parametrize("bridge", ["buffer", "ffi"])
+@pytest.mark.parametrize(
+    "name", ["torchvision, batch 0", "no input channels", "no output channels"]
+)
+def test_empty_arrays(name: str, bridge: str) -> None:
+    case = named(name)
+    grad = jax.jit(jax.grad(lambda arrays: function_of(case)(arrays).sum()))
+    with jaxcpu.bridge(bridge):
+        grads = grad(operands(case))
+    ones = np.ones_like(case.grad_output)
+    wanted = cudeform.deform_conv2d_backward(ones, **case.arguments)._asdict()
+    for key, array in grads.items():
+        np.testing.assert_array_equal(array, wanted[key])
+
+
+def test_forward_mode_and_second_order_functions_are_those_of_numpy_arrays() -> None:
+    case = named("torchvision, offset normal")
+    rng = np.random.default_rng(0)
+    arrays = {name: np.asarray(array) for name, array in operands(case).items()}
+    moves = {name: rng.standard_normal(array.shape) for name, array in arrays.items()}
+    for call, extra in (
+        (cudeform.deform_conv2d_jvp, ()),
+        (cudeform.deform_conv2d_double_backward, (case.grad_output,)),
+    ):
+        sizes = (case.stride, case.padding, case.dilation)
+        wanted = call(*_second(cudeform.Gradients(**moves), extra, case.arguments, sizes))
+        ours = jax.tree.map(jnp.asarray, (cudeform.Gradients(**moves), extra))
+        got = call(*_second(*ours, on_jax(case).arguments, sizes))
+        jaxcpu.assert_close(tuple(got), tuple(wanted))
+
+
+def _second(tangents: Any, extra: Any, a: Any, sizes: Any) -> tuple[Any, ...]:
+    return (tangents, *extra, a["input"], a["offset"], a["weight"], a["bias"], *sizes, a["mask"])
+
+
+@pytest.mark.parametrize("bridge", ["buffer", "ffi"])
+def test_the_engine_sees_the_arrays_own_memory(
+    bridge: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Large enough that XLA does not copy an array to align or to fuse it.
+    case = build("memory", batch=2, channels=16, size=(32, 32), padding=SAME).cast("float32")
+    arrays = operands(case)
+    seen = {}
+    forward = engine.forward
+
+    def watched(given: Any, geometry: Any, options: Any, output: Any, device: Any) -> None:
+        seen.update({name: array.ctypes.data for name, array in given.present().items()})
+        seen["output"] = output.ctypes.data
+        forward(given, geometry, options, output, device)
+
+    monkeypatch.setattr(engine, "forward", watched)
+    with jaxcpu.bridge(bridge):
+        output = jax.jit(function_of(case))(arrays)
+    output.block_until_ready()
+    pointers = {name: array.unsafe_buffer_pointer() for name, array in arrays.items()}
+    assert seen == pointers | {"output": output.unsafe_buffer_pointer()}
+
+
+def test_equal_calls_are_compiled_once() -> None:
+    traces = []
+    call = function_of(CASE)
+
+    def counted(arrays: Any) -> Any:
+        traces.append(1)
+        return call(arrays)
+
+    jitted, eager = jax.jit(counted), counted
+    arrays = operands(CASE)
+    jax.block_until_ready((jitted(arrays), eager(arrays)))
+    traces.clear()
+    with _count_compilations() as compilations:
+        for _ in range(3):
+            jax.block_until_ready((jitted(arrays), eager(arrays)))
+    assert compilations == []
+    assert len(traces) == 3  # of the eager calls
+
+
+class _count_compilations(list[str]):
+    def __enter__(self) -> _count_compilations:
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._listen = lambda *args, **more: None
+
+    def _listen(self, event: str, seconds: float, **more: Any) -> None:
+        if "backend_compile" in event:
+            self.append(event)
+
+
+def test_a_new_shape_is_compiled() -> None:
+    # What the test above counts is counted.
+    with _count_compilations() as compilations:
+        case = build("never seen", size=(7, 13))
+        jax.block_until_ready(function_of(case)(operands(case)))
+    assert compilations
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"weight": (2, 2, 3, 2)}, ValueError, r"^weight must have shape \(O, C/groups, KH, KW\)"),
+        ({"offset": (33, 5, 2, 2)}, ValueError, r"^offset must have shape"),
+        ({"mask": (33, 18, 9, 9)}, ValueError, r"^mask must have shape .*got \(33, 18, 9, 9\)"),
+        ({"bias": (3,)}, ValueError, r"^bias must have shape \(O,\) = \(2,\), got \(3,\)"),
+    ],
+)
+def test_wrong_shapes_are_refused_while_tracing(
+    change: Any, error: type[Exception], message: str
+) -> None:
+    case = named("torchvision, batch 33")
+    shapes = {name: array.shape for name, array in operands(case).items()} | change
+    arrays = {name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in shapes.items()}
+    with pytest.raises(error, match=message):
+        jax.eval_shape(function_of(case), arrays)
+
+
+def test_wrong_dtypes_are_refused_while_tracing() -> None:
+    arrays = operands(CASE)
+    arrays["mask"] = arrays["mask"].astype("float32")
+    with pytest.raises(
+        TypeError, match=r"^mask must have the dtype of input, float64, got float32"
+    ):
+        jax.jit(function_of(CASE)).lower(arrays)
+    with pytest.raises(TypeError, match=r"^input must have a dtype among .*, got int64"):
+        jax.eval_shape(function_of(CASE), {n: a.astype("int64") for n, a in arrays.items()})
+
+
+def test_arrays_of_another_library_are_refused() -> None:
+    arrays = operands(CASE) | {"weight": CASE.weight}
+    message = r"^weight must be an array of the same library as input, jax, got an array of numpy"
+    for call in (function_of(CASE), jax.jit(lambda _: function_of(CASE)(arrays))):
+        with pytest.raises(TypeError, match=message):
+            call(arrays)
+
+
+def test_traced_and_concrete_arrays_may_meet() -> None:
+    arrays = operands(CASE)
+    weight = arrays.pop("weight")
+    output = jax.jit(lambda a: function_of(CASE)({**a, "weight": weight}))(arrays)
+    np.testing.assert_array_equal(output, cudeform.deform_conv2d(**CASE.arguments))
+
+
+def test_options_are_those_in_force_while_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    backward = engine.backward
+
+    def watched(given: Any, geometry: Any, options: Any, *rest: Any) -> None:
+        seen.append(options.boundary_grad)
+        backward(given, geometry, options, *rest)
+
+    monkeypatch.setattr(engine, "backward", watched)
+    call = function_of(CASE)
+    grad = jax.jit(jax.grad(lambda arrays: call(arrays).sum()))
+    with cudeform.options(boundary_grad="mmcv"):
+        jax.block_until_ready(grad(operands(CASE)))
+    jax.block_until_ready(grad(operands(CASE)))
+    assert seen == ["mmcv", "mmcv"]
+    jax.block_until_ready(jax.grad(lambda arrays: call(arrays).sum())(operands(CASE)))
+    assert seen[2:] == ["torchvision"]
+
+
+def test_an_unknown_bridge_is_refused() -> None:
+    with pytest.raises(ValueError, match="bridge must be one of .*got 'tcp'"), jaxcpu.bridge("tcp"):
+        pass
+
+
+@pytest.mark.parametrize("bridge", ["buffer", "ffi"])
+def test_an_error_of_the_engine_is_an_error_of_jax(
+    bridge: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(engine, "forward", broken)
+    with jaxcpu.bridge(bridge), pytest.raises(jax.errors.JaxRuntimeError, match="no room"):
+        jax.jit(function_of(CASE))(operands(CASE)).block_until_ready()
+
+
+@pytest.mark.parametrize("bridge", ["buffer", "ffi"])
+def test_threads(bridge: str) -> None:
+    call = jax.jit(function_of(CASE))
+    arrays = operands(CASE)
+    with jaxcpu.bridge(bridge):
+        wanted = np.asarray(call(arrays))
+    wrong = []
+
+    def work() -> None:
+        for _ in range(20):
+            if not np.array_equal(call(arrays), wanted):
+                wrong.append(1)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+LEAVES_EARLY = """
+import jax, jax.numpy as jnp, cudeform
+offset = jnp.zeros((1, 18, 64, 64))
+image, weight = jnp.ones((1, 8, 64, 64)), jnp.ones((8, 8, 3, 3))
+call = jax.jit(lambda image: cudeform.deform_conv2d(image, offset, weight, padding=1))
+kept = [call(image) for _ in range(50)]
+for _ in range(50):
+    call(image)
+"""
+
+
+def test_a_process_may_end_while_calls_are_under_way() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVES_EARLY], timeout=60, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_ffi_bridge_can_be_exported() -> None:
+    from jax import export
+
+    allowed = [export.DisabledSafetyCheck.custom_call("cudeform_deform_conv2d")]
+    with jaxcpu.bridge("ffi"):
+        exported = export.export(jax.jit(function_of(CASE)), disabled_checks=allowed)(
+            operands(CASE)
+        )
+    output = exported.call(operands(CASE))
+    np.testing.assert_array_equal(output, cudeform.deform_conv2d(**CASE.arguments))
+
+
+CACHED = """
+import sys, jax, jax.numpy as jnp, cudeform
+from cudeform.interop.jax import bridge
+jax.config.update("jax_compilation_cache_dir", sys.argv[1])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+hits = []
+jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))
+offset, image, weight = jnp.zeros((1, 2, 4, 4)), jnp.ones((1, 1, 4, 4)), jnp.ones((1, 1, 1, 1))
+with bridge("ffi"):
+    print(float(jax.jit(cudeform.deform_conv2d)(image, offset, weight).sum()))
+print(sum("cache_hits" in event for event in hits))
+"""
+
+
+def test_the_ffi_bridge_is_kept_in_the_persistent_cache(tmp_path: Any) -> None:
+    def run() -> list[str]:
+        command = [sys.executable, "-c", CACHED, str(tmp_path)]
+        done = subprocess.run(command, timeout=60, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    total, hits = run()
+    assert (total, hits) == ("16.0", "0")
+    total, hits = run()
+    assert total == "16.0"
+    assert int(hits) > 0
+
+
+def test_scan_and_checkpoint() -> None:
+    case = build("scan", channels=3, out_channels=3, padding=SAME, bias=False)
+    arrays = operands(case)
+
+    def looped(arrays: Any, steps: int = 4) -> Any:
+        def step(image: Any, _: Any) -> Any:
+            return jnp.tanh(function_of(case)({**arrays, "input": image})), None
+
+        return jax.lax.scan(jax.checkpoint(step), arrays["input"], length=steps)[0].sum()
+
+    def unrolled(arrays: Any) -> Any:
+        image = arrays["input"]
+        for _ in range(4):
+            image = jnp.tanh(function_of(case)({**arrays, "input": image}))
+        return image.sum()
+
+    jaxcpu.assert_close(jax.jit(jax.grad(looped))(arrays), jax.grad(unrolled)(arrays))
+
+
+def test_fori_loop_of_descent_steps() -> None:
+    case = build("descent", padding=SAME).cast("float32")
+    arrays = operands(case)
+    wanted = jnp.asarray(case.grad_output)
+    call = function_of(case)
+
+    def loss(offset: Any) -> Any:
+        return jnp.mean((call({**arrays, "offset": offset}) - wanted) ** 2)
+
+    def step(_: Any, offset: Any) -> Any:
+        return offset - 0.05 * jax.grad(loss)(offset)
+
+    start = arrays["offset"]
+    end = jax.jit(lambda offset: jax.lax.fori_loop(0, 20, step, offset))(start)
+    assert loss(end) < loss(start)
