@@ -15,6 +15,7 @@ import cudeform
 
 COMMANDS = {
     "info": "what this machine offers, and what to change",
+    "check": "compare this machine's GPU with the CPU engine",
     "demo": "see deformable convolution work on a picture",
     "bench": "time it beside torchvision and onnxruntime",
 }

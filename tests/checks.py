@@ -6,6 +6,7 @@ import gc
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -46,10 +47,20 @@ def defined(**arguments: Any) -> dict[str, Any]:
 both = pytest.mark.parametrize("compute", [computed, defined], ids=["cudeform", "reference"])
 
 
-def assert_agrees(actual: Any, sums: Sum, what: str) -> None:
-    """Refuse a result that is farther from the reference than rounding can carry it."""
+def assert_agrees(actual: Any, sums: Sum, what: str, *, roundings: int = 1) -> None:
+    """Refuse a result that is farther from the reference than rounding can carry it.
+
+    Args:
+        actual: the result.
+        sums: the reference's.
+        what: names it.
+        roundings: to the storage dtype, on the way from the operands to the result: 1 of the result
+            itself; 2 if a factor of each term was rounded before, which moves the sum by no more
+            than that share of its scale.
+    """
     dtype = actual.dtype.name
     of_scale, of_value = TOLERANCES[dtype]
+    of_scale += (roundings - 1) * of_value * (1 + of_value)
     wanted, got = sums.value, actual.astype(np.float64)
     assert got.shape == wanted.shape, what
     finite = np.isfinite(wanted)
@@ -72,6 +83,21 @@ def assert_case_agrees(case: Case, boundary_grad: str = "torchvision") -> None:
     assert results.keys() == sums.keys()
     for name, array in results.items():
         assert_agrees(array, sums[name], f"{case.name}: {name}")
+
+
+@cache
+def least_limit(case: Case) -> int:
+    """The smallest limit that the backward accepts, which is above the forward's."""
+    low, high = 1, 2**30  # refused, accepted
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            with cudeform.options(workspace_limit=middle):
+                cudeform.deform_conv2d_backward(**case.backward_arguments, needs=())
+            high = middle
+        except ValueError:
+            low = middle
+    return high
 
 
 class Peak:

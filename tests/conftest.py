@@ -1,6 +1,14 @@
-"""Settings of every test run."""
+"""Settings of every test run, and the devices on which tests of the GPU engine run."""
 
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from gpu_engine import GpuDevice, TestDevice
+from hostcuda import HostDevice, compiler_path
 from hypothesis import HealthCheck, settings
+
+from cudeform.gpu.device import device_count
 
 # The same examples in every run: a test that fails in CI fails everywhere.
 settings.register_profile(
@@ -10,3 +18,19 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("reproducible")
+
+
+@pytest.fixture(scope="session", params=["host", pytest.param("gpu", marks=pytest.mark.gpu)])
+def new_device(request: pytest.FixtureRequest) -> Callable[..., TestDevice]:
+    """Makes a device, on the CPU and on the GPU; options are those of ``HostDevice``."""
+    if request.param == "host":
+        if compiler_path() is None:
+            pytest.skip("needs a C++ compiler")
+        return HostDevice
+    if device_count() == 0:
+        pytest.skip("needs a GPU and CuPy")
+
+    def on_gpu(**_: Any) -> TestDevice:
+        return GpuDevice()
+
+    return on_gpu

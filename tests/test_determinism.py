@@ -136,8 +136,10 @@ def test_options_belong_to_one_thread() -> None:
 def test_options_belong_to_one_task() -> None:
     async def task(threads: int, turn: asyncio.Barrier) -> int | None:
         with cudeform.options(num_threads=threads):
+            await turn.wait()  # both blocks are open
+            seen = chosen().num_threads
             await turn.wait()
-            return chosen().num_threads
+            return seen
 
     async def both() -> list[int | None]:
         turn = asyncio.Barrier(2)

@@ -1,12 +1,12 @@
 """What must hold for any call: convolution, shift, padding, adjoint, linearity, chunking."""
 
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 from cases import FINITE, Case, build, named, random_cases
+from checks import least_limit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
@@ -178,21 +178,6 @@ def test_results_do_not_depend_on_how_the_work_is_cut(times_the_least: int, thre
         close(forward(LARGE), wanted)
         for grad, wanted_grad in zip(backward(LARGE), wanted_grads, strict=True):
             close(grad, wanted_grad)
-
-
-@cache
-def least_limit(case: Case) -> int:
-    """The smallest limit that the backward accepts, which is above the forward's."""
-    low, high = 1, 2**30  # refused, accepted
-    while high - low > 1:
-        middle = (low + high) // 2
-        try:
-            with cudeform.options(workspace_limit=middle):
-                cudeform.deform_conv2d_backward(**case.backward_arguments, needs=())
-            high = middle
-        except ValueError:
-            low = middle
-    return high
 
 
 def test_the_smallest_limit_cuts_a_row_and_gives_the_same_result() -> None:

@@ -2,9 +2,11 @@
 
 import pytest
 from cases import CASES, DTYPES, LAYOUTS, Case, named, random_cases
-from checks import assert_case_agrees
+from checks import assert_case_agrees, least_limit
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import cudeform
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -17,6 +19,16 @@ def test_named_cases(case: Case, dtype: str) -> None:
 @pytest.mark.parametrize("name", ["torchvision, batch 33", "offset half"])
 def test_layouts(name: str, layout: str) -> None:
     assert_case_agrees(named(name).cast("float32").laid_out(layout))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["torchvision, batch 33", "kernel of one tap", "depthwise", "offset nan and inf", "stride 2x3"],
+)
+def test_cut_into_single_positions(name: str) -> None:
+    case = named(name).cast("float32")
+    with cudeform.options(workspace_limit=least_limit(case)):
+        assert_case_agrees(case)
 
 
 @settings(max_examples=400)

@@ -6,7 +6,7 @@ import argparse
 import os
 import platform
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -121,7 +121,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the note; the status is 1 where cudeform does not work."""
     works = small_call_is_right()
-    print(note(Machine.here(), versions(), gpu(), works))
+    print(note(Machine.here(), versions(), "; ".join([gpu(), *gpu_facts()]), works))
     return 0 if works else 1
 
 
@@ -131,7 +131,7 @@ def note(machine: Machine, libraries: Mapping[str, str], gpu: str, works: bool) 
     Args:
         machine: the processor and its BLAS.
         libraries: versions by name, of those that are installed.
-        gpu: a sentence about it.
+        gpu: what is known of it.
         works: whether a small convolution on NumPy arrays came out right.
     """
     remarks = list(machine.remarks)
@@ -182,6 +182,30 @@ def gpu() -> str:
     except Exception as error:
         return f"CuPy finds no GPU: {error}"
     return ", ".join(name.decode() for name in names) or "CuPy finds no GPU"
+
+
+def gpu_facts() -> list[str]:
+    """What bears on compiling for a GPU, as far as CuPy is installed and can tell."""
+    if find_spec("cupy") is None:
+        return []
+    import cupy
+
+    cache = os.environ.get("CUPY_CACHE_DIR") or Path.home() / ".cupy" / "kernel_cache"
+    facts = [f"compiled kernels are kept in {cache}"]
+    questions: dict[str, Callable[[], Any]] = {
+        "driver for CUDA": lambda: cupy.cuda.runtime.driverGetVersion(),
+        "NVRTC": lambda: cupy.cuda.nvrtc.getVersion(),
+    }
+    for name, ask in questions.items():
+        # A library that is missing or does not fit answers with an error of its own kind.
+        try:
+            answer = ask()
+        except Exception as error:
+            facts.append(f"{name}: {str(error).splitlines()[0]}")
+            continue
+        major, minor = answer if isinstance(answer, tuple) else divmod(answer // 10, 100)
+        facts.append(f"{name} {major}.{minor}")
+    return facts
 
 
 def small_call_is_right() -> bool:

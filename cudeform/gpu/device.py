@@ -31,7 +31,7 @@ class GpuUnavailableError(RuntimeError):
     """No GPU can be used; the text says what was found and what to do."""
 
 
-def _cupy() -> Any:
+def usable_cupy() -> Any:
     """CuPy, if it and a GPU are there.
 
     Raises:
@@ -62,7 +62,7 @@ def _why_no_gpu(cupy: Any) -> str:
 def device_count() -> int:
     """How many GPUs can be used."""
     try:
-        return int(_cupy().cuda.runtime.getDeviceCount())
+        return int(usable_cupy().cuda.runtime.getDeviceCount())
     except GpuUnavailableError:
         return 0
 
@@ -81,7 +81,7 @@ class PoolMemory:
 
 def pool_allocate(nbytes: int) -> Memory:
     """Memory of CuPy's pool for the current device and stream."""
-    return PoolMemory(_cupy().cuda.alloc(nbytes))
+    return PoolMemory(usable_cupy().cuda.alloc(nbytes))
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class CupyDevice:
             stream: address of the stream, 0 for the default one.
             allocate: gives memory on that device that may be used on that stream.
         """
-        self._cupy = _cupy()
+        self._cupy = usable_cupy()
         self._index, self._stream = index, _Stream(stream)
         self.allocate = allocate
 
@@ -175,7 +175,7 @@ class CupyDevice:
 @cache
 def _properties(index: int) -> tuple[int, int]:
     """Compute capability and number of multiprocessors."""
-    cupy = _cupy()
+    cupy = usable_cupy()
     capability = int(cupy.cuda.Device(index).compute_capability)
     return capability, cupy.cuda.runtime.deviceGetAttribute(MULTIPROCESSOR_COUNT, index)
 
@@ -183,7 +183,7 @@ def _properties(index: int) -> tuple[int, int]:
 @cache
 def _compiled(kernel: Kernel) -> Any:
     """A callable kernel; CuPy compiles it at its first use on each device and keeps it on disk."""
-    return _cupy().RawKernel(kernel.source, kernel.name, options=OPTIONS)
+    return usable_cupy().RawKernel(kernel.source, kernel.name, options=OPTIONS)
 
 
 def _multiply(cupy: Any, gemm: Gemm) -> None:

@@ -1,0 +1,77 @@
+"""As much of CuPy as the door and the commands use, over the host's device."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hostcuda import HostDevice
+
+from cudeform import engine
+from cudeform.gpu import device
+from cudeform.operands import DeviceArray
+
+
+class ndarray:  # the door knows CuPy's arrays by this name
+    """An array in the memory of the host's device."""
+
+    def __init__(self, gpu: HostDevice, described: DeviceArray) -> None:
+        """Wrap what the device holds."""
+        self.gpu, self.described = gpu, described
+        self.shape, self.dtype = described.shape, gpu.read(described).dtype
+        self.itemsize = self.dtype.itemsize
+        self.strides = tuple(stride * self.itemsize for stride in described.strides)
+        self.data = SimpleNamespace(ptr=described.pointer)
+        self.device = _Device()
+
+    def transpose(self, *order: int) -> ndarray:
+        """A view."""
+        mine = self.described
+        shape = tuple(mine.shape[axis] for axis in order)
+        strides = tuple(mine.strides[axis] for axis in order)
+        return ndarray(self.gpu, DeviceArray(mine.pointer, shape, strides, mine.dtype))
+
+    def copy(self) -> ndarray:
+        """A contiguous copy."""
+        return ndarray(self.gpu, self.gpu.put(np.ascontiguousarray(self.gpu.read(self.described))))
+
+
+class _Device:
+    id = 0
+
+    def __enter__(self) -> _Device:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+ndarray.__module__ = "cupy"
+
+
+def install(monkeypatch: pytest.MonkeyPatch, gpu: HostDevice) -> Any:
+    """Make ``import cupy`` give this fake and the engine run on ``gpu``."""
+    cupy: Any = ModuleType("cupy")
+    cupy.__spec__ = ModuleSpec("cupy", None)
+
+    def empty(shape: Sequence[int], dtype: Any) -> ndarray:
+        return ndarray(gpu, gpu.empty(tuple(shape), np.dtype(dtype).name))
+
+    cupy.ndarray, cupy.empty, cupy.__version__ = ndarray, empty, "fake"
+    cupy.asarray = lambda array: ndarray(gpu, gpu.put(array))
+    cupy.asnumpy = lambda array: array.gpu.read(array.described)
+    runtime = SimpleNamespace(
+        getDeviceCount=lambda: 1, getDeviceProperties=lambda _: {"name": b"the host"}
+    )
+    stream = SimpleNamespace(ptr=0)
+    cupy.cuda = SimpleNamespace(runtime=runtime, get_current_stream=lambda _: stream)
+    cupy.is_available = lambda: True
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setattr(device, "usable_cupy", lambda: cupy)
+    monkeypatch.setattr(engine, "gpu_device", lambda *_: gpu)
+    return cupy

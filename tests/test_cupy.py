@@ -1,0 +1,88 @@
+"""The door for CuPy arrays, over a fake CuPy whose device is the host."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import fake_cupy
+import numpy as np
+import pytest
+from cases import build
+from hostcuda import HostDevice
+
+import cudeform
+from cudeform.__main__ import main
+from cudeform.commands import check
+
+CASE = build("door", channels=8, groups=2, offset_groups=2, out_channels=4).cast("float32")
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch) -> Any:
+    return fake_cupy.install(monkeypatch, HostDevice())
+
+
+def test_results_are_cupy_arrays_on_the_same_device(cupy: Any) -> None:
+    there = CASE.map(cupy.asarray)
+    output = cudeform.deform_conv2d(**there.arguments)
+    assert isinstance(output, cupy.ndarray)
+    wanted = cudeform.deform_conv2d(**CASE.arguments)
+    np.testing.assert_allclose(cupy.asnumpy(output), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_come_back_for_what_is_needed(cupy: Any) -> None:
+    there = CASE.map(cupy.asarray)
+    grads = cudeform.deform_conv2d_backward(**there.backward_arguments, needs=("offset", "bias"))
+    wanted = cudeform.deform_conv2d_backward(**CASE.backward_arguments)
+    assert grads.input is grads.weight is grads.mask is None
+    for name in ("offset", "bias"):
+        got = cupy.asnumpy(getattr(grads, name))
+        np.testing.assert_allclose(got, getattr(wanted, name), rtol=1e-4, atol=1e-5)
+
+
+def test_cupy_and_numpy_arrays_do_not_mix(cupy: Any) -> None:
+    arguments = CASE.arguments | {"offset": cupy.asarray(CASE.offset)}
+    with pytest.raises(TypeError, match=r"offset must .* as input, numpy, got an array of cupy"):
+        cudeform.deform_conv2d(**arguments)
+
+
+def test_arrays_on_two_devices_are_refused(cupy: Any) -> None:
+    there = CASE.map(cupy.asarray)
+    there.mask.device = type("Device", (), {"id": 1})()
+    with pytest.raises(ValueError, match="mask must be on the device of input, cuda:0, got cuda:1"):
+        cudeform.deform_conv2d(**there.arguments)
+
+
+@pytest.mark.usefixtures("cupy")
+def test_check_says_that_all_agree(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(check, "usable_cupy", lambda: sys.modules["cupy"])
+    assert main(["check"]) == 0
+    assert "All agree" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("cupy")
+def test_check_sees_a_wrong_result(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(check, "usable_cupy", lambda: sys.modules["cupy"])
+
+    def doubled_on_the_cpu(arrays: dict[str, Any]) -> list[Any]:
+        array = arrays["input"]
+        return [2 * array] if isinstance(array, np.ndarray) else [array]
+
+    monkeypatch.setattr(check, "OPERATIONS", {"the input": doubled_on_the_cpu})
+    assert main(["check"]) == 1
+    assert "WRONG: float16, float32, float64" in capsys.readouterr().out
+
+
+def test_check_says_plainly_that_there_is_no_gpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert main(["check"]) == 2
+    said = capsys.readouterr().out
+    assert "Nothing was checked, there is no GPU" in said
+    assert "pip install 'cudeform[cuda13]'" in said
