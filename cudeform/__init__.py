@@ -12,6 +12,8 @@ The result is an array of the kind that came in.
 """
 
 from cudeform.geometry import Geometry, geometry_of
+from cudeform.inspect import OffsetStats, offset_stats, sampling_locations
+from cudeform.inspect_plot import plot_displacement, plot_sampling
 from cudeform.operands import DoubleGradients, Gradients
 from cudeform.ops import (
     deform_conv2d,
@@ -27,12 +29,17 @@ __all__ = [
     "DoubleGradients",
     "Geometry",
     "Gradients",
+    "OffsetStats",
     "Options",
     "deform_conv2d",
     "deform_conv2d_backward",
     "deform_conv2d_double_backward",
     "deform_conv2d_jvp",
     "geometry_of",
+    "offset_stats",
     "options",
+    "plot_displacement",
+    "plot_sampling",
+    "sampling_locations",
     "set_options",
 ]

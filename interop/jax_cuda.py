@@ -15,7 +15,7 @@ import jax
 from cudeform import engine
 from cudeform.gpu.protocol import DeviceArray
 
-from .jax_task import Task, contiguous, perform, shapes_of
+from .jax_task import Task, contiguous, performer, shapes_of
 
 ALIGNMENT = 256
 
@@ -56,7 +56,7 @@ def perform_at(
         for pair in ((arrays, shapes[0]), (results[:-1], shapes[1]))
     )
     device = engine.gpu_device(index, stream, Arena(results[-1]).take)
-    perform(task, inputs, outputs, device)
+    performer(task)(inputs, outputs, device)
 
 
 @dataclass(frozen=True)

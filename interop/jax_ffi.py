@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from . import jax_cuda
-from .jax_task import Task, perform, shapes_of, task_of, text_of
+from .jax_task import Task, performer, shapes_of, task_of, text_of
 
 TARGET = "cudeform_deform_conv2d"
 ATTRIBUTE = "task"
@@ -138,7 +138,7 @@ def _run_on_cpu(frame: Any, task: Task, arrays: list[int], results: list[int]) -
         [_array(at, shape, dtype) for at, shape in zip(*pair, strict=True)]
         for pair in ((arrays, shapes[0]), (results, shapes[1]))
     )
-    perform(task, inputs, outputs)
+    performer(task)(inputs, outputs)
 
 
 def _array(address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:

@@ -9,8 +9,8 @@ transpose is a primitive again:
     second_jvp        the second derivative along t and s, transposed into double_backward
 
 ``J`` is the derivative of the output, ``H`` the second derivative of ``sum(g * output)`` by the
-operands, which is symmetric. So forward mode, reverse mode, reverse over reverse, forward over reverse and
-reverse over forward all end in the engine's four functions.
+operands, which is symmetric. So forward mode, reverse mode, reverse over reverse, forward over
+reverse and reverse over forward all end in the engine's four functions.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ in force when JAX traces a call are part of it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from math import prod
@@ -71,22 +71,42 @@ def shape_of(geometry: Geometry, name: str) -> Shape:
     return shape
 
 
-def perform(task: Task, arrays: Sequence[Any], results: Sequence[Any], device: Any = None) -> None:
-    """Let the engine write the results of a task."""
-    named = dict(zip(task.inputs, arrays, strict=True))
-    outputs = dict(zip(task.outputs, results, strict=True))
-    operands = Operands(*map(named.get, GRADIENTS))
-    tangents = Gradients(*(named.get(TANGENT + name) for name in GRADIENTS))
-    call = (operands, task.geometry, task.options)
-    if task.operation == "forward":
-        engine.forward(*call, outputs["output"], device)
-    elif task.operation == "jvp":
-        engine.jvp(*call, tangents, outputs["output"], device)
-    elif task.operation == "backward":
-        engine.backward(*call, named["grad_output"], Gradients(**outputs), device)
-    else:
-        grad_output, wanted = named["grad_output"], DoubleGradients(**outputs)
-        engine.double_backward(*call, grad_output, tangents, wanted, device)
+@cache
+def performer(task: Task) -> Callable[..., None]:
+    """A function ``(arrays, results, device=None)`` that lets the engine write the results."""
+    operands = _picked(task.inputs, GRADIENTS)
+    tangents = _picked(task.inputs, [TANGENT + name for name in GRADIENTS])
+    (grad_output,) = _picked(task.inputs, ["grad_output"])
+    names = DoubleGradients._fields if task.operation == "double_backward" else GRADIENTS
+    outputs = _picked(task.outputs, names)
+    g, options = task.geometry, task.options
+
+    def perform(arrays: Iterable[Any], results: Sequence[Any], device: Any = None) -> None:
+        # None, which stands for what is absent, is found behind the last array.
+        given = [*arrays, None]
+        call = Operands(*[given[at] for at in operands]), g, options
+        if task.operation == "forward":
+            engine.forward(*call, results[0], device)
+            return
+        if task.operation == "jvp":
+            moves = Gradients(*[given[at] for at in tangents])
+            engine.jvp(*call, moves, results[0], device)
+            return
+        grads = [*results, None]
+        if task.operation == "backward":
+            wanted = Gradients(*[grads[at] for at in outputs])
+            engine.backward(*call, given[grad_output], wanted, device)
+            return
+        moves = Gradients(*[given[at] for at in tangents])
+        seconds = DoubleGradients(*[grads[at] for at in outputs])
+        engine.double_backward(*call, given[grad_output], moves, seconds, device)
+
+    return perform
+
+
+def _picked(names: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    """Where each of the wanted names is; -1 where it is not."""
+    return [names.index(name) if name in names else -1 for name in wanted]
 
 
 def text_of(task: Task) -> str:

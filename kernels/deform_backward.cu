@@ -13,24 +13,6 @@
 // those of offset and mask need only the four dot products over channels of the corners with the
 // gradient, which the `lanes` threads of a sample add up by shuffles.
 
-// d is the dot product of the gradient with each corner, 0 where the corner is not held.
-__device__ inline Grads grads_of(const Launch& p, const Plan& plan, const acc_t* d) {
-    const acc_t nan = static_cast<acc_t>(nanf(""));
-    if (plan.flags & LOST) {
-        return {nan, nan, nan};
-    }
-    Grads grads = {0, 0, 0};
-    if (!(plan.flags & EDGE && p.mmcv)) {
-        grads.y = plan.mask * (plan.lx * (d[3] - d[1]) + (1 - plan.lx) * (d[2] - d[0]));
-        grads.x = plan.mask * (plan.ly * (d[3] - d[2]) + (1 - plan.ly) * (d[1] - d[0]));
-    }
-    if (!(plan.flags & EDGE)) {
-        grads.mask = plan.weight[0] * d[0] + plan.weight[1] * d[1] + plan.weight[2] * d[2]
-            + plan.weight[3] * d[3];
-    }
-    return grads;
-}
-
 // One vector of channels of one sample: adds its share to d, scatters it, replaces it.
 __device__ inline void pull_vector(
         const Launch& p, const Plan& plan, const scalar_t* input, scalar_t* columns,

@@ -9,22 +9,6 @@
 // neighbouring threads share a sample and walk its channels, VECTOR at a time, so that loads and
 // stores of 16 bytes lie side by side.
 
-__device__ inline Vector sample_value(
-        const Launch& p, const Plan& plan, const scalar_t* __restrict__ input, int c) {
-    const unsigned corners = corners_of(plan.flags);
-    Vector value = zero_vector();
-    for (int j = 0; j < 4; ++j) {
-        if (corners >> j & 1) {
-            const Vector pixel = load_vector(input + plan.pixel + corner_step(p, j) + c);
-            add_scaled(&value, plan.weight[j], pixel);
-        }
-    }
-    for (int i = 0; i < VECTOR; ++i) {
-        value.v[i] *= plan.mask;
-    }
-    return value;
-}
-
 extern "C" __global__ void deform_im2col(
         const scalar_t* __restrict__ input, const scalar_t* __restrict__ offset,
         const scalar_t* __restrict__ mask, scalar_t* __restrict__ columns, Launch p) {

@@ -1,6 +1,24 @@
-// grads: where the gradients of a sample's offset and mask go.
+// grads: the gradients of a sample's offset and mask, and where they go.
 
 struct Grads { acc_t y, x, mask; };
+
+// d is the dot product of the gradient with each corner, 0 where the corner is not held.
+__device__ inline Grads grads_of(const Launch& p, const Plan& plan, const acc_t* d) {
+    const acc_t nan = static_cast<acc_t>(nanf(""));
+    if (plan.flags & LOST) {
+        return {nan, nan, nan};
+    }
+    Grads grads = {0, 0, 0};
+    if (!(plan.flags & EDGE && p.mmcv)) {
+        grads.y = plan.mask * (plan.lx * (d[3] - d[1]) + (1 - plan.lx) * (d[2] - d[0]));
+        grads.x = plan.mask * (plan.ly * (d[3] - d[2]) + (1 - plan.ly) * (d[1] - d[0]));
+    }
+    if (!(plan.flags & EDGE)) {
+        grads.mask = plan.weight[0] * d[0] + plan.weight[1] * d[1] + plan.weight[2] * d[2]
+            + plan.weight[3] * d[3];
+    }
+    return grads;
+}
 
 __device__ inline void write_grads(
         const Launch& p, index_t sample, Grads grads, scalar_t* grad_offset, scalar_t* grad_mask) {

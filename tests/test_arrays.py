@@ -161,12 +161,13 @@ def test_half_precision_coordinates_are_exact_in_wide_images(dtype: str) -> None
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_coordinate_keeps_the_precision_of_its_offset(dtype: str) -> None:
-    image = np.zeros((1, 1, 1, 100_001), DTYPES[dtype])
+@pytest.mark.parametrize("last", [100_000, 2**24 + 1])  # which float32 does not have
+def test_a_coordinate_keeps_the_precision_of_its_offset(dtype: str, last: int) -> None:
+    image = np.zeros((1, 1, 1, last + 1), DTYPES[dtype])
     image[..., -1] = 1
     offset = np.array([0.0, 0.0, 0.0, -0.1]).reshape(1, 4, 1, 1).astype(DTYPES[dtype])
     weight = np.ones((1, 1, 1, 2), DTYPES[dtype])
-    output = cudeform.deform_conv2d(image, offset, weight, dilation=100_000)
+    output = cudeform.deform_conv2d(image, offset, weight, dilation=last)
     assert output.item() == pytest.approx(0.9, rel=1e-7 if dtype == "float32" else 1e-15)
 
 

@@ -125,6 +125,10 @@ PAIRS = (
         ({"padding": (1, -1)}, "padding must be at least 0, got -1"),
         ({"padding": ((1, -2), (1, 1))}, "padding must be at least 0, got -2"),
         ({"padding": ((1, 1), (-3, 1))}, "padding must be at least 0, got -3"),
+        ({"stride": 2**40}, "stride must be at most 2147483647, got 1099511627776"),
+        ({"padding": 2**31}, "padding must be at most 2147483647, got 2147483648"),
+        ({"padding": 2**30}, "input height plus padding must be at most 2147483647, got 6 + "),
+        ({"dilation": 2**70}, f"dilation must be at most 2147483647, got {2**70}"),
         ({"stride": (1, 1, 1)}, f"stride {PAIR}, got (1, 1, 1)"),
         ({"stride": (1,)}, f"stride {PAIR}, got (1,)"),
         ({"dilation": ()}, f"dilation {PAIR}, got ()"),
@@ -166,7 +170,7 @@ def test_a_size_that_truncating_division_would_accept() -> None:
     [
         ({"dilation": (4, 1)}, "output height"),
         ({"dilation": (1, 4)}, "output width"),
-        ({"dilation": 2**40}, "output height"),
+        ({"dilation": 2**30}, "output height"),
         ({"weight": np.ones((6, 2, 9, 3)), "padding": 0}, "output height"),
         ({"weight": np.ones((6, 2, 3, 9)), "padding": 0}, "output width"),
     ],
@@ -176,37 +180,16 @@ def test_outputs_without_positions(sizes: dict[str, Any], text: str) -> None:
     refused(ValueError, "must be positive", **sizes)
 
 
-@pytest.mark.parametrize("name", ["stride", "padding", "dilation"])
-def test_sizes_beyond_all_integers_of_the_machine(name: str) -> None:
-    # One tap and one position: the sizes fit together, whatever the stride and the dilation are.
-    call = {
-        "input": np.ones((1, 1, 1, 1)),
-        "offset": np.zeros((1, 2, 1, 1)),
-        "weight": np.ones((1, 1, 1, 1)),
-    }
-    sizes = {"stride": 1, "padding": 0, "dilation": 1, name: 2**70}
-    try:
-        output = cudeform.deform_conv2d(**call, **sizes)
-    except ValueError as error:
-        assert re.search(rf"\b({name}|offset)\b", str(error))  # noqa: PT017
-    else:
-        assert output.item() == 1
-
-
-@pytest.mark.parametrize("power", [31, 32, 62, 63, 64])
-def test_sizes_that_overflow_an_index_are_not_silently_wrong(power: int) -> None:
+@pytest.mark.parametrize("size", [2**20, 2**30 - 1])
+def test_the_largest_sizes_are_not_silently_wrong(size: int) -> None:
     # The second position lies one stride beyond the first, and the image one padding to its right.
-    call = {
-        "input": np.ones((1, 1, 1, 1)),
-        "offset": np.zeros((1, 2, 1, 3)),
-        "weight": np.ones((1, 1, 1, 1)),
-        "stride": 2**power,
-        "padding": ((0, 0), (2**power, 2**power)),
-    }
-    try:
-        output = cudeform.deform_conv2d(**call)
-    except ValueError:
-        return
+    output = cudeform.deform_conv2d(
+        np.ones((1, 1, 1, 1)),
+        np.zeros((1, 2, 1, 3)),
+        np.ones((1, 1, 1, 1)),
+        stride=size,
+        padding=((0, 0), (size, size)),
+    )
     np.testing.assert_array_equal(output.ravel(), [0, 1, 0])
 
 

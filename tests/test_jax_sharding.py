@@ -9,7 +9,7 @@ import jaxcpu
 import numpy as np
 import pytest
 from cases import build
-from jaxcpu import function_of, jax, jnp, loss_of, operands
+from jaxcpu import function_of, jax, loss_of, operands
 
 from jax.sharding import AxisType, NamedSharding, PartitionSpec  # isort: skip
 

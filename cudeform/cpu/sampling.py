@@ -26,6 +26,12 @@ from cudeform.geometry import Geometry
 Array = NDArray[Any]
 Bools = NDArray[np.bool_]
 
+# Rows of a table, each once.
+Rows = slice | NDArray[np.intp]
+
+# With fewer channels, the fixed cost of each row is most of what einsum takes.
+FEW_CHANNELS = 16
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -77,11 +83,11 @@ class Samples:
             self._made["operator"] = self.sparse(weights, table_rows, self.inner())
         return self._made["operator"]
 
-    def scatter(self, grad_columns: Array, table_rows: int) -> tuple[Array, Array]:
+    def scatter(self, grad_columns: Array, table_rows: int) -> tuple[Rows, Array]:
         """``S.T @ grad_columns``, without its empty rows.
 
         Returns:
-            The rows of the table that the tile touches, each once, and what each of them gains.
+            Rows of the table, each once, and what they gain.
         """
         operator = self.operator(table_rows)
         finite = self.mask is None or np.isfinite(self.mask).all()
@@ -100,10 +106,13 @@ class Samples:
         count as 0.
         """
         dots = np.empty((4, len(self)), self.ly.dtype)
-        pixels = np.empty_like(grad_columns)
+        pixels, ones = np.empty_like(grad_columns), np.ones(grad_columns.shape[1], dots.dtype)
         for dot, step, held in zip(dots, self.steps, self.held.T, strict=True):
             np.take(table, self.first + step, axis=0, out=pixels, mode="clip")
-            np.einsum("sc,sc->s", pixels, grad_columns, out=dot)
+            if len(ones) > FEW_CHANNELS:
+                np.einsum("sc,sc->s", pixels, grad_columns, out=dot)
+            else:
+                np.matmul(np.multiply(pixels, grad_columns, out=pixels), ones, out=dot)
             dot[~held] = 0
         return dots
 
@@ -171,23 +180,31 @@ class Samples:
         return sp.csr_array((entries, places, starts), shape=(count, table_rows))
 
 
-def scatter(operator: sp.csr_array, grad_columns: Array) -> tuple[Array, Array]:
-    """``operator.T @ grad_columns``, without its empty rows.
+def scatter(operator: sp.csr_array, grad_columns: Array) -> tuple[Rows, Array]:
+    """``operator.T @ grad_columns``, only where rows may differ from 0.
 
     Returns:
-        The rows that are not empty, and those rows.
+        Which rows, each once, and those rows. They are never more than the operator has entries.
     """
-    seen = np.zeros(operator.shape[1], np.bool_)
-    seen[operator.indices] = True
-    touched = np.flatnonzero(seen)
-    compact = np.empty(len(seen), operator.indices.dtype)
-    compact[touched] = np.arange(len(touched), dtype=compact.dtype)
-    operator = sp.csr_array(
-        (operator.data, compact.take(operator.indices), operator.indptr),
-        shape=(len(grad_columns), len(touched)),
+    indices = operator.indices
+    if not len(indices):
+        return slice(0, 0), np.empty((0, grad_columns.shape[1]), grad_columns.dtype)
+    first, end = int(indices.min()), int(indices.max()) + 1
+    where: Rows = slice(first, end)
+    size, moved = end - first, indices - indices.dtype.type(first)
+    if size > len(indices) // 2:
+        # Samples lie far apart: number the rows that any of them touches.
+        seen = np.zeros(size, np.bool_)
+        seen[moved] = True
+        touched = np.flatnonzero(seen)
+        number = np.empty(size, indices.dtype)
+        number[touched] = np.arange(len(touched), dtype=number.dtype)
+        where, size, moved = touched + first, len(touched), number.take(moved)
+    shape = (len(grad_columns), size)
+    gains: Array = (
+        sp.csr_array((operator.data, moved, operator.indptr), shape=shape).T @ grad_columns
     )
-    gains: Array = operator.T @ grad_columns
-    return touched, gains
+    return where, gains
 
 
 def samples(

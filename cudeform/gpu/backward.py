@@ -2,6 +2,8 @@
 
 The pass reads each corner once. It scatters the gradient of the input, writes those of offset and
 mask, and leaves the columns behind, from which the second product makes the weight's gradient.
+
+Groups of a few channels take another way, ``direct``, unless the call is deterministic.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 from math import prod
 
 from cudeform.geometry import Geometry
-from cudeform.gpu import products
+from cudeform.gpu import direct, products
 from cudeform.gpu.call import PLAN_BYTES, THREADS, Call, most_positions, pointer_of, row_of
 from cudeform.gpu.chunks import Chunk, Costs, chunks
 from cudeform.gpu.forward import im2col, input_images
@@ -37,6 +39,8 @@ def backward(
     wanted = [grad for grad in grads if grad is not None]
     if 0 in g.output_shape:
         zero(device, wanted)
+    elif wanted and direct.fits(g) and not options.deterministic:
+        direct.backward(device, operands, g, options, grad_output, grads)
     elif wanted:
         _Backward.of(device, operands, g, options, grad_output, grads).run()
 

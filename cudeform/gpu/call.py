@@ -54,11 +54,9 @@ class Call:
     ) -> Call:
         """Prepare a call that is worked through in ``chunks`` and also reads ``others``."""
         dtype = operands.input.dtype
-        arrays = [*operands.present().values(), *others]
-        spans = [_span(array) for array in arrays if array is not None]
         columns = most_positions(g, chunks) * row_of(g, operands)
-        small = g.index_bits == 32 and max([*spans, columns]) < 2**31
-        variant = Variant(dtype, 32 if small else 64, vector_of(g, dtype))
+        bits = index_bits_of(g, [*operands.present().values(), *others], columns)
+        variant = Variant(dtype, bits, vector_of(g, dtype))
         return cls(device, g, operands, variant, options.boundary_grad == "mmcv")
 
     @property
@@ -122,6 +120,12 @@ class Call:
         """Threads that share a sample: the most that divide its vectors evenly, a warp at most."""
         vectors = self.g.channels // self.g.offset_groups // self.variant.vector
         return min(32, vectors & -vectors) if vectors else 1
+
+
+def index_bits_of(g: Geometry, arrays: Sequence[DeviceArray | None], columns: int = 0) -> int:
+    """Width of an index for arrays of any strides, and for some elements of columns."""
+    spans = [_span(array) for array in arrays if array is not None]
+    return 32 if g.index_bits == 32 and max([*spans, columns]) < 2**31 else 64
 
 
 def vector_of(g: Geometry, dtype: str) -> int:

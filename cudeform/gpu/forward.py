@@ -1,9 +1,12 @@
-"""Forward on a device: per chunk, ``deform_im2col`` and one product that writes the output."""
+"""Forward on a device: per chunk, ``deform_im2col`` and one product that writes the output.
+
+Groups of a few channels take another way: ``direct``.
+"""
 
 from __future__ import annotations
 
 from cudeform.geometry import Geometry
-from cudeform.gpu import products
+from cudeform.gpu import direct, products
 from cudeform.gpu.call import PLAN_BYTES, THREADS, Call, most_positions, pointer_of, row_of
 from cudeform.gpu.chunks import Chunk, Costs, chunks
 from cudeform.gpu.layout import ChannelsLast, pack_weight
@@ -18,6 +21,9 @@ def forward(
 ) -> None:
     """Queue the deformable convolution of ``operands`` into ``output``, contiguous."""
     if 0 in g.output_shape:
+        return
+    if direct.fits(g):
+        direct.forward(device, operands, g, options, output)
         return
     pieces = chunks(g, device, options, _costs(g, operands))
     call = Call.of(device, g, options, operands, pieces)

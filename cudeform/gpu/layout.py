@@ -66,12 +66,11 @@ class ChannelsLast:
 def readable(call: Call, array: DeviceArray, *, dense: bool) -> bool:
     """Whether kernels, or a product, can read the images as they are."""
     _, c, h, w = array.shape
-    strides = array.strides
-    if dense:
-        return _same_place(array.shape, strides, (h * w * c, 1, w * c, c))
-    vector = call.variant.vector
-    aligned = all(stride % vector == 0 for stride in (strides[0], *strides[2:]))
+    strides, vector = array.strides, call.variant.vector
     start = array.pointer % (vector * call.itemsize) == 0
+    if dense:
+        return start and _same_place(array.shape, strides, (h * w * c, 1, w * c, c))
+    aligned = all(stride % vector == 0 for stride in (strides[0], *strides[2:]))
     return (strides[1] == 1 or c == 1) and aligned and start
 
 

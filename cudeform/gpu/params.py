@@ -42,6 +42,7 @@ LAUNCH = {
     "accumulate": "int",
     "mmcv": "int",
     "turns": "int",  # weights are changes along tangents
+    "parts": "int",  # of the positions, summed apart
 }
 
 

@@ -6,7 +6,7 @@ given and not the files that the text would include.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
@@ -22,7 +22,7 @@ PARTS = {
     "channels_first": ("grid",),
     "pack_weight": ("grid",),
     "unpack_weight": ("grid",),
-    "deform_im2col": ("grid", "sampling", "vector", "plan"),
+    "deform_im2col": ("grid", "sampling", "vector", "plan", "value"),
     "deform_backward": ("grid", "sampling", "vector", "plan", "grads"),
     "deform_im2col_jvp": ("grid", "sampling", "vector", "plan", "move"),
     "deform_double": ("grid", "sampling", "vector", "plan", "move", "grads"),
@@ -31,6 +31,10 @@ PARTS = {
     "list_cells": ("grid",),
     "order_cells": ("grid",),
     "deform_gather": ("grid", "sampling", "vector", "plan"),
+    "deform_direct": ("grid", "sampling", "vector", "plan", "value", "unit"),
+    "deform_direct_backward": ("grid", "sampling", "vector", "plan", "value", "unit", "grads"),
+    "deform_direct_weight": ("grid", "sampling", "vector", "plan", "value", "unit"),
+    "sum_parts": ("grid",),
 }
 
 
@@ -42,11 +46,15 @@ class Variant:
         dtype: of the arrays, a key of ``SCALARS``.
         index_bits: 32 or 64, width of an index.
         vector: channels of a 16-byte access, or 1 where channels do not come in such runs.
+        group_in: input channels of a group, for direct kernels.
+        group_out: output channels of a group, for direct kernels.
     """
 
     dtype: str
     index_bits: int
     vector: int
+    group_in: int = 0
+    group_out: int = 0
 
     @property
     def acc_itemsize(self) -> int:
@@ -62,6 +70,8 @@ def widest(dtype: str) -> int:
 @cache
 def kernel(name: str, variant: Variant) -> Kernel:
     """A kernel ready to compile."""
+    if "unit" not in PARTS[name]:
+        variant = replace(variant, group_in=0, group_out=0)
     parts = [_prelude(variant), read("intrinsics.cuh"), _types(variant)]
     parts += [read(f"{part}.cuh") for part in PARTS[name]]
     return Kernel(name, "\n".join([*parts, read(f"{name}.cu")]))
@@ -75,7 +85,11 @@ def read(file: str) -> str:
 
 
 def _prelude(variant: Variant) -> str:
-    return f'#line 1 "prelude"\n#define VECTOR {variant.vector}\n'
+    constants = {"VECTOR": variant.vector}
+    if variant.group_in:
+        constants |= {"GROUP_IN": variant.group_in, "GROUP_OUT": variant.group_out}
+    lines = "".join(f"#define {name} {value}\n" for name, value in constants.items())
+    return f'#line 1 "prelude"\n{lines}'
 
 
 def _types(variant: Variant) -> str:

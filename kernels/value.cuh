@@ -1,0 +1,17 @@
+// value: VECTOR channels of a sample, mask included.
+
+__device__ inline Vector sample_value(
+        const Launch& p, const Plan& plan, const scalar_t* __restrict__ input, int c) {
+    const unsigned corners = corners_of(plan.flags);
+    Vector value = zero_vector();
+    for (int j = 0; j < 4; ++j) {
+        if (corners >> j & 1) {
+            const Vector pixel = load_vector(input + plan.pixel + corner_step(p, j) + c);
+            add_scaled(&value, plan.weight[j], pixel);
+        }
+    }
+    for (int i = 0; i < VECTOR; ++i) {
+        value.v[i] *= plan.mask;
+    }
+    return value;
+}
