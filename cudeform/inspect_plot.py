@@ -73,8 +73,8 @@ def plot_sampling(
 
     Raises:
         ImportError: matplotlib is missing.
-        TypeError, ValueError: as :func:`sampling_locations`, or a position, an image or a group that
-            does not exist.
+        TypeError, ValueError: as :func:`sampling_locations`, or for a position, an image or a group
+            that does not exist.
     """
     layout = (kernel_size, stride, padding, dilation)
     places = _places(offset, layout, index)

@@ -15,7 +15,7 @@ FLOORS = (
     ("cudeform.cpu", "cudeform.gpu"),
     ("cudeform.engine",),
     ("cudeform.interop",),
-    ("cudeform.ops",),
+    ("cudeform.ops", "cudeform.inspect", "cudeform.inspect_plot"),
     ("cudeform",),
     ("cudeform.commands",),
     ("cudeform.__main__",),
