@@ -11,7 +11,7 @@ arrays on a GPU and arrays that do not exist yet (tracing).
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -19,8 +19,6 @@ from typing import Any
 
 # Coordinates are 32-bit integers, whatever the width of an index.
 LARGEST = 2**31 - 1
-
-DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 Shape = tuple[int, ...]
 Pair = int | Sequence[int]
@@ -146,9 +144,9 @@ def geometry_of(
         tuple(weight),
         None if bias is None else tuple(bias),
         None if mask is None else tuple(mask),
-        _pair("stride", stride, 1),
-        _padding(padding),
-        _pair("dilation", dilation, 1),
+        as_pair("stride", stride, 1),
+        as_padding(padding),
+        as_pair("dilation", dilation, 1),
     )
 
 
@@ -257,86 +255,6 @@ def _out_size(
     return out
 
 
-def check_dtypes(dtypes: Mapping[str, str]) -> str:
-    """The one dtype that all arrays of a call share.
-
-    Args:
-        dtypes: name of the dtype by name of the argument, ``{"input": "float32", ...}``.
-
-    Raises:
-        TypeError: a dtype other than float16, bfloat16, float32, float64, or two that differ.
-    """
-    expected = dtypes["input"]
-    for name, dtype in dtypes.items():
-        if dtype not in DTYPES:
-            raise TypeError(f"{name} must have a dtype among {', '.join(DTYPES)}, got {dtype}")
-        if dtype != expected:
-            raise TypeError(
-                f"{name} must have the dtype of input, {expected}, got {dtype}; "
-                "convert it before the call"
-            )
-    return expected
-
-
-def check_devices(devices: Mapping[str, Any]) -> Any:
-    """The one device that all arrays of a call share.
-
-    Args:
-        devices: anything that names a device and compares equal to itself, by name of the argument.
-
-    Raises:
-        ValueError: two that differ.
-    """
-    expected = devices["input"]
-    for name, device in devices.items():
-        if device != expected:
-            raise ValueError(
-                f"{name} must be on the device of input, {expected}, got {device}; "
-                "copy it there before the call"
-            )
-    return expected
-
-
-GRADIENTS = ("input", "offset", "weight", "bias", "mask")
-DOUBLE_GRADIENTS = ("grad_output", "input", "offset", "weight", "mask")
-
-
-def check_needs(
-    needs: Sequence[str], names: tuple[str, ...], present: Mapping[str, bool]
-) -> frozenset[str]:
-    """The gradients that a backward call shall compute: those asked for that have an argument.
-
-    Args:
-        needs: what the caller asks for.
-        names: what may be asked for.
-        present: for arguments that may be left out, whether they were given.
-
-    Raises:
-        TypeError: a string instead of a sequence of names.
-        ValueError: a name that is no argument with a gradient.
-    """
-    if isinstance(needs, str) or not isinstance(needs, Iterable):
-        remedy = f'; write ("{needs}",)' if isinstance(needs, str) else ""
-        raise TypeError(f"needs must be a sequence of names, got {needs!r}{remedy}")
-    for name in needs:
-        if name not in names:
-            raise ValueError(f"needs must name arguments among {names}, got {name!r}")
-    return frozenset(name for name in needs if present.get(name, True))
-
-
-def check_tangents(
-    tangents: Mapping[str, Sequence[int] | None], arguments: Mapping[str, Sequence[int] | None]
-) -> None:
-    """Refuse tangents whose shapes, by name, are not those of their arguments."""
-    for name, shape in tangents.items():
-        if name not in arguments:
-            raise ValueError(f"tangent of {name} must be None, for {name} is None")
-        if shape != arguments[name]:
-            raise ValueError(
-                f"tangent of {name} must have the shape of {name}, {arguments[name]}, got {shape}"
-            )
-
-
 def _expect(name: str, rule: str, expected: Shape, got: Shape) -> None:
     if got != expected:
         raise ValueError(f"{name} must have shape {rule} = {expected}, got {got}")
@@ -361,7 +279,8 @@ def _integer(name: str, value: Any, least: int) -> int:
     return number
 
 
-def _pair(name: str, value: object, least: int) -> tuple[int, int]:
+def as_pair(name: str, value: object, least: int) -> tuple[int, int]:
+    """A pair (vertical, horizontal) of integers, from one of them or both."""
     if not isinstance(value, Sequence) or isinstance(value, str):
         number = _integer(name, value, least)
         return number, number
@@ -370,7 +289,8 @@ def _pair(name: str, value: object, least: int) -> tuple[int, int]:
     return _integer(name, value[0], least), _integer(name, value[1], least)
 
 
-def _padding(value: object) -> tuple[tuple[int, int], tuple[int, int]]:
+def as_padding(value: object) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Padding ((top, bottom), (left, right)), from any way to write it."""
     if not isinstance(value, Sequence) or isinstance(value, str):
         both = _integer("padding", value, 0)
         return (both, both), (both, both)
@@ -379,4 +299,4 @@ def _padding(value: object) -> tuple[tuple[int, int], tuple[int, int]]:
             "padding must be an integer, a pair (vertical, horizontal) or a pair of pairs "
             f"((top, bottom), (left, right)), got {value}"
         )
-    return _pair("padding", value[0], 0), _pair("padding", value[1], 0)
+    return as_pair("padding", value[0], 0), as_pair("padding", value[1], 0)

@@ -12,15 +12,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from cudeform.geometry import (
-    DTYPES,
-    Padding,
-    Pair,
-    _offset_groups,
-    _padding,
-    _pair,
-    geometry_of,
-)
+from cudeform.arguments import DTYPES
+from cudeform.geometry import Padding, Pair, _offset_groups, as_padding, as_pair, geometry_of
 
 
 def sampling_locations(
@@ -134,7 +127,7 @@ def offset_stats(
         True
     """
     layout = _Layout.of(offset, kernel_size, stride, padding, dilation)
-    height, width = _pair("image_size", image_size, 1)
+    height, width = as_pair("image_size", image_size, 1)
     kernel_h, kernel_w = layout.kernel
     images = layout.batch
     # No channels and no filters: geometry alone is checked.
@@ -211,8 +204,8 @@ class _Layout:
         dtype = _dtype_name(offset)
         if dtype not in DTYPES:
             raise TypeError(f"offset must have a dtype among {', '.join(DTYPES)}, got {dtype}")
-        kernel = _pair("kernel_size", kernel_size, 1)
-        (top, _), (left, _) = _padding(padding)
+        kernel = as_pair("kernel_size", kernel_size, 1)
+        (top, _), (left, _) = as_padding(padding)
         shape = tuple(offset.shape)
         return cls(
             # Without channels, any number of offset groups divides them.
@@ -221,9 +214,9 @@ class _Layout:
             kernel=kernel,
             out_h=shape[2],
             out_w=shape[3],
-            stride=_pair("stride", stride, 1),
+            stride=as_pair("stride", stride, 1),
             begin=(top, left),
-            dilation=_pair("dilation", dilation, 1),
+            dilation=as_pair("dilation", dilation, 1),
         )
 
     def taps(self, space: _Space, offset: Any) -> Any:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Floats = NDArray[Any]
 
 PANEL = 4.5  # inches
+BESIDE = 1.0  # inches, for a colour bar
 WIDEST_ROW = 4  # panels
 TAP_COLOURS = "plasma"
 PLAIN_TAP = "#ffd92f"
@@ -319,7 +320,7 @@ def _axes(ax: Axes | Sequence[Axes] | None, panels: int) -> list[Axes]:
     figure, made = pyplot.subplots(
         down,
         across,
-        figsize=(PANEL * across, PANEL * down),
+        figsize=(PANEL * across + BESIDE, PANEL * down),
         squeeze=False,
         layout="constrained",
     )
@@ -334,7 +335,7 @@ def _draw_image(panel: Axes, picture: Floats, view: _View) -> None:
     panel.set_facecolor("#d9d9d9")
     pale = PALE + (1 - PALE) * picture
     panel.imshow(pale, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    edge = {"fill": False, "edgecolor": "black", "linewidth": 1.2, "zorder": 1.5}
+    edge: dict[str, Any] = {"fill": False, "edgecolor": "black", "linewidth": 1.2, "zorder": 1.5}
     _rectangle(panel, (-0.5, -0.5), width, height, **edge)
     panel.set_xlim(view.first[1], view.last[1])
     panel.set_ylim(view.last[0], view.first[0])
@@ -358,12 +359,22 @@ def _draw_taps(panel: Axes, taps: list[_Taps], view: _View) -> Any:
     finite, inside = np.isfinite(moved).all(1), view.inside(moved)
     drawn = view.clip(np.where(np.isfinite(moved), moved, still))
     _draw_links(panel, still, drawn, finite)
-    ring = {"s": 0.7 * size, "facecolors": "white", "edgecolors": REGULAR, "linewidths": 1.5}
+    ring: dict[str, Any] = {
+        "s": 0.7 * size,
+        "facecolors": "white",
+        "edgecolors": REGULAR,
+        "linewidths": 1.5,
+    }
     panel.scatter(still[:, 1], still[:, 0], zorder=3, label="regular", **ring)
     for each in taps:
         first, last = each.still.min(0), each.still.max(0)
         height, width = last - first
-        edge = {"fill": False, "edgecolor": REGULAR, "linewidth": 1.2, "zorder": 2.5}
+        edge: dict[str, Any] = {
+            "fill": False,
+            "edgecolor": REGULAR,
+            "linewidth": 1.2,
+            "zorder": 2.5,
+        }
         _rectangle(panel, (first[1], first[0]), width, height, **edge)
     colour: dict[str, Any] = {"color": PLAIN_TAP}
     if taps[0].weights is not None:

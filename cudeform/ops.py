@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cudeform.geometry import (
+from cudeform.arguments import (
     DOUBLE_GRADIENTS,
     GRADIENTS,
-    Geometry,
-    Padding,
-    Pair,
     check_devices,
     check_dtypes,
     check_needs,
     check_tangents,
-    geometry_of,
 )
+from cudeform.geometry import Geometry, Padding, Pair, geometry_of
 from cudeform.interop import Door, door_of
 from cudeform.operands import DoubleGradients, Gradients, Operands
 

@@ -66,7 +66,10 @@ def _staged(task: Task, platform: str, results: list[Any]) -> Any:
     if task.bridge == "ffi":
         return jax_ffi.staged(task, results)
     if platform == "cuda":
-        return buffer_callback(jax_cuda.callback(task), results, command_buffer_compatible=True)
+        capturable = jax_cuda.CAPTURABLE
+        return buffer_callback(
+            jax_cuda.callback(task), results, command_buffer_compatible=capturable
+        )
     return buffer_callback(_callback(task), results)
 
 

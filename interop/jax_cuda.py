@@ -1,31 +1,45 @@
 """A task on a GPU: XLA's device, stream and memory, described for the engine.
 
-Nothing is allocated outside XLA: the engine's workspace is one more result of the call. Contents of
-arrays are never read on the host, so a call can be captured into a CUDA graph.
+Nothing is allocated outside XLA: the engine's workspace is one more result of the call, and a
+rehearsal while JAX traces tells its size. Contents of arrays are never read on the host.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import jax
 
 from cudeform import engine
 from cudeform.gpu.protocol import DeviceArray
 
-from .jax_task import Task, contiguous, performer, shapes_of
+from .jax_task import Shape, Task, contiguous, performer, shapes_of
 
 ALIGNMENT = 256
+
+# Of memory that is free, the engine takes a share unless the caller sets a limit. XLA holds nearly
+# all memory itself, and the rehearsal and the call must find the same.
+FREE_BYTES = 2**30
+
+# Whether XLA may record a call into a CUDA graph: CuPy refuses cuBLAS there.
+CAPTURABLE = False
 
 
 def scratch(task: Task) -> list[Any]:
     """The results that are workspace."""
-    from cudeform import gpu
+    return [jax.ShapeDtypeStruct((workspace_bytes(task),), "uint8")]
 
-    nbytes = gpu.workspace_bytes(task.operation, task.geometry, task.options, task.dtype)  # type: ignore[attr-defined]
-    return [jax.ShapeDtypeStruct((nbytes,), "uint8")]
+
+@cache
+def workspace_bytes(task: Task) -> int:
+    """Bytes of workspace that a task takes, and some to align it."""
+    arena = Arena(0)
+    device = Rehearsal(engine.gpu_device(0, 0), arena)
+    arrays, results = ([_array(task, ALIGNMENT, s) for s in shapes] for shapes in shapes_of(task))
+    performer(task)(arrays, results, device)
+    return arena.at + ALIGNMENT
 
 
 def callback(task: Task) -> Callable[..., None]:
@@ -47,33 +61,62 @@ def perform_at(
     task: Task, arrays: Sequence[int], results: Sequence[int], stream: int, index: int
 ) -> None:
     """Queue a task on arrays at these addresses; the last result is workspace."""
-    shapes = shapes_of(task)
     inputs, outputs = (
-        [
-            DeviceArray(at, shape, contiguous(shape), task.dtype)
-            for at, shape in zip(*pair, strict=True)
-        ]
-        for pair in ((arrays, shapes[0]), (results[:-1], shapes[1]))
+        [_array(task, pointer, shape) for pointer, shape in zip(pointers, shapes, strict=True)]
+        for pointers, shapes in zip((arrays, results[:-1]), shapes_of(task), strict=True)
     )
-    device = engine.gpu_device(index, stream, Arena(results[-1]).take)
-    performer(task)(inputs, outputs, device)
+    arena = Arena(results[-1], results[-1] + workspace_bytes(task))
+    performer(task)(inputs, outputs, Planned(engine.gpu_device(index, stream), arena))
 
 
-@dataclass(frozen=True)
-class Piece:
+def _array(task: Task, pointer: int, shape: Shape) -> DeviceArray:
+    return DeviceArray(pointer, shape, contiguous(shape), task.dtype)
+
+
+class Piece(NamedTuple):
     """Memory of an arena; it is not given back."""
 
     pointer: int
 
 
-@dataclass
 class Arena:
     """Memory that is handed out piece by piece, once."""
 
-    at: int
+    def __init__(self, start: int, end: int | None = None) -> None:
+        """Take the memory between two addresses, or all that there is."""
+        self.at, self.end = start, end
 
     def take(self, nbytes: int) -> Piece:
         """The next piece."""
         piece = Piece(-(-self.at // ALIGNMENT) * ALIGNMENT)
         self.at = piece.pointer + nbytes
+        if self.end is not None and self.at > self.end:
+            raise RuntimeError("this GPU needs more workspace than the one it was planned for")
         return piece
+
+
+class Planned:
+    """A device whose memory is an arena."""
+
+    def __init__(self, device: Any, arena: Arena) -> None:
+        """Run on a device with the memory of an arena."""
+        self.compute_capability: int = device.compute_capability
+        self.multiprocessors: int = device.multiprocessors
+        self.launch, self.gemm, self.fill_zero = device.launch, device.gemm, device.fill_zero
+        self.allocate = arena.take
+
+    def free_bytes(self) -> int:
+        """What a plan may count on."""
+        return FREE_BYTES
+
+
+class Rehearsal(Planned):
+    """A device that does nothing but allocate."""
+
+    def __init__(self, device: Any, arena: Arena) -> None:
+        """Plan for a device."""
+        super().__init__(device, arena)
+        self.launch = self.gemm = self.fill_zero = self._nothing
+
+    def _nothing(self, *what: Any, **how: Any) -> None:
+        pass

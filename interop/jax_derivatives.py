@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.interpreters import ad
 
-from cudeform.geometry import GRADIENTS
+from cudeform.arguments import GRADIENTS
 
 from .jax_primitives import PRIMITIVES, Arrays, bind, call
 from .jax_task import OTHER, TANGENT, Task

@@ -116,7 +116,7 @@ def _answer_metadata(frame: Any) -> bool:
         if extension.type == METADATA_EXTENSION:
             metadata = _MetadataExtension.from_address(address).metadata.contents
             metadata.version.major, metadata.version.minor = 0, 1
-            metadata.traits = COMMAND_BUFFER_COMPATIBLE
+            metadata.traits = COMMAND_BUFFER_COMPATIBLE if jax_cuda.CAPTURABLE else 0
             return True
         address = extension.next
     return False

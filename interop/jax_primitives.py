@@ -24,7 +24,7 @@ import jax
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
-from cudeform.geometry import GRADIENTS
+from cudeform.arguments import GRADIENTS
 
 from .jax_bridge import execute
 from .jax_sharding import execute_sharded, is_partitioned, needs_devices, vary_alike

@@ -15,7 +15,8 @@ from math import prod
 from typing import Any
 
 from cudeform import engine
-from cudeform.geometry import GRADIENTS, Geometry
+from cudeform.arguments import GRADIENTS
+from cudeform.geometry import Geometry
 from cudeform.operands import DoubleGradients, Gradients, Operands
 from cudeform.options import Options
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
-from cudeform.geometry import GRADIENTS, Padding, Pair, check_needs
+from cudeform.arguments import GRADIENTS, check_needs
+from cudeform.geometry import Padding, Pair
 from cudeform.operands import Gradients
 
 from . import torch_first, torch_second  # noqa: F401  they give the operators their derivatives

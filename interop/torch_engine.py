@@ -15,7 +15,8 @@ import torch
 from torch.autograd import forward_ad
 
 from cudeform import geometry
-from cudeform.geometry import GRADIENTS, Geometry, check_devices, check_dtypes
+from cudeform.arguments import GRADIENTS, check_devices, check_dtypes
+from cudeform.geometry import Geometry
 from cudeform.operands import Gradients, Operands
 from cudeform.options import Options
 
@@ -129,9 +130,9 @@ def _checked(
     # Not geometry_of, which keeps what it finds: symbols have no hash.
     g: Geometry = geometry._geometry.__wrapped__(
         *(shapes.get(name) for name in ("input", "offset", "weight", "bias", "mask")),
-        geometry._pair("stride", stride, 1),
-        geometry._padding(((top, bottom), (left, right))),
-        geometry._pair("dilation", dilation, 1),
+        geometry.as_pair("stride", stride, 1),
+        geometry.as_padding(((top, bottom), (left, right))),
+        geometry.as_pair("dilation", dilation, 1),
     )
     if "grad_output" in shapes:
         g.check_grad_output(shapes["grad_output"])

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import sys
-from typing import Any
 
 import torch
 from torch import nn
 
-from cudeform.geometry import Padding, Pair, _pair
+from cudeform.geometry import Padding, Pair, as_pair
 
 from .torch_call import deform_conv2d
 from .torch_engine import Tensor
@@ -50,10 +48,10 @@ class DeformConv2d(nn.Module):  # type: ignore[misc]
                 raise ValueError(f"groups = {groups} must divide {name}, got {channels}")
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.kernel_size = _pair("kernel_size", kernel_size, 1)
-        self.stride = _pair("stride", stride, 1)
+        self.kernel_size = as_pair("kernel_size", kernel_size, 1)
+        self.stride = as_pair("stride", stride, 1)
         self.padding = padding
-        self.dilation = _pair("dilation", dilation, 1)
+        self.dilation = as_pair("dilation", dilation, 1)
         self.groups = groups
         self.boundary_grad = boundary_grad
         self.weight = nn.Parameter(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from cudeform.geometry import Padding, Pair, _padding, _pair
+from cudeform.geometry import Padding, Pair, as_padding, as_pair
 from cudeform.options import Options, current
 
 SCHEMA = (
@@ -46,8 +46,12 @@ class Settings(NamedTuple):
         cls, stride: Pair, padding: Padding, dilation: Pair, boundary_grad: str | None = None
     ) -> Settings:
         """Settings of a call under the options in force; ``boundary_grad`` may overrule them."""
-        (top, bottom), (left, right) = _padding(padding)
-        sizes = _pair("stride", stride, 1), (top, bottom, left, right), _pair("dilation", dilation, 1)
+        (top, bottom), (left, right) = as_padding(padding)
+        sizes = (
+            as_pair("stride", stride, 1),
+            (top, bottom, left, right),
+            as_pair("dilation", dilation, 1),
+        )
         if torch.compiler.is_compiling():
             assumed = boundary_grad is None and not torch.compiler.is_exporting()
             return cls(*sizes, boundary_grad or _boundary_grad(), (), assumed)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
+from unittest import mock
 
 import numpy as np
 from cases import Case
@@ -12,7 +15,9 @@ from hostcuda.views import DTYPES, contiguous, reach, view
 from numpy.typing import NDArray
 
 from cudeform import gpu
-from cudeform.geometry import GRADIENTS, Geometry, geometry_of
+from cudeform.arguments import GRADIENTS
+from cudeform.geometry import Geometry, geometry_of
+from cudeform.gpu import direct
 from cudeform.gpu.device import CupyDevice, PoolMemory, pool_allocate
 from cudeform.gpu.protocol import Device, DeviceArray
 from cudeform.operands import Gradients, Operands
@@ -169,6 +174,21 @@ def everything(
     """The output and all gradients of a case, by name."""
     output = forward(device, case, options, skew=skew)
     return {"output": output, **backward(device, case, options, skew=skew)}
+
+
+def fits_direct(case: Case) -> bool:
+    """Whether the engine computes a case without columns."""
+    return 0 not in case.grad_output.shape and direct.fits(geometry(case))
+
+
+@contextmanager
+def through_columns(really: bool = True) -> Iterator[None]:
+    """Make the engine use columns and products for every convolution."""
+    if not really:
+        yield
+        return
+    with mock.patch.object(direct, "fits", return_value=False):
+        yield
 
 
 def widened(case: Case, factor: int) -> Case:

@@ -5,21 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
 import pytest
 from cases import CASES, DTYPES, LAYOUTS, Case, build, named, random_cases
 from checks import assert_agrees
-from gpu_engine import TestDevice, backward, everything, forward, widened
+from gpu_engine import (
+    TestDevice,
+    backward,
+    everything,
+    fits_direct,
+    forward,
+    through_columns,
+    widened,
+)
 from hostcuda import HostDevice, Launched
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import Sum, reference
 
-from cudeform.geometry import GRADIENTS
-from cudeform.gpu import call
+from cudeform.arguments import GRADIENTS
+from cudeform.gpu import call, direct
 from cudeform.gpu.source import Variant, widest
 from cudeform.options import BOUNDARY_GRADS, Options
 
@@ -32,6 +40,11 @@ ROUNDED_ONCE = ("bias",)
 @cache
 def expected(case: Case, boundary_grad: str = "torchvision") -> dict[str, Sum]:
     return reference(**case.backward_arguments, boundary_grad=boundary_grad)
+
+
+@cache
+def cast(case: Case, dtype: str) -> Case:
+    return case.cast(dtype)
 
 
 def assert_all_agree(
@@ -48,22 +61,47 @@ def assert_all_agree(
         assert_agrees(array, sums[name], f"{case.name}: {name} {what}", roundings=roundings)
 
 
-# Many channels at a time, every dtype's; the second leaves threads of a warp without a channel.
+# Many channels at a time, every dtype's.
 WIDE = [
     build("2 offset groups of 8 channels", channels=16, offset_groups=2, bias=False),
     build("groups of 16 and of 8", channels=48, groups=3, offset_groups=6, out_channels=6, batch=1),
     build("channels for a warp and more", channels=264, size=(4, 4), out_channels=2, batch=1),
     build("40 channels, nan and inf", channels=40, offset="nan and inf", padding=((1, 1), (1, 1))),
 ]
+# Groups of a few channels, all of which go without columns.
+DIRECT = [
+    build("depthwise, 48 channels", channels=48, groups=48, out_channels=48, offset_groups=3),
+    build("depthwise, far", channels=16, groups=16, out_channels=16, offset="far", batch=1),
+    build("depthwise, nan", channels=16, groups=16, out_channels=16, offset="nan and inf", batch=1),
+    build("16 of 1 to 4", channels=16, groups=16, out_channels=64, bias=False),
+    build("16 of 2 to 2", channels=32, groups=16, out_channels=32, offset_groups=2, mask=False),
+    build("8 of 3 to 1", channels=24, groups=8, out_channels=8),
+    build("16 of 4 to 1", channels=64, groups=16, out_channels=16, offset_groups=4),
+]
+ALL = [*CASES, *WIDE, *DIRECT]
+WAYS = [(case, "chosen") for case in ALL] + [(c, "columns") for c in ALL if fits_direct(c)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", [*CASES, *WIDE], ids=lambda case: case.name)
-def test_named_cases(new_device: NewDevice, case: Case, dtype: str) -> None:
-    case = case.cast(dtype)
-    results = everything(new_device(), case)
-    assert results.keys() == expected(case).keys()
+@pytest.mark.parametrize(
+    ("case", "way"), WAYS, ids=[case.name + ", columns" * (way == "columns") for case, way in WAYS]
+)
+def test_named_cases(new_device: NewDevice, case: Case, way: str, dtype: str) -> None:
+    case = cast(case, dtype)
+    with through_columns(way == "columns"):
+        results = everything(new_device(), case)
+    sums = expected(case)
+    assert results.keys() == sums.keys()
+    if way == "chosen" and fits_direct(case):
+        for name, array in results.items():
+            assert_agrees(array, sums[name], name)  # there are no columns to round
     assert_all_agree(results, case)
+
+
+def test_both_ways_are_taken() -> None:
+    assert {fits_direct(case) for case in CASES} == {False, True}
+    assert all(map(fits_direct, DIRECT))
+    assert not any(map(fits_direct, WIDE))
 
 
 @pytest.mark.parametrize("kind", ["zero", "whole", "half", "far", "nan and inf"])
@@ -72,7 +110,10 @@ def test_boundary_grad(new_device: NewDevice, boundary_grad: Any, kind: str) -> 
     options = Options(boundary_grad=boundary_grad)
     for name in (f"offset {kind}", f"torchvision, offset {kind}"):
         case = named(name).cast("float32")
-        assert_all_agree(everything(new_device(), case, options), case, boundary_grad)
+        for columns in (False, True):
+            with through_columns(columns):
+                results = everything(new_device(), case, options)
+            assert_all_agree(results, case, boundary_grad)
 
 
 def test_boundary_grads_differ() -> None:
@@ -93,6 +134,7 @@ random_settings = settings(suppress_health_check=[HealthCheck.function_scoped_fi
     flush=st.sampled_from(["start", "end"]),
     seed=st.integers(0, 99),
     skew=st.integers(0, 3),
+    columns=st.booleans(),
 )
 @settings(random_settings, max_examples=120)
 def test_random_cases(
@@ -105,10 +147,12 @@ def test_random_cases(
     flush: str,
     seed: int,
     skew: int,
+    columns: bool,
 ) -> None:
     case = case.cast(dtype).laid_out(layout)
     options = Options(boundary_grad=boundary_grad, deterministic=deterministic)
-    results = everything(new_device(flush=flush, seed=seed), case, options, skew=skew)
+    with through_columns(columns):
+        results = everything(new_device(flush=flush, seed=seed), case, options, skew=skew)
     assert_all_agree(results, case, boundary_grad)
 
 
@@ -137,16 +181,17 @@ VECTORS = build("vectors", channels=16, out_channels=8, groups=2, offset_groups=
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_strides(new_device: NewDevice, layout: str, dtype: str, deterministic: bool) -> None:
-    for case in (VECTORS, named("torchvision, no bias")):
-        case = case.cast(dtype).laid_out(layout)
-        assert_all_agree(everything(new_device(), case, Options(deterministic=deterministic)), case)
+    for case in (VECTORS, named("torchvision, no bias"), *DIRECT[:1], *DIRECT[-1:]):
+        case, options = cast(case, dtype), Options(deterministic=deterministic)
+        assert_all_agree(everything(new_device(), case.laid_out(layout), options), case)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels last"])
 @pytest.mark.parametrize("skew", [1, 2, 4, 7])
 def test_arrays_that_begin_anywhere(new_device: NewDevice, skew: int, layout: str) -> None:
-    case = VECTORS.cast("float16").laid_out(layout)
-    assert_all_agree(everything(new_device(), case, skew=skew), case)
+    for case in (VECTORS, *DIRECT):
+        case = cast(case, "float16")
+        assert_all_agree(everything(new_device(), case.laid_out(layout), skew=skew), case)
 
 
 def test_broadcast_arrays(new_device: NewDevice) -> None:
@@ -190,7 +235,7 @@ class TestChannelsLast:
     def test_nor_in_chunks_of_rows(self) -> None:
         device = HostDevice()
         case = self.case
-        results = {"output": forward(device, case, Options(workspace_limit=7_000))}
+        results = {"output": forward(device, case, Options(workspace_limit=5_500))}
         assert len([did for did in device.log if not isinstance(did, Launched)]) > len(case.input)
         assert_all_agree(results, case)
         assert copies(device) == 0
@@ -215,32 +260,93 @@ class TestChannelsLast:
 # ---- what is compiled in -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("deterministic", [False, True])
+# Several blocks of samples.
+LARGE = build(
+    "large",
+    channels=16,
+    size=(7, 9),
+    out_channels=6,
+    groups=2,
+    offset_groups=2,
+    batch=1,
+)
+LARGE_DIRECT = build(
+    "large, direct",
+    channels=16,
+    size=(7, 9),
+    out_channels=16,
+    groups=16,
+    offset_groups=2,
+    batch=1,
+)
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch, index_bits: int, vector: str) -> dict[str, set[Variant]]:
+    """Forces index and vector widths; what was compiled, by name of the module that chose it."""
+    seen: dict[str, set[Variant]] = {}
+
+    def force(module: Any) -> None:
+        def forced(dtype: str, _: int, most: int, *groups: int) -> Variant:
+            variant = Variant(dtype, index_bits, most if vector == "widest" else 1, *groups)
+            seen.setdefault(module.__name__.split(".")[-1], set()).add(variant)
+            return variant
+
+        monkeypatch.setattr(module, "Variant", forced)
+
+    force(call)
+    force(direct)
+    return seen
+
+
 @pytest.mark.parametrize("vector", ["widest", "one"])
 @pytest.mark.parametrize("index_bits", [32, 64])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_variant(
     new_device: NewDevice,
-    monkeypatch: pytest.MonkeyPatch,
+    taken: dict[str, set[Variant]],
     dtype: str,
     index_bits: int,
     vector: str,
-    deterministic: bool,
 ) -> None:
-    taken = set()
+    wide = widest(dtype) if vector == "widest" else 1
+    for case in (cast(LARGE, dtype), cast(LARGE_DIRECT, dtype)):
+        assert_all_agree(everything(new_device(), case), case)
+    assert taken == {
+        "call": {Variant(dtype, index_bits, wide)},
+        "direct": {Variant(dtype, index_bits, wide, 1, 1)},
+    }
+    case = cast(LARGE, dtype)
+    assert_all_agree(backward(new_device(), case, Options(deterministic=True)), case)
 
-    def forced(dtype: str, _: int, most: int) -> Variant:
-        variant = Variant(dtype, index_bits, most if vector == "widest" else 1)
-        taken.add(variant)
-        return variant
 
-    monkeypatch.setattr(call, "Variant", forced)
-    options = Options(deterministic=deterministic)
-    # Several blocks of samples, and chunks of rows.
-    large = build("large", channels=16, size=(9, 13), out_channels=4, offset_groups=2)
-    for case in (VECTORS.cast(dtype), large.cast(dtype)):
-        assert_all_agree(everything(new_device(), case, options), case)
-    assert taken == {Variant(dtype, index_bits, widest(dtype) if vector == "widest" else 1)}
+SMALL_GROUPS = [
+    (group_in, group_out)
+    for group_in, group_out in product(range(1, direct.MOST_PRODUCT + 1), repeat=2)
+    if group_in * group_out <= direct.MOST_PRODUCT
+]
+
+
+@pytest.mark.parametrize(("group_in", "group_out"), SMALL_GROUPS)
+def test_every_small_group(new_device: NewDevice, group_in: int, group_out: int) -> None:
+    for groups in (3, 8):  # one channel at a time, and vectors
+        case = build(
+            f"{groups} of {group_in} to {group_out}",
+            channels=groups * group_in,
+            out_channels=groups * group_out,
+            groups=groups,
+            batch=1,
+        ).cast("float32")
+        assert fits_direct(case)
+        assert_all_agree(everything(new_device(), case), case)
+
+
+def test_larger_groups_have_columns() -> None:
+    case = build("2 to 3", channels=6, out_channels=9, groups=3)
+    assert not fits_direct(case)
+    # A group that lies in two offset groups has no one place to sample.
+    case = build("across", channels=6, out_channels=3, groups=3, offset_groups=6)
+    assert not fits_direct(case)
 
 
 # ---- needs ---------------------------------------------------------------------------------------
@@ -254,8 +360,10 @@ def test_any_gradients_may_be_asked_for(
     new_device: NewDevice, name: str, deterministic: bool
 ) -> None:
     case = named(name).cast("float32")
-    for needs in SUBSETS:
-        grads = backward(new_device(), case, Options(deterministic=deterministic), needs=needs)
+    for needs, columns in product(SUBSETS, (False, True)):
+        with through_columns(columns):
+            options = Options(deterministic=deterministic)
+            grads = backward(new_device(), case, options, needs=needs)
         assert grads.keys() == {name for name in needs if getattr(case, name) is not None}
         assert_all_agree(grads, case, what=f"of {needs}")
 
@@ -270,23 +378,23 @@ def test_nothing_is_done_for_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("groups", [2, 20])
 def test_more_work_than_one_grid(
-    monkeypatch: pytest.MonkeyPatch, seed: int, deterministic: bool
+    monkeypatch: pytest.MonkeyPatch, groups: int, deterministic: bool
 ) -> None:
     monkeypatch.setattr(call, "BLOCKS_PER_MULTIPROCESSOR", 2)
     case = build(
         "more than one grid",
         channels=40,
         size=(17, 19),
-        out_channels=36,
+        out_channels=40,
         padding=((1, 1), (1, 1)),
-        groups=2,
+        groups=groups,
         offset_groups=2,
         batch=3,
     ).cast("float32")
     options = Options(deterministic=deterministic)
-    device = HostDevice(multiprocessors=1, seed=seed)
+    device = HostDevice(multiprocessors=1)
     few = everything(device, case, options)
     launches = [did for did in device.log if isinstance(did, Launched)]
     assert {did.blocks for did in launches} <= {1, 2}

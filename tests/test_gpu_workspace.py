@@ -32,8 +32,19 @@ CASE = build(
     "chunks",
     channels=8,
     size=(9, 8),
-    out_channels=6,
+    out_channels=10,
     groups=2,
+    offset_groups=2,
+    padding=((1, 1), (1, 1)),
+    batch=5,
+)
+
+DIRECT = build(
+    "direct",
+    channels=16,
+    size=(9, 8),
+    out_channels=16,
+    groups=16,
     offset_groups=2,
     padding=((1, 1), (1, 1)),
     batch=5,
@@ -58,11 +69,12 @@ def least(run: Callable[..., Any], case: Case, options: Options) -> int:
 
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("run", [forward, backward])
+@pytest.mark.parametrize("case", [CASE, DIRECT], ids=["columns", "direct"])
 def test_the_refusal_names_the_least_limit(
-    monkeypatch: pytest.MonkeyPatch, run: Callable[..., Any], deterministic: bool
+    monkeypatch: pytest.MonkeyPatch, run: Callable[..., Any], case: Case, deterministic: bool
 ) -> None:
-    monkeypatch.setattr(chunks, "DETERMINISTIC_BYTES", 1)
-    options, case = Options(deterministic=deterministic), CASE.cast("float32")
+    monkeypatch.setattr(chunks, "DETERMINISTIC_BYTES", 50_000)
+    options, case = Options(deterministic=deterministic), case.cast("float32")
     enough = least(run, case, options)
     run(HostDevice(), case, replace(options, workspace_limit=enough))
     with pytest.raises(ValueError, match=rf"at least {enough} bytes .*, got {enough - 1}"):
@@ -80,11 +92,17 @@ OPERANDS = ("input", "offset", "weight", "bias", "mask")
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0, 3.0])
+@pytest.mark.parametrize("case", [CASE, DIRECT], ids=["columns", "direct"])
 def test_memory_stays_within_the_limit(
-    monkeypatch: pytest.MonkeyPatch, share: float, deterministic: bool, dtype: str, layout: str
+    monkeypatch: pytest.MonkeyPatch,
+    case: Case,
+    share: float,
+    deterministic: bool,
+    dtype: str,
+    layout: str,
 ) -> None:
     monkeypatch.setattr(chunks, "DETERMINISTIC_BYTES", int(100_000 * share))
-    case = CASE.cast(dtype).laid_out(layout)
+    case = case.cast(dtype).laid_out(layout)
     options = Options(deterministic=deterministic)
     for run in (forward, backward):
         limit = least(run, case, options) + int(100_000 * share)
@@ -95,14 +113,14 @@ def test_memory_stays_within_the_limit(
         outputs = case.grad_output.nbytes if run is forward else others
         used = device.peak_bytes - held - outputs
         assert 0 < used <= limit
-        if share == 0.0:
-            assert used > 0.8 * limit or layout == "channels last"  # and it is not exaggerated
+        if share == 0.0 and layout == "contiguous":
+            assert used > 0.9 * limit  # and no more is asked for than is used
 
 
 def test_the_default_is_a_share_of_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "LEAST_DEFAULT", 10_000)
+    monkeypatch.setattr(chunks, "LEAST_DEFAULT", 1)
     case = CASE.cast("float32")
-    calls = {memory: HostDevice(memory=memory) for memory in (100_000, 200_000, 10_000_000)}
+    calls = {memory: HostDevice(memory=memory) for memory in (160_000, 320_000, 10_000_000)}
     for device in calls.values():
         forward(device, case)
     counts = [launches(device)["deform_im2col"] for device in calls.values()]
@@ -117,15 +135,17 @@ def test_results_do_not_depend_on_the_chunks(
     case = CASE.cast("float64")
     sums = reference(**case.backward_arguments)
     pieces = set()
-    for room in (1_000_000, 150_000, 60_000, 45_000, 1):
+    for room in (1_000_000, 180_000, 90_000, 60_000, 1):
         monkeypatch.setattr(chunks, "DETERMINISTIC_BYTES", room)
         device, options = HostDevice(), Options(deterministic=deterministic)
-        limit = max(least(backward, case, options), room)
+        enough = least(backward, case, options)
+        limit = 2**22 if deterministic else max(enough, room)
         results = everything(device, case, replace(options, workspace_limit=limit))
         for name, array in results.items():
             assert_agrees(array, sums[name], name)
         pieces.add(launches(device)["deform_backward"])
-    assert {1, 5, 45} <= pieces
+    assert {1, 45} <= pieces  # all at once, row by row
+    assert 5 in pieces  # image by image
     assert len(pieces) >= 4
 
 
@@ -164,14 +184,12 @@ def test_37_images_take_no_more_launches_than_their_share() -> None:
     # Sixteen images fit: 32 images are 2 chunks, 37 are 3 of about 12.
     done = {}
     for batch in (32, 37):
-        case = replace(named("batch 37"), name="").cast("float32")
-        many = case.map(lambda a: a if a.ndim != 4 or len(a) != 37 else a[:batch])  # noqa: B023
+        case = build("any", batch=batch, channels=8, size=(4, 4), out_channels=8).cast("float32")
         device = HostDevice()
-        forward(device, many, Options(workspace_limit=16_000))
+        forward(device, case, Options(workspace_limit=2_560 + 16 * (512 + 4 * 320)))
         done[batch] = launches(device)
-    assert done[32]["deform_im2col"] == 2
-    assert done[37]["deform_im2col"] == 3
-    assert done[37]["gemm"] == 3
+    assert done[32] == {"pack_weight": 1, "channels_last": 2, "deform_im2col": 2, "gemm": 2}
+    assert done[37] == {"pack_weight": 1, "channels_last": 3, "deform_im2col": 3, "gemm": 3}
 
 
 # ---- launches ------------------------------------------------------------------------------------
@@ -198,7 +216,7 @@ def test_an_image_in_many_chunks_of_rows_is_copied_once() -> None:
 
 def test_one_product_for_all_images_or_all_groups() -> None:
     for batch, groups in ((7, 2), (2, 6), (1, 6), (5, 1)):
-        case = build("any", channels=6, groups=groups, out_channels=6, batch=batch).cast("float32")
+        case = build("any", channels=6, groups=groups, out_channels=30, batch=batch).cast("float32")
         device = HostDevice()
         everything(device, case)
         # Forward, and two of the backward, which take all positions at once.
@@ -236,6 +254,23 @@ def test_deterministic_backward_launches() -> None:
     }
     # Only counters begin with zeros: of each cell, and of all.
     assert device.zeroed == [4 * (5 * 2 * 10 * 9 + 1)]
+
+
+def test_launches_without_columns() -> None:
+    case, device = DIRECT.cast("float32"), LoggingDevice()
+    forward(device, case)
+    # Input and weight are turned; channels-last ones are not.
+    assert launches(device) == {"channels_last": 2, "deform_direct": 1}
+    assert device.zeroed == []
+    backward(device, case)
+    assert launches(device) - Counter({"channels_last": 2, "deform_direct": 1}) == {
+        "channels_last": 3,
+        "deform_direct_backward": 1,
+        "deform_direct_weight": 1,
+        "sum_parts": 1,
+        "channels_first": 1,
+    }
+    assert device.zeroed == [case.input.nbytes]
 
 
 @pytest.mark.parametrize("needs", ["offset", "weight", "bias", "mask"])
@@ -374,7 +409,7 @@ def call_of(
 
 
 def test_indices_have_32_bits_where_that_is_enough() -> None:
-    assert call_of((1, 1, 40_000, 40_000), out=(40_000, 40_000))[0].variant.index_bits == 32
+    assert call_of((1, 1, 16_000, 16_000), out=(16_000, 16_000))[0].variant.index_bits == 32
 
 
 @pytest.mark.parametrize(

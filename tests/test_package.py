@@ -11,7 +11,13 @@ SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setup
 
 # From the ground floor up; what stands on one line may import the lines above it and itself.
 FLOORS = (
-    ("cudeform.geometry", "cudeform.operands", "cudeform.options", "cudeform.partition"),
+    (
+        "cudeform.arguments",
+        "cudeform.geometry",
+        "cudeform.operands",
+        "cudeform.options",
+        "cudeform.partition",
+    ),
     ("cudeform.cpu", "cudeform.gpu"),
     ("cudeform.engine",),
     ("cudeform.interop",),

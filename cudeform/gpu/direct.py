@@ -19,8 +19,9 @@ from cudeform.gpu.source import Variant, widest
 from cudeform.operands import Gradients, Operands
 from cudeform.options import Options
 
-# Channels of a group that a thread keeps in registers, at most, on either side.
-MOST_GROUP = 4
+# Input channels times output channels of a group, at most: what a thread keeps in registers grows
+# with it, and so does what a product of matrices would make of each sample.
+MOST_PRODUCT = 4
 
 # What the threads that share a position read of a pixel: a line of the cache.
 LINE_BYTES = 128
@@ -35,13 +36,13 @@ SUM_ITEMS = 8  # sums that a block of sum_parts finishes at a time
 def fits(g: Geometry) -> bool:
     """Whether the direct kernels take this convolution.
 
-    They do where groups have at most ``MOST_GROUP`` channels of the input and as many of the
-    output, depthwise convolutions with a multiplier of 1 to 4 above all, and every group lies
-    within one offset group.
+    They do where a group has few channels, ``C/groups * O/groups <= MOST_PRODUCT``: depthwise
+    convolutions with 1 to 4 filters a channel, and groups of 2, 3 or 4 channels with few outputs.
+    Each group must lie within one offset group.
     """
     group_in, group_out = _group(g)
-    small = 1 <= group_in <= MOST_GROUP and 1 <= group_out <= MOST_GROUP
-    return small and g.channels // g.offset_groups % group_in == 0
+    few = 1 <= group_in * group_out <= MOST_PRODUCT
+    return few and g.channels // g.offset_groups % group_in == 0
 
 
 def vector_of(g: Geometry, dtype: str) -> int:
@@ -82,7 +83,7 @@ def backward(
     grad_output: DeviceArray,
     grads: Gradients,
 ) -> None:
-    """Queue the gradients of ``sum(grad_output * output)``; those of the input in no fixed order."""
+    """Queue the gradients of ``sum(grad_output * output)``; the input's is summed in no order."""
     call = _call(device, g, options, operands, [grad_output])
     pieces = chunks(g, device, options, _backward_costs(call, grad_output, grads))
     most = max(chunk.count for chunk in pieces)

@@ -85,7 +85,7 @@ class Layout:
 
 @cache
 def _launch_dtype(index: np.dtype[Any]) -> np.dtype[Any]:
-    geometry = np.dtype([(field.name, np.int32) for field in fields(Geometry)])
-    strides = np.dtype([(name, index) for name in STRIDES])
+    geometry = np.dtype([(field.name, np.int32) for field in fields(Geometry)], align=True)
+    strides = np.dtype([(name, index) for name in STRIDES], align=True)
     kinds = {"Geometry": geometry, "Strides": strides, "index_t": index, "int": np.dtype(np.int32)}
     return np.dtype([(name, kinds[kind]) for name, kind in LAUNCH.items()], align=True)

@@ -1,0 +1,245 @@
+"""What ``bench --device gpu`` compares, all on tensors of torch and on its current stream.
+
+cudeform and torchvision compute the same and are checked. cuDNN's ordinary convolution of the same
+shape and the bare products of the same sizes compute something else: they say what there is to
+reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import cudeform
+from cudeform.commands.bench_configs import Config, Problem
+from cudeform.commands.bench_gpu_model import Mode
+
+Tensor = Any
+Results = dict[str, Tensor]
+Calls = dict[str, Callable[[], Results]]  # by direction
+
+ARGUMENTS = ("input", "offset", "weight", "bias", "mask")
+
+
+class TorchClock:
+    """A GPU through torch, as a ``bench_gpu_timing.Clock``."""
+
+    def __init__(self, flush_bytes: int = 2**28, busy_cycles: int = 1_000_000) -> None:
+        """Set how much is written to flush the cache, and for how long the GPU is kept busy."""
+        import torch
+
+        self._torch = torch
+        self._cycles = busy_cycles
+        self._filler = torch.empty(flush_bytes, dtype=torch.uint8, device="cuda")
+
+    def flush(self) -> None:
+        """Write more than the cache holds."""
+        self._filler.zero_()
+        self.occupy()
+
+    def occupy(self) -> None:
+        """Spin on the GPU."""
+        self._torch.cuda._sleep(self._cycles)
+
+    def record(self) -> Any:
+        """Queue an event."""
+        event = self._torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def elapsed_ms(self, first: Any, second: Any) -> float:
+        """Time between two events."""
+        return float(first.elapsed_time(second))
+
+    def wait(self) -> None:
+        """Wait for the device."""
+        self._torch.cuda.synchronize()
+
+    def reset_peak(self) -> int:
+        """Forget the peak of torch's allocator; the bytes in use now."""
+        self._torch.cuda.reset_peak_memory_stats()
+        return int(self._torch.cuda.memory_allocated())
+
+    def peak(self) -> int:
+        """Most bytes in use."""
+        return int(self._torch.cuda.max_memory_allocated())
+
+
+class Tensors:
+    """A problem's arrays as tensors of one dtype."""
+
+    def __init__(self, problem: Problem, dtype: str, device: str) -> None:
+        """Convert them."""
+        import torch
+
+        self.config = problem.config
+        self.dtype = getattr(torch, dtype)
+        for name in (*ARGUMENTS, "grad_output"):
+            tensor = torch.from_numpy(getattr(problem, name)).to(device, self.dtype)
+            setattr(self, name, tensor)
+
+    @property
+    def arguments(self) -> dict[str, Tensor]:
+        """Those of the convolution."""
+        return {name: getattr(self, name) for name in ARGUMENTS}
+
+    def wider(self, problem: Problem, device: str) -> Tensors:
+        """The same values, as they were rounded, in float64."""
+        import torch
+
+        wide = Tensors(problem, "float64", device)
+        for name in (*ARGUMENTS, "grad_output"):
+            setattr(wide, name, getattr(self, name).to(torch.float64))
+        return wide
+
+    grad_output: Tensor
+
+
+def set_tf32(allowed: bool) -> None:
+    """Let products and convolutions of float32 round to TensorFloat-32, everyone's or no one's."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+    torch.backends.cudnn.benchmark = True  # cuDNN shall take its fastest way
+
+
+def cudeform_calls(tensors: Tensors, mode: Mode) -> Calls:
+    """This library."""
+    config = tensors.config
+    sizes = {"stride": config.stride, "padding": config.padding}
+
+    def forward() -> Results:
+        with cudeform.options(allow_tf32=mode.tf32):
+            return {"output": cudeform.deform_conv2d(**tensors.arguments, **sizes)}
+
+    def backward() -> Results:
+        with cudeform.options(allow_tf32=mode.tf32):
+            grads = cudeform.deform_conv2d_backward(
+                tensors.grad_output, **tensors.arguments, **sizes
+            )
+        return {f"grad_{name}": grad for name, grad in grads._asdict().items()}
+
+    return _three(forward, backward, lambda: forward() | backward())
+
+
+def torchvision_calls(tensors: Tensors, mode: Mode) -> Calls:
+    """``torchvision.ops.deform_conv2d``, which computes bfloat16 in float32 as autocast does."""
+    import torch
+    from torchvision.ops import deform_conv2d
+
+    config, dtype = tensors.config, tensors.dtype
+    plain = {name: tensor.detach().clone() for name, tensor in tensors.arguments.items()}
+    leaves = {name: tensor.requires_grad_() for name, tensor in plain.items()}
+
+    def output() -> Tensor:
+        taken = leaves
+        if dtype == torch.bfloat16:
+            taken = {name: leaf.float() for name, leaf in leaves.items()}
+        result = deform_conv2d(**taken, stride=config.stride, padding=config.padding)
+        return result.to(dtype)
+
+    return _autograd_calls(output, leaves, tensors.grad_output)
+
+
+def convolution_calls(tensors: Tensors, mode: Mode) -> Calls:
+    """An ordinary convolution by cuDNN, channels last."""
+    import torch
+
+    config = tensors.config
+    last = {"memory_format": torch.channels_last}
+    leaves = {
+        "input": tensors.input.detach().clone(**last).requires_grad_(),
+        "weight": tensors.weight.detach().clone(**last).requires_grad_(),
+        "bias": tensors.bias.detach().clone().requires_grad_(),
+    }
+
+    def output() -> Tensor:
+        return torch.nn.functional.conv2d(
+            **leaves, stride=config.stride, padding=config.padding, groups=config.groups
+        )
+
+    return _autograd_calls(output, leaves, tensors.grad_output.contiguous(**last))
+
+
+def product_calls(tensors: Tensors, mode: Mode) -> Calls:
+    """The matrix products alone, by cuBLAS, for every group at once."""
+    import torch
+
+    config = tensors.config
+    positions = config.batch * config.out_height * config.out_width
+    depth, wide = _group_sizes(config)
+    make = {"dtype": tensors.dtype, "device": tensors.input.device}
+    columns = torch.randn(config.groups, positions, depth, **make)
+    weight = torch.randn(config.groups, depth, wide, **make)
+    grad_output = torch.randn(config.groups, positions, wide, **make)
+
+    def forward() -> Results:
+        return {"output": torch.matmul(columns, weight)}
+
+    def backward() -> Results:
+        return {
+            "grad_columns": torch.matmul(grad_output, weight.mT),
+            "grad_weight": torch.matmul(columns.mT, grad_output),
+        }
+
+    return _three(forward, backward, lambda: forward() | backward())
+
+
+def _group_sizes(config: Config) -> tuple[int, int]:
+    """Inner and outer size of a group's product."""
+    depth = config.taps * config.channels // config.groups
+    return depth, config.out_channels // config.groups
+
+
+def _autograd_calls(
+    output: Callable[[], Tensor], leaves: dict[str, Tensor], grad_output: Tensor
+) -> Calls:
+    import torch
+
+    def forward() -> Results:
+        with torch.no_grad():
+            return {"output": output()}
+
+    def gradients(of: Tensor) -> Results:
+        grads = torch.autograd.grad(of, list(leaves.values()), grad_output, retain_graph=True)
+        return {f"grad_{name}": grad for name, grad in zip(leaves, grads, strict=True)}
+
+    def both() -> Results:
+        new = output()
+        return {"output": new.detach()} | gradients(new)
+
+    kept = cache(output)  # made once, before anything is timed, and only if it is needed
+    return _three(forward, lambda: gradients(kept()), both)
+
+
+def _three(forward: Any, backward: Any, both: Any) -> Calls:
+    return {"forward": forward, "backward": backward, "both": both}
+
+
+CONTESTANTS: dict[str, Callable[[Tensors, Mode], Calls]] = {
+    "cudeform": cudeform_calls,
+    "torchvision": torchvision_calls,
+    "convolution": convolution_calls,
+    "products": product_calls,
+}
+
+# Those that compute a deformable convolution.
+SAME = ("cudeform", "torchvision")
+
+
+def largest_error(results: Results, exact: Results) -> float:
+    """Largest difference to the exact result, in units of that one's largest element."""
+    import torch
+
+    errors = []
+    for name, expected in exact.items():
+        difference = (results[name].to(torch.float64) - expected).abs().max()
+        errors.append(float(difference / expected.abs().max().clamp_min(1e-300)))
+    return float("nan") if any(error != error for error in errors) else max(errors)
+
+
+def nbytes(results: Results) -> int:
+    """Bytes of all tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in results.values())

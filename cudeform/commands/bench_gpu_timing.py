@@ -1,0 +1,111 @@
+"""How ``bench --device gpu`` measures: on the GPU's clock, in turns, with a cold and a warm cache."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any, Protocol
+
+LEAST_REPEATS, MOST_REPEATS = 5, 200
+HOST_REPEATS = 30
+
+Call = Callable[[], Any]
+
+
+class Clock(Protocol):
+    """What measuring asks of a GPU; everything is queued on one stream."""
+
+    def flush(self) -> None:
+        """Queue work that pushes everything out of the second level of the cache."""
+
+    def occupy(self) -> None:
+        """Queue work that lasts longer than the host takes to queue a call, and uses no memory."""
+
+    def record(self) -> Any:
+        """Queue a mark."""
+
+    def elapsed_ms(self, first: Any, second: Any) -> float:
+        """Time between two marks, after ``wait``."""
+
+    def wait(self) -> None:
+        """Wait until all that is queued is done."""
+
+    def reset_peak(self) -> int:
+        """Forget the peak of the memory in use; how much is in use now."""
+
+    def peak(self) -> int:
+        """Most memory in use since."""
+
+
+@dataclass
+class Samples:
+    """Times of one contestant.
+
+    Attributes:
+        warm_ms: with operands in the cache, as far as they fit, on the GPU's clock.
+        cold_ms: after the cache was flushed.
+        host_us: until the call returned, on the host's clock.
+    """
+
+    warm_ms: list[float] = field(default_factory=list)
+    cold_ms: list[float] = field(default_factory=list)
+    host_us: list[float] = field(default_factory=list)
+
+    @property
+    def medians(self) -> tuple[float, float, float]:
+        """Of each."""
+        return median(self.warm_ms), median(self.cold_ms), median(self.host_us)
+
+
+def measure_in_turns(clock: Clock, calls: dict[str, Call], seconds: float) -> dict[str, Samples]:
+    """Time all calls in turn, then the next repeat; the first round does not count.
+
+    The GPU is kept busy while a call is queued, so that its marks do not wait for the host.
+    """
+    for call in calls.values():
+        call()
+    clock.wait()
+    samples = {name: Samples() for name in calls}
+    started = time.perf_counter()
+    for repeat in range(MOST_REPEATS):
+        if repeat >= LEAST_REPEATS and time.perf_counter() - started > seconds:
+            break
+        for name, call in calls.items():
+            call()  # its operands are in the cache now, as far as they fit
+            samples[name].warm_ms.append(_on_the_gpu(clock, call, clock.occupy))
+            samples[name].cold_ms.append(_on_the_gpu(clock, call, clock.flush))
+    for _ in range(HOST_REPEATS):
+        for name, call in calls.items():
+            samples[name].host_us.append(1e6 * _on_the_host(clock, call))
+    return samples
+
+
+def workspace(clock: Clock, call: Call, nbytes: Callable[[Any], int]) -> int:
+    """Bytes held at a time during a call, less those of its results."""
+    clock.wait()
+    before = clock.reset_peak()
+    results = call()
+    clock.wait()
+    return clock.peak() - before - nbytes(results)
+
+
+def _on_the_gpu(clock: Clock, call: Call, before: Callable[[], None]) -> float:
+    before()
+    first = clock.record()
+    results = call()
+    second = clock.record()
+    clock.wait()
+    del results  # only now: giving memory back is not part of the call
+    return clock.elapsed_ms(first, second)
+
+
+def _on_the_host(clock: Clock, call: Call) -> float:
+    clock.wait()
+    started = time.perf_counter()
+    results = call()
+    elapsed = time.perf_counter() - started
+    clock.wait()
+    del results
+    return elapsed

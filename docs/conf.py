@@ -1,0 +1,67 @@
+"""Sphinx: ``sphinx-build -W docs docs/_build/html``; its doctests with ``-b doctest``.
+
+Figures and tables are made anew by every build, by the modules beside this file.
+"""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+import contracts  # noqa: E402
+import figures  # noqa: E402
+import results  # noqa: E402
+
+import cudeform  # noqa: E402
+
+project = "cudeform"
+author = "The cudeform developers"
+copyright = author
+release = version = cudeform.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.doctest",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+]
+html_theme = "furo"
+html_title = f"cudeform {release}"
+html_copy_source = False
+exclude_patterns = ["_build", "_generated"]
+nitpicky = True
+
+# Types in signatures that have no page: of other libraries, and private ones.
+nitpick_ignore_regex = [("py:.*", r"(?!cudeform\.).*"), ("py:.*", r".*(Pair|Padding|Floats|Any)")]
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented_params"
+autodoc_type_aliases = {"Pair": "Pair", "Padding": "Padding"}
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+
+doctest_global_setup = "import numpy as np\nimport cudeform\nnp.random.seed(0)"
+# The examples of the reference run as part of the tests; here run those of the pages.
+doctest_test_doctest_blocks = "default"
+
+
+def _absent(name: str) -> bool:
+    try:
+        import_module(name)
+    except ImportError:
+        return True
+    return False
+
+
+# Pages about a library that is not installed are left out; the table of contents allows for it.
+exclude_patterns += [
+    f"api/{library}.rst" for library in ("torch", "jax") if _absent(f"cudeform.interop.{library}")
+]
+
+figures.draw_all(HERE / "_generated")
+results.write_tables(HERE.parent / "benchmarks" / "results", HERE / "_generated")
+
+contracts.write_contracts(HERE.parent / "kernels", HERE / "_generated")

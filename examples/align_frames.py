@@ -1,0 +1,94 @@
+"""Alignment of two frames as video restoration does it: one call with 8 offset groups and a mask.
+
+Two things move differently between two frames of a photograph. Each offset group carries one
+hypothesis of the motion, the mask says which hypothesis holds where, and the weight adds the groups
+up. EDVR and BasicVSR++ let a network predict offsets and mask; here gradient descent finds them,
+with deform_conv2d_backward and no framework.
+
+    python examples/align_frames.py [picture.png]
+"""
+
+import sys
+
+import numpy as np
+from matplotlib import cbook, image
+from scipy.ndimage import gaussian_filter, shift
+
+import cudeform
+
+SIZE, GROUPS, STEPS = 128, 8, 60
+FACE, REST = (3.5, -4.25), (-3.0, 5.5)  # how far each moves, (dy, dx), pixels
+
+# Frames: the face moves one way, all else another.
+with cbook.get_sample_data("grace_hopper.jpg") as file:
+    photo = image.imread(file, format="jpg")[40:424:3, 64:448:3].transpose(2, 0, 1) / np.float32(
+        255
+    )
+y, x = np.mgrid[:SIZE, :SIZE]
+face = ((y - 62) / 42) ** 2 + ((x - 66) / 32) ** 2 < 1
+reference = photo
+moved = [shift(photo, (0, *motion), order=1, mode="nearest") for motion in (FACE, REST)]
+neighbour = np.where(shift(face.astype(float), FACE, order=1) > 0.5, *moved)
+
+# Hypotheses start on a ring; the neighbour is there once for each, as channels of its group.
+turn = 2 * np.pi * np.arange(GROUPS) / GROUPS
+motions = 6 * np.stack((np.sin(turn), np.cos(turn)), axis=1).astype(np.float32)  # (GROUPS, 2)
+each_its_own = np.eye(3 * GROUPS, dtype=np.float32)[:, :, None, None]
+
+
+def offsets(motions: np.ndarray) -> np.ndarray:
+    """A motion for each group, the same everywhere: broadcast, not copied."""
+    return np.broadcast_to(motions.reshape(1, 2 * GROUPS, 1, 1), (1, 2 * GROUPS, SIZE, SIZE))
+
+
+for step in range(STEPS):
+    blur = 4 * (1 - step / STEPS) + 0.5  # coarse to fine
+    smooth = gaussian_filter(neighbour, (0, blur, blur))
+    target = gaussian_filter(reference, (0, blur, blur))
+    frames = np.broadcast_to(smooth, (1, GROUPS, *smooth.shape)).reshape(1, -1, SIZE, SIZE)
+    warped = cudeform.deform_conv2d(frames, offsets(motions), each_its_own)
+    differences = warped.reshape(GROUPS, 3, SIZE, SIZE) - target
+    # Which hypothesis holds where: a softmax of how well each fits around a pixel.
+    errors = gaussian_filter((differences**2).sum(1), (0, 4, 4))
+    mask = np.exp(-(errors - errors.min(0)) / (0.1 * errors.mean() + 1e-8))
+    mask /= mask.sum(0)
+    slope = (mask[:, None] * differences).reshape(1, 3 * GROUPS, SIZE, SIZE)
+    grads = cudeform.deform_conv2d_backward(
+        slope, frames, offsets(motions), each_its_own, needs=("offset",)
+    )
+    direction = grads.offset.reshape(GROUPS, 2, -1).sum(2)
+    length = np.linalg.norm(direction, axis=1, keepdims=True) + 1e-8
+    motions = motions - 0.5 * (1 - step / STEPS) * direction / length
+
+# The alignment: one deformable convolution of all groups.
+frames = np.broadcast_to(neighbour, (1, GROUPS, *neighbour.shape)).reshape(1, -1, SIZE, SIZE)
+add_up = np.tile(np.eye(3, dtype=np.float32), GROUPS)[:, :, None, None]
+aligned = cudeform.deform_conv2d(frames, offsets(motions), add_up, mask=mask[None])[0]
+
+
+def error(frame: np.ndarray) -> float:
+    """Root mean square difference from the reference, the margin that nobody saw left out."""
+    return float(np.sqrt(((frame - reference)[:, 8:-8, 8:-8] ** 2).mean()))
+
+
+best = np.argmax([mask[:, face].mean(1), mask[:, ~face].mean(1)], axis=1)
+for name, true, (dy, dx) in zip(("face", "rest"), (FACE, REST), motions[best], strict=True):
+    print(f"motion of the {name}: {true}, found ({dy:.2f}, {dx:.2f})")
+print(f"error {error(neighbour):.4f} before, {error(aligned):.4f} after")
+assert np.abs(motions[best] - np.array([FACE, REST])).max() < 0.5
+assert error(aligned) < error(neighbour) / 3
+
+if len(sys.argv) > 1:
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 4, figsize=(15, 4), layout="constrained")
+    pictures = {"reference": reference, "neighbour": neighbour, "aligned": aligned}
+    for panel, (name, picture) in zip(panels, pictures.items(), strict=False):
+        panel.imshow(picture.transpose(1, 2, 0).clip(0, 1))
+        panel.set_title(name)
+        panel.set_axis_off()
+    with_face = np.linalg.norm(motions - motions[best[0]], axis=1) < 1
+    panels[3].imshow(mask[with_face].sum(0), cmap="gray", vmin=0, vmax=1)
+    panels[3].set_title("mask of the groups that follow the face")
+    panels[3].set_axis_off()
+    figure.savefig(sys.argv[1], dpi=90, bbox_inches="tight")

@@ -1,0 +1,27 @@
+"""Padding that differs between the sides: ``((top, bottom), (left, right))``.
+
+An even kernel cannot keep the size of an image with equal padding on both sides; TensorFlow's
+"same" and ONNX put the odd row and column at the end. A causal layer pads the top alone.
+"""
+
+import numpy as np
+
+import cudeform
+
+rng = np.random.default_rng(0)
+image = rng.standard_normal((1, 8, 20, 24))
+weight = rng.standard_normal((8, 8, 4, 4))
+offset = rng.normal(0, 1, (1, 2 * 4 * 4, 20, 24))
+
+same = cudeform.deform_conv2d(image, offset, weight, padding=((1, 2), (1, 2)))
+print("same size:", same.shape)
+
+# It is what padding by hand gives, without the copy.
+padded = np.pad(image, ((0, 0), (0, 0), (1, 2), (1, 2)))
+assert np.allclose(same, cudeform.deform_conv2d(padded, offset, weight))
+
+# Padding moves the taps: the first one of output (0, 0) is at (-top, -left).
+regular = np.zeros_like(offset)
+causal = ((3, 0), (1, 2))
+where = cudeform.sampling_locations(regular, kernel_size=4, padding=causal)
+print("causal: output row 5 looks at rows", where[0, 0, :, 0, 0, 5, 0].astype(int))

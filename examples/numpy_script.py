@@ -1,0 +1,27 @@
+"""Deformable convolution and its gradients, no framework: NumPy, or CuPy where there is a GPU."""
+
+import numpy as np
+
+import cudeform
+
+try:
+    import cupy as xp
+
+    xp.cuda.runtime.getDeviceCount()
+except Exception:  # no CuPy, no driver or no GPU: each raises something else
+    xp = np
+
+rng = np.random.default_rng(0)
+image = xp.asarray(rng.standard_normal((2, 16, 48, 64), dtype="float32"))
+weight = xp.asarray(rng.standard_normal((32, 16, 3, 3), dtype="float32"))
+offset = xp.asarray(rng.normal(0, 2, (2, 2 * 3 * 3, 48, 64)).astype("float32"))  # dy, dx, pixels
+mask = xp.asarray(rng.random((2, 3 * 3, 48, 64), dtype="float32"))
+
+output = cudeform.deform_conv2d(image, offset, weight, padding=1, mask=mask)
+print(type(output).__module__, output.shape, output.dtype)
+
+# Any loss of the output: its gradient goes in, those of all arguments come out.
+grads = cudeform.deform_conv2d_backward(output, image, offset, weight, padding=1, mask=mask)
+print({name: grad.shape for name, grad in grads._asdict().items() if grad is not None})
+
+print(cudeform.offset_stats(offset, image.shape[2:], kernel_size=3, padding=1))

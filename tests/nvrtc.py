@@ -1,0 +1,233 @@
+"""Kernels compiled by NVRTC, which needs no GPU; how many registers each takes.
+
+``python tests/nvrtc.py`` compiles them all and shows what was counted; with ``--write`` it records
+that in benchmarks/registers.json, which test_kernels.py compares with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from cudeform.gpu.direct import MOST_PRODUCT
+from cudeform.gpu.source import PARTS, SCALARS, Variant, kernel, read, widest
+from cudeform.options import available_threads
+
+RECORD = Path(__file__).resolve().parents[1] / "benchmarks" / "registers.json"
+
+# sm_70 is compiled by NVRTC 12 only.
+ARCHS = (70, 75, 80, 86, 89, 90, 100, 120)
+
+# Those that CuPy adds and the one that gpu/device.py does; and a report from the assembler.
+OPTIONS = ("-ftz=true", "--device-as-default-execution-space", "-std=c++17")
+VERBOSE = "--ptxas-options=-v"
+
+# What indices of 64 bits and small groups change is much the same on all of them.
+ALL_ARCHS, FEW_ARCHS = ARCHS, (70, 75, 90)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A kernel to compile."""
+
+    name: str
+    variant: Variant
+    arch: int
+
+    @property
+    def key(self) -> str:
+        """What is compiled in, in words."""
+        v = self.variant
+        words = [v.dtype, f"{v.index_bits} bits", f"{v.vector} at a time"]
+        words += [f"groups {v.group_in} to {v.group_out}"] if v.group_in else []
+        return ", ".join(words)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What NVRTC and its assembler said of a kernel."""
+
+    job: Job
+    registers: int
+    stack: int
+    spills: int
+    complaints: str  # all lines that are no plain information
+
+    def __str__(self) -> str:
+        return f"{self.job.name}, {self.job.key}, sm_{self.job.arch}"
+
+
+def library_path() -> Path | None:
+    """NVRTC of the newest installed ``nvidia-cuda-nvrtc`` wheel, None if there is none."""
+    spec = find_spec("nvidia")
+    folders = spec.submodule_search_locations if spec else None
+    found = [path for folder in folders or () for path in Path(folder).glob("*/lib/libnvrtc.so.*")]
+    return max(found, key=lambda path: int(path.suffix[1:]), default=None)
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    return ctypes.CDLL(str(library_path()))
+
+
+def version() -> str:
+    """Of NVRTC, such as 13.0."""
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    _check(_library().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
+    return f"{major.value}.{minor.value}"
+
+
+def archs() -> list[int]:
+    """Those of ``ARCHS`` that this NVRTC compiles for."""
+    count = ctypes.c_int()
+    _check(_library().nvrtcGetNumSupportedArchs(ctypes.byref(count)))
+    supported = (ctypes.c_int * count.value)()
+    _check(_library().nvrtcGetSupportedArchs(supported))
+    return [arch for arch in ARCHS if arch in set(supported)]
+
+
+def _check(status: int) -> None:
+    if status:
+        _library().nvrtcGetErrorString.restype = ctypes.c_char_p
+        raise RuntimeError(_library().nvrtcGetErrorString(status).decode())
+
+
+def compiled(source: str, arch: int) -> tuple[bool, str]:
+    """Compile a text to machine code: whether that succeeded, and the log."""
+    lib, program = _library(), ctypes.c_void_p()
+    _check(lib.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"", 0, None, None))
+    try:
+        options = [option.encode() for option in (f"-arch=sm_{arch}", *OPTIONS, VERBOSE)]
+        array = (ctypes.c_char_p * len(options))(*options)
+        status = lib.nvrtcCompileProgram(program, len(options), array)
+        size = ctypes.c_size_t()
+        _check(lib.nvrtcGetProgramLogSize(program, ctypes.byref(size)))
+        log = ctypes.create_string_buffer(size.value)
+        _check(lib.nvrtcGetProgramLog(program, log))
+        return status == 0, log.value.decode()
+    finally:
+        lib.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+INFORMATION = re.compile(r"ptxas (info|  +\.)|\s*$|.*sm_70.*deprecated|.*architectures prior to")
+
+
+def run(job: Job) -> Compiled:
+    """Compile a kernel and read the log."""
+    return judged(job, *compiled(kernel(job.name, job.variant).source, job.arch))
+
+
+def judged(job: Job, succeeded: bool, log: str) -> Compiled:
+    """What a log says."""
+    lines = [line for line in log.splitlines() if not INFORMATION.match(line)]
+    if not succeeded:
+        return Compiled(job, 0, 0, 0, log or "failed without a word")
+
+    def total(pattern: str) -> int:
+        return sum(map(int, re.findall(pattern, log)))
+
+    registers = total(r"Used (\d+) registers")
+    if not registers:
+        lines.append(f"the log does not tell the registers: {log}")
+    return Compiled(
+        job=job,
+        registers=registers,
+        stack=total(r"(\d+) bytes stack frame"),
+        spills=total(r"(\d+) bytes spill (?:stores|loads)"),
+        complaints="\n".join(lines),
+    )
+
+
+def jobs(among: Sequence[int]) -> Iterator[Job]:
+    """Every kernel in every variant that differs, for the archs that can differ in it."""
+    for name, (dtype, scalar) in product(PARTS, SCALARS.items()):
+        del scalar
+        if dtype != "float32" and not _mentions(name, "scalar_t", "acc_t"):
+            continue
+        for vector, (group_in, group_out), bits in product(
+            sorted({1, widest(dtype)}) if _mentions(name, "VECTOR") else [1],
+            _small_groups() if _mentions(name, "GROUP_IN") else [(0, 0)],
+            (32, 64),
+        ):
+            if group_in and vector > 1 and vector % group_in:
+                continue  # the engine does not ask for it
+            variant = Variant(dtype, bits, vector, group_in, group_out)
+            few = bits == 64 or group_in > 1 or group_out > 1
+            for arch in among:
+                if arch in (FEW_ARCHS if few else ALL_ARCHS):
+                    yield Job(name, variant, arch)
+
+
+def _small_groups() -> list[tuple[int, int]]:
+    sizes = range(1, MOST_PRODUCT + 1)
+    return [(i, o) for i, o in product(sizes, sizes) if i * o <= MOST_PRODUCT]
+
+
+@cache
+def _mentions(name: str, *words: str) -> bool:
+    text = "".join(read(f"{part}.cuh") for part in PARTS[name]) + read(f"{name}.cu")
+    return any(re.search(rf"\b{word}\b", text) for word in words)
+
+
+def run_all(wanted: Sequence[Job]) -> list[Compiled]:
+    """Compile many; NVRTC does one at a time in a process, so take one for each core."""
+    # Those that take long first, so that no core ends up with one of them alone.
+    ordered = sorted(wanted, key=lambda job: len(PARTS[job.name]), reverse=True)
+    with ProcessPoolExecutor(available_threads(), mp_context=get_context("spawn")) as pool:
+        return list(pool.map(run, ordered, chunksize=4))
+
+
+def table(results: Sequence[Compiled]) -> dict[str, Any]:
+    """The record: for each kernel and variant, registers in the order of the archs."""
+    among = archs()
+    registers: dict[str, dict[str, list[int | None]]] = {}
+    for result in sorted(results, key=lambda r: (list(PARTS).index(r.job.name), r.job.key)):
+        row = registers.setdefault(result.job.name, {}).setdefault(
+            result.job.key, [None] * len(among)
+        )
+        row[among.index(result.job.arch)] = result.registers
+    return {"nvrtc": version(), "archs": [f"sm_{arch}" for arch in among], "registers": registers}
+
+
+def written(record: dict[str, Any]) -> str:
+    """The record as text, a variant a line."""
+    text = json.dumps(record, indent=1)
+    return re.sub(r"\[[^\]]*\]", lambda row: " ".join(row[0].split()), text) + "\n"
+
+
+def main() -> int:
+    """Run the command; its exit status."""
+    parser = argparse.ArgumentParser(description="Compile every kernel by NVRTC, without a GPU.")
+    parser.add_argument("--write", action="store_true", help=f"record registers in {RECORD.name}")
+    write = parser.parse_args().write
+    if library_path() is None:
+        print("NVRTC is missing: pip install nvidia-cuda-nvrtc", file=sys.stderr)
+        return 1
+    results = run_all(list(jobs(archs())))
+    bad = [r for r in results if r.complaints or r.stack or r.spills]
+    for result in bad:
+        print(f"{result}: {result.stack} bytes of stack, {result.spills} of spills")
+        print(result.complaints)
+    record = table(results)
+    if write:
+        RECORD.write_text(written(record), encoding="utf-8")
+    for name, rows in record["registers"].items():
+        counts = [count for row in rows.values() for count in row if count is not None]
+        print(f"{name:24} {min(counts):3} to {max(counts):3} registers, {len(counts)} compiled")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

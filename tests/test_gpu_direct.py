@@ -1,0 +1,352 @@
+"""Groups of a few channels: the kernels without columns, and who takes them."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import DTYPES, LAYOUTS, Case, build, named
+from checks import assert_agrees
+from gpu_engine import LoggingDevice, TestDevice, backward, everything, forward, geometry
+from hostcuda import HostDevice, Launched
+from numpy.testing import assert_array_equal
+from reference import reference
+
+import cudeform
+from cudeform.arguments import GRADIENTS
+from cudeform.gpu import call, direct
+from cudeform.gpu.source import Variant, kernel, widest
+from cudeform.options import BOUNDARY_GRADS, Options
+
+NewDevice = Callable[..., TestDevice]
+
+SAME = ((1, 1), (1, 1))
+
+
+def depthwise(name: str, channels: int, filters: int = 1, **sizes: Any) -> Case:
+    out_channels = channels * filters
+    return build(name, channels=channels, groups=channels, out_channels=out_channels, **sizes)
+
+
+DIRECT = [
+    depthwise("depthwise, 16 channels", 16, padding=SAME, offset_groups=2),
+    depthwise("depthwise, 24 channels, 4 filters", 24, 4, size=(5, 4)),
+    depthwise("depthwise, 72 channels, no mask", 72, mask=False, size=(4, 5), bias=False),
+    depthwise("depthwise, 5 channels", 5, padding=SAME, stride=(2, 1)),
+    depthwise("depthwise, an offset group a channel", 16, offset_groups=16, dilation=(2, 1)),
+    depthwise("depthwise, kernel 7x7", 8, size=(8, 7), kernel=(7, 7), padding=((3, 3), (3, 2))),
+    depthwise("depthwise, kernel of one tap", 16, kernel=(1, 1), batch=3, size=(9, 9)),
+    depthwise("depthwise, far", 16, offset="far", padding=SAME),
+    depthwise("depthwise, nan and inf", 16, offset="nan and inf", padding=SAME),
+    depthwise("depthwise, whole", 16, offset="whole", padding=SAME),
+    build("groups of 2 and 2", channels=32, groups=16, out_channels=32, offset_groups=2),
+    build("groups of 4 and 1", channels=48, groups=12, out_channels=12, padding=SAME),
+    build("groups of 3 and 1", channels=12, groups=4, out_channels=4, offset_groups=2),
+    build("one channel, 4 filters", channels=1, out_channels=4, padding=((2, 1), (0, 2))),
+]  # fmt: skip
+EVERY_DTYPE = pytest.mark.parametrize("dtype", DTYPES)
+
+
+def assert_all_agree(
+    results: dict[str, Any], case: Case, boundary_grad: str = "torchvision"
+) -> None:
+    """Compare with the reference; nothing is rounded but results."""
+    sums = reference(**case.backward_arguments, boundary_grad=boundary_grad)
+    assert results.keys() <= sums.keys()
+    for name, array in results.items():
+        assert_agrees(array, sums[name], f"{case.name}: {name}")
+
+
+def launches(device: HostDevice) -> Counter[str]:
+    return Counter(did.kernel if isinstance(did, Launched) else "gemm" for did in device.log)
+
+
+# ---- the rule ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("group_in", "group_out", "fits"),
+    [
+        *((1, 1, True), (1, 4, True), (2, 2, True), (3, 1, True), (4, 1, True)),
+        *((1, 5, False), (2, 3, False), (4, 2, False), (16, 16, False)),
+    ],
+)
+def test_groups_of_few_channels_fit(group_in: int, group_out: int, fits: bool) -> None:
+    for groups in (1, 6):
+        case = build("", channels=group_in * groups, groups=groups, out_channels=group_out * groups)
+        assert direct.fits(geometry(case)) == fits
+
+
+def test_a_group_lies_within_one_offset_group() -> None:
+    sizes: Any = {"channels": 8, "groups": 4, "out_channels": 4}
+    for offset_groups, fits in ((1, True), (2, True), (4, True), (8, False)):
+        assert direct.fits(geometry(build("", **sizes, offset_groups=offset_groups))) == fits
+
+
+def test_no_channels_do_not_fit() -> None:
+    assert not direct.fits(geometry(named("no input channels")))
+
+
+# ---- results -------------------------------------------------------------------------------------
+
+
+@EVERY_DTYPE
+@pytest.mark.parametrize("case", DIRECT, ids=lambda case: case.name)
+def test_named_cases(new_device: NewDevice, case: Case, dtype: str) -> None:
+    case = case.cast(dtype)
+    assert direct.fits(geometry(case))
+    for flush, seed in (("end", 0), ("start", 1)):
+        results = everything(new_device(flush=flush, seed=seed), case)
+        assert set(results) == {"output", *(n for n in GRADIENTS if getattr(case, n) is not None)}
+        assert_all_agree(results, case)
+
+
+@pytest.mark.parametrize("kind", ["whole", "half", "nan and inf"])
+@pytest.mark.parametrize("boundary_grad", BOUNDARY_GRADS)
+def test_boundary_grad(new_device: NewDevice, boundary_grad: Any, kind: str) -> None:
+    case = depthwise("edge", 8, padding=SAME, offset=kind).cast("float32")
+    options = Options(boundary_grad=boundary_grad)
+    assert_all_agree(everything(new_device(), case, options), case, boundary_grad)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("skew", [0, 1])
+def test_layouts(new_device: NewDevice, layout: str, skew: int) -> None:
+    for case in (DIRECT[0], DIRECT[10], DIRECT[12]):
+        case = case.cast("float16").laid_out(layout)
+        assert_all_agree(everything(new_device(), case, skew=skew), case)
+
+
+@pytest.mark.parametrize("vector", ["widest", "one"])
+@pytest.mark.parametrize("index_bits", [32, 64])
+@EVERY_DTYPE
+def test_every_variant(
+    new_device: NewDevice,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: str,
+    index_bits: int,
+    vector: str,
+) -> None:
+    def forced(dtype: str, _: int, most: int, *group: int) -> Variant:
+        assert most == widest(dtype)
+        return Variant(dtype, index_bits, most if vector == "widest" else 1, *group)
+
+    monkeypatch.setattr(direct, "Variant", forced)
+    case = DIRECT[10].cast(dtype)
+    assert_all_agree(everything(new_device(), case), case)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_blocks_take_several_tiles(
+    new_device: NewDevice, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(call, "BLOCKS_PER_MULTIPROCESSOR", 1)
+    # More parts than a thread of sum_parts takes at once, of which the last are empty.
+    monkeypatch.setattr(direct, "PART_POSITIONS", 8)
+    monkeypatch.setattr(direct, "MOST_PARTS", 45)
+    case = depthwise("tiles", 72, size=(19, 21), offset_groups=3, batch=1).cast("float32")
+    device = new_device(seed=seed, multiprocessors=2)
+    names = ("input", "offset", "weight", "bias", "mask")
+    results, expected = everything(device, case), _by_the_cpu(case)
+    for name in ("output", *names):
+        scale = abs(expected[name]).max()
+        np.testing.assert_allclose(results[name], expected[name], rtol=1e-4, atol=1e-5 * scale)
+
+
+def _by_the_cpu(case: Case) -> dict[str, Any]:
+    arguments = case.cast("float64").backward_arguments
+    grads = cudeform.deform_conv2d_backward(**arguments)
+    return {"output": cudeform.deform_conv2d(**case.cast("float64").arguments), **grads._asdict()}
+
+
+@pytest.mark.parametrize("case", [DIRECT[0], DIRECT[12]], ids=lambda case: case.name)
+def test_nothing_races(case: Case) -> None:
+    case = case.cast("float32")
+    assert_all_agree(everything(HostDevice(races=True), case), case)
+
+
+SUBSETS = [subset for size in range(6) for subset in combinations(GRADIENTS, size)]
+
+
+def test_any_gradients_may_be_asked_for(new_device: NewDevice) -> None:
+    case = DIRECT[0].cast("float32")
+    for needs in SUBSETS:
+        grads = backward(new_device(), case, needs=needs)
+        assert grads.keys() == set(needs)
+        assert_all_agree(grads, case)
+
+
+# ---- order ---------------------------------------------------------------------------------------
+
+
+def test_sums_of_the_weight_do_not_depend_on_the_order_of_blocks() -> None:
+    case = depthwise("order", 16, size=(17, 19), batch=8).cast("float32")
+    results = [backward(HostDevice(seed=seed, multiprocessors=seed + 1), case) for seed in range(4)]
+    for name in ("weight", "bias", "offset", "mask"):
+        for other in results[1:]:
+            assert_array_equal(other[name], results[0][name])
+
+
+def test_a_deterministic_gradient_of_the_input_takes_the_ordered_way() -> None:
+    case, options = DIRECT[0].cast("float32"), Options(deterministic=True)
+    devices = [HostDevice(seed=seed) for seed in range(3)]
+    results = [everything(device, case, options) for device in devices]
+    for device in devices:
+        done = launches(device)
+        assert done["deform_gather"] == done["deform_direct"] == 1
+        assert done["deform_direct_backward"] == done["deform_direct_weight"] == 0
+    for name, array in results[0].items():
+        for other in results[1:]:
+            assert_array_equal(other[name], array)
+
+
+# ---- launches, memory, bytes ---------------------------------------------------------------------
+
+
+def test_forward_launches() -> None:
+    device, case = LoggingDevice(), DIRECT[0].cast("float32")
+    forward(device, case)
+    assert launches(device) == {"channels_last": 2, "deform_direct": 1}  # input and weight
+    device = LoggingDevice()
+    forward(device, case.laid_out("channels last"))
+    assert launches(device) == {"channels_last": 1, "deform_direct": 1}
+    assert device.zeroed == []
+
+
+def test_backward_launches() -> None:
+    device, case = LoggingDevice(), DIRECT[0].cast("float32")
+    backward(device, case)
+    assert launches(device) == {
+        "channels_last": 3,
+        "deform_direct_backward": 1,
+        "deform_direct_weight": 1,
+        "sum_parts": 1,
+        "channels_first": 1,
+    }
+    assert device.zeroed == [case.input.nbytes]
+    for needs, kernels in {
+        ("weight", "bias"): {"deform_direct_weight": 1, "sum_parts": 1, "channels_last": 2},
+        ("offset", "mask"): {"deform_direct_backward": 1, "channels_last": 3},
+    }.items():
+        device = LoggingDevice()
+        backward(device, case, needs=needs)
+        assert launches(device) == kernels
+        assert device.zeroed == []
+
+
+def test_channels_last_needs_no_workspace_but_the_weight() -> None:
+    case = DIRECT[0].cast("float16").laid_out("channels last")
+    device = HostDevice()
+    forward(device, case)
+    given = sum(getattr(case, name).nbytes for name in ("grad_output", *GRADIENTS))
+    assert device.peak_bytes == given + case.weight.nbytes
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_chunks_of_the_least_workspace(new_device: NewDevice, share: float) -> None:
+    case = depthwise("chunks", 8, size=(6, 5), batch=5, padding=SAME).cast("float64")
+    for run, name in ((forward, "deform_direct"), (backward, "deform_direct_backward")):
+        with pytest.raises(ValueError, match="at least") as refusal:
+            run(HostDevice(), case, Options(workspace_limit=1))
+        least = int(re.findall(r"at least (\d+)", str(refusal.value))[0])
+        limit = least + int(share * 20_000)
+        device = HostDevice()
+        results = run(device, case, Options(workspace_limit=limit))
+        assert_all_agree(results if run is backward else {"output": results}, case)
+        assert launches(device)[name] > 1 or share > 0
+        given = sum(getattr(case, name).nbytes for name in ("grad_output", *GRADIENTS))
+        taken = given if run is forward else 2 * given
+        assert device.peak_bytes - taken <= limit
+
+
+def moved(device: HostDevice, name: str) -> Launched:
+    [did] = [did for did in device.log if isinstance(did, Launched) and did.kernel == name]
+    return did
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_no_corner_is_read_twice(dtype: str) -> None:
+    case = depthwise("bytes", 64, size=(10, 12), stride=(2, 2), offset_groups=2)
+    # Every window leaves a row and a column, so that all corners lie in the image.
+    case = replace(case, offset=np.clip(abs(case.offset) % 1, 0.125, 0.875)).cast(dtype)
+    g, itemsize = geometry(case), case.input.itemsize
+    positions = g.batch * g.out_pixels * g.channels * itemsize
+    samples = positions * g.taps
+    device = HostDevice()
+    everything(device, case)
+    corners, weight, grad_output = 4 * samples, samples, samples
+    assert moved(device, "deform_direct").loaded == corners + weight
+    pull = moved(device, "deform_direct_backward")
+    assert pull.loaded == corners + weight + grad_output
+    assert pull.added == corners * 4 // itemsize  # float32
+    assert moved(device, "deform_direct_weight").loaded == corners + grad_output + positions
+
+
+# ---- what the compiler makes of it ---------------------------------------------------------------
+
+DIRECT_KERNELS = ("deform_direct", "deform_direct_backward", "deform_direct_weight", "sum_parts")
+ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
+VARIANTS = [
+    Variant("float16", 32, 8, 1, 1),
+    Variant("float16", 64, 8, 1, 4),
+    Variant("bfloat16", 32, 8, 2, 2),
+    Variant("float32", 32, 4, 1, 1),
+    Variant("float32", 64, 4, 4, 1),
+    Variant("float64", 64, 2, 1, 4),
+    Variant("float64", 32, 1, 4, 1),
+    Variant("float32", 32, 1, 3, 1),
+]
+
+
+def nvrtc() -> Any:
+    """NVIDIA's runtime compiler from its wheel."""
+    nvidia = pytest.importorskip("nvidia", reason="needs nvidia-cuda-nvrtc")
+    paths = [path for root in nvidia.__path__ for path in Path(root).glob("**/libnvrtc.so.*")]
+    if not paths:
+        pytest.skip("needs nvidia-cuda-nvrtc")
+    return ctypes.CDLL(str(min(paths)))
+
+
+def compiler_log(library: Any, source: str, architecture: int) -> str:
+    """Compile to machine code; what the assembler says of registers, stack and spills."""
+    program, size = ctypes.c_void_p(), ctypes.c_size_t()
+    name, code = b"kernel.cu", source.encode()
+    assert not library.nvrtcCreateProgram(ctypes.byref(program), code, name, 0, None, None)
+    flags = ("--std=c++17", f"-arch=sm_{architecture}", "-ftz=true", "--ptxas-options=-v")
+    options = (ctypes.c_char_p * len(flags))(*(flag.encode() for flag in flags))
+    failed = library.nvrtcCompileProgram(program, len(flags), options)
+    library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    library.nvrtcGetProgramLog(program, log)
+    library.nvrtcDestroyProgram(ctypes.byref(program))
+    text = log.value.decode()
+    assert not failed, text
+    return text
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_nothing_is_spilled(architecture: int) -> None:
+    library = nvrtc()
+    texts = {
+        f"{name} {variant}": kernel(name, variant).source
+        for name in DIRECT_KERNELS
+        for variant in VARIANTS
+    }
+    with ThreadPoolExecutor(2) as pool:
+        logs = pool.map(lambda text: compiler_log(library, text, architecture), texts.values())
+        for what, log in zip(texts, logs, strict=True):
+            found = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores", log)
+            used = re.search(r"Used (\d+) registers", log)
+            assert found, log
+            assert used, log
+            assert found.groups() == ("0", "0"), (what, log)
+            assert int(used[1]) <= 128, (what, log)
