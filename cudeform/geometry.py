@@ -221,7 +221,8 @@ def _groups(channels: int, weight: Shape) -> int:
 
 def _offset_groups(channels: int, offset: Shape, taps: int) -> int:
     _rank4("offset", "(N, 2*offset_groups*KH*KW, OH, OW)", offset)
-    offset_groups, rest = divmod(offset[1], 2 * taps)
+    # No divmod: sizes may be symbols of a compiler.
+    offset_groups, rest = offset[1] // (2 * taps), offset[1] % (2 * taps)
     if offset_groups < 1 or rest:
         raise ValueError(
             "offset must have shape (N, 2*offset_groups*KH*KW, OH, OW): offset.shape[1] must be a "

@@ -43,8 +43,8 @@ autodoc_type_aliases = {"Pair": "Pair", "Padding": "Padding"}
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 
-doctest_global_setup = "import numpy as np\nimport cudeform\nnp.random.seed(0)"
-# The examples of the reference run as part of the tests; here run those of the pages.
+doctest_global_setup = "import numpy as np\nimport cudeform\nfrom cudeform import geometry_of"
+# Those of the reference run here as well as those of the pages.
 doctest_test_doctest_blocks = "default"
 
 

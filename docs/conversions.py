@@ -1,7 +1,7 @@
 """Offsets of other libraries as cudeform, torchvision, mmcv, Paddle and ONNX order them.
 
-Each function is one line that a reader copies; ``tests/test_docs.py`` holds each against a loop
-over the other library's definition. ``theirs`` is an array of NumPy, CuPy or JAX.
+Each function is a line or two that a reader copies; ``tests/test_docs.py`` holds each against a
+loop over the other library's definition. ``theirs`` is an array of NumPy, CuPy or JAX.
 """
 
 from __future__ import annotations
@@ -45,9 +45,8 @@ def from_dcnv4(theirs: Any, groups: int, kernel: int) -> tuple[Any, Any]:
     n, oh, ow, _ = theirs.shape
     taps = kernel * kernel
     rows = theirs[..., : 3 * groups * taps].reshape(n, oh, ow, groups, 3 * taps)
-    return rows[..., : 2 * taps].reshape(n, oh, ow, -1), rows[..., 2 * taps :].reshape(
-        n, oh, ow, -1
-    )
+    offset, mask = rows[..., : 2 * taps], rows[..., 2 * taps :]
+    return offset.reshape(n, oh, ow, -1), mask.reshape(n, oh, ow, -1)
 
 
 def scaled(offset: Any, kernel: int, scale: float, dilation: int = 1) -> Any:

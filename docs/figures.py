@@ -14,7 +14,9 @@ from matplotlib import cbook, image, pyplot
 
 import cudeform
 
-DPI = 110
+# Pages are 7.4 inches wide, at 100 pixels an inch; twice as many for sharp screens.
+DPI = 200
+STYLE = {"font.size": 9, "axes.titlesize": 10}
 
 
 def photo() -> Any:
@@ -28,39 +30,39 @@ def draw_all(folder: Path) -> None:
     """Draw every figure into ``folder``, as PNG."""
     folder.mkdir(exist_ok=True)
     for draw in (hero, order, one_channel, groups, mask, boundary, field, wheel):
-        with matplotlib.style.context("default"):
+        with matplotlib.style.context(["default", STYLE]):
             figure = draw()
             figure.savefig(folder / f"{draw.__name__}.png", dpi=DPI, bbox_inches="tight")
             pyplot.close(figure)
 
 
 def hero() -> Any:
-    """Three positions of a layer whose taps follow the picture, and its field."""
+    """Two positions of a layer whose taps are drawn to the face, and its field."""
     y, x = np.mgrid[:128, :128]
     toward = np.stack((58 - y, 64 - x)) / 128.0  # the middle of the face draws the taps
     rng = np.random.default_rng(3)
-    offset = 14 * toward[None, None] + rng.normal(0, 2.2, (1, 9, 2, 128, 128))
+    offset = 22 * toward[None, None] + rng.normal(0, 3.0, (1, 9, 2, 128, 128))
     offset = offset.reshape(1, 18, 128, 128)
     weights = 1 / (1 + np.exp(-rng.normal(0.5, 1.5, (1, 9, 128, 128))))
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11.5, 5.2), layout="constrained")
-    places = [(26, 26), (84, 104), (108, 34)]
-    layout = {"kernel_size": 3, "padding": 8, "dilation": 8}
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(7.8, 3.5), layout="constrained")
+    places = [(30, 32), (96, 98)]
+    layout = {"kernel_size": 3, "padding": 13, "dilation": 13}
     cudeform.plot_sampling(photo(), offset, **layout, mask=weights, positions=places, ax=left)
     cudeform.plot_displacement(offset, **layout, image=photo(), ax=right)
-    left.set_title("plot_sampling: where three outputs look")
-    right.set_title("plot_displacement: all outputs, on average")
+    left.set_title("plot_sampling: two outputs")
+    right.set_title("plot_displacement: all, on average")
     return figure
 
 
 def order() -> Any:
     """Channel numbers at the taps of a kernel."""
-    figure, panel = pyplot.subplots(figsize=(5.6, 4.6), layout="constrained")
+    figure, panel = pyplot.subplots(figsize=(4.2, 3.3), layout="constrained")
     for i in range(3):
         for j in range(3):
             tap = 3 * i + j
             box = {"boxstyle": "round,pad=0.5", "facecolor": "#dceaf6", "edgecolor": "#1f78b4"}
             text = f"tap ({i}, {j})\ndy: {2 * tap}\ndx: {2 * tap + 1}"
-            panel.text(j, i, text, ha="center", va="center", fontsize=12, bbox=box)
+            panel.text(j, i, text, ha="center", va="center", bbox=box)
     panel.set_xlim(-0.6, 2.6)
     panel.set_ylim(2.6, -0.6)
     panel.set_xticks(range(3), [f"j = {j}" for j in range(3)])
@@ -75,7 +77,7 @@ def order() -> Any:
 def one_channel() -> Any:
     """What +2 in an even and in an odd channel does."""
     checks = (np.indices((9, 9)).sum(0) % 2 * 0.25 + 0.6)[None]
-    figure, panels = pyplot.subplots(1, 2, figsize=(9.6, 5), layout="constrained")
+    figure, panels = pyplot.subplots(1, 2, figsize=(7.4, 4), layout="constrained")
     for panel, channel, name in zip(panels, (8, 9), ("dy", "dx"), strict=True):
         offset = np.zeros((1, 18, 9, 9))
         offset[:, channel] = 2.0
@@ -92,7 +94,7 @@ def groups() -> Any:
     offset[0, 1, :, 0] += 9 * y  # wider
     offset[0, 1, :, 1] += 9 * x
     offset[0, 2, :, 1] += 22  # to the right
-    figure, panels = pyplot.subplots(1, 3, figsize=(13.5, 5), layout="constrained")
+    figure, panels = pyplot.subplots(1, 3, figsize=(7.6, 3.2), layout="constrained")
     cudeform.plot_sampling(
         photo(),
         offset.reshape(1, 54, 128, 128),
@@ -100,6 +102,7 @@ def groups() -> Any:
         padding=9,
         dilation=9,
         positions=[(60, 50)],
+        zoom=8,
         ax=panels,
     )
     return figure
@@ -129,7 +132,7 @@ def mask() -> Any:
 
 def boundary() -> Any:
     """A sample's value along y, and its two gradients; and taps beyond an image."""
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11.5, 4.4), layout="constrained")
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(7.8, 3.7), layout="constrained")
     constant, weight = np.full((1, 1, 3, 1), 7.0), np.ones((1, 1, 1, 1))
     y = np.round(np.arange(-2, 4.001, 0.01), 2)
     offset = np.zeros((1, 2, 3, 1))
@@ -159,7 +162,7 @@ def boundary() -> Any:
     taps[0, 2, 1, 1], taps[0, 6, 1, 1], taps[0, 7, 1, 1] = -1.4, 0.4, -1.3
     checks = (np.indices((6, 6)).sum(0) % 2 * 0.25 + 0.6)[None]
     cudeform.plot_sampling(checks, taps, 3, padding=1, positions=[(1, 1)], zoom=1.5, ax=right)
-    right.set_title("two taps are outside: y or x at -1 or below")
+    right.set_title("two taps are outside")
     return figure
 
 

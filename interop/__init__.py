@@ -23,6 +23,7 @@ DOORS = {
     ("cupy", "ndarray"): "cupy",
     ("jaxlib", "ArrayImpl"): "jax",
     ("jax", "Tracer"): "jax",
+    ("torch", "Tensor"): "torch",
 }
 
 

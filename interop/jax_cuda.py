@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 
 from cudeform import engine
-from cudeform.gpu.protocol import DeviceArray
+from cudeform.operands import DeviceArray
 
 from .jax_task import Shape, Task, contiguous, performer, shapes_of
 

@@ -13,12 +13,9 @@ worked on by the stream that is current in torch, in memory of torch's allocator
 from __future__ import annotations
 
 from .torch_call import deform_conv2d, deform_conv2d_backward
-from .torch_layers import (
-    DeformConv2d,
-    DeformConv2dPack,
-    ModulatedDeformConv2dPack,
-    replace_torchvision,
-)
+from .torch_layers import DeformConv2d
+from .torch_packs import DeformConv2dPack, ModulatedDeformConv2dPack
+from .torch_swap import replace_torchvision
 
 __all__ = [
     "DeformConv2d",

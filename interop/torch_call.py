@@ -61,7 +61,8 @@ def deform_conv2d_backward(
 ) -> Gradients:
     """``cudeform.deform_conv2d_backward`` of tensors; differentiable itself, once."""
     settings = Settings.of(stride, padding, dilation)
-    needed = check_needs(needs, has_bias=bias is not None, has_mask=mask is not None)
+    present = {"bias": bias is not None, "mask": mask is not None}
+    needed = check_needs(needs, GRADIENTS, present)
     flags = [name in needed for name in GRADIENTS]
     operands = (input, offset, weight, bias, mask)
     tensors = (grad_output, *operands)

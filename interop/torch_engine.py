@@ -204,7 +204,7 @@ def _run_on_gpu(
 
 
 def _device_array(tensor: Tensor) -> Any:
-    from cudeform.gpu.protocol import DeviceArray
+    from cudeform.operands import DeviceArray
 
     shape, strides = tuple(tensor.shape), tuple(tensor.stride())
     return DeviceArray(tensor.data_ptr(), shape, strides, name_of(tensor.dtype))

@@ -95,19 +95,21 @@ class Backward(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def jvp(ctx: Any, of_grad_output: Tensor | None, *tangents: Any) -> Gradient:
-        """Tangents of the gradients; None for zero."""
+        """Tangents of the gradients, empty where a gradient was not needed."""
         grad_output, input, offset, weight, bias, mask = ctx.saved_tensors
         needs, *settings = ctx.rest
         linear: Gradient = (None,) * 5
         if of_grad_output is not None:
             rest = input, offset, weight, bias, mask, needs, *settings
             linear = where(needs, ops.backward(of_grad_output, *rest))
+        operands = input, offset, weight, bias, mask
         if all(tangent is None for tangent in tangents[:5]):
-            return linear
+            return _filled(needs, linear, operands)
         also = [False, *needs[:3], needs[4]]
         tensors = grad_output, input, offset, weight, mask, *tangents[:5]
         found = where(also, ops.double_backward(*tensors, also, *settings))
-        return tuple(map(_sum, linear, (*found[1:4], None, found[4])))
+        total = tuple(map(_sum, linear, (*found[1:4], None, found[4])))
+        return _filled(needs, total, operands)
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
@@ -115,6 +117,18 @@ class Backward(torch.autograd.Function):  # type: ignore[misc]
         has = (True, True, True, args[4] is not None, args[5] is not None)
         results = [(letter, need and it) for letter, need, it in zip("iiffi", args[6], has)]
         return vmapped(ops.backward, "iiiffi", results, info, in_dims, args)
+
+
+def _filled(needs: Any, tangents: Gradient, operands: Gradient) -> Gradient:
+    """Zeros for None, which torch's transforms take for no floating point number."""
+    return tuple(
+        tangent
+        if tangent is not None
+        else torch.zeros_like(operand)
+        if need
+        else operands[0].new_zeros(0)
+        for need, tangent, operand in zip(needs, tangents, operands, strict=True)
+    )
 
 
 def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:

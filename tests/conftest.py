@@ -1,6 +1,8 @@
 """Settings of every test run, and the devices on which tests of the GPU engine run."""
 
+import os
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -18,6 +20,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("reproducible")
+
+
+def pytest_configure() -> None:
+    """Fail, rather than skip, where a library is missing that this run is meant to test."""
+    for name in os.environ.get("CUDEFORM_REQUIRED", "").split():
+        import_module(name)
 
 
 @pytest.fixture(scope="session", params=["host", pytest.param("gpu", marks=pytest.mark.gpu)])

@@ -1,7 +1,8 @@
 """Kernels compiled by NVRTC, which needs no GPU; how many registers each takes.
 
-``python tests/nvrtc.py`` compiles them all and shows what was counted; with ``--write`` it records
-that in benchmarks/registers.json, which test_kernels.py compares with.
+``python tests/nvrtc.py`` compiles all that can be expected to differ and shows what was counted; with
+``--write`` it records that in benchmarks/registers.json, which test_kernels.py compares with.
+``--all`` leaves nothing out, and takes many minutes.
 """
 
 from __future__ import annotations
@@ -34,9 +35,6 @@ ARCHS = (70, 75, 80, 86, 89, 90, 100, 120)
 OPTIONS = ("-ftz=true", "--device-as-default-execution-space", "-std=c++17")
 VERBOSE = "--ptxas-options=-v"
 
-# What indices of 64 bits and small groups change is much the same on all of them.
-ALL_ARCHS, FEW_ARCHS = ARCHS, (70, 75, 90)
-
 
 @dataclass(frozen=True)
 class Job:
@@ -53,6 +51,17 @@ class Job:
         words = [v.dtype, f"{v.index_bits} bits", f"{v.vector} at a time"]
         words += [f"groups {v.group_in} to {v.group_out}"] if v.group_in else []
         return ", ".join(words)
+
+    @property
+    def typical(self) -> bool:
+        """Whether it is not much like another: wide indices and small groups are, on most archs."""
+        v = self.variant
+        if v.group_in * v.group_out > 1:
+            usual = v.dtype in ("float16", "float64") and v.index_bits == 32
+            return usual and self.arch == 90
+        if v.index_bits == 64:
+            return self.arch == 90 if v.group_in else self.arch in (70, 75, 90)
+        return True
 
 
 @dataclass(frozen=True)
@@ -151,7 +160,7 @@ def judged(job: Job, succeeded: bool, log: str) -> Compiled:
 
 
 def jobs(among: Sequence[int]) -> Iterator[Job]:
-    """Every kernel in every variant that differs, for the archs that can differ in it."""
+    """Every kernel in every variant that the engine may ask for."""
     for name, (dtype, scalar) in product(PARTS, SCALARS.items()):
         del scalar
         if dtype != "float32" and not _mentions(name, "scalar_t", "acc_t"):
@@ -164,10 +173,7 @@ def jobs(among: Sequence[int]) -> Iterator[Job]:
             if group_in and vector > 1 and vector % group_in:
                 continue  # the engine does not ask for it
             variant = Variant(dtype, bits, vector, group_in, group_out)
-            few = bits == 64 or group_in > 1 or group_out > 1
-            for arch in among:
-                if arch in (FEW_ARCHS if few else ALL_ARCHS):
-                    yield Job(name, variant, arch)
+            yield from (Job(name, variant, arch) for arch in among)
 
 
 def _small_groups() -> list[tuple[int, int]]:
@@ -211,17 +217,18 @@ def main() -> int:
     """Run the command; its exit status."""
     parser = argparse.ArgumentParser(description="Compile every kernel by NVRTC, without a GPU.")
     parser.add_argument("--write", action="store_true", help=f"record registers in {RECORD.name}")
-    write = parser.parse_args().write
+    parser.add_argument("--all", action="store_true", help="all variants for all architectures")
+    options = parser.parse_args()
     if library_path() is None:
         print("NVRTC is missing: pip install nvidia-cuda-nvrtc", file=sys.stderr)
         return 1
-    results = run_all(list(jobs(archs())))
+    results = run_all([job for job in jobs(archs()) if options.all or job.typical])
     bad = [r for r in results if r.complaints or r.stack or r.spills]
     for result in bad:
         print(f"{result}: {result.stack} bytes of stack, {result.spills} of spills")
         print(result.complaints)
     record = table(results)
-    if write:
+    if options.write:
         RECORD.write_text(written(record), encoding="utf-8")
     for name, rows in record["registers"].items():
         counts = [count for row in rows.values() for count in row if count is not None]

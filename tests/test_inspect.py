@@ -108,11 +108,12 @@ def test_statistics_are_the_definition() -> None:
         assert got.non_finite == pytest.approx((~finite).mean(), abs=1e-9)
 
 
-def test_exactly_one_pixel_outside_is_outside() -> None:
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize(("move", "outside"), [(-1.0, 1), (-0.999, 0), (0.999, 0), (1.0, 1)])
+def test_exactly_one_pixel_outside_is_outside(axis: int, move: float, outside: int) -> None:
     offset = np.zeros((1, 2, 1, 1))
-    for dy, outside in ((-1.0, 1), (-0.999, 0), (0.999, 0), (1.0, 1)):
-        offset[0, 0] = dy
-        assert cudeform.offset_stats(offset, (1, 1), 1).outside == outside
+    offset[0, axis] = move
+    assert cudeform.offset_stats(offset, (1, 1), 1).outside == outside
 
 
 def test_statistics_say_the_worst_in_one_line() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import FINITE, Case, build, named, random_cases
-from checks import least_limit
+from checks import both, least_limit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
@@ -49,10 +49,11 @@ def convolution(case: Case) -> Any:
     return np.concatenate(outputs, axis=1) + bias
 
 
+@both
 @settings(max_examples=60)
-@given(random_cases(offsets=("zero",)))
-def test_zero_offsets_are_ordinary_convolution(case: Case) -> None:
-    close(forward(case, mask=None), convolution(case))
+@given(case=random_cases(offsets=("zero",)))
+def test_zero_offsets_are_ordinary_convolution(compute: Any, case: Case) -> None:
+    close(compute(**{**case.arguments, "mask": None})["output"], convolution(case))
 
 
 @settings(max_examples=60)

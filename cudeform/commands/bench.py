@@ -6,11 +6,15 @@ contestants take turns, so that whatever else the machine does meets them all. P
 installed are left out.
 
 Ratios are a peer's time divided by cudeform's. GFLOP/s counts the matrix products only.
+
+With --device gpu the contestants are cudeform and torchvision on tensors of torch, and two that
+compute something else: cuDNN's ordinary convolution of the same shape, and the bare products.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -23,8 +27,10 @@ from typing import Any
 import numpy as np
 
 import cudeform
-from cudeform.commands import bench_configs, bench_peers, info
+from cudeform.commands import bench_configs, bench_gpu, bench_gpu_report, bench_peers, info
 from cudeform.commands.bench_configs import Config, Problem
+from cudeform.commands.bench_gpu_model import MODES
+from cudeform.commands.bench_gpu_report import GpuReport
 from cudeform.commands.bench_table import HEADINGS, Report, table
 from cudeform.commands.bench_timing import LEAST_REPEATS, WrongResult, measure
 from cudeform.options import available_threads
@@ -39,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=_configs,
         metavar="NAME",
-        help=f"configurations, or sets of them: {', '.join(bench_configs.SETS)} (default: cpu)",
+        help=f"configurations, or sets of them: {', '.join(bench_configs.SETS)} "
+        "(default: that of the device)",
     )
     parser.add_argument(
         "--direction", nargs="+", choices=HEADINGS, default=list(HEADINGS), help="(default: all)"
@@ -47,12 +54,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--offsets", choices=bench_configs.OFFSETS, help="where taps point, instead of normal-2"
     )
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="(default: cpu)")
+    parser.add_argument(
+        "--mode", nargs="+", choices=MODES, default=list(MODES), help="on a GPU (default: all)"
+    )
     parser.add_argument("--threads", type=_count, help="(default: one for each core)")
     parser.add_argument(
         "--seconds",
         type=float,
-        help=f"time for each configuration and direction (default: {SECONDS:g}); "
-        f"{LEAST_REPEATS} repeats are made even if they take longer",
+        help=f"time for each configuration and direction (default: {SECONDS:g}, on a GPU, where "
+        f"it is also for each mode, {bench_gpu.SECONDS:g}); {LEAST_REPEATS} repeats are made even "
+        "if they take longer",
     )
     parser.add_argument(
         "--quick", action="store_true", help="as few repeats as can be, of tiny configurations"
@@ -66,25 +78,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print the table, write the JSON."""
     if arguments.report is not None:
-        print(table(arguments.report))
+        print(_text(arguments.report))
         return 0
-    chosen = arguments.config or [bench_configs.SETS["quick" if arguments.quick else "cpu"]]
+    usual = "quick" if arguments.quick else arguments.device
+    chosen = arguments.config or [bench_configs.SETS[usual]]
     configs = [config for several in chosen for config in several]
     if arguments.offsets is not None:
         configs = [replace(config, offsets=arguments.offsets) for config in configs]
-    seconds = arguments.seconds
-    if seconds is None:
-        seconds = 0.0 if arguments.quick else SECONDS
-    threads = arguments.threads or available_threads()
     try:
-        report = measure_all(configs, arguments.direction, threads, seconds)
-    except WrongResult as error:
+        report = _measured(arguments, configs)
+    except (WrongResult, bench_gpu.NoGpu) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    print(table(report))
+    print(_text(report))
     if arguments.json is not None:
         arguments.json.write_text(report.to_json() + "\n", encoding="utf-8")
     return 0
+
+
+def _measured(arguments: argparse.Namespace, configs: Sequence[Config]) -> Report | GpuReport:
+    usual = bench_gpu.SECONDS if arguments.device == "gpu" else SECONDS
+    seconds = arguments.seconds
+    if seconds is None:
+        seconds = 0.0 if arguments.quick else usual
+    if arguments.device == "gpu":
+        gpu = bench_gpu.torch_gpu()
+        return bench_gpu.measure_all(gpu, configs, arguments.direction, arguments.mode, seconds)
+    threads = arguments.threads or available_threads()
+    return measure_all(configs, arguments.direction, threads, seconds)
+
+
+def _text(report: Report | GpuReport) -> str:
+    return table(report) if isinstance(report, Report) else bench_gpu_report.table(report)
 
 
 def measure_all(
@@ -173,9 +198,10 @@ def _new_file(file: str) -> Path:
     return Path(file)
 
 
-def _report(file: str) -> Report:
+def _report(file: str) -> Report | GpuReport:
     try:
-        return Report.from_json(Path(file).read_text(encoding="utf-8"))
+        text = Path(file).read_text(encoding="utf-8")
+        return GpuReport.from_json(text) if "gpu" in json.loads(text) else Report.from_json(text)
     except OSError as error:
         raise argparse.ArgumentTypeError(f"cannot read {file}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):

@@ -1,13 +1,14 @@
-"""What ``bench --device gpu`` compares, all on tensors of torch and on its current stream.
+"""What ``bench --device gpu`` compares, all on memory of torch and on its current stream.
 
-cudeform and torchvision compute the same and are checked. cuDNN's ordinary convolution of the same
-shape and the bare products of the same sizes compute something else: they say what there is to
-reach.
+cudeform, on tensors and on CuPy's arrays, and torchvision compute the same and are checked. cuDNN's
+ordinary convolution of the same shape and the bare products of the same sizes compute something
+else: they say what there is to reach.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -66,34 +67,39 @@ class TorchClock:
         return int(self._torch.cuda.max_memory_allocated())
 
 
+@dataclass(frozen=True)
 class Tensors:
-    """A problem's arrays as tensors of one dtype."""
+    """A configuration and its arrays as tensors."""
 
-    def __init__(self, problem: Problem, dtype: str, device: str) -> None:
-        """Convert them."""
+    config: Config
+    input: Tensor
+    offset: Tensor
+    weight: Tensor
+    bias: Tensor
+    mask: Tensor
+    grad_output: Tensor
+
+    @classmethod
+    def of(cls, problem: Problem, dtype: str, device: str) -> Tensors:
+        """A problem on a device, in a dtype of torch."""
         import torch
 
-        self.config = problem.config
-        self.dtype = getattr(torch, dtype)
-        for name in (*ARGUMENTS, "grad_output"):
-            tensor = torch.from_numpy(getattr(problem, name)).to(device, self.dtype)
-            setattr(self, name, tensor)
+        names = (*ARGUMENTS, "grad_output")
+        held = {name: torch.from_numpy(getattr(problem, name)).to(device) for name in names}
+        return cls(problem.config, **held).to(dtype)
+
+    def to(self, dtype: str) -> Tensors:
+        """The same values in another dtype."""
+        import torch
+
+        names = (*ARGUMENTS, "grad_output")
+        cast = {name: getattr(self, name).to(getattr(torch, dtype)) for name in names}
+        return Tensors(self.config, **cast)
 
     @property
     def arguments(self) -> dict[str, Tensor]:
         """Those of the convolution."""
         return {name: getattr(self, name) for name in ARGUMENTS}
-
-    def wider(self, problem: Problem, device: str) -> Tensors:
-        """The same values, as they were rounded, in float64."""
-        import torch
-
-        wide = Tensors(problem, "float64", device)
-        for name in (*ARGUMENTS, "grad_output"):
-            setattr(wide, name, getattr(self, name).to(torch.float64))
-        return wide
-
-    grad_output: Tensor
 
 
 def set_tf32(allowed: bool) -> None:
@@ -107,18 +113,29 @@ def set_tf32(allowed: bool) -> None:
 
 def cudeform_calls(tensors: Tensors, mode: Mode) -> Calls:
     """This library."""
-    config = tensors.config
-    sizes = {"stride": config.stride, "padding": config.padding}
+    return _our_calls(tensors.config, mode, tensors.arguments, tensors.grad_output)
+
+
+def cupy_calls(tensors: Tensors, mode: Mode) -> Calls:
+    """This library on CuPy's arrays over the same memory; CuPy has no bfloat16 of its own."""
+    if mode.dtype == "bfloat16":
+        return {}
+    import cupy
+
+    arrays = {name: cupy.from_dlpack(tensor) for name, tensor in tensors.arguments.items()}
+    return _our_calls(tensors.config, mode, arrays, cupy.from_dlpack(tensors.grad_output))
+
+
+def _our_calls(config: Config, mode: Mode, arguments: dict[str, Any], grad_output: Any) -> Calls:
+    sizes: dict[str, Any] = {"stride": config.stride, "padding": config.padding}
 
     def forward() -> Results:
         with cudeform.options(allow_tf32=mode.tf32):
-            return {"output": cudeform.deform_conv2d(**tensors.arguments, **sizes)}
+            return {"output": cudeform.deform_conv2d(**arguments, **sizes)}
 
     def backward() -> Results:
         with cudeform.options(allow_tf32=mode.tf32):
-            grads = cudeform.deform_conv2d_backward(
-                tensors.grad_output, **tensors.arguments, **sizes
-            )
+            grads = cudeform.deform_conv2d_backward(grad_output, **arguments, **sizes)
         return {f"grad_{name}": grad for name, grad in grads._asdict().items()}
 
     return _three(forward, backward, lambda: forward() | backward())
@@ -129,7 +146,7 @@ def torchvision_calls(tensors: Tensors, mode: Mode) -> Calls:
     import torch
     from torchvision.ops import deform_conv2d
 
-    config, dtype = tensors.config, tensors.dtype
+    config, dtype = tensors.config, tensors.input.dtype
     plain = {name: tensor.detach().clone() for name, tensor in tensors.arguments.items()}
     leaves = {name: tensor.requires_grad_() for name, tensor in plain.items()}
 
@@ -170,7 +187,7 @@ def product_calls(tensors: Tensors, mode: Mode) -> Calls:
     config = tensors.config
     positions = config.batch * config.out_height * config.out_width
     depth, wide = _group_sizes(config)
-    make = {"dtype": tensors.dtype, "device": tensors.input.device}
+    make = {"dtype": tensors.input.dtype, "device": tensors.input.device}
     columns = torch.randn(config.groups, positions, depth, **make)
     weight = torch.randn(config.groups, depth, wide, **make)
     grad_output = torch.randn(config.groups, positions, wide, **make)
@@ -220,13 +237,15 @@ def _three(forward: Any, backward: Any, both: Any) -> Calls:
 
 CONTESTANTS: dict[str, Callable[[Tensors, Mode], Calls]] = {
     "cudeform": cudeform_calls,
+    "on CuPy": cupy_calls,
     "torchvision": torchvision_calls,
     "convolution": convolution_calls,
     "products": product_calls,
 }
 
-# Those that compute a deformable convolution.
-SAME = ("cudeform", "torchvision")
+# Those that compute a deformable convolution, and those of them that must be right.
+SAME = ("cudeform", "on CuPy", "torchvision")
+OURS = {"cudeform", "on CuPy"}
 
 
 def largest_error(results: Results, exact: Results) -> float:
@@ -235,11 +254,12 @@ def largest_error(results: Results, exact: Results) -> float:
 
     errors = []
     for name, expected in exact.items():
-        difference = (results[name].to(torch.float64) - expected).abs().max()
+        result = torch.from_dlpack(results[name]).to(torch.float64)
+        difference = (result - expected).abs().max()
         errors.append(float(difference / expected.abs().max().clamp_min(1e-300)))
     return float("nan") if any(error != error for error in errors) else max(errors)
 
 
 def nbytes(results: Results) -> int:
-    """Bytes of all tensors."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in results.values())
+    """Bytes of all results."""
+    return sum(int(result.nbytes) for result in results.values())

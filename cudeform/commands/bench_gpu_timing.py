@@ -1,4 +1,4 @@
-"""How ``bench --device gpu`` measures: on the GPU's clock, in turns, with a cold and a warm cache."""
+"""How ``bench --device gpu`` measures: by the GPU's clock, in turns, cache cold and warm."""
 
 from __future__ import annotations
 

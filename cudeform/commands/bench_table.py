@@ -97,7 +97,7 @@ def table(report: Report) -> str:
     for direction, heading in HEADINGS.items():
         measured = [m for m in report.measurements if m.direction == direction]
         if measured:
-            parts.append(f"{heading}\n{_direction(measured)}")
+            parts.append(f"{heading}\n{direction_table(measured)}")
     notes = [_noise(report.measurements), *report.machine.remarks]
     notes += [f"Without {name}: {why}." for name, why in report.absent.items()]
     return "\n\n".join([*parts, "\n".join(notes)])
@@ -109,7 +109,8 @@ def _heading(report: Report) -> str:
     return f"{versions}\n{report.machine}\n{what}"
 
 
-def _direction(measured: list[Measurement]) -> str:
+def direction_table(measured: list[Measurement]) -> str:
+    """The table of one direction: a row for each configuration, a column for each contestant."""
     names = list(dict.fromkeys(name for m in measured for name in m.median_ms))
     peers = [name for name in names if name != OURS]
     rows = [
@@ -124,7 +125,7 @@ def _direction(measured: list[Measurement]) -> str:
         _extend(rows, ["ratio", "", *ratios, _number(mean_ratio(measured, peer), 2)])
     _extend(rows, ["GEMM", "GFLOP/s", *(_number(m.gflop_per_s, 1) for m in measured), ""])
     _extend(rows, ["workspace", "MiB", *(_number(m.workspace_mib, 1) for m in measured), ""])
-    return _aligned(rows if peers else rows[:-1], left=3)
+    return aligned(rows if peers else rows[:-1], left=3)
 
 
 def _extend(rows: list[list[str]], column: list[str]) -> None:
@@ -133,7 +134,8 @@ def _extend(rows: list[list[str]], column: list[str]) -> None:
 
 
 def _ms(measured: Measurement, name: str) -> str:
-    return _number(measured.median_ms.get(name), 2)
+    value = measured.median_ms.get(name)
+    return _number(value, 2 if value is None or value >= 1 else 4)
 
 
 def mean_ratio(measured: Iterable[Measurement], peer: str) -> float | None:
@@ -166,7 +168,7 @@ def _number(value: float | None, digits: int) -> str:
     return ABSENT if value is None else f"{value:.{digits}f}"
 
 
-def _aligned(rows: list[list[str]], left: int) -> str:
+def aligned(rows: list[list[str]], left: int) -> str:
     """Columns as wide as their widest cell; the first ``left`` start, the others end together."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return "\n".join(

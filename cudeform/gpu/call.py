@@ -123,9 +123,10 @@ class Call:
 
 
 def index_bits_of(g: Geometry, arrays: Sequence[DeviceArray | None], columns: int = 0) -> int:
-    """Width of an index for arrays of any strides, and for some elements of columns."""
+    """Width of an index for arrays of any strides, for cells, and for some elements of columns."""
     spans = [_span(array) for array in arrays if array is not None]
-    return 32 if g.index_bits == 32 and max([*spans, columns]) < 2**31 else 64
+    cells = g.batch * g.offset_groups * (g.in_h + 1) * (g.in_w + 1)
+    return 32 if g.index_bits == 32 and max([*spans, cells, columns]) < 2**31 else 64
 
 
 def vector_of(g: Geometry, dtype: str) -> int:

@@ -55,16 +55,19 @@ def chunks(g: Geometry, device: Device, options: Options, costs: Costs) -> list[
         ValueError: not even one row of one image fits in ``options.workspace_limit``.
     """
     row = g.out_w * costs.position
-    least = costs.call + costs.image + row
-    budget = options.workspace_limit or max(_default_budget(device), least)
-    if budget < least:
-        raise ValueError(
-            f"workspace_limit must be at least {least} bytes for this call (the packed weight, one "
-            f"channels-last image and the columns of one output row), got {budget}"
-        )
-    room = budget - costs.call
+    least = costs.image + row
+    what = "the packed weight, one channels-last image and the columns of one output row"
     if options.deterministic:
-        room = _deterministic_room(costs, row, room)
+        everything = g.batch * (costs.image + g.out_pixels * costs.position)
+        least = max(least, min(DETERMINISTIC_BYTES, everything))
+        what = "deterministic results do not depend on the limit, nor may the chunks"
+    budget = options.workspace_limit or max(_default_budget(device), costs.call + least)
+    if budget < costs.call + least:
+        raise ValueError(
+            f"workspace_limit must be at least {costs.call + least} bytes for this call ({what}), "
+            f"got {budget}"
+        )
+    room = least if options.deterministic else budget - costs.call
     whole = costs.image + g.out_pixels * costs.position
     samples = g.out_pixels * g.taps * g.offset_groups
     if whole <= room and samples <= MOST_SAMPLES:
@@ -80,13 +83,3 @@ def chunks(g: Geometry, device: Device, options: Options, costs: Costs) -> list[
 
 def _default_budget(device: Device) -> int:
     return max(LEAST_DEFAULT, min(MOST_DEFAULT, int(device.free_bytes() * FREE_SHARE)))
-
-
-def _deterministic_room(costs: Costs, row: int, room: int) -> int:
-    fixed = max(DETERMINISTIC_BYTES, costs.image + row)
-    if room < fixed:
-        raise ValueError(
-            f"workspace_limit must be at least {costs.call + fixed} bytes for a deterministic "
-            f"call, whose chunks do not depend on the limit, got {costs.call + room}"
-        )
-    return fixed

@@ -46,8 +46,8 @@ def sample_bytes(acc_itemsize: int) -> int:
 
 
 def image_bytes(g: Geometry) -> int:
-    """Bytes of scratch memory for each image."""
-    return 2 * INT * cells_of(g, 1)
+    """Bytes of scratch memory for each image, and for what is allotted."""
+    return 2 * INT * cells_of(g, 1) + INT
 
 
 def cells_of(g: Geometry, images: int) -> int:

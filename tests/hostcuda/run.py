@@ -27,13 +27,12 @@ if __name__ == "__main__":
     # This folder, which Python puts first, would hide modules by the names of its files.
     sys.path[0] = str(ROOT / "tests")
 
-from hostcuda import HostDevice  # noqa: E402
-
 from cudeform import gpu  # noqa: E402
 from cudeform.arguments import GRADIENTS, check_dtypes  # noqa: E402
 from cudeform.geometry import Geometry, geometry_of  # noqa: E402
 from cudeform.operands import Gradients, Operands  # noqa: E402
 from cudeform.options import Options  # noqa: E402
+from hostcuda import HostDevice  # noqa: E402
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -1,0 +1,126 @@
+"""What ``bench --device gpu`` measured, as JSON and as tables. Nothing is timed here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cudeform.commands.bench_configs import Config
+from cudeform.commands.bench_table import HEADINGS, Measurement, aligned, direction_table
+
+CACHES = {"warm": "operands in the cache as far as they fit", "cold": "cache flushed"}
+
+
+@dataclass(frozen=True)
+class GpuMeasurement:
+    """One configuration in one direction and mode.
+
+    Attributes:
+        config: what was computed.
+        direction: "forward", "backward" or "both".
+        mode: name of a mode of ``bench_gpu_model``.
+        samples_ms: times on the GPU's clock, by "warm" or "cold" and by contestant.
+        median_ms: their medians.
+        host_us: median until a call returned, by contestant.
+        errors: largest difference to float64 of those that compute the same, in units of the
+            largest element.
+        workspace_mib: most memory of torch's allocator held beside arguments and results, by
+            contestant.
+        shares: part of cudeform's cold time that each floor of the model is.
+    """
+
+    config: Config
+    direction: str
+    mode: str
+    samples_ms: dict[str, dict[str, list[float]]]
+    median_ms: dict[str, dict[str, float]]
+    host_us: dict[str, float]
+    errors: dict[str, float]
+    workspace_mib: dict[str, float]
+    shares: dict[str, float]
+
+    def row(self, cache: str) -> Measurement:
+        """The same for the table that ``bench`` makes, of one state of the cache."""
+        return Measurement(
+            config=self.config,
+            direction=self.direction,
+            samples_ms=self.samples_ms[cache],
+            median_ms=self.median_ms[cache],
+            errors=self.errors,
+            workspace_mib=self.workspace_mib["cudeform"],
+        )
+
+
+@dataclass(frozen=True)
+class GpuReport:
+    """A run of ``bench --device gpu``.
+
+    Attributes:
+        command: what was typed.
+        date: when, UTC.
+        gpu: its name.
+        versions: of the libraries, by name.
+        rates: constants of the model, bytes or operations a second.
+        tolerances: largest error allowed, by mode.
+        absent: contestants that took no part, and why.
+        measurements: what came out.
+    """
+
+    command: str
+    date: str
+    gpu: str
+    versions: dict[str, str]
+    rates: dict[str, float]
+    tolerances: dict[str, float]
+    absent: dict[str, str]
+    measurements: tuple[GpuMeasurement, ...]
+
+    def to_json(self) -> str:
+        """Everything, as text."""
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> GpuReport:
+        """The inverse of :meth:`to_json`."""
+        fields: dict[str, Any] = json.loads(text)
+        fields["measurements"] = tuple(
+            GpuMeasurement(**measured | {"config": Config(**measured["config"])})
+            for measured in fields["measurements"]
+        )
+        return cls(**fields)
+
+
+def table(report: GpuReport) -> str:
+    """The report for a reader: tables for each mode and direction, what to note."""
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    parts = [f"{versions}\n{report.gpu}\n{report.date}\n{report.command}"]
+    kinds = dict.fromkeys((m.mode, m.direction) for m in report.measurements)
+    for mode, direction in kinds:
+        measured = [m for m in report.measurements if (m.mode, m.direction) == (mode, direction)]
+        for cache, meaning in CACHES.items():
+            rows = direction_table([m.row(cache) for m in measured])
+            parts.append(f"{mode}, {HEADINGS[direction]}, {cache}: {meaning}\n{rows}")
+        parts.append(f"{mode}, {HEADINGS[direction]}, floors and host\n{_details(measured)}")
+    return "\n\n".join([*parts, "\n".join(_notes(report))])
+
+
+def _details(measured: list[GpuMeasurement]) -> str:
+    """How close to each floor cudeform's cold time is; how long calls keep the host."""
+    floors, names = list(measured[0].shares), list(measured[0].host_us)
+    rows = [["config", *floors, *names], ["", *("" for _ in floors), *("host us" for _ in names)]]
+    for m in measured:
+        shares = [f"{m.shares[floor]:.0%}" for floor in floors]
+        rows.append([m.config.name, *shares, *(f"{m.host_us[name]:.1f}" for name in names)])
+    return aligned(rows, left=1)
+
+
+def _notes(report: GpuReport) -> list[str]:
+    rates = ", ".join(f"{name} {rate:.3g}" for name, rate in report.rates.items())
+    notes = [f"Percentages are of floors by these rates, bytes or operations a second: {rates}."]
+    for m in report.measurements:
+        for name, error in m.errors.items():
+            if not error <= report.tolerances[m.mode]:  # true of NaN, too
+                where = f"{m.config.name} {m.direction} {m.mode}"
+                notes.append(f"{name} is off by {error:.2g} of the largest element at {where}.")
+    return [*notes, *(f"Without {name}: {why}." for name, why in report.absent.items())]

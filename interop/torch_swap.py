@@ -1,0 +1,47 @@
+"""Replace torchvision's layers in a model that is there already."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from torch import nn
+
+from .torch_layers import DeformConv2d
+
+
+def replace_torchvision(model: nn.Module) -> nn.Module:
+    """Swap every ``torchvision.ops.DeformConv2d`` in a model for this library's, weights shared.
+
+    Args:
+        model: changed in place. Its parameters stay the same objects, so an optimiser that holds
+            them goes on.
+
+    Returns:
+        The model; a new layer if it is itself one of torchvision's.
+    """
+    theirs = getattr(sys.modules.get("torchvision.ops"), "DeformConv2d", None)
+    if theirs is None:  # without torchvision there can be none of its layers
+        return model
+    if isinstance(model, theirs):
+        return _twin(model)
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, theirs):
+                setattr(module, name, _twin(child))
+    return model
+
+
+def _twin(layer: Any) -> DeformConv2d:
+    twin = DeformConv2d(
+        layer.in_channels,
+        layer.out_channels,
+        layer.kernel_size,
+        layer.stride,
+        layer.padding,
+        layer.dilation,
+        layer.groups,
+        layer.bias is not None,
+    )
+    twin.weight, twin.bias = layer.weight, layer.bias
+    return twin.train(layer.training)

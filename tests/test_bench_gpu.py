@@ -1,0 +1,265 @@
+"""`python -m cudeform bench --device gpu`, all but the GPU: model, turns, checks, tables."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cudeform.__main__ import main
+from cudeform.commands import bench_gpu, bench_gpu_peers, bench_gpu_timing
+from cudeform.commands.bench_configs import GPU, QUICK, Config, Problem, named
+from cudeform.commands.bench_gpu import Gpu, NoGpu
+from cudeform.commands.bench_gpu_model import MODES, floors_us, shares
+from cudeform.commands.bench_gpu_report import GpuReport, table
+from cudeform.commands.bench_gpu_timing import measure_in_turns, workspace
+from cudeform.commands.bench_peers import cudeform_calls
+from cudeform.commands.bench_timing import WrongResult, largest_error
+
+SMALL = QUICK[0]
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+
+
+class FakeClock:
+    """Each mark is 1 ms after the one before, 3 ms if the cache was flushed since."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.cold = False
+        self.done: list[str] = []
+        self.used = 100
+
+    def flush(self) -> None:
+        self.cold = True
+        self.done.append("flush")
+
+    def occupy(self) -> None:
+        self.cold = False
+        self.done.append("occupy")
+
+    def record(self) -> float:
+        self.now += 3.0 if self.cold else 1.0
+        return self.now
+
+    def elapsed_ms(self, first: float, second: float) -> float:
+        return second - first
+
+    def wait(self) -> None:
+        self.done.append("wait")
+
+    def reset_peak(self) -> int:
+        return self.used
+
+    def peak(self) -> int:
+        return self.used + 1000
+
+
+def shifted(problem: Problem, mode: Any) -> Any:
+    """A peer that is wrong by one pixel."""
+    calls = cudeform_calls(problem, 1)
+
+    def wrong(call: Callable[[], Any]) -> Callable[[], Any]:
+        return lambda: {name: np.roll(array, 1) for name, array in call().items()}
+
+    return {direction: wrong(call) for direction, call in calls.items()}
+
+
+def fake_gpu(**changes: Any) -> Gpu:
+    gpu = Gpu(
+        name="a GPU",
+        clock=FakeClock(),
+        tensors=lambda problem, dtype: problem,
+        set_tf32=lambda allowed: None,
+        contestants={
+            "cudeform": lambda problem, mode: cudeform_calls(problem, 1),
+            "products": lambda problem, mode: cudeform_calls(problem, 1),
+        },
+        absent={"torchvision": "torchvision not installed"},
+        exact=lambda problem: cudeform_calls(problem.astype(np.float64), 1),
+        error=largest_error,
+        nbytes=lambda results: sum(array.nbytes for array in results.values()),
+        free=lambda: None,
+    )
+    return replace(gpu, **changes)
+
+
+# ---- the model -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "products", "memory", "gather", "scatter"),
+    # Microseconds: float32, TensorFloat-32 and bfloat16; float32 and bfloat16; the same; float32.
+    [
+        ("A1", (148, 20.0, 12.5), (9.0, 4.5), (20.9, 10.4), 229),
+        ("A4", (148, 20.0, 12.5), (4.2, 2.1), (5.2, 2.6), 57),
+        ("B4", (127, 17.2, 10.8), (33.5, 16.8), (35.8, 17.9), 393),
+        ("C3", (98, 13.3, 8.3), (2.5, 1.3), (6.9, 3.5), 76),
+        ("C4", (2, 0.3, 0.2), (16.4, 8.2), (41.8, 20.9), 459),
+    ],
+)
+def test_floors(
+    name: str,
+    products: tuple[float, ...],
+    memory: tuple[float, ...],
+    gather: tuple[float, ...],
+    scatter: float,
+) -> None:
+    (config,) = named(name)
+    fp32, tf32, bf16 = (floors_us(config, MODES[m], "forward") for m in ("fp32", "tf32", "bf16"))
+    for floors, expected in zip((fp32, tf32, bf16), products, strict=True):
+        assert floors["products"] == pytest.approx(expected, rel=0.02, abs=0.5)
+    for floors, bytes_, corners in zip((fp32, bf16), memory, gather, strict=True):
+        assert floors["memory"] == pytest.approx(bytes_, rel=0.02, abs=0.06)
+        assert floors["gather"] == pytest.approx(corners, rel=0.02)
+        assert "scatter" not in floors
+    assert floors_us(config, MODES["fp16"], "backward")["scatter"] == pytest.approx(
+        scatter, rel=0.01
+    )
+
+
+def test_both_directions_take_as_much_as_each() -> None:
+    for config in GPU:
+        one, two, both = (
+            floors_us(config, MODES["tf32"], d) for d in ("forward", "backward", "both")
+        )
+        for name, floor in both.items():
+            assert floor == pytest.approx(one.get(name, 0) + two[name])
+
+
+def test_shares_are_floors_by_time() -> None:
+    floors = floors_us(SMALL, MODES["fp16"], "forward")
+    found = shares(SMALL, MODES["fp16"], "forward", 10.0)
+    assert found == {name: pytest.approx(floor / 10) for name, floor in floors.items()}
+
+
+# ---- turns ---------------------------------------------------------------------------------------
+
+
+def test_contestants_take_turns_warm_then_cold() -> None:
+    clock, order = FakeClock(), []
+    calls = {name: lambda name=name: order.append(name) for name in "ab"}
+    samples = measure_in_turns(clock, calls, seconds=0.0)
+    repeats, host = bench_gpu_timing.LEAST_REPEATS, bench_gpu_timing.HOST_REPEATS
+    # Once before all; each repeat fills the cache, then times warm and cold.
+    assert "".join(order) == "ab" + repeats * "aaabbb" + host * "ab"
+    for taken in samples.values():
+        assert taken.warm_ms == [1.0] * repeats
+        assert taken.cold_ms == [3.0] * repeats
+        assert len(taken.host_us) == host
+    assert [what for what in clock.done if what != "wait"] == ["occupy", "flush"] * 2 * repeats
+
+
+def test_repeats_end_with_the_time_or_at_the_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks: Iterator[float] = iter(range(10**6))
+    monkeypatch.setattr(bench_gpu_timing.time, "perf_counter", lambda: float(next(ticks)))
+    samples = measure_in_turns(FakeClock(), {"a": lambda: None}, seconds=20.0)
+    assert 15 <= len(samples["a"].warm_ms) <= 25
+    samples = measure_in_turns(FakeClock(), {"a": lambda: None}, seconds=1e9)
+    assert len(samples["a"].warm_ms) == bench_gpu_timing.MOST_REPEATS
+
+
+def test_workspace_is_what_is_held_beside_results() -> None:
+    assert workspace(FakeClock(), lambda: "results", lambda results: 300) == 700
+
+
+# ---- a run ---------------------------------------------------------------------------------------
+
+
+def test_a_run_comes_back_from_json_and_makes_a_table() -> None:
+    report = bench_gpu.measure_all(fake_gpu(), QUICK, ["forward", "both"], ["fp32", "tf32"], 0.0)
+    assert GpuReport.from_json(report.to_json()) == report
+    assert len(report.measurements) == 2 * len(QUICK) * 2
+    for measured in report.measurements:
+        assert measured.median_ms == {
+            "warm": {"cudeform": 1.0, "products": 1.0},
+            "cold": {"cudeform": 3.0, "products": 3.0},
+        }
+        assert measured.errors["cudeform"] < 1e-5
+        assert set(measured.errors) == {"cudeform"}  # products are something else
+        assert measured.shares == shares(
+            measured.config, MODES[measured.mode], measured.direction, 3e3
+        )
+    text = table(report)
+    for words in (
+        "tf32, forward and backward, cold",
+        "fp32, forward, warm",
+        "a GPU",
+        "host us",
+        "scatter",
+        "gather 2.96e+13",
+        "Without torchvision: torchvision not installed.",
+    ):
+        assert words in text
+    assert "is off by" not in text
+
+
+def test_ours_must_be_right() -> None:
+    gpu = fake_gpu(contestants={"cudeform": shifted})
+    with pytest.raises(WrongResult, match="cudeform is wrong at small forward fp16"):
+        bench_gpu.measure_all(gpu, [SMALL], ["forward"], ["fp16"], 0.0)
+    assert gpu.clock.now == 0.0  # type: ignore[attr-defined]
+
+
+def test_a_peer_that_is_off_is_named() -> None:
+    ours = fake_gpu().contestants["cudeform"]
+    gpu = fake_gpu(contestants={"cudeform": ours, "torchvision": shifted})
+    text = table(bench_gpu.measure_all(gpu, [SMALL], ["forward"], ["fp16"], 0.0))
+    assert "torchvision is off by" in text
+    assert "at small forward fp16" in text
+
+
+def test_tf32_is_allowed_to_all_or_none() -> None:
+    said: list[bool] = []
+    bench_gpu.measure_all(
+        fake_gpu(set_tf32=said.append), [SMALL], ["forward"], ["fp32", "tf32", "bf16"], 0.0
+    )
+    assert said == [False, True, False]
+
+
+def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Any) -> None:
+    monkeypatch.setattr(bench_gpu, "torch_gpu", fake_gpu)
+    file = tmp_path / "results.json"
+    words = ["bench", "--device", "gpu", "--quick", "--mode", "fp16", "--direction", "forward"]
+    assert main([*words, "--json", str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert "fp16, forward, cold" in printed
+    assert "backward" not in printed
+    assert main(["bench", "--from", str(file)]) == 0
+    assert capsys.readouterr().out == printed
+
+
+@pytest.mark.skipif(HAS_TORCH, reason="torch is installed")
+def test_without_torch_the_remedy_is_told(capsys: Any) -> None:
+    assert main(["bench", "--device", "gpu"]) == 1
+    assert "torch is not installed" in capsys.readouterr().err
+    with pytest.raises(NoGpu):
+        bench_gpu.torch_gpu()
+
+
+# ---- the calls, on torch's CPU -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["fp32", "tf32"])
+@pytest.mark.parametrize("config", QUICK, ids=lambda config: config.name)
+def test_what_contestants_compute(config: Config, mode: str) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("torchvision")
+    tensors = bench_gpu_peers.Tensors.of(Problem.of(config), MODES[mode].dtype, "cpu")
+    exact = bench_gpu.exact_calls(tensors, {})
+    for name, of in bench_gpu_peers.CONTESTANTS.items():
+        if name == "on CuPy":
+            continue
+        calls = of(tensors, MODES[mode])
+        for direction, call in calls.items():
+            results = call()
+            assert bench_gpu_peers.nbytes(results) > 0
+            if name in bench_gpu_peers.SAME:
+                assert set(results) == set(exact[direction]())
+                error = bench_gpu_peers.largest_error(results, exact[direction]())
+                assert error <= MODES[mode].tolerance
+            elif "output" in results:
+                assert results["output"].numel() == tensors.grad_output.numel()
