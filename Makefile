@@ -1,6 +1,6 @@
 # Everything runs in the environment that is active; CONTRIBUTING.md says how to make one.
 
-.PHONY: check test test-gpu bench demo wheel
+.PHONY: check test test-gpu bench demo docs wheel
 
 check:  ## style and types
 	ruff format --check .
@@ -18,6 +18,9 @@ bench:  ## beside torchvision and onnxruntime, where they are installed
 
 demo:
 	python -m cudeform demo
+
+docs:  ## with every figure and table made anew
+	sphinx-build -W docs docs/_build/html
 
 wheel:  ## build it and type-check what it holds under the names users import
 	python -m build

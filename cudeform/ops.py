@@ -132,7 +132,10 @@ def deform_conv2d_backward(
     door = _door(operands, extra)
     if hasattr(door, "deform_conv2d_backward"):
         rest = bias, stride, padding, dilation, mask
-        return door.deform_conv2d_backward(grad_output, input, offset, weight, *rest, needs=needs)
+        found: Gradients = door.deform_conv2d_backward(
+            grad_output, input, offset, weight, *rest, needs=needs
+        )
+        return found
     geometry = _checked(door, operands, extra, stride, padding, dilation)
     geometry.check_grad_output(grad_output.shape)
     present = {"bias": bias is not None, "mask": mask is not None}
@@ -233,9 +236,10 @@ def deform_conv2d_double_backward(
     door = _door(operands, extra)
     if hasattr(door, "deform_conv2d_double_backward"):
         rest = bias, stride, padding, dilation, mask
-        return door.deform_conv2d_double_backward(
+        second: DoubleGradients = door.deform_conv2d_double_backward(
             cotangents, grad_output, input, offset, weight, *rest, needs=needs
         )
+        return second
     geometry = _checked(door, operands, extra, stride, padding, dilation)
     geometry.check_grad_output(grad_output.shape)
     needed = check_needs(needs, DOUBLE_GRADIENTS, {"mask": mask is not None})

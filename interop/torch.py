@@ -12,7 +12,12 @@ worked on by the stream that is current in torch, in memory of torch's allocator
 
 from __future__ import annotations
 
-from .torch_call import deform_conv2d, deform_conv2d_backward
+from .torch_call import (
+    deform_conv2d,
+    deform_conv2d_backward,
+    deform_conv2d_double_backward,
+    deform_conv2d_jvp,
+)
 from .torch_layers import DeformConv2d
 from .torch_packs import DeformConv2dPack, ModulatedDeformConv2dPack
 from .torch_swap import replace_torchvision
@@ -23,5 +28,7 @@ __all__ = [
     "ModulatedDeformConv2dPack",
     "deform_conv2d",
     "deform_conv2d_backward",
+    "deform_conv2d_double_backward",
+    "deform_conv2d_jvp",
     "replace_torchvision",
 ]

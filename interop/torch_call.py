@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
-from cudeform.arguments import GRADIENTS, check_needs
+from cudeform.arguments import DOUBLE_GRADIENTS, GRADIENTS, check_needs
 from cudeform.geometry import Padding, Pair
-from cudeform.operands import Gradients
+from cudeform.operands import DoubleGradients, Gradients
 
 from . import torch_first, torch_second  # noqa: F401  they give the operators their derivatives
 from . import torch_ops as ops
@@ -74,7 +75,47 @@ def deform_conv2d_backward(
     return Gradients(*(grad.to(of.dtype) if need else None for need, grad, of in pairs))
 
 
-def _autocast(tensors: tuple[Tensor | None, ...]) -> bool:
+def deform_conv2d_jvp(
+    tangents: Gradients,
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """``cudeform.deform_conv2d_jvp`` of tensors."""
+    settings = Settings.of(stride, padding, dilation)
+    return ops.jvp(input, offset, weight, mask, *tangents, *settings)
+
+
+def deform_conv2d_double_backward(
+    cotangents: Gradients,
+    grad_output: Tensor,
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    mask: Tensor | None = None,
+    *,
+    needs: Sequence[str] = DOUBLE_GRADIENTS,
+) -> DoubleGradients:
+    """``cudeform.deform_conv2d_double_backward`` of tensors."""
+    settings = Settings.of(stride, padding, dilation)
+    needed = check_needs(needs, DOUBLE_GRADIENTS, {"mask": mask is not None})
+    flags = [name in needed for name in DOUBLE_GRADIENTS]
+    tensors = (grad_output, input, offset, weight, mask, *cotangents)
+    return DoubleGradients(
+        *torch_first.where(flags, ops.double_backward(*tensors, flags, *settings))
+    )
+
+
+def _autocast(tensors: tuple[Any, ...]) -> bool:
     """Whether autocast is on, and the tensors are not in one half precision already."""
     device = tensors[1].device.type
     if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):

@@ -161,7 +161,8 @@ def _viewed(view: Callable[[Tensor], Any], tensors: Any) -> Any:
     if isinstance(tensors, Operands):
         return Operands(**{name: view(tensor) for name, tensor in tensors.present().items()})
     if isinstance(tensors, tuple):
-        return type(tensors)(*(None if tensor is None else view(tensor) for tensor in tensors))
+        views: Any = [None if tensor is None else view(tensor) for tensor in tensors]
+        return type(tensors)(*views)
     return view(tensors)
 
 
@@ -190,7 +191,6 @@ def _run_on_gpu(
     options: Options,
     *tensors: Any,
 ) -> None:
-    from cudeform.gpu.device import CupyDevice
 
     index = operands.input.device.index
     if torch.are_deterministic_algorithms_enabled():
@@ -198,7 +198,7 @@ def _run_on_gpu(
     with torch.cuda.device(index):
         # This thread's stream in torch: autograd's threads have it right, CuPy's own they have not.
         stream = torch.cuda.current_stream(index).cuda_stream
-        device = CupyDevice(index, stream, _Memory)
+        device = engine.gpu_device(index, stream, _Memory)
         views = (_viewed(_device_array, tensor) for tensor in tensors)
         function(_viewed(_device_array, operands), g, options, *views, device=device)
 

@@ -115,7 +115,9 @@ class Backward(torch.autograd.Function):  # type: ignore[misc]
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
         """All examples in one call."""
         has = (True, True, True, args[4] is not None, args[5] is not None)
-        results = [(letter, need and it) for letter, need, it in zip("iiffi", args[6], has)]
+        results = [
+            (letter, need and it) for letter, need, it in zip("iiffi", args[6], has, strict=False)
+        ]
         return vmapped(ops.backward, "iiiffi", results, info, in_dims, args)
 
 

@@ -43,6 +43,7 @@ class Operator:
     """
 
     def __init__(self, schema: str, kernel: Callable[..., Any]) -> None:
+        """Define an operator by its schema and the function that computes it."""
         self.name = schema.partition("(")[0]
         LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
         for key in KEYS:

@@ -86,7 +86,9 @@ class DoubleBackward(torch.autograd.Function):  # type: ignore[misc]
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
         """All examples in one call."""
         has = (True, True, True, True, args[4] is not None)
-        results = [(letter, need and it) for letter, need, it in zip("iiifi", args[10], has)]
+        results = [
+            (letter, need and it) for letter, need, it in zip("iiifi", args[10], has, strict=False)
+        ]
         return vmapped(ops.double_backward, "i" + "iifi" + "iiffi", results, info, in_dims, args)
 
 

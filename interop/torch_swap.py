@@ -44,4 +44,5 @@ def _twin(layer: Any) -> DeformConv2d:
         layer.bias is not None,
     )
     twin.weight, twin.bias = layer.weight, layer.bias
-    return twin.train(layer.training)
+    twin.train(layer.training)
+    return twin

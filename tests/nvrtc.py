@@ -1,7 +1,7 @@
 """Kernels compiled by NVRTC, which needs no GPU; how many registers each takes.
 
-``python tests/nvrtc.py`` compiles all that can be expected to differ and shows what was counted; with
-``--write`` it records that in benchmarks/registers.json, which test_kernels.py compares with.
+``python tests/nvrtc.py`` compiles all that can be expected to differ and shows what was counted;
+with ``--write`` it records that in benchmarks/registers.json, which test_kernels.py compares with.
 ``--all`` leaves nothing out, and takes many minutes.
 """
 

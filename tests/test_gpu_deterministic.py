@@ -1,4 +1,4 @@
-"""``deterministic=True``: the same bits, whatever the order of blocks and threads, or the memory."""
+"""``deterministic=True``: the same bits, whatever the order of blocks and threads, or memory."""
 
 from __future__ import annotations
 

@@ -339,3 +339,22 @@ def test_layers_of_torchvision_are_swapped_and_agree() -> None:
     door.replace_torchvision(model)
     assert isinstance(model["layer"], door.DeformConv2d)
     assert model["layer"].weight is theirs.weight
+
+
+def test_the_second_order_functions_take_tensors() -> None:
+    operands = tensors("cpu")
+    arrays = [t.numpy() for t in operands]
+    ones = np.ones(convolve(*arrays).shape)
+    tangents = cudeform.Gradients(*(torch.ones_like(t) for t in operands))
+    plain = cudeform.Gradients(*(np.ones_like(a) for a in arrays))
+    got = cudeform.deform_conv2d_jvp(tangents, *operands[:4], mask=operands[4], **SIZES)
+    wanted = cudeform.deform_conv2d_jvp(plain, *arrays[:4], mask=arrays[4], **SIZES)
+    np.testing.assert_allclose(got, wanted)
+    second = cudeform.deform_conv2d_double_backward(
+        tangents, torch.tensor(ones), *operands[:4], mask=operands[4], needs=("offset",), **SIZES
+    )
+    expected = cudeform.deform_conv2d_double_backward(
+        plain, ones, *arrays[:4], mask=arrays[4], needs=("offset",), **SIZES
+    )
+    assert second.input is None
+    np.testing.assert_allclose(second.offset, expected.offset)

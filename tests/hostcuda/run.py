@@ -6,8 +6,8 @@ CASES.npz holds arrays named ``<case>/input``, ``<case>/offset``, ``<case>/weigh
 present, ``<case>/bias``, ``<case>/mask``, ``<case>/grad_output``, all of one dtype, and integers
 ``<case>/params = [stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups,
 offset_groups]``. RESULTS.npz gets ``<case>/output`` and, where ``grad_output`` is given,
-``<case>/grad_input``, ``grad_offset``, ``grad_weight``, ``grad_bias`` and ``grad_mask``, in the same
-dtype. A file cannot name bfloat16: arrays of two raw bytes (``V2``) are taken for it.
+``<case>/grad_input``, ``grad_offset``, ``grad_weight``, ``grad_bias`` and ``grad_mask``, in the
+same dtype. A file cannot name bfloat16: arrays of two raw bytes (``V2``) are taken for it.
 """
 
 from __future__ import annotations
