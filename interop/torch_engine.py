@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.autograd import forward_ad
 
-from cudeform import geometry
+from cudeform import engine, geometry
 from cudeform.arguments import GRADIENTS, check_devices, check_dtypes
 from cudeform.geometry import Geometry
 from cudeform.operands import Gradients, Operands
