@@ -182,7 +182,7 @@ def photograph(halvings: int) -> Floats:
         raise Unavailable(
             f"this matplotlib has no {PHOTO}; the one of PyPI has: pip install 'cudeform[demo]'"
         ) from None
-    photo = pixels.transpose(2, 0, 1).astype(np.float32, order="C") / np.float32(255)
+    photo: Floats = pixels.transpose(2, 0, 1).astype(np.float32, order="C") / np.float32(255)
     for _ in range(halvings):
         photo = registration.halved(photo)
     return photo

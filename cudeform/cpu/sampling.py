@@ -137,7 +137,9 @@ class Samples:
 
     def grad_mask(self, dots: Array) -> Array:
         """Gradient of the mask from the corner dots."""
-        grad: Array = np.einsum("js,sj->s", dots, self.bilinear())
+        left, right = 1 - self.lx, self.lx
+        top, bottom = left * dots[0] + right * dots[1], left * dots[2] + right * dots[3]
+        grad: Array = (1 - self.ly) * top + self.ly * bottom
         grad[self.edge] = 0
         grad[self.lost] = np.nan
         return grad
