@@ -405,6 +405,26 @@ def test_more_work_than_one_grid(
             assert array.tobytes() == many[name].tobytes(), name
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("groups", [1, 8])
+def test_no_races(monkeypatch: pytest.MonkeyPatch, groups: int, deterministic: bool) -> None:
+    """One block goes round several times: each barrier is needed, and the device watches."""
+    monkeypatch.setattr(call, "BLOCKS_PER_MULTIPROCESSOR", 1)
+    case = build(
+        "several rounds",
+        channels=8,
+        size=(9, 9),
+        out_channels=8,
+        groups=groups,
+        offset_groups=2,
+        batch=5,
+    ).cast("float32")
+    device = HostDevice(races=True, multiprocessors=1)
+    assert_all_agree(everything(device, case, Options(deterministic=deterministic)), case)
+    kernels = {did.kernel for did in device.log if isinstance(did, Launched)}
+    assert ("deform_direct" in kernels) == (groups == 8)
+
+
 @pytest.mark.parametrize("name", ["torchvision, batch 0", "no output channels"])
 def test_an_empty_output_needs_no_launch_and_its_gradients_are_zero(name: str) -> None:
     case, device = named(name).cast("float16"), HostDevice()

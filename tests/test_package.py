@@ -1,6 +1,8 @@
 """The wheel, the list of packages, and who imports whom."""
 
 import ast
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -12,6 +14,7 @@ SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setup
 # From the ground floor up; what stands on one line may import the lines above it and itself.
 FLOORS = (
     (
+        "cudeform._checkout",
         "cudeform.arguments",
         "cudeform.geometry",
         "cudeform.operands",
@@ -123,3 +126,15 @@ def test_the_check_of_imports_can_fail():
     assert floor_of("cudeform.ops") > floor_of("cudeform.engine") > floor_of("cudeform.cpu.forward")
     assert "cudeform.cpu" in imports_of("cudeform.engine")
     assert "cudeform.interop" in imports_of("cudeform.ops")
+
+
+def test_a_checkout_runs_whatever_is_installed(tmp_path):
+    code = "import cudeform.interop.numpy, cudeform.kernels as k; print(k.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", f"import sys; sys.path += {sys.path!r}; {code}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == str(ROOT / "kernels" / "__init__.py")
