@@ -1,6 +1,7 @@
 """Let a checkout of the repository run as it lies.
 
-Installed, ``kernels`` and ``interop`` are inside this package; in the repository they lie beside it.
+Installed, ``kernels`` and ``interop`` are inside this package; in the repository they lie beside
+it.
 Python started there finds this folder first, whatever is installed, and then needs to look there.
 """
 
