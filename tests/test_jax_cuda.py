@@ -15,8 +15,8 @@ from jaxcpu import function_of, jax, on_jax, operands
 import cudeform
 from cudeform import engine
 from cudeform.geometry import geometry_of
-from cudeform.interop import jax_cuda
-from cudeform.interop.jax_task import TANGENT, Task, shapes_of
+from cudeform.interop.jax import cuda as jax_cuda
+from cudeform.interop.jax.task import TANGENT, Task, shapes_of
 
 pytestmark = pytest.mark.skipif(compiler_path() is None, reason="needs a C++ compiler")
 

@@ -34,7 +34,7 @@ FLOORS = (
 def folder_of(package: str) -> Path:
     for prefix, folder in SETUPTOOLS["package-dir"].items():
         if prefix != "cudeform" and package.startswith(prefix):
-            return ROOT / folder
+            return ROOT / folder / package.removeprefix(prefix).lstrip(".").replace(".", "/")
     return ROOT / package.replace(".", "/")
 
 

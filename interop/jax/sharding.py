@@ -17,8 +17,8 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.interpreters import mlir
 from jax.sharding import NamedSharding, PartitionSpec
 
-from .jax_bridge import execute
-from .jax_task import Task, is_filter, shapes_of
+from .bridges import execute
+from .task import Task, is_filter, shapes_of
 
 
 def needs_devices(primitive: Any) -> None:

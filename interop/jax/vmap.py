@@ -14,8 +14,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax.interpreters import batching
 
-from .jax_primitives import PRIMITIVES, bind
-from .jax_task import Task, is_filter, shapes_of
+from .primitives import PRIMITIVES, bind
+from .task import Task, is_filter, shapes_of
 
 Fold = Callable[[Task, int, Sequence[Any], Sequence[Any]], tuple[list[Any], list[int]]]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from .torch_layers import DeformConv2d
+from .layers import DeformConv2d
 
 
 def replace_torchvision(model: nn.Module) -> nn.Module:

@@ -11,8 +11,8 @@ from torch import nn
 
 from cudeform.geometry import Padding, Pair
 
-from .torch_engine import Tensor
-from .torch_layers import DeformConv2d
+from .engine import Tensor
+from .layers import DeformConv2d
 
 
 class _Pack(DeformConv2d):

@@ -1,4 +1,4 @@
-"""Forward and reverse mode of the primitives; ``jax_primitives`` says what is whose transpose."""
+"""Forward and reverse mode of the primitives; ``primitives.py`` says what is whose transpose."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from jax.interpreters import ad
 
 from cudeform.arguments import GRADIENTS
 
-from .jax_primitives import PRIMITIVES, Arrays, bind, call
-from .jax_task import OTHER, TANGENT, Task
+from .primitives import PRIMITIVES, Arrays, bind, call
+from .task import OTHER, TANGENT, Task
 
 MOVED_GRADIENT = TANGENT + "grad_output"
 

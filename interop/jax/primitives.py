@@ -26,9 +26,9 @@ from jax.interpreters import mlir
 
 from cudeform.arguments import GRADIENTS
 
-from .jax_bridge import execute
-from .jax_sharding import execute_sharded, is_partitioned, needs_devices, vary_alike
-from .jax_task import TANGENT, Task
+from .bridges import execute
+from .sharding import execute_sharded, is_partitioned, needs_devices, vary_alike
+from .task import TANGENT, Task
 
 OPERATIONS = ("forward", "jvp", "backward", "double_backward", "second_jvp")
 PLATFORMS = ("cpu", "cuda")

@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from . import jax_cuda
-from .jax_task import Task, performer, shapes_of, task_of, text_of
+from . import cuda
+from .task import Task, performer, shapes_of, task_of, text_of
 
 TARGET = "cudeform_deform_conv2d"
 ATTRIBUTE = "task"
@@ -116,7 +116,7 @@ def _answer_metadata(frame: Any) -> bool:
         if extension.type == METADATA_EXTENSION:
             metadata = _MetadataExtension.from_address(address).metadata.contents
             metadata.version.major, metadata.version.minor = 0, 1
-            metadata.traits = COMMAND_BUFFER_COMPATIBLE if jax_cuda.CAPTURABLE else 0
+            metadata.traits = COMMAND_BUFFER_COMPATIBLE if cuda.CAPTURABLE else 0
             return True
         address = extension.next
     return False
@@ -155,7 +155,7 @@ def _run_on_cuda(frame: Any, task: Task, arrays: list[int], results: list[int]) 
     error = api.get_stream(c.byref(stream)) or api.get_device_ordinal(c.byref(device))
     if error:
         return error
-    jax_cuda.perform_at(task, arrays, results, stream.stream or 0, device.ordinal)
+    cuda.perform_at(task, arrays, results, stream.stream or 0, device.ordinal)
     return None
 
 

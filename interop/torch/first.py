@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from . import torch_ops as ops
-from .torch_engine import Tensor
-from .torch_vmap import vmapped
+from . import ops
+from .engine import Tensor
+from .vmap import vmapped
 
 Gradient = tuple[Any, ...]
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from cudeform.geometry import Padding, Pair, as_pair
 
-from .torch_call import deform_conv2d
-from .torch_engine import Tensor
+from .call import deform_conv2d
+from .engine import Tensor
 
 
 class DeformConv2d(nn.Module):  # type: ignore[misc]

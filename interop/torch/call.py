@@ -11,10 +11,9 @@ from cudeform.arguments import DOUBLE_GRADIENTS, GRADIENTS, check_needs
 from cudeform.geometry import Padding, Pair
 from cudeform.operands import DoubleGradients, Gradients
 
-from . import torch_first, torch_second  # noqa: F401  they give the operators their derivatives
-from . import torch_ops as ops
-from .torch_engine import Tensor
-from .torch_settings import Settings
+from . import first, ops, second  # noqa: F401  they give the operators their derivatives
+from .engine import Tensor
+from .settings import Settings
 
 HALVES = (torch.float16, torch.bfloat16)
 
@@ -69,7 +68,7 @@ def deform_conv2d_backward(
     tensors = (grad_output, *operands)
     if not _autocast(tensors):
         grads = ops.backward(*tensors, flags, *settings)
-        return Gradients(*torch_first.where(flags, grads))
+        return Gradients(*first.where(flags, grads))
     grads = ops.backward(*map(_to_float32, tensors), flags, *settings)
     pairs = zip(flags, grads, operands, strict=True)
     return Gradients(*(grad.to(of.dtype) if need else None for need, grad, of in pairs))
@@ -110,9 +109,7 @@ def deform_conv2d_double_backward(
     needed = check_needs(needs, DOUBLE_GRADIENTS, {"mask": mask is not None})
     flags = [name in needed for name in DOUBLE_GRADIENTS]
     tensors = (grad_output, input, offset, weight, mask, *cotangents)
-    return DoubleGradients(
-        *torch_first.where(flags, ops.double_backward(*tensors, flags, *settings))
-    )
+    return DoubleGradients(*first.where(flags, ops.double_backward(*tensors, flags, *settings)))
 
 
 def _autocast(tensors: tuple[Any, ...]) -> bool:

@@ -2,7 +2,7 @@
 
 * ``buffer``: ``jax.experimental.buffer_callback``, the default. Its calls are the cheapest, and a
   process may end while some are under way. What it compiles is not cached on disk nor exported.
-* ``ffi``: a handler of XLA's C interface made with ctypes (``jax_ffi``). The program carries the
+* ``ffi``: a handler of XLA's C interface made with ctypes (``ffi.py``). The program carries the
   whole task as text, so JAX's persistent compilation cache keeps it and ``jax.export`` takes it;
   whoever runs it must have imported ``cudeform.interop.jax``.
 
@@ -20,8 +20,8 @@ import jax
 import numpy as np
 from jax.experimental.buffer_callback import buffer_callback
 
-from . import jax_cuda, jax_ffi
-from .jax_task import Task, performer, shapes_of
+from . import cuda, ffi
+from .task import Task, performer, shapes_of
 
 BRIDGES = ("buffer", "ffi")
 
@@ -57,19 +57,17 @@ def execute(task: Task, platform: str, *arrays: Any) -> list[Any]:
     shapes = shapes_of(task)[1]
     results = [jax.ShapeDtypeStruct(shape, task.dtype) for shape in shapes]
     if platform == "cuda":
-        results += jax_cuda.scratch(task)
+        results += cuda.scratch(task)
     staged = _staged(task, platform, results)(*arrays)
     return list(staged[: len(shapes)])
 
 
 def _staged(task: Task, platform: str, results: list[Any]) -> Any:
     if task.bridge == "ffi":
-        return jax_ffi.staged(task, results)
+        return ffi.staged(task, results)
     if platform == "cuda":
-        capturable = jax_cuda.CAPTURABLE
-        return buffer_callback(
-            jax_cuda.callback(task), results, command_buffer_compatible=capturable
-        )
+        capturable = cuda.CAPTURABLE
+        return buffer_callback(cuda.callback(task), results, command_buffer_compatible=capturable)
     return buffer_callback(_callback(task), results)
 
 

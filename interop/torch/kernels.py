@@ -12,8 +12,8 @@ from typing import Any
 from cudeform import engine
 from cudeform.operands import DoubleGradients, Gradients, Operands
 
-from .torch_engine import Computed, Tensor, Traced
-from .torch_settings import Settings
+from .engine import Computed, Tensor, Traced
+from .settings import Settings
 
 Tensors = tuple[Tensor, ...]
 On = type[Computed] | type[Traced]

@@ -15,7 +15,7 @@ import jax
 from cudeform import engine
 from cudeform.operands import DeviceArray
 
-from .jax_task import Shape, Task, contiguous, performer, shapes_of
+from .task import Shape, Task, contiguous, performer, shapes_of
 
 ALIGNMENT = 256
 

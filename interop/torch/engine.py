@@ -20,7 +20,7 @@ from cudeform.geometry import Geometry
 from cudeform.operands import Gradients, Operands
 from cudeform.options import Options
 
-from .torch_settings import Settings
+from .settings import Settings
 
 Tensor = Any
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from . import torch_ops as ops
-from .torch_engine import Tensor
-from .torch_first import Gradient, save, where
-from .torch_vmap import vmapped
+from . import ops
+from .engine import Tensor
+from .first import Gradient, save, where
+from .vmap import vmapped
 
 
 class Jvp(torch.autograd.Function):  # type: ignore[misc]

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from . import torch_kernels
-from .torch_engine import Computed, Traced, in_forward_mode
-from .torch_settings import SCHEMA
+from . import kernels
+from .engine import Computed, Traced, in_forward_mode
+from .settings import SCHEMA
 
 LIBRARY = torch.library.Library("cudeform", "FRAGMENT")
 KEYS = ("CPU", "CUDA")
@@ -76,16 +76,14 @@ def _transformed() -> bool:
     return _functorch_active() or in_forward_mode()
 
 
-forward = Operator(f"deform_conv2d({OPERANDS}, {SCHEMA}) -> Tensor", torch_kernels.forward)
+forward = Operator(f"deform_conv2d({OPERANDS}, {SCHEMA}) -> Tensor", kernels.forward)
 backward = Operator(
     f"deform_conv2d_backward(Tensor grad_output, {OPERANDS}, bool[5] needs, {SCHEMA}) -> {FIVE}",
-    torch_kernels.backward,
+    kernels.backward,
 )
-jvp = Operator(
-    f"deform_conv2d_jvp({WITHOUT_BIAS}, {TANGENTS}, {SCHEMA}) -> Tensor", torch_kernels.jvp
-)
+jvp = Operator(f"deform_conv2d_jvp({WITHOUT_BIAS}, {TANGENTS}, {SCHEMA}) -> Tensor", kernels.jvp)
 double_backward = Operator(
     f"deform_conv2d_double_backward(Tensor grad_output, {WITHOUT_BIAS}, {TANGENTS}, "
     f"bool[5] needs, {SCHEMA}) -> {FIVE}",
-    torch_kernels.double_backward,
+    kernels.double_backward,
 )

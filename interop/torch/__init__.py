@@ -12,15 +12,15 @@ worked on by the stream that is current in torch, in memory of torch's allocator
 
 from __future__ import annotations
 
-from .torch_call import (
+from .call import (
     deform_conv2d,
     deform_conv2d_backward,
     deform_conv2d_double_backward,
     deform_conv2d_jvp,
 )
-from .torch_layers import DeformConv2d
-from .torch_packs import DeformConv2dPack, ModulatedDeformConv2dPack
-from .torch_swap import replace_torchvision
+from .layers import DeformConv2d
+from .packs import DeformConv2dPack, ModulatedDeformConv2dPack
+from .swap import replace_torchvision
 
 __all__ = [
     "DeformConv2d",

@@ -1,7 +1,7 @@
 """What one call from JAX into the engine is: everything about it but the contents of its arrays.
 
 A task is the static configuration of a primitive: it is hashed by JAX, so that equal calls share a
-compilation, and written as text where the compiled program must carry it (``jax_ffi``). The options
+compilation, and written as text where the compiled program must carry it (``ffi.py``). The options
 in force when JAX traces a call are part of it.
 """
 

@@ -24,10 +24,10 @@ from cudeform.geometry import Geometry
 from cudeform.operands import DoubleGradients, Gradients, Operands
 from cudeform.options import current
 
-from . import jax_derivatives, jax_vmap
-from .jax_bridge import bridge, chosen
-from .jax_primitives import call
-from .jax_task import TANGENT, Task
+from . import derivatives, vmap
+from .bridges import bridge, chosen
+from .primitives import call
+from .task import TANGENT, Task
 
 __all__ = [
     "backward",
@@ -39,8 +39,8 @@ __all__ = [
     "jvp",
 ]
 
-jax_derivatives.register()
-jax_vmap.register()
+derivatives.register()
+vmap.register()
 
 
 def dtype_name(array: Any) -> str:
