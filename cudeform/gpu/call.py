@@ -80,13 +80,24 @@ class Call:
         pointers: Sequence[int],
         fields: dict[str, Any],
         *,
-        threads: int = THREADS,
         shared_bytes: int = 0,
     ) -> None:
         """Run a kernel with a thread for each item, or fewer that stride."""
         if items == 0:
             return
-        blocks = min(-(-items // threads), self.device.multiprocessors * BLOCKS_PER_MULTIPROCESSOR)
+        blocks = min(-(-items // THREADS), self.device.multiprocessors * BLOCKS_PER_MULTIPROCESSOR)
+        self.launch_blocks(name, blocks, THREADS, pointers, fields, shared_bytes)
+
+    def launch_blocks(
+        self,
+        name: str,
+        blocks: int,
+        threads: int,
+        pointers: Sequence[int],
+        fields: dict[str, Any],
+        shared_bytes: int,
+    ) -> None:
+        """Run a kernel with just so many blocks of so many threads."""
         params = Layout(self.variant.index_bits).fill(self.g, fields)
         text = kernel(name, self.variant)
         self.device.launch(text, blocks, threads, pointers, params, shared_bytes)
