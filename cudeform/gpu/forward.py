@@ -25,7 +25,7 @@ def forward(
     """Queue the deformable convolution of ``operands`` into ``output``, contiguous."""
     if 0 in g.output_shape:
         return
-    path = path_of(g, operands.input.dtype, device)
+    path = path_of(g, operands, output, device)
     if path == "direct":
         direct.forward(device, operands, g, options, output)
     elif path == "fused":
@@ -34,11 +34,11 @@ def forward(
         _im2col_forward(device, operands, g, options, output)
 
 
-def path_of(g: Geometry, dtype: str, device: Device) -> str:
+def path_of(g: Geometry, operands: Operands, output: DeviceArray, device: Device) -> str:
     """The way that a convolution goes: what is forced, if it can go there, or the fastest."""
     possible = {
         "direct": direct.fits(g),
-        "fused": fused.can(g, dtype, device),
+        "fused": fused.can(g, operands, output, device),
         "im2col": True,
     }
     forced = forced_path()
@@ -46,7 +46,9 @@ def path_of(g: Geometry, dtype: str, device: Device) -> str:
         return forced
     if possible["direct"]:
         return "direct"
-    return "fused" if possible["fused"] and fused.pays(g, dtype, device) else "im2col"
+    return (
+        "fused" if possible["fused"] and fused.pays(g, operands.input.dtype, device) else "im2col"
+    )
 
 
 def _im2col_forward(
