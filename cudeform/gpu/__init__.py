@@ -3,5 +3,6 @@
 from cudeform.gpu.backward import backward
 from cudeform.gpu.double import double_backward, jvp
 from cudeform.gpu.forward import forward
+from cudeform.gpu.plans import run
 
-__all__ = ["backward", "double_backward", "forward", "jvp"]
+__all__ = ["backward", "double_backward", "forward", "jvp", "run"]
