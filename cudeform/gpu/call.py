@@ -80,15 +80,16 @@ class Call:
         pointers: Sequence[int],
         fields: dict[str, Any],
         *,
+        threads: int = THREADS,
         shared_bytes: int = 0,
     ) -> None:
         """Run a kernel with a thread for each item, or fewer that stride."""
         if items == 0:
             return
-        blocks = min(-(-items // THREADS), self.device.multiprocessors * BLOCKS_PER_MULTIPROCESSOR)
+        blocks = min(-(-items // threads), self.device.multiprocessors * BLOCKS_PER_MULTIPROCESSOR)
         params = Layout(self.variant.index_bits).fill(self.g, fields)
         text = kernel(name, self.variant)
-        self.device.launch(text, blocks, THREADS, pointers, params, shared_bytes)
+        self.device.launch(text, blocks, threads, pointers, params, shared_bytes)
 
     def positions(self, chunk: Chunk) -> int:
         """Output positions of a chunk."""
