@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from itertools import product
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from cudeform.gpu.direct import MOST_PRODUCT
+from cudeform.gpu.scatter import adds_of
 from cudeform.gpu.source import PARTS, SCALARS, Variant, kernel, read, widest
 from cudeform.options import available_threads
 
@@ -50,6 +51,7 @@ class Job:
         v = self.variant
         words = [v.dtype, f"{v.index_bits} bits", f"{v.vector} at a time"]
         words += [f"groups {v.group_in} to {v.group_out}"] if v.group_in else []
+        words += [f"{v.adds} added at a time"] if v.adds > 1 else []
         return ", ".join(words)
 
     @property
@@ -173,7 +175,10 @@ def jobs(among: Sequence[int]) -> Iterator[Job]:
             if group_in and vector > 1 and vector % group_in:
                 continue  # the engine does not ask for it
             variant = Variant(dtype, bits, vector, group_in, group_out)
-            yield from (Job(name, variant, arch) for arch in among)
+            for arch in among:
+                most = adds_of(dtype, vector, arch) if "grads" in PARTS[name] else 1
+                for adds in sorted({1, most}):
+                    yield Job(name, replace(variant, adds=adds), arch)
 
 
 def _small_groups() -> list[tuple[int, int]]:

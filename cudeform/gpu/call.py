@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cudeform.geometry import Geometry
 from cudeform.gpu.chunks import Chunk
 from cudeform.gpu.params import Layout
 from cudeform.gpu.protocol import Device, DeviceArray, Memory
+from cudeform.gpu.scatter import adds_of
 from cudeform.gpu.source import ITEMSIZE, Variant, kernel, widest
 from cudeform.operands import Operands
 from cudeform.options import Options
@@ -88,7 +89,8 @@ class Call:
             return
         blocks = min(-(-items // threads), self.device.multiprocessors * BLOCKS_PER_MULTIPROCESSOR)
         params = Layout(self.variant.index_bits).fill(self.g, fields)
-        text = kernel(name, self.variant)
+        adds = adds_of(self.variant.dtype, self.variant.vector, self.device.compute_capability)
+        text = kernel(name, replace(self.variant, adds=adds))
         self.device.launch(text, blocks, threads, pointers, params, shared_bytes)
 
     def positions(self, chunk: Chunk) -> int:

@@ -29,6 +29,7 @@ from cudeform.gpu.forward import im2col, input_images
 from cudeform.gpu.gather import Scratch, cells_of, gather, image_bytes, sample_bytes
 from cudeform.gpu.layout import ChannelsLast, pack_weight, unpack_input, unpack_weight
 from cudeform.gpu.protocol import Device, Memory
+from cudeform.gpu.scatter import gathers
 from cudeform.gpu.source import ITEMSIZE
 from cudeform.operands import DeviceArray, DoubleGradients, Gradients, Operands
 from cudeform.options import Options
@@ -65,7 +66,7 @@ def double_backward(
     if 0 in g.output_shape:
         zero(device, wanted)
     elif wanted:
-        ordered = options.deterministic and results.input is not None
+        ordered = gathers(options) and results.input is not None
         direction = Direction.of(
             device, operands, g, options, cotangents, (grad_output,), ordered=ordered
         )
@@ -201,7 +202,7 @@ class _Double:
         g, pieces, acc = call.g, direction.pieces, call.variant.acc_itemsize
         count, positions = max(chunk.count for chunk in pieces), most_positions(g, pieces)
         scratch = None
-        if direction.options.deterministic and results.input is not None:
+        if gathers(direction.options) and results.input is not None:
             scratch = Scratch.of(call, positions * g.taps * g.offset_groups, cells_of(g, count))
         return cls(
             direction=direction,

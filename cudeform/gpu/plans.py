@@ -20,6 +20,7 @@ from cudeform.gpu.chunks import FREE_SHARE, MOST_DEFAULT
 from cudeform.gpu.paths import forced_path
 from cudeform.gpu.protocol import Device, DeviceArray, Memory
 from cudeform.gpu.recorder import GRAIN, Recorder, Step
+from cudeform.gpu.scatter import forced_scatter
 from cudeform.operands import Operands
 from cudeform.options import Options
 
@@ -108,7 +109,8 @@ def run(
         *rest: arrays and tuples of arrays, of which some may be None.
     """
     arrays = _arrays(operands, rest)
-    key = (function, _kind(device), g, options, forced_path(), *map(_form, arrays))
+    forced = forced_path(), forced_scatter()
+    key = (function, _kind(device), g, options, forced, *map(_form, arrays))
     plan = PLANS.get(key)
     if plan is not None:
         try:
