@@ -11,7 +11,14 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from cudeform.geometry import Geometry
-from cudeform.gpu.call import PLAN_BYTES, THREADS, Call, index_bits_of, pointer_of
+from cudeform.gpu.call import (
+    MOST_INDEXED,
+    PLAN_BYTES,
+    THREADS,
+    Call,
+    index_bits_of,
+    pointer_of,
+)
 from cudeform.gpu.chunks import Chunk, Costs, chunks
 from cudeform.gpu.layout import ChannelsLast, readable, unpack_input
 from cudeform.gpu.protocol import Device, DeviceArray, Memory
@@ -42,6 +49,7 @@ def fits(g: Geometry) -> bool:
     """
     group_in, group_out = _group(g)
     few = 1 <= group_in * group_out <= MOST_PRODUCT
+    few = few and _sums(g) <= MOST_INDEXED  # what sum_parts counts
     return few and g.channels // g.offset_groups % group_in == 0
 
 
@@ -205,7 +213,7 @@ def _call(
     others: Sequence[DeviceArray],
 ) -> Call:
     dtype = operands.input.dtype
-    bits = index_bits_of(g, [*operands.present().values(), *others])
+    bits = index_bits_of(g, [*operands.present().values(), *others], _parts(g) * _sums(g))
     variant = Variant(dtype, bits, vector_of(g, dtype), *_group(g))
     return Call(device, g, operands, variant, options.boundary_grad == "mmcv")
 
