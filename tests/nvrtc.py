@@ -56,14 +56,17 @@ class Job:
 
     @property
     def typical(self) -> bool:
-        """Whether it is not much like another: wide indices and small groups are, on most archs."""
+        """Whether it is not much like another: every variant is compiled for one architecture.
+
+        On others, wide indices and small groups are much like the rest, and so are additions of
+        single numbers where vectors are added.
+        """
         v = self.variant
-        if v.group_in * v.group_out > 1:
-            usual = v.dtype in ("float16", "float64") and v.index_bits == 32
-            return usual and self.arch == 90
-        if v.index_bits == 64:
-            return self.arch == 90 if v.group_in else self.arch in (70, 75, 90)
-        return True
+        if self.arch == 90:
+            return True
+        if v.group_in * v.group_out > 1 or v.adds < _most_adds(self.name, v, self.arch):
+            return False
+        return v.index_bits == 32 or (self.arch in (70, 75) and not v.group_in)
 
 
 @dataclass(frozen=True)
@@ -176,9 +179,13 @@ def jobs(among: Sequence[int]) -> Iterator[Job]:
                 continue  # the engine does not ask for it
             variant = Variant(dtype, bits, vector, group_in, group_out)
             for arch in among:
-                most = adds_of(dtype, vector, arch) if "grads" in PARTS[name] else 1
-                for adds in sorted({1, most}):
+                for adds in sorted({1, _most_adds(name, variant, arch)}):
                     yield Job(name, replace(variant, adds=adds), arch)
+
+
+def _most_adds(name: str, variant: Variant, arch: int) -> int:
+    """Neighbours that one addition to memory takes where the engine chooses."""
+    return adds_of(variant.dtype, variant.vector, arch) if "grads" in PARTS[name] else 1
 
 
 def _small_groups() -> list[tuple[int, int]]:
