@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from collections.abc import Iterator
 from ctypes import c_double, c_float
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cudeform.gpu import cublas
 from cudeform.gpu import device as module
 from cudeform.gpu.device import CupyDevice
 from cudeform.gpu.protocol import Gemm, Kernel, Matrix
@@ -107,6 +109,7 @@ class FakeCupy(ModuleType):
             cublas=SimpleNamespace(
                 gemmStridedBatchedEx=multiply,
                 getMathMode=lambda _: fake.mode,
+                getVersion=lambda _: 130500,
                 setMathMode=set_mode,
             ),
             runtime=SimpleNamespace(
@@ -226,10 +229,81 @@ def test_sums_of_half_precision_are_not_cut_short(cupy: FakeCupy) -> None:
     CupyDevice(0, 0).gemm(GEMM)
     assert next(did for did in cupy.did if did[0] == "gemm")[2] == 5 | 16
     assert cupy.mode == 5
+
+
+class Library:
+    """cuBLAS itself, as far as a capture uses it."""
+
+    def __init__(self, cupy: FakeCupy, status: int = 0) -> None:
+        def set_stream(*what: Any) -> int:
+            cupy.did.append(("set", *what))
+            return 0
+
+        def multiply(*what: Any) -> int:
+            cupy.did.append(("captured", cupy.mode, *what))
+            return status
+
+        self.cublasSetStream_v2, self.cublasGemmStridedBatchedEx = set_stream, multiply
+
+
+def test_cublas_itself_is_asked_in_a_capture(
+    cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    CupyDevice(0, 99).gemm(GEMM)
+    plain = next(did for did in cupy.did if did[0] == "gemm")
+    versions = []
+    library = Library(cupy)
+    monkeypatch.setattr(cublas, "_library", lambda major: versions.append(major) or library)
     cupy.capturing = True
-    with pytest.raises(RuntimeError, match="CuPy refuses cuBLAS while a CUDA graph is captured"):
-        CupyDevice(0, 0).gemm(GEMM)
+    CupyDevice(0, 99).gemm(GEMM)
+    assert versions == [13]
+    assert ("set", 77, 99) in cupy.did
+    [(_, mode, *what)] = [did for did in cupy.did if did[0] == "captured"]
+    assert (mode, tuple(what)) == (5 | 16, plain[3:])
+    assert len(what) == len(cublas.MULTIPLY)
     assert cupy.mode == 5
+
+
+def test_a_refusal_of_cublas_is_an_error(cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cublas, "_library", lambda _: Library(cupy, status=7))
+    cupy.capturing = True
+    with pytest.raises(RuntimeError, match="cublasGemmStridedBatchedEx failed with status 7"):
+        CupyDevice(0, 99).gemm(GEMM)
+    assert cupy.mode == 5
+
+
+def test_addresses_go_into_the_library_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every argument has the type that C gives it: addresses and strides have 64 bits."""
+    got: list[Any] = []
+    kinds = cublas.MULTIPLY
+    prototype = ctypes.CFUNCTYPE(ctypes.c_int, *kinds)
+    stream = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+    library = SimpleNamespace(
+        cublasGemmStridedBatchedEx=prototype(lambda *what: got.extend(what) or 0),
+        cublasSetStream_v2=stream(lambda *what: 0),
+    )
+    monkeypatch.setattr(cublas, "_library", lambda _: library)
+    wide, long = 2**45 + 16, 2**33
+    gemm = replace(GEMM, a=replace(GEMM.a, stride=long), c=replace(GEMM.c, stride=long))
+    arguments = module._arguments(gemm, (wide, wide + 16, wide + 32))
+    cublas.multiply(2**46, 130000, 2**46, arguments)
+    assert tuple(got) == (2**46, *arguments)
+
+
+def test_the_library_that_cupy_has_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = []
+
+    def load(name: str) -> Any:
+        names.append(name)
+        functions = ("cublasSetStream_v2", "cublasGemmStridedBatchedEx")
+        return SimpleNamespace(**{function: SimpleNamespace() for function in functions})
+
+    monkeypatch.setattr(cublas.ctypes, "CDLL", load)
+    monkeypatch.setattr(cublas.sys, "platform", "linux")
+    cublas._library.__wrapped__(12)
+    monkeypatch.setattr(cublas.sys, "platform", "win32")
+    cublas._library.__wrapped__(13)
+    assert names == ["libcublas.so.12", "cublas64_13.dll"]
 
 
 def test_cublas_uses_the_stream_of_the_device(cupy: FakeCupy) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cudeform.gpu import cublas as captured
 from cudeform.gpu.protocol import Gemm, Kernel, Memory
 
 # One tuple for all kernels: CuPy compiles an empty file for each new one it meets.
@@ -183,13 +184,8 @@ class CupyDevice:
                 self.gemm(gemm, pointers)
             return
         with self._stream_of_cublas():
-            try:
-                _multiply(self._cupy, gemm, gemm.pointers if pointers is None else pointers)
-            except NotImplementedError as error:
-                raise RuntimeError(
-                    "CuPy refuses cuBLAS while a CUDA graph is captured; run this call outside the "
-                    "capture"
-                ) from error
+            at = gemm.pointers if pointers is None else pointers
+            _multiply(self._cupy, self._stream.ptr, gemm, at)
 
     def _stream_of_cublas(self) -> AbstractContextManager[Any]:
         """Make the stream CuPy's current one, for cuBLAS is not told which to take."""
@@ -228,36 +224,41 @@ def _allow_shared(call: Any, nbytes: int) -> None:
         call.max_dynamic_shared_size_bytes = nbytes
 
 
-def _multiply(cupy: Any, gemm: Gemm, pointers: Sequence[int]) -> None:
+def _multiply(cupy: Any, stream: int, gemm: Gemm, pointers: Sequence[int]) -> None:
     cublas, handle = cupy.cuda.cublas, cupy.cuda.device.get_cublas_handle()
+    arguments = _arguments(gemm, pointers)
+    mode = cublas.getMathMode(handle)
+    # The handle is everyone's in this thread.
+    cublas.setMathMode(handle, mode | NO_REDUCED_PRECISION)
+    try:
+        cublas.gemmStridedBatchedEx(handle, *arguments)
+    except NotImplementedError:  # the stream is being captured
+        captured.multiply(handle, cublas.getVersion(handle), stream, arguments)
+    finally:
+        cublas.setMathMode(handle, mode)
+
+
+def _arguments(gemm: Gemm, pointers: Sequence[int]) -> tuple[int, ...]:
+    """Those of cublasGemmStridedBatchedEx, behind the handle."""
     double = gemm.dtype == "float64"
     compute = COMPUTE_64F if double else COMPUTE_32F
     if gemm.allow_tf32 and gemm.dtype == "float32":
         compute = COMPUTE_32F_FAST_TF32
     a, b, c = gemm.a, gemm.b, gemm.c
     kind, output_kind = CUDA_TYPES[gemm.dtype], CUDA_TYPES[gemm.output_dtype]
-    mode = cublas.getMathMode(handle)
-    # The handle is everyone's in this thread.
-    cublas.setMathMode(handle, mode | NO_REDUCED_PRECISION)
-    try:
-        cublas.gemmStridedBatchedEx(
-            handle,
-            OP_T if a.transposed else OP_N,
-            OP_T if b.transposed else OP_N,
-            gemm.m,
-            gemm.n,
-            gemm.k,
-            _scalar(1.0, double),
-            *(pointers[0], kind, a.leading, a.stride),
-            *(pointers[1], kind, b.leading, b.stride),
-            _scalar(gemm.beta, double),
-            *(pointers[2], output_kind, c.leading, c.stride),
-            gemm.batch,
-            compute,
-            GEMM_DEFAULT,
-        )
-    finally:
-        cublas.setMathMode(handle, mode)
+    return (
+        OP_T if a.transposed else OP_N,
+        OP_T if b.transposed else OP_N,
+        *(gemm.m, gemm.n, gemm.k),
+        _scalar(1.0, double),
+        *(pointers[0], kind, a.leading, a.stride),
+        *(pointers[1], kind, b.leading, b.stride),
+        _scalar(gemm.beta, double),
+        *(pointers[2], output_kind, c.leading, c.stride),
+        gemm.batch,
+        compute,
+        GEMM_DEFAULT,
+    )
 
 
 def _scalar(value: float, double: bool) -> int:
