@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -314,6 +317,15 @@ def test_a_plan_made_when_memory_was_short_is_made_anew() -> None:
         for _ in range(10):
             forward(device, case)
         assert recorded.call_count == 1
+
+
+def test_the_script_that_measures_the_host() -> None:
+    script = Path(__file__).resolve().parents[1] / "benchmarks" / "host_time.py"
+    command = [sys.executable, str(script), "--calls", "1"]
+    done = subprocess.run(command, text=True, capture_output=True, check=True, timeout=120)
+    names = [line.split()[0] for line in done.stdout.splitlines()]
+    assert names == ["A1", "A4", "B1", "C2", "C4"]
+    assert done.stdout.count("deterministic backward") == 5
 
 
 # ---- the store -----------------------------------------------------------------------------------
