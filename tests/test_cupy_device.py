@@ -285,7 +285,7 @@ def test_addresses_go_into_the_library_whole(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(cublas, "_library", lambda _: library)
     wide, long = 2**45 + 16, 2**33
     gemm = replace(GEMM, a=replace(GEMM.a, stride=long), c=replace(GEMM.c, stride=long))
-    arguments = module._arguments(gemm, (wide, wide + 16, wide + 32))
+    arguments = cublas.arguments(gemm, (wide, wide + 16, wide + 32))
     cublas.multiply(2**46, 130000, 2**46, arguments)
     assert tuple(got) == (2**46, *arguments)
 

@@ -12,19 +12,14 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
-from cudeform.gpu import cublas as captured
+from cudeform.gpu import cublas as products
 from cudeform.gpu.protocol import Gemm, Kernel, Memory
 
 # One tuple for all kernels: CuPy compiles an empty file for each new one it meets.
 OPTIONS = ("--std=c++17",)
 
-CUDA_TYPES = {"float16": 2, "bfloat16": 14, "float32": 0, "float64": 1}
-COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_TF32 = 68, 70, 77
-OP_N, OP_T = 0, 1
-GEMM_DEFAULT = -1
 MULTIPROCESSOR_COUNT = 16  # cudaDevAttrMultiProcessorCount
 
 # CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION: parts of a sum that cuBLAS splits are added up
@@ -226,48 +221,13 @@ def _allow_shared(call: Any, nbytes: int) -> None:
 
 def _multiply(cupy: Any, stream: int, gemm: Gemm, pointers: Sequence[int]) -> None:
     cublas, handle = cupy.cuda.cublas, cupy.cuda.device.get_cublas_handle()
-    arguments = _arguments(gemm, pointers)
+    arguments = products.arguments(gemm, pointers)
     mode = cublas.getMathMode(handle)
     # The handle is everyone's in this thread.
     cublas.setMathMode(handle, mode | NO_REDUCED_PRECISION)
     try:
         cublas.gemmStridedBatchedEx(handle, *arguments)
     except NotImplementedError:  # the stream is being captured
-        captured.multiply(handle, cublas.getVersion(handle), stream, arguments)
+        products.multiply(handle, cublas.getVersion(handle), stream, arguments)
     finally:
         cublas.setMathMode(handle, mode)
-
-
-def _arguments(gemm: Gemm, pointers: Sequence[int]) -> tuple[int, ...]:
-    """Those of cublasGemmStridedBatchedEx, behind the handle."""
-    double = gemm.dtype == "float64"
-    compute = COMPUTE_64F if double else COMPUTE_32F
-    if gemm.allow_tf32 and gemm.dtype == "float32":
-        compute = COMPUTE_32F_FAST_TF32
-    a, b, c = gemm.a, gemm.b, gemm.c
-    kind, output_kind = CUDA_TYPES[gemm.dtype], CUDA_TYPES[gemm.output_dtype]
-    return (
-        OP_T if a.transposed else OP_N,
-        OP_T if b.transposed else OP_N,
-        *(gemm.m, gemm.n, gemm.k),
-        _scalar(1.0, double),
-        *(pointers[0], kind, a.leading, a.stride),
-        *(pointers[1], kind, b.leading, b.stride),
-        _scalar(gemm.beta, double),
-        *(pointers[2], output_kind, c.leading, c.stride),
-        gemm.batch,
-        compute,
-        GEMM_DEFAULT,
-    )
-
-
-def _scalar(value: float, double: bool) -> int:
-    """Address of a factor in the host's memory."""
-    return _factor(value, double)[1]
-
-
-@cache
-def _factor(value: float, double: bool) -> tuple[NDArray[Any], int]:
-    """A factor and its address; what is cached stays where it is."""
-    array = np.array(value, np.float64 if double else np.float32)
-    return array, array.ctypes.data
