@@ -413,6 +413,20 @@ def test_addresses_are_told_apart_however_far_they_are_moved() -> None:
     assert FAR > 2**63
 
 
+def test_a_piece_ends_when_nobody_holds_it() -> None:
+    recorder = Recorder(HostDevice())
+    first = recorder.allocate(1000)
+    recorder.fill_zero(first.pointer, 8)
+    second = recorder.allocate(500)
+    recorder.fill_zero(second.pointer, 8)
+    del first
+    third = recorder.allocate(900)
+    recorder.fill_zero(third.pointer, 8)
+    steps, workspace = recorder.finish()
+    assert [step.spots for step in steps] == [((1, 0),), ((1, 1024),), ((1, 0),)]  # type: ignore[attr-defined]
+    assert workspace == 1524
+
+
 def test_a_batch_that_runs_backwards() -> None:
     """Parts of such arrays begin before the address of their first element."""
     case = named("batch 37").cast("float32").map(lambda array: array[::-1])

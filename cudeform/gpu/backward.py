@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import prod
 
 from cudeform.geometry import Geometry
-from cudeform.gpu import direct, products
+from cudeform.gpu import direct, direct_backward, products
 from cudeform.gpu.call import PLAN_BYTES, THREADS, Call, most_positions, pointer_of, row_of
 from cudeform.gpu.chunks import Chunk, Costs, chunks
 from cudeform.gpu.forward import im2col, input_images
@@ -42,7 +42,7 @@ def backward(
     if 0 in g.output_shape:
         zero(device, wanted)
     elif wanted and _goes_direct(g, options):
-        direct.backward(device, operands, g, options, grad_output, grads)
+        direct_backward.backward(device, operands, g, options, grad_output, grads)
     elif wanted:
         _Backward.of(device, operands, g, options, grad_output, grads).run()
 
