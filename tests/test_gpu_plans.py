@@ -346,6 +346,18 @@ def test_the_oldest_plan_goes() -> None:
     assert len(store) == 0
 
 
+def test_a_plan_of_very_many_steps_is_not_held() -> None:
+    case, device = COLUMNS.cast("float32"), HostDevice()
+    with planned() as store, mock.patch.object(plans, "MOST_STEPS", 4):
+        forward(device, case)
+        assert len(store) == 0  # five: weight, images, columns and two products
+        wanted = forward(HostDevice(), case)
+        assert forward(device, case).tobytes() == wanted.tobytes()
+    with planned() as store, mock.patch.object(plans, "MOST_STEPS", 5):
+        forward(device, case)
+        assert len(store) == 1
+
+
 def test_many_threads_ask_at_a_time() -> None:
     store = Plans(most=8)
 

@@ -27,6 +27,9 @@ from cudeform.options import Options
 # A training step makes a few dozen different calls.
 MOST_PLANS = 512
 
+# Longer plans, of calls in very many chunks, are not held: they would take more memory than time.
+MOST_STEPS = 4096
+
 # A plan that had to do with little memory is made anew after so many calls: there may be more now.
 TIGHT_CALLS = 64
 
@@ -74,7 +77,9 @@ class Plans:
             return None if plan.tight and plan.calls > TIGHT_CALLS else plan
 
     def put(self, key: Hashable, plan: Plan) -> None:
-        """Hold a plan; the one that nobody asked for the longest goes."""
+        """Hold a plan, if it is not too long; the one that nobody asked for the longest goes."""
+        if len(plan.steps) > MOST_STEPS:
+            return
         with self._lock:
             self._held[key] = plan
             self._held.move_to_end(key)
