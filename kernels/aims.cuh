@@ -20,11 +20,11 @@ struct Plans {
     Aim* aims;    // (plan_taps, TILE_M)
 };
 
-__device__ inline Spot spot_of(const Launch& p, index_t tile, int m) {
+__device__ inline Spot spot_of(const Launch& p, int tile, int m) {
     const int out_w = p.g.out_w;
     Spot spot = {-1, 0, 0};
     if (p.tile_w == 0) {
-        const index_t position = tile * TILE_M + m, line = position / out_w;
+        const index_t position = static_cast<index_t>(tile) * TILE_M + m, line = position / out_w;
         if (position < p.positions) {
             spot.image = static_cast<int>(line / p.rows);
             spot.row = static_cast<int>(line - static_cast<index_t>(spot.image) * p.rows);
@@ -33,16 +33,16 @@ __device__ inline Spot spot_of(const Launch& p, index_t tile, int m) {
     } else {
         const int tile_h = TILE_M / p.tile_w;
         const int across = (out_w + p.tile_w - 1) / p.tile_w, down = (p.rows + tile_h - 1) / tile_h;
-        const index_t line = tile / across;
-        spot.row = static_cast<int>(line % down) * tile_h + m / p.tile_w;
-        spot.col = static_cast<int>(tile - line * across) * p.tile_w + m % p.tile_w;
-        spot.image = spot.row < p.rows && spot.col < out_w ? static_cast<int>(line / down) : -1;
+        const int line = tile / across;
+        spot.row = line % down * tile_h + m / p.tile_w;
+        spot.col = (tile - line * across) * p.tile_w + m % p.tile_w;
+        spot.image = spot.row < p.rows && spot.col < out_w ? line / down : -1;
     }
     spot.row += p.first_row;
     return spot;
 }
 
-__device__ inline void take_places(const Launch& p, index_t tile, const Plans& plans) {
+__device__ inline void take_places(const Launch& p, int tile, const Plans& plans) {
     for (int m = threadIdx.x; m < TILE_M; m += THREADS) {
         plans.spots[m] = spot_of(p, tile, m);
     }

@@ -8,35 +8,27 @@
 //   output   (N, O, OH, OW)           any strides; every element of the launch written once
 //   partial  (parts, N, O, OH, OW)    instead of the output where there are several parts, without bias
 //
-// A block takes a tile of TILE_M positions by TILE_N output channels of a group, and one part of the
-// stages. While the warps multiply a stage, the samples of the next are on their way to registers and
+// Each block takes one tile of TILE_M positions by TILE_N output channels of a group, and one part of
+// the stages. While the warps multiply a stage, the samples of the next are on their way to registers and
 // its weights to shared memory; both kinds of buffer are double, so a stage costs one barrier. Positions
 // of a tile are a rectangle of `tile_w` columns, whose samples are near each other, or with 0 a run.
 
-struct Job {
-    index_t tile;
-    int part, group, strip;  // strip: TILE_N output channels of the group
-};
+struct Job { int tile, part, group, strip; };  // a strip is TILE_N output channels of the group
 
 __device__ inline int strips_of(const Launch& p) {
     return (p.g.out_channels / p.g.groups + TILE_N - 1) / TILE_N;
 }
 
 // Strips are next to each other, since they sample the same.
-__device__ inline Job job_of(const Launch& p, index_t number) {
+__device__ inline Job job_of(const Launch& p) {
     Job job;
-    index_t rest = number / strips_of(p);
-    job.strip = static_cast<int>(number - rest * strips_of(p));
-    job.group = static_cast<int>(rest % p.g.groups);
+    int rest = blockIdx.x / strips_of(p);
+    job.strip = blockIdx.x - rest * strips_of(p);
+    job.group = rest % p.g.groups;
     rest /= p.g.groups;
     job.tile = rest / p.parts;
-    job.part = static_cast<int>(rest - job.tile * p.parts);
+    job.part = rest - job.tile * p.parts;
     return job;
-}
-
-// First stage of a part.
-__device__ inline int part_begin(const Launch& p, int part) {
-    return static_cast<int>(static_cast<long long>(p.stages) * part / p.parts);
 }
 
 // Begin to copy the weights of a stage.
@@ -98,37 +90,35 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) deform_fused(
     Plans plans;
     plans.aims = reinterpret_cast<Aim*>(b + 2 * b_units);
     plans.spots = reinterpret_cast<Spot*>(plans.aims + p.plan_taps * TILE_M);
-    for (index_t number = blockIdx.x; number < p.jobs; number += gridDim.x) {
-        const Job job = job_of(p, number);
-        const int begin = part_begin(p, job.part), end = part_begin(p, job.part + 1);
-        Cursor at = cursor_of(p, begin);
-        take_places(p, job.tile, plans);
+    const Job job = job_of(p);
+    const int begin = job.part * p.part_stages, left = p.stages - begin;
+    const int end = begin + (left < p.part_stages ? left : p.part_stages);
+    Cursor at = cursor_of(p, begin);
+    take_places(p, job.tile, plans);
+    __syncthreads();
+    take_aim(p, offset, mask, plans, job.group, at);
+    __syncthreads();
+    Corners corners;
+    load_corners(p, input, plans, job.group, at, &corners);
+    copy_weights(p, packed, job, begin, b + begin % 2 * b_units);
+    Sums sums;
+    clear(&sums);
+    for (int stage = begin; stage < end; ++stage) {
+        const int buffer = stage % 2;
+        store_samples(p, plans, at, corners, a + buffer * a_units);
+        wait_for_copies();
         __syncthreads();
-        take_aim(p, offset, mask, plans, job.group, at);
-        __syncthreads();
-        Corners corners;
-        load_corners(p, input, plans, job.group, at, &corners);
-        copy_weights(p, packed, job, begin, b);
-        Sums sums;
-        clear(&sums);
-        for (int stage = begin; stage < end; ++stage) {
-            const int buffer = (stage - begin) & 1;
-            store_samples(p, plans, at, corners, a + buffer * a_units);
-            wait_for_copies();
-            __syncthreads();
-            const int units = batch_taps(p, at) * CHUNK_UNITS - at.unit;
-            at = next_stage(p, at);
-            if (stage + 1 < end) {
-                if (at.chunk == 0 && at.unit == 0) {
-                    take_aim(p, offset, mask, plans, job.group, at);
-                    __syncthreads();
-                }
-                load_corners(p, input, plans, job.group, at, &corners);
-                copy_weights(p, packed, job, stage + 1, b + (buffer ^ 1) * b_units);
+        const int units = batch_taps(p, at) * CHUNK_UNITS - at.unit;
+        at = next_stage(p, at);
+        if (stage + 1 < end) {
+            if (at.chunk == 0 && at.unit == 0) {
+                take_aim(p, offset, mask, plans, job.group, at);
+                __syncthreads();
             }
-            multiply_stage(a + buffer * a_units, b + buffer * b_units, units, &sums);
+            load_corners(p, input, plans, job.group, at, &corners);
+            copy_weights(p, packed, job, stage + 1, b + (1 - buffer) * b_units);
         }
-        write_sums(p, job, plans.spots, sums, bias, output, partial);
-        __syncthreads();
+        multiply_stage(a + buffer * a_units, b + buffer * b_units, units, &sums);
     }
+    write_sums(p, job, plans.spots, sums, bias, output, partial);
 }

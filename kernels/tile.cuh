@@ -12,10 +12,8 @@ const int WARP_ROWS = TILE_M / WARPS_M / 16, WARP_COLUMNS = TILE_N / WARPS_N / 1
 struct Sums { float v[WARP_ROWS][2 * WARP_COLUMNS][4]; };
 
 // Where a unit of a row lies. Units change places from row to row, so that the same unit of eight
-// rows lies in different banks.
-__device__ inline int unit_at(int row, int unit) {
-    return row * STAGE + (unit ^ (row / (8 / STAGE) & (STAGE - 1)));
-}
+// rows lies in different banks; 16 rows on, they do so alike.
+__device__ inline int unit_at(int row, int unit) { return row * STAGE + (unit ^ (row / 2 % STAGE)); }
 
 // Which row and which column of the tile a thread's first sum is of.
 __device__ inline int first_row() {
@@ -70,41 +68,39 @@ __device__ inline void multiply_stage(
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     const int row = warp % WARPS_M * (16 * WARP_ROWS) + (lane & 15);
     const int column = warp / WARPS_M * (16 * WARP_COLUMNS) + (lane & 7) + (lane >> 4) * 8;
+    const int a_at = unit_at(row, lane >> 4), b_at = unit_at(column, lane >> 3 & 1);
 #pragma unroll
     for (int unit = 0; unit < STAGE; unit += 2) {
         if (unit >= units) {
             break;
         }
-        unsigned rows[WARP_ROWS][4], columns[WARP_COLUMNS][4];
+        unsigned rows[WARP_ROWS][4];
 #pragma unroll
         for (int i = 0; i < WARP_ROWS; ++i) {
-            load_matrices(a + unit_at(row + 16 * i, unit + (lane >> 4)), rows[i]);
-        }
-#pragma unroll
-        for (int j = 0; j < WARP_COLUMNS; ++j) {
-            load_matrices(b + unit_at(column + 16 * j, unit + (lane >> 3 & 1)), columns[j]);
+            load_matrices(a + (a_at ^ unit) + 16 * STAGE * i, rows[i]);
         }
 #if PRODUCTS == 3
-        unsigned row_rests[WARP_ROWS][4], column_rests[WARP_COLUMNS][4];
+        unsigned row_rests[WARP_ROWS][4], column_rests[4];
 #pragma unroll
         for (int i = 0; i < WARP_ROWS; ++i) {
             split_words(rows[i], row_rests[i]);
         }
-#pragma unroll
-        for (int j = 0; j < WARP_COLUMNS; ++j) {
-            split_words(columns[j], column_rests[j]);
-        }
 #endif
 #pragma unroll
-        for (int i = 0; i < WARP_ROWS; ++i) {
-#pragma unroll
-            for (int j = 0; j < 2 * WARP_COLUMNS; ++j) {
-                const int half = j % 2 * 2;
+        for (int j = 0; j < WARP_COLUMNS; ++j) {
+            unsigned columns[4];
+            load_matrices(b + (b_at ^ unit) + 16 * STAGE * j, columns);
 #if PRODUCTS == 3
-                add_products(rows[i], row_rests[i], columns[j / 2] + half,
-                             column_rests[j / 2] + half, sums->v[i][j]);
+            split_words(columns, column_rests);
+#endif
+#pragma unroll
+            for (int k = 0; k < 2 * WARP_ROWS; ++k) {
+                const int i = k / 2, half = k % 2;
+                float* const sum = sums->v[i][2 * j + half];
+#if PRODUCTS == 3
+                add_products(rows[i], row_rests[i], columns + 2 * half, column_rests + 2 * half, sum);
 #else
-                multiply_add(scalar_t(), rows[i], columns[j / 2] + half, sums->v[i][j]);
+                multiply_add(scalar_t(), rows[i], columns + 2 * half, sum);
 #endif
             }
         }

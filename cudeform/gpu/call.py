@@ -88,14 +88,25 @@ class Call:
         pointers: Sequence[int],
         fields: dict[str, Any],
         *,
-        threads: int = THREADS,
         shared_bytes: int = 0,
     ) -> None:
         """Run a kernel with a thread for each item, or fewer that stride."""
         if items == 0:
             return
-        most = min(self.device.multiprocessors * BLOCKS_PER_MULTIPROCESSOR, MOST_THREADS // threads)
-        blocks = min(-(-items // threads), most)
+        most = min(self.device.multiprocessors * BLOCKS_PER_MULTIPROCESSOR, MOST_THREADS // THREADS)
+        blocks = min(-(-items // THREADS), most)
+        self.launch_blocks(name, blocks, THREADS, pointers, fields, shared_bytes)
+
+    def launch_blocks(
+        self,
+        name: str,
+        blocks: int,
+        threads: int,
+        pointers: Sequence[int],
+        fields: dict[str, Any],
+        shared_bytes: int,
+    ) -> None:
+        """Run a kernel with just so many blocks of so many threads."""
         params = Layout(self.variant.index_bits).fill(self.g, fields)
         adds = adds_of(self.variant.dtype, self.variant.vector, self.device.compute_capability)
         text = kernel(name, replace(self.variant, adds=adds))

@@ -57,7 +57,8 @@ def forward(
     dtype = operands.input.dtype
     products = 3 if dtype == "float32" and not options.allow_tf32 else 1
     tiling = Tiling(g, tile_for(g, dtype, products, device.multiprocessors), dtype)
-    parts = tiling.parts(device.multiprocessors)
+    part_stages = tiling.part_stages(device.multiprocessors)
+    parts = -(-tiling.stages // part_stages)
     bits = index_bits_of(g, [*operands.present().values(), output], tiling.packed)
     variant = Variant(dtype, bits, widest(dtype), tile=tiling.tile)
     call = Call(device, g, operands, variant, mmcv=False)
@@ -68,7 +69,7 @@ def forward(
     if parts > 1:
         partial = call.allocate(parts * most * g.out_channels * g.out_pixels, PARTIAL_BYTES)
     images = ChannelsLast(call, operands.input, most * g.in_pixels, dense=False)
-    fused = _Fused(call, tiling, parts, _packed(call, tiling), output, partial)
+    fused = _Fused(call, tiling, part_stages, parts, _packed(call, tiling), output, partial)
     for chunk in pieces:
         fused.run(chunk, images.part(chunk.images, slice(0, g.in_h)))
 
@@ -105,6 +106,7 @@ def _stage_fields(tiling: Tiling) -> dict[str, int]:
 class _Fused:
     call: Call
     tiling: Tiling
+    part_stages: int
     parts: int
     weight: Memory
     output: DeviceArray
@@ -112,27 +114,25 @@ class _Fused:
 
     def run(self, chunk: Chunk, images: DeviceArray) -> None:
         call, g, tiling, operands = self.call, self.call.g, self.tiling, self.call.operands
-        tiles = tiling.tiles(chunk.count, chunk.height)
         fields = call.chunk_fields(chunk, images) | _stage_fields(tiling)
         fields |= {
             "output": self.output.strides,
             "bias": 0 if operands.bias is None else operands.bias.strides[0],
             "parts": self.parts,
+            "part_stages": self.part_stages,
             "part_size": call.positions(chunk) * g.out_channels,
             "tile_w": tiling.tile_w(),
-            "jobs": tiles * self.parts * g.groups * tiling.strips,
         }
         sources = (images.pointer, operands.offset.pointer, pointer_of(operands.mask))
         bias, output = pointer_of(operands.bias), self.output.pointer
         partial = 0 if self.partial is None else self.partial.pointer
-        threads = tiling.tile.threads
-        call.launch(
+        call.launch_blocks(
             "deform_fused",
-            fields["jobs"] * threads,
+            tiling.tiles(chunk.count, chunk.height) * self.parts * g.groups * tiling.strips,
+            tiling.tile.threads,
             (*sources, self.weight.pointer, bias, output, partial),
             fields,
-            threads=threads,
-            shared_bytes=tiling.shared_bytes(call.variant.index_bits),
+            tiling.shared_bytes(call.variant.index_bits),
         )
         if partial:
             call.launch("sum_splits", fields["part_size"], (partial, bias, output), fields)

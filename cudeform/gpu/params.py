@@ -30,7 +30,6 @@ LAUNCH = {
     "samples": "index_t",  # positions * taps * offset_groups
     "cells": "index_t",  # images * offset_groups * (H + 1) * (W + 1)
     "leading": "index_t",  # elements of a row of columns
-    "jobs": "index_t",  # tiles of the fused kernel, times the parts of their stages
     "part_size": "index_t",  # elements of a part of the output's sums
     "first_image": "int",
     "images": "int",
@@ -50,6 +49,7 @@ LAUNCH = {
     "plan_taps": "int",  # taps whose samples are planned at a time
     "chunks": "int",  # of the channels that share a plan
     "stages": "int",  # of a tile of the fused kernel
+    "part_stages": "int",  # of a part; the last may have fewer
 }
 
 

@@ -20,6 +20,9 @@ PLAN_TAPS = 9
 STAGE_UNITS = 4
 MOST_CHUNK_UNITS = 8
 
+# Positions of a tile.
+HIGH, LOW = 128, 64
+
 # Output channels of a tile, at most: more of them would leave too few registers.
 MOST_N = {2: 256, 4: 128}
 
@@ -40,25 +43,23 @@ def run_of(g: Geometry) -> int:
 def tile_for(g: Geometry, dtype: str, products: int, multiprocessors: int) -> Tile:
     """The tile for a convolution: as wide as an output group, high where that fills the device."""
     group_out = g.out_channels // g.groups
-    most = MOST_N[ITEMSIZE[dtype]]
-    n = next((size for size in (32, 64, 128) if size >= group_out), most)
-    wide = n == 256
+    n = next((n for n in (32, 64, 128) if n >= group_out), MOST_N[ITEMSIZE[dtype]])
     chunk = _chunk_units(run_of(g) // widest(dtype)) * widest(dtype)
-    high = Tile(
-        m=128,
-        n=n,
-        warps_m=2 if wide else 4,
-        warps_n=4 if wide else 2,
-        blocks=1 if wide or (n == 128 and products == 3) else 2,
-        chunk=chunk,
-        products=products,
-    )
-    strips = -(-group_out // n)
-    if -(-g.batch * g.out_pixels // high.m) * g.groups * strips >= multiprocessors:
-        return high
-    return Tile(
-        m=64, n=n, warps_m=2, warps_n=4 if wide else 2, blocks=2, chunk=chunk, products=products
-    )
+    high_tiles = -(-g.batch * g.out_pixels // HIGH) * g.groups * -(-group_out // n)
+    # Both parts of every factor of 3 products take the registers that a high tile needs.
+    high = products == 1 and high_tiles >= multiprocessors
+    return shaped(n, chunk, products, high=high)
+
+
+def shaped(n: int, chunk: int, products: int, *, high: bool) -> Tile:
+    """The tile of a width, and as many blocks at a time as registers allow without spilling."""
+    if n == 256:
+        warps_m, warps_n, blocks = 2, 4, 1 if high else 2
+    elif high:
+        warps_m, warps_n, blocks = 4, 2, 2
+    else:
+        warps_m, warps_n, blocks = 2, 2, 2 if (n, products) == (128, 3) else 3
+    return Tile(HIGH if high else LOW, n, warps_m, warps_n, blocks, chunk, products)
 
 
 def _chunk_units(run_units: int) -> int:
@@ -113,7 +114,7 @@ class Tiling:
 
     def tile_w(self) -> int:
         """Columns of a rectangle of positions, about a square of them; 0: a run of positions."""
-        width = 16 if self.tile.m == 128 else 8
+        width = 16 if self.tile.m == HIGH else 8
         run = -(-self.g.batch * self.g.out_pixels // self.tile.m)
         rectangles = self.g.batch * self._rectangles(self.g.out_h, width)
         return width if rectangles <= RECTANGLE_TILES * run else 0
@@ -128,11 +129,12 @@ class Tiling:
     def _rectangles(self, rows: int, width: int) -> int:
         return -(-rows // (self.tile.m // width)) * -(-self.g.out_w // width)
 
-    def parts(self, multiprocessors: int) -> int:
-        """Parts into which the stages are cut, so that small convolutions fill the device."""
+    def part_stages(self, multiprocessors: int) -> int:
+        """Stages of a part: all, or fewer so that a small convolution fills the device."""
         blocks = self.tiles(self.g.batch, self.g.out_h) * self.g.groups * self.strips
         idle = multiprocessors * self.tile.blocks // blocks
-        return max(1, min(idle, self.stages // LEAST_PART_STAGES, MOST_PARTS))
+        parts = max(1, min(idle, self.stages // LEAST_PART_STAGES, MOST_PARTS))
+        return -(-self.stages // parts)
 
     def shared_bytes(self, index_bits: int) -> int:
         """Shared memory of a block: two buffers of each factor, the plans, the positions."""

@@ -60,10 +60,6 @@ struct Factors {
     float* sum;
 };
 
-inline const Factors& factors_of(void* const* brought, unsigned lane) {
-    return *static_cast<Factors*>(brought[lane]);
-}
-
 // The numbers of a word, as the processor sees them.
 inline float number(half_t, unsigned word, unsigned i) {
     return to_acc(half_t{static_cast<unsigned short>(word >> 16 * i)});
@@ -83,21 +79,25 @@ inline float cut_off(double value) {
 template <class Scalar>
 void multiply_lanes(void* const* brought, unsigned active) {
     all_lanes(active, "multiply_add");
-    constexpr unsigned numbers = 4 / sizeof(Scalar);
+    constexpr unsigned numbers = 4 / sizeof(Scalar), depth = 8 * numbers;
+    double a[16][depth], b[8][depth];
+    for (unsigned lane = 0; lane < lanes_of_warp; ++lane) {
+        const auto& own = *static_cast<Factors*>(brought[lane]);
+        for (unsigned unit = 0; unit < 2; ++unit)
+            for (unsigned i = 0; i < numbers; ++i) {
+                const unsigned k = (4 * unit + lane % 4) * numbers + i;
+                a[lane / 4][k] = number(Scalar{}, own.a[2 * unit], i);
+                a[lane / 4 + 8][k] = number(Scalar{}, own.a[2 * unit + 1], i);
+                b[lane / 4][k] = number(Scalar{}, own.b[unit], i);
+            }
+    }
     for (unsigned lane = 0; lane < lanes_of_warp; ++lane)
         for (unsigned i = 0; i < 4; ++i) {
-            float& sum = factors_of(brought, lane).sum[i];
-            const unsigned column = lane % 4 * 2 + i % 2;
+            float& sum = static_cast<Factors*>(brought[lane])->sum[i];
+            const double* const row = a[lane / 4 + i / 2 * 8];
+            const double* const column = b[lane % 4 * 2 + i % 2];
             double exact = sum;
-            for (unsigned unit = 0; unit < 2; ++unit)
-                for (unsigned t = 0; t < 4; ++t)
-                    for (unsigned k = 0; k < numbers; ++k) {
-                        const Factors& row = factors_of(brought, lane / 4 * 4 + t);
-                        const Factors& col = factors_of(brought, column * 4 + t);
-                        const double a = number(Scalar{}, row.a[2 * unit + i / 2], k);
-                        const double b = number(Scalar{}, col.b[unit], k);
-                        exact += a * b;
-                    }
+            for (unsigned k = 0; k < depth; ++k) exact += row[k] * column[k];
             sum = cut_off(exact);
         }
 }
