@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cudeform import gpu
-from cudeform.gpu import paths, plans
+from cudeform.gpu import paths, plans, scatter
 from cudeform.gpu.plans import Plan, Plans
 from cudeform.gpu.recorder import ALIGNMENT, FAR, Life, Recorder, lay_out
 from cudeform.operands import Gradients
@@ -201,6 +201,16 @@ def test_a_forced_path_makes_another_plan() -> None:
         with paths.forced("im2col"):
             forward(device, case)
         assert len(store) == 2
+
+
+def test_a_forced_scatter_makes_another_plan() -> None:
+    case, device = COLUMNS.cast("float32"), HostDevice()
+    with planned() as store:
+        backward(device, case)
+        with scatter.forced("gather"):
+            backward(device, case)
+        assert len(store) == 2
+    assert {did.kernel for did in device.log if isinstance(did, Launched)} >= {"deform_gather"}
 
 
 def test_devices_that_differ_do_not_share_plans() -> None:
