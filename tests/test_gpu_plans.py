@@ -213,6 +213,22 @@ def test_a_forced_scatter_makes_another_plan() -> None:
     assert {did.kernel for did in device.log if isinstance(did, Launched)} >= {"deform_gather"}
 
 
+def test_functions_do_not_share_plans() -> None:
+    case, device = COLUMNS.cast("float32"), LoggingDevice()
+    g, ops = geometry(case), put(device, case)
+
+    def one(device: Any, operands: Any, g: Any, options: Any, output: Any) -> None:
+        device.fill_zero(output.pointer, 4)
+
+    def other(device: Any, operands: Any, g: Any, options: Any, output: Any) -> None:
+        device.fill_zero(output.pointer, 8)
+
+    with planned():
+        for function in (one, other, one):
+            gpu.run(function, device, ops, g, Options(), ops.input)
+    assert device.zeroed == [4, 8, 4]
+
+
 def test_devices_that_differ_do_not_share_plans() -> None:
     case = COLUMNS.cast("float32")
     few, many = HostDevice(multiprocessors=1), HostDevice(multiprocessors=64)
