@@ -233,7 +233,7 @@ def test_devices_that_differ_do_not_share_plans() -> None:
     case = COLUMNS.cast("float32")
     few, many = HostDevice(multiprocessors=1), HostDevice(multiprocessors=64)
     few.kind = many.kind = "the same"
-    newer = HostDevice(compute_capability=90)
+    newer = HostDevice(compute_capability=90, multiprocessors=1)
     newer.kind = few.kind
     with planned() as store:
         for device in (few, many, newer):
