@@ -82,6 +82,7 @@ def install() -> None:
             gemmStridedBatchedEx=lambda *_: None,
             getMathMode=lambda *_: 0,
             setMathMode=lambda *_: None,
+            getVersion=lambda *_: 0,
         ),
         runtime=SimpleNamespace(
             getDeviceCount=lambda: 1,
@@ -93,6 +94,8 @@ def install() -> None:
 
     class RawKernel:
         """A kernel that is not there."""
+
+        max_dynamic_shared_size_bytes = 2**20
 
         def __init__(self, *_: Any, **how: Any) -> None: ...
 

@@ -80,6 +80,7 @@ class Variant:
         group_in: input channels of a group, for direct kernels.
         group_out: output channels of a group, for direct kernels.
         tile: of the fused kernel.
+        adds: neighbours that one addition to global memory takes, 4 or 1.
     """
 
     dtype: str
@@ -88,6 +89,7 @@ class Variant:
     group_in: int = 0
     group_out: int = 0
     tile: Tile | None = None
+    adds: int = 1
 
     @property
     def acc_itemsize(self) -> int:
@@ -107,6 +109,8 @@ def kernel(name: str, variant: Variant) -> Kernel:
         variant = replace(variant, group_in=0, group_out=0)
     if "tile" not in PARTS[name]:
         variant = replace(variant, tile=None)
+    if "grads" not in PARTS[name]:
+        variant = replace(variant, adds=1)
     parts = [_prelude(variant), read("intrinsics.cuh"), _types(variant)]
     parts += [read(f"{part}.cuh") for part in PARTS[name]]
     return Kernel(name, "\n".join([*parts, read(f"{name}.cu")]))
@@ -120,7 +124,7 @@ def read(file: str) -> str:
 
 
 def _prelude(variant: Variant) -> str:
-    constants = {"VECTOR": variant.vector}
+    constants = {"VECTOR": variant.vector, "ADDS": variant.adds}
     if variant.group_in:
         constants |= {"GROUP_IN": variant.group_in, "GROUP_OUT": variant.group_out}
     if variant.tile is not None:
