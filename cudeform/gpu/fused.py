@@ -5,6 +5,7 @@ Nothing but launches is queued, so a CUDA graph can capture it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cudeform.geometry import Geometry
@@ -28,16 +29,17 @@ MOST_STRIPS = 4
 PARTIAL_BYTES = 4
 
 
-def can(g: Geometry, operands: Operands, output: DeviceArray, device: Device) -> bool:
+def can(g: Geometry, dtype: str, device: Device, arrays: Sequence[DeviceArray] = ()) -> bool:
     """Whether the fused kernel can compute a convolution.
 
     It takes 16 bytes of channels at a time, all of one group and one offset group, and has no
     registers to spare for indices of 64 bits.
     """
-    dtype = operands.input.dtype
     able = dtype in DTYPES and device.compute_capability >= LEAST_CAPABILITY
-    fits = able and g.channels > 0 and run_of(g) % widest(dtype) == 0
-    return fits and index_bits_of(g, [*operands.present().values(), output]) == 32
+    if not able or g.channels == 0 or run_of(g) % widest(dtype):
+        return False
+    packed = Tiling(g, tile_for(g, dtype, 1, device.multiprocessors), dtype).packed
+    return index_bits_of(g, arrays, packed) == 32
 
 
 def pays(g: Geometry, dtype: str, device: Device) -> bool:
