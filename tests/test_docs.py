@@ -17,7 +17,15 @@ import cudeform
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.rst"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-MODULES = ("", ".geometry", ".inspect", ".ops", ".options", ".partition")
+MODULES = (
+    "",
+    ".geometry",
+    ".inspect.locations",
+    ".inspect.stats",
+    ".ops",
+    ".options",
+    ".partition",
+)
 
 
 @pytest.mark.parametrize("module", MODULES)

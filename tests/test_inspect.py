@@ -239,12 +239,16 @@ def test_a_picture_of_what_does_not_exist_is_refused(pyplot: Any) -> None:
     offset, image = random_offset(), np.ones((9, 8))
     for text, changes in (
         ("positions must be", {"positions": [(5, 0)]}),
+        ("positions must name at least one", {"positions": []}),
         ("groups must be among 0 to 1", {"groups": [2]}),
+        ("groups must name at least one", {"groups": []}),
         ("index must be one of 2", {"index": 2}),
         ("mask must have shape", {"mask": np.ones((2, 6, 5, 7))}),
     ):
         with pytest.raises(ValueError, match=text):
             cudeform.plot_sampling(image, offset, **CASE, **changes)
+    with pytest.raises(ValueError, match="index must be one of 2"):
+        cudeform.plot_displacement(offset, **CASE, index=2)
 
 
 def test_pictures_take_tensors(pyplot: Any) -> None:
