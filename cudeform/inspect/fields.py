@@ -14,6 +14,16 @@ if TYPE_CHECKING:
 
 ARROWS_ACROSS = 16
 SCALED = "mean displacement, px"
+# Colours by angle, from right over down, left and up. Those that are opposite differ in lightness
+# or in blue against yellow, so they do for every kind of colour blindness.
+DIRECTIONS = {
+    0: (0.84, 0.37, 0.0),
+    90: (0.94, 0.89, 0.26),
+    180: (0.0, 0.62, 0.45),
+    270: (0.0, 0.27, 0.70),
+    315: (0.65, 0.35, 0.65),
+    360: (0.84, 0.37, 0.0),
+}
 
 
 def draw_arrows(panel: Axes, centre: Floats, shift: Floats, longest: float, on_image: bool) -> Any:
@@ -60,23 +70,25 @@ def draw_colours(panel: Axes, shift: Floats, longest: float) -> None:
 
 def draw_wheel(panel: Axes, longest: float) -> None:
     """What the colours mean, beside a panel."""
-    side = np.linspace(-1, 1, 101)
+    side = np.linspace(-1, 1, 201)
     disc = np.stack(np.meshgrid(side, side, indexing="ij"))
     inside = np.hypot(*disc) <= 1
     wheel = np.concatenate((_wheel(disc, 1.0), inside[..., None]), axis=2)
-    corner = panel.inset_axes((1.06, 0.66, 0.3, 0.3))
+    corner = panel.inset_axes((1.1, 0.6, 0.3, 0.3))
     corner.imshow(wheel, extent=(-1, 1, 1, -1))
     corner.set_axis_off()
-    corner.set_title(f"radius {longest:.2g} px", fontsize=9)
+    corner.set_title(f"radius {longest:.2g} px", fontsize=9, pad=14)
+    for x, y, name in ((1.1, 0, "+x"), (0, 1.15, "+y")):
+        corner.text(x, y, name, fontsize=8, ha="left" if x else "center", va="center")
 
 
 def _wheel(shift: Floats, longest: float) -> Floats:
     """Colours of displacements (2, H, W): their direction and length; black where not finite."""
-    from matplotlib.colors import hsv_to_rgb
-
     length = np.hypot(shift[0], shift[1]) / longest
-    hue = np.arctan2(shift[0], shift[1]) / (2 * np.pi) % 1
     known = np.isfinite(length)
-    parts = (hue, length.clip(0, 1), known.astype(float))
-    colours: Floats = hsv_to_rgb(np.stack([np.where(known, part, 0) for part in parts], axis=-1))
-    return colours
+    length = np.where(known, length, 0).clip(0, 1)[..., None]
+    angle = np.degrees(np.arctan2(*np.where(known, shift, 0))) % 360
+    angles, channels = list(DIRECTIONS), zip(*DIRECTIONS.values(), strict=True)
+    full = np.stack([np.interp(angle, angles, channel) for channel in channels], axis=-1)
+    shown: Floats = (1 - length * (1 - full)) * known[..., None]
+    return shown

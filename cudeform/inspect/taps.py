@@ -18,6 +18,7 @@ MASKED_TAP = "#b12a90"
 REGULAR = "#1f78b4"
 OUTSIDE = "#ff3b30"
 LEAST_MARK, LARGEST_MARK = 4.5, 9.5  # points
+ENTRY = 1.3  # inches of the legend for each kind of marks
 BELOW = 4.2  # letters between a panel and its legend: numbers and a name of the axis
 
 
@@ -133,7 +134,8 @@ def draw_legend(panel: Axes, drawn: Sequence[Any], masked: bool) -> None:
         loc="upper center",
         bbox_to_anchor=(0.5, 0),
         borderaxespad=BELOW,
-        ncols=min(3, len(entries)),
+        # A legend wider than its panel would push the panels beside it away.
+        ncols=max(1, min(len(entries), int(panel.bbox.width / panel.figure.dpi / ENTRY))),
         fontsize=8.5,
         frameon=False,
         handletextpad=0.1,
