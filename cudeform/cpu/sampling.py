@@ -6,6 +6,7 @@ the full precision of its offset however large the image is.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from cudeform.cpu.tiles import Tile
 from cudeform.geometry import Geometry
 
 LARGEST_INT32 = 2**31 - 1
+NONE = np.zeros((1,) * 5, np.bool_)
 
 
 def samples(
@@ -36,29 +38,28 @@ def samples(
         mask: whole mask, (N, offset_groups*KH*KW, OH, OW), any strides, or None.
         dtype: of coordinates and weights.
     """
+    shape = (*tile.shape, g.taps, g.offset_groups)
     pairs = offset.reshape(g.batch, g.offset_groups, g.taps, 2, g.out_h, g.out_w)
-    y0, ly = _split(in_sample_order(pairs[:, :, :, 0], tile, dtype), _base_y(g, tile))
-    x0, lx = _split(in_sample_order(pairs[:, :, :, 1], tile, dtype), _base_x(g, tile))
-    near = (y0 >= -1) & (y0 < g.in_h) & (x0 >= -1) & (x0 < g.in_w)
-    lost = np.empty(0, np.intp)
-    if not near.all():
-        lost = np.flatnonzero(np.isnan(y0) | np.isnan(x0))
-        for part in (y0, ly, x0, lx):
-            part[~near] = 0
-    minus_one = ((y0 == -1) & (ly == 0)) | ((x0 == -1) & (lx == 0))
+    y = Axis.of(_distinct(pairs[:, :, :, 0], tile, dtype), _base_y(g, tile), g.in_h)
+    x = Axis.of(_distinct(pairs[:, :, :, 1], tile, dtype), _base_x(g, tile), g.in_w)
+    edge = lost = np.empty(0, np.intp)
+    if y.edge.any() or x.edge.any():
+        edge = _numbers((y.edge | x.edge) & y.near & x.near, shape)
+    if y.lost.any() or x.lost.any():
+        lost = _numbers(y.lost | x.lost, shape)
     modulation = None
     if mask is not None:
         planes = mask.reshape(g.batch, g.offset_groups, g.taps, g.out_h, g.out_w)
         modulation = in_sample_order(planes, tile, dtype).ravel()
-    first = _first_rows(g, tile, first_image, y0, x0)
+    first = _first_rows(g, tile, first_image, y.corner, x.corner)
     return Samples(
-        ly=ly.ravel(),
-        lx=lx.ravel(),
+        ly=np.broadcast_to(y.fraction, shape).ravel(),
+        lx=np.broadcast_to(x.fraction, shape).ravel(),
         mask=modulation,
         first=first,
         steps=np.array([0, 1, g.in_w, g.in_w + 1], first.dtype) * g.offset_groups,
-        held=_held(g, y0, x0, near),
-        edge=np.flatnonzero(minus_one & near),
+        held=_held(y, x, (g.in_h, g.in_w), shape),
+        edge=edge,
         lost=lost,
     )
 
@@ -69,14 +70,55 @@ def in_sample_order(planes: Array, tile: Tile, dtype: np.dtype[Any]) -> Array:
     return part.transpose(0, 3, 4, 2, 1).astype(dtype, order="C")
 
 
-def _split(displacement: Array, base: Array) -> tuple[Array, Array]:
-    """Integer part and fraction of ``base + displacement``; the integer part is a float here."""
-    whole = np.floor(displacement)
-    np.subtract(displacement, whole, out=displacement)
-    # float32 has all whole numbers up to here.
-    if base.size and np.abs(base).max() < 2**23:
-        base = base.astype(whole.dtype)
-    return whole + base, displacement
+def _distinct(planes: Array, tile: Tile, dtype: np.dtype[Any]) -> Array:
+    """Like :func:`in_sample_order`, but of length 1 where a broadcast array repeats itself."""
+    part = planes[tile.images, :, :, tile.rows, tile.cols].transpose(0, 3, 4, 2, 1)
+    once = tuple(slice(None) if stride else slice(0, 1) for stride in part.strides)
+    cut: Array = part[once].astype(dtype, order="C")
+    return cut
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Samples along y or x; all arrays broadcast to (images, rows, cols, taps, OG).
+
+    Attributes:
+        near: whether a corner can lie in the image.
+        corner: coordinate of the corner before the sample, a float; 0 where it is not near.
+        fraction: from there to the sample, 0 where it is not near.
+        edge: whether the coordinate is -1.
+        lost: whether it is NaN.
+    """
+
+    near: Bools
+    corner: Array
+    fraction: Array
+    edge: Bools
+    lost: Bools
+
+    @classmethod
+    def of(cls, displacement: Array, base: Array, size: int) -> Axis:
+        """Split ``base + displacement``."""
+        whole = np.floor(displacement)
+        fraction = np.subtract(displacement, whole, out=displacement)
+        # float32 has all whole numbers up to here.
+        if base.size and np.abs(base).max() < 2**23:
+            base = base.astype(whole.dtype)
+        corner = whole + base
+        near = (corner >= -1) & (corner < size)
+        lost = NONE
+        if not near.all():
+            lost, far = np.isnan(corner), ~near
+            if fraction.shape != far.shape:
+                fraction = np.broadcast_to(fraction, far.shape).copy()
+            corner[far] = fraction[far] = 0
+        edge = corner == -1
+        edge &= fraction == 0
+        return cls(near, corner, fraction, edge, lost)
+
+
+def _numbers(flags: Bools, shape: tuple[int, ...]) -> Array:
+    return np.flatnonzero(np.broadcast_to(flags, shape))
 
 
 def _base_y(g: Geometry, tile: Tile) -> Array:
@@ -95,14 +137,16 @@ def _first_rows(g: Geometry, tile: Tile, first_image: int, y0: Array, x0: Array)
     """Row of the table of each sample's top left corner, which may lie outside the image."""
     images = np.arange(tile.images.start, tile.images.stop) - first_image
     index = index_dtype(g, tile, first_image)
-    rows = y0.astype(index)
-    rows *= g.in_w
-    rows += x0.astype(index)
-    rows += (images * g.in_pixels).astype(index)[:, None, None, None, None]
+    rows, cols = y0.astype(index), x0.astype(index)
+    rows *= g.in_w * g.offset_groups
     if g.offset_groups > 1:
-        rows *= g.offset_groups
-        rows += np.arange(g.offset_groups, dtype=index)
-    return rows.ravel()
+        cols *= g.offset_groups
+        cols = cols + np.arange(g.offset_groups, dtype=index)
+    before = (images * g.in_pixels * g.offset_groups).astype(index)[:, None, None, None, None]
+    rows = rows + before if len(images) > 1 else np.add(rows, before[0], out=rows)
+    shape = np.broadcast_shapes(rows.shape, cols.shape)
+    first: Array = np.add(rows, cols, out=rows if rows.shape == shape else None)
+    return first.ravel()
 
 
 def index_dtype(g: Geometry, tile: Tile, first_image: int) -> np.dtype[Any]:
@@ -114,11 +158,11 @@ def index_dtype(g: Geometry, tile: Tile, first_image: int) -> np.dtype[Any]:
     return np.dtype(np.int32 if max(last_corner, entries) <= LARGEST_INT32 else np.int64)
 
 
-def _held(g: Geometry, y0: Array, x0: Array, near: Bools) -> Bools:
+def _held(y: Axis, x: Axis, size: tuple[int, int], shape: tuple[int, ...]) -> Bools:
     """Which of the four corners lie in the image, (samples, 4)."""
-    held = np.empty((*near.shape, 2, 2), np.bool_)
-    top, bottom = near & (y0 >= 0), near & (y0 < g.in_h - 1)
-    left, right = x0 >= 0, x0 < g.in_w - 1
+    held = np.empty((*shape, 2, 2), np.bool_)
+    top, bottom = y.near & (y.corner >= 0), y.near & (y.corner < size[0] - 1)
+    left, right = x.near & (x.corner >= 0), x.near & (x.corner < size[1] - 1)
     for down, row in enumerate((top, bottom)):
         for along, col in enumerate((left, right)):
             np.logical_and(row, col, out=held[..., down, along])
