@@ -12,8 +12,14 @@ import numpy as np
 
 
 def from_chainer(theirs: Any) -> Any:
-    """Chainer, MindSpore (its first two thirds): all x, then all y; taps row by row."""
+    """Chainer: all x, then all y; taps row by row."""
     return np.stack(np.split(theirs, 2, axis=1)[::-1], axis=2).reshape(theirs.shape)
+
+
+def from_mindspore(theirs: Any) -> tuple[Any, Any]:
+    """MindSpore: all x, then all y, then the mask; taps row by row. To offset and mask."""
+    x, y, mask = np.split(theirs, 3, axis=1)
+    return np.stack((y, x), axis=2).reshape(len(theirs), -1, *theirs.shape[2:]), mask
 
 
 def from_planes(theirs: Any) -> Any:

@@ -101,6 +101,36 @@ def test_planar_offsets(name: str, planes: tuple[int, int]) -> None:
     np.testing.assert_array_equal(getattr(conversions(), name)(theirs), FLAT)
 
 
+def test_offsets_and_masks_in_three_planes() -> None:
+    theirs = np.empty((N, 3 * G * K * K, OH, OW))
+    masks = 1000 + np.arange(N * G * K * K * OH * OW, dtype=np.float64).reshape(N, -1, OH, OW)
+    for n, g, i, j, axis, oy, ox in np.ndindex(*SIZES):
+        tap = (g * K + i) * K + j
+        theirs[n, (1 - axis) * G * K * K + tap, oy, ox] = OURS[n, g, i, j, axis, oy, ox]
+        theirs[n, 2 * G * K * K + tap, oy, ox] = masks[n, tap, oy, ox]
+    offset, mask = conversions().from_mindspore(theirs)
+    np.testing.assert_array_equal(offset, FLAT)
+    np.testing.assert_array_equal(mask, masks)
+
+
+def test_images_and_weights_with_channels_last() -> None:
+    rng = np.random.default_rng(0)
+    image, weight = rng.standard_normal((1, 5, 6, 4)), rng.standard_normal((3, 3, 4, 2))
+    offset = rng.standard_normal((1, 5, 6, 18))
+    output = cudeform.deform_conv2d(
+        image.transpose(0, 3, 1, 2),
+        conversions().from_nhwc(offset),
+        weight.transpose(3, 2, 0, 1),
+        padding=1,
+    )
+    y, x = 2, 3
+    expected = np.zeros(2)
+    for i, j in np.ndindex(3, 3):
+        dy, dx = offset[0, y, x, 2 * (3 * i + j) :][:2]
+        expected += bilinear(image[0], y - 1 + i + dy, x - 1 + j + dx) @ weight[i, j]
+    np.testing.assert_allclose(output[0, :, y, x], expected, rtol=1e-12)
+
+
 def test_offsets_with_channels_last() -> None:
     theirs = np.empty((N, OH, OW, FLAT.shape[1]))
     for n, g, i, j, axis, oy, ox in np.ndindex(*SIZES):
