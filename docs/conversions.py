@@ -47,7 +47,7 @@ def mask_from_dcnv3(theirs: Any, groups: int, kernel: int) -> Any:
 
 
 def from_dcnv4(theirs: Any, groups: int, kernel: int) -> tuple[Any, Any]:
-    """DCNv4: (N, OH, OW, padded); each group has 2*K*K offsets, then K*K masks. To DCNv3's pair."""
+    """DCNv4: (N, OH, OW, padded), for each group 2*K*K offsets, then K*K masks; to DCNv3's."""
     n, oh, ow, _ = theirs.shape
     taps = kernel * kernel
     rows = theirs[..., : 3 * groups * taps].reshape(n, oh, ow, groups, 3 * taps)

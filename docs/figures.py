@@ -29,7 +29,7 @@ def photo() -> Any:
 def draw_all(folder: Path) -> None:
     """Draw every figure into ``folder``, as PNG."""
     folder.mkdir(exist_ok=True)
-    for draw in (hero, order, one_channel, groups, mask, boundary, field, wheel):
+    for draw in (hero, order, one_channel, groups, mask, boundary, fields):
         with matplotlib.style.context(["default", STYLE]):
             figure = draw()
             figure.savefig(folder / f"{draw.__name__}.png", dpi=DPI, bbox_inches="tight")
@@ -167,16 +167,14 @@ def boundary() -> Any:
     return figure
 
 
-def field() -> Any:
-    """A mean displacement as arrows."""
-    (panel,) = cudeform.plot_displacement(_swirl(), 3, padding=1, image=photo())
-    return panel.figure
-
-
-def wheel() -> Any:
-    """The same as colours."""
-    (panel,) = cudeform.plot_displacement(_swirl(), 3, padding=1, colours=True)
-    return panel.figure
+def fields() -> Any:
+    """A mean displacement as arrows and as colours."""
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(7.8, 3.2), layout="constrained")
+    cudeform.plot_displacement(_swirl(), 3, padding=1, image=photo(), ax=left)
+    cudeform.plot_displacement(_swirl(), 3, padding=1, colours=True, ax=right)
+    left.set_title("as arrows")
+    right.set_title("as colours")
+    return figure
 
 
 def _swirl() -> Any:

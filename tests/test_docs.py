@@ -21,6 +21,10 @@ MODULES = (
     "",
     ".geometry",
     ".inspect.locations",
+    pytest.param(
+        ".inspect.plots",
+        marks=pytest.mark.skipif(find_spec("matplotlib") is None, reason="needs matplotlib"),
+    ),
     ".inspect.stats",
     ".ops",
     ".options",

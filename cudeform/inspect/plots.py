@@ -70,6 +70,13 @@ def plot_sampling(
         ImportError: matplotlib is missing.
         TypeError, ValueError: as :func:`sampling_locations`, or for a position, an image or a group
             that does not exist.
+
+    Example:
+        >>> import numpy as np, cudeform
+        >>> image, offset = np.eye(16), np.zeros((1, 2 * 3 * 3, 16, 16))
+        >>> offset[:, 2 * 4] = 3.0  # dy of the middle tap
+        >>> (panel,) = cudeform.plot_sampling(image, offset, kernel_size=3, padding=1, zoom=2)
+        >>> panel.figure.savefig("taps.png")  # doctest: +SKIP
     """
     field = Field.of(offset, (kernel_size, stride, padding, dilation), index)
     groups = chosen_groups(groups, field.offset_groups)
@@ -133,6 +140,13 @@ def plot_displacement(
 
     Raises:
         ImportError, TypeError, ValueError: as :func:`plot_sampling`.
+
+    Example:
+        >>> import numpy as np, cudeform
+        >>> offset = np.random.default_rng(0).normal(0, 1, (1, 2 * 2 * 3 * 3, 16, 16))
+        >>> first, second = cudeform.plot_displacement(offset, kernel_size=3, padding=1)
+        >>> second.get_title()
+        'offset group 1'
     """
     field = Field.of(offset, (kernel_size, stride, padding, dilation), index)
     groups = chosen_groups(groups, field.offset_groups)

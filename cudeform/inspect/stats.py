@@ -62,6 +62,9 @@ def offset_stats(
         kernel_size: KH and KW, or one number for both.
         stride, padding, dilation: as for :func:`deform_conv2d`.
 
+    Returns:
+        Lengths in pixels of the input, shares of the taps; ``str()`` makes a line of them.
+
     Raises:
         TypeError: no array, an unsupported dtype.
         ValueError: sizes that do not fit each other, as in :func:`deform_conv2d`.

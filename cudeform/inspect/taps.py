@@ -18,7 +18,7 @@ MASKED_TAP = "#b12a90"
 REGULAR = "#1f78b4"
 OUTSIDE = "#ff3b30"
 LEAST_MARK, LARGEST_MARK = 4.5, 9.5  # points
-ENTRY = 1.3  # inches of the legend for each kind of marks
+ENTRY = 1.1  # inches of the legend for each kind of marks
 BELOW = 4.2  # letters between a panel and its legend: numbers and a name of the axis
 
 
