@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cudeform.inspect.locations import sampling_locations
+from cudeform.inspect.space import borrowed
 from cudeform.inspect.view import Floats
 
 
@@ -22,6 +23,7 @@ class Field:
     @classmethod
     def of(cls, offset: Any, layout: tuple[Any, ...], index: int) -> Field:
         """The taps of image ``index``; ``layout`` is kernel size, stride, padding, dilation."""
+        offset, _ = borrowed(offset)
         check_index(offset, index)
         one = host(offset[index])[None]
         still, moved = (sampling_locations(each, *layout)[0] for each in (np.zeros_like(one), one))
@@ -35,6 +37,7 @@ class Field:
 
 def weights_of(mask: Any, field: Field, index: int) -> Floats:
     """The mask of one image, (OG, KH*KW, OH, OW)."""
+    mask, _ = borrowed(mask)
     check_index(mask, index)
     groups, kernel_h, kernel_w, _, out_h, out_w = field.moved.shape
     expected = (groups * kernel_h * kernel_w, out_h, out_w)
@@ -62,13 +65,14 @@ def host(array: Any) -> Floats:
         array = array.double() if array.element_size() == 8 else array.float()
     elif hasattr(array, "get") and not isinstance(array, np.ndarray):  # CuPy
         array = array.get()
-    array = np.asarray(array) if hasattr(array, "__array__") else np.from_dlpack(array)
+    array = np.asarray(array)
     floats: Floats = array if array.dtype == np.float64 else array.astype(np.float32)
     return floats
 
 
 def picture_of(image: Any, index: int) -> Floats:
     """The image as imshow takes it, between 0 and 1: (H, W, 3) or (H, W)."""
+    image, _ = borrowed(image)
     if not hasattr(image, "shape") or len(image.shape) not in (2, 3, 4):
         raise ValueError(
             "image must have shape (H, W), (C, H, W) or (N, C, H, W), "

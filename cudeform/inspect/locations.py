@@ -6,7 +6,7 @@ from typing import Any
 
 from cudeform.geometry import Padding, Pair
 from cudeform.inspect.layout import Layout
-from cudeform.inspect.space import Space
+from cudeform.inspect.space import Space, borrowed
 
 
 def sampling_locations(
@@ -46,9 +46,10 @@ def sampling_locations(
         >>> where[0, 0, 1, 1, :, 2, 5]  # y, x
         array([2.5, 5. ])
     """
+    offset, give_back = borrowed(offset)
     layout = Layout.of(offset, kernel_size, stride, padding, dilation)
     space = Space.of(offset)
     with space.device:
         y, x = layout.regular(space)
         second = space.range(2).reshape(2, 1, 1)
-        return layout.taps(space, offset) + (y * (1 - second) + x * second)
+        return give_back(layout.taps(space, offset) + (y * (1 - second) + x * second))

@@ -8,7 +8,7 @@ from typing import Any
 
 from cudeform.geometry import Padding, Pair, as_pair, geometry_of
 from cudeform.inspect.layout import Layout
-from cudeform.inspect.space import Space
+from cudeform.inspect.space import Space, borrowed
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ def offset_stats(
         >>> stats.outside > 0.5
         True
     """
+    offset, _ = borrowed(offset)
     layout = Layout.of(offset, kernel_size, stride, padding, dilation)
     height, width = as_pair("image_size", image_size, 1)
     kernel_h, kernel_w = layout.kernel
