@@ -64,17 +64,21 @@ def test_pages_have_examples() -> None:
 
 
 @pytest.mark.skipif(find_spec("furo") is None, reason="needs the docs extra")
-def test_the_documentation_builds_without_a_warning(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("builder", "made"), [("html", "offsets.html"), ("doctest", "output.txt")])
+def test_the_documentation_builds_without_a_warning(
+    builder: str, made: str, tmp_path: Path
+) -> None:
     build = [sys.executable, "-m", "sphinx", "-q", "-W", "-E", "-d", str(tmp_path / "trees")]
     done = subprocess.run(
-        [*build, str(ROOT / "docs"), str(tmp_path / "html")],
+        [*build, "-b", builder, str(ROOT / "docs"), str(tmp_path / builder)],
         capture_output=True,
         text=True,
         check=False,
         timeout=300,
+        cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "html" / "offsets.html").exists()
+    assert (tmp_path / builder / made).exists()
 
 
 # Offsets of other libraries. Each test fills an array as that library's code indexes it and expects
