@@ -74,7 +74,7 @@ def test_the_documentation_builds_without_a_warning(
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=600,
         cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
