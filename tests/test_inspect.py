@@ -259,6 +259,21 @@ def test_a_dense_picture_has_a_panel_for_each_group(pyplot: Any, colours: bool) 
     axes[0].figure.canvas.draw()
 
 
+def test_colours_tell_directions_lengths_and_what_is_not_finite(pyplot: Any) -> None:
+    offset = np.zeros((1, 2, 1, 8))
+    # Still, right, down, left, up, half as far right, and two that are lost.
+    offset[0, 0, 0] = [0, 0, 2, 0, -2, 0, np.nan, np.inf]
+    offset[0, 1, 0] = [0, 2, 0, -2, 0, 1, 0, 0]
+    (panel,) = cudeform.plot_displacement(offset, 1, colours=True)
+    still, right, down, left, up, half, nan, inf = panel.images[0].get_array()[0]
+    np.testing.assert_array_equal(still, [1, 1, 1])
+    np.testing.assert_array_equal([nan, inf], np.zeros((2, 3)))
+    np.testing.assert_allclose(half, (still + right) / 2, atol=0.02)
+    ends = np.stack((right, down, left, up))
+    apart = np.abs(ends[:, None] - ends).max(2)
+    assert apart[~np.eye(4, dtype=bool)].min() > 0.3
+
+
 def test_a_picture_of_what_does_not_exist_is_refused(pyplot: Any) -> None:
     offset, image = random_offset(), np.ones((9, 8))
     for text, changes in (
