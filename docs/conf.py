@@ -28,6 +28,8 @@ extensions = [
     "sphinx.ext.napoleon",
 ]
 html_theme = "furo"
+# So that lines of 100 letters fit.
+html_theme_options = {"light_css_variables": {"code-font-size": "0.74rem"}}
 html_title = f"cudeform {release}"
 html_copy_source = False
 exclude_patterns = ["_build", "_generated"]

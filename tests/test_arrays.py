@@ -86,17 +86,22 @@ def test_no_result_shares_memory_with_an_argument_or_another_result(name: str, l
         assert not any(np.shares_memory(array, other) for other in others)
 
 
-def test_broadcast_arrays_give_what_their_copies_give() -> None:
-    case = build("broadcast", batch=3, offset_groups=2, padding=((1, 1), (1, 1)))
-    for narrow in (np.s_[:1], np.s_[:, :, :1, :1], np.s_[:1, :1, :1, :1]):
-        case = replace(
-            case,
-            offset=np.broadcast_to(case.offset[narrow], case.offset.shape),
-            mask=np.broadcast_to(case.mask[narrow], case.mask.shape),
-            grad_output=np.broadcast_to(case.grad_output[narrow], case.grad_output.shape),
-        )
-        assert 0 in case.offset.strides
-        assert_same(results(case), results(case.map(np.ascontiguousarray)))
+@pytest.mark.parametrize("offset", ["normal", "large", "whole", "nan and inf"])
+@pytest.mark.parametrize(
+    "narrow",
+    [np.s_[:1], np.s_[:, :, :1], np.s_[..., :1], np.s_[:, :, :1, :1], np.s_[:1, :1, :1, :1]],
+    ids=["images", "rows", "columns", "positions", "all"],
+)
+def test_broadcast_arrays_give_what_their_copies_give(narrow: Any, offset: str) -> None:
+    case = build("broadcast", batch=3, offset_groups=2, padding=((1, 1), (1, 1)), offset=offset)
+    case = replace(
+        case,
+        offset=np.broadcast_to(case.offset[narrow], case.offset.shape),
+        mask=np.broadcast_to(case.mask[narrow], case.mask.shape),
+        grad_output=np.broadcast_to(case.grad_output[narrow], case.grad_output.shape),
+    )
+    assert 0 in case.offset.strides
+    assert_same(results(case), results(case.map(np.ascontiguousarray)))
 
 
 @pytest.mark.parametrize(
