@@ -105,7 +105,9 @@ def main() -> None:
 
     for name, training in trainings.items():
         first, *_, last = training.losses
-        print(f"{name:12} loss {first:.4f} -> {last:.4f}, {STEPS} steps in {training.seconds:.2f} s")
+        print(
+            f"{name:12} loss {first:.4f} -> {last:.4f}, {STEPS} steps in {training.seconds:.2f} s"
+        )
         assert last < first / 2, "it did not learn"
     if len(trainings) == 2:
         pairs = zip(*(training.losses for training in trainings.values()), strict=True)
