@@ -46,7 +46,7 @@ class Computed:
     ) -> Geometry:
         """Geometry of a call whose tensors all fit together; found once for equal calls."""
         arguments = _arguments(operands, grad_output, tangents)
-        return _cached(arguments, *map(tuple, settings[:3]))
+        return _cached(arguments, settings.stride, settings.padding, settings.dilation)
 
     @staticmethod
     def run(
@@ -75,7 +75,8 @@ class Traced:
         tangents: Gradients = NO_TANGENTS,
     ) -> Geometry:
         """Geometry of a call whose tensors all fit together."""
-        return _checked(_arguments(operands, grad_output, tangents), *settings[:3])
+        arguments = _arguments(operands, grad_output, tangents)
+        return _checked(arguments, settings.stride, settings.padding, settings.dilation)
 
     @staticmethod
     def run(*_: Any) -> None:
@@ -126,12 +127,11 @@ def _checked(
     check_dtypes({name: name_of(argument.dtype) for name, argument in present.items()})
     check_devices({name: argument.device for name, argument in present.items()})
     shapes = {name: tuple(argument.shape) for name, argument in present.items()}
-    top, bottom, left, right = padding
     # Not geometry_of, which keeps what it finds: symbols have no hash.
     g: Geometry = geometry._geometry.__wrapped__(
         *(shapes.get(name) for name in ("input", "offset", "weight", "bias", "mask")),
         geometry.as_pair("stride", stride, 1),
-        geometry.as_padding(((top, bottom), (left, right))),
+        geometry.as_padding(padding),
         geometry.as_pair("dilation", dilation, 1),
     )
     if "grad_output" in shapes:
@@ -168,7 +168,8 @@ def _viewed(view: Callable[[Tensor], Any], tensors: Any) -> Any:
 
 def _array(tensor: Tensor) -> Any:
     """The tensor as a NumPy array over the same memory."""
-    tensor = tensor.detach()
+    if tensor.requires_grad:
+        tensor = tensor.detach()
     if tensor.dtype is torch.bfloat16:
         return tensor.view(torch.uint16).numpy().view(_bfloat16())
     return tensor.numpy()

@@ -27,7 +27,7 @@ def where(needs: Any, tensors: Any) -> Gradient:
 
 
 class Forward(torch.autograd.Function):  # type: ignore[misc]
-    """(input, offset, weight, bias, mask, *settings) -> output."""
+    """(input, offset, weight, bias, mask, settings) -> output."""
 
     generate_vmap_rule = False
 
@@ -63,7 +63,7 @@ class Forward(torch.autograd.Function):  # type: ignore[misc]
 
 
 class Backward(torch.autograd.Function):  # type: ignore[misc]
-    """(grad_output, input, offset, weight, bias, mask, needs, *settings) -> five gradients."""
+    """(grad_output, input, offset, weight, bias, mask, needs, settings) -> five gradients."""
 
     generate_vmap_rule = False
 

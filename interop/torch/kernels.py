@@ -7,13 +7,11 @@ Each is written once, for two kinds of tensors: ``on`` is ``Computed`` where the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
 from cudeform import engine
 from cudeform.operands import DoubleGradients, Gradients, Operands
 
 from .engine import Computed, Tensor, Traced
-from .settings import Settings
+from .settings import unpacked
 
 Tensors = tuple[Tensor, ...]
 On = type[Computed] | type[Traced]
@@ -26,10 +24,10 @@ def forward(
     weight: Tensor,
     bias: Tensor | None,
     mask: Tensor | None,
-    *settings: Any,
+    settings: Sequence[int],
 ) -> Tensor:
     """The output, (N, O, OH, OW)."""
-    chosen = Settings(*settings)
+    chosen = unpacked(settings)
     chosen.check_assumed()
     operands = Operands(input, offset, weight, bias, mask)
     g = on.geometry(operands, chosen)
@@ -47,10 +45,10 @@ def backward(
     bias: Tensor | None,
     mask: Tensor | None,
     needs: Sequence[bool],
-    *settings: Any,
+    settings: Sequence[int],
 ) -> Tensors:
     """Gradients in the order of ``Gradients``; one that is not needed is an empty vector."""
-    chosen = Settings(*settings)
+    chosen = unpacked(settings)
     operands = Operands(input, offset, weight, bias, mask)
     g = on.geometry(operands, chosen, grad_output)
     grads = Gradients(*_wanted(needs, input, offset, weight, bias, mask))
@@ -69,10 +67,10 @@ def jvp(
     weight_tangent: Tensor | None,
     bias_tangent: Tensor | None,
     mask_tangent: Tensor | None,
-    *settings: Any,
+    settings: Sequence[int],
 ) -> Tensor:
     """The tangent of the output; None stands for a zero tangent."""
-    chosen = Settings(*settings)
+    chosen = unpacked(settings)
     operands = Operands(input, offset, weight, None, mask)
     tangents = Gradients(input_tangent, offset_tangent, weight_tangent, bias_tangent, mask_tangent)
     g = on.geometry(operands, chosen, None, tangents)
@@ -94,10 +92,10 @@ def double_backward(
     bias_tangent: Tensor | None,
     mask_tangent: Tensor | None,
     needs: Sequence[bool],
-    *settings: Any,
+    settings: Sequence[int],
 ) -> Tensors:
     """Gradients of ``sum(tangents * backward(...))`` in the order of ``DoubleGradients``."""
-    chosen = Settings(*settings)
+    chosen = unpacked(settings)
     operands = Operands(input, offset, weight, None, mask)
     tangents = Gradients(input_tangent, offset_tangent, weight_tangent, bias_tangent, mask_tangent)
     g = on.geometry(operands, chosen, grad_output, tangents)

@@ -13,7 +13,7 @@ from .vmap import vmapped
 
 
 class Jvp(torch.autograd.Function):  # type: ignore[misc]
-    """(input, offset, weight, mask, five tangents, *settings) -> tangent of the output."""
+    """(input, offset, weight, mask, five tangents, settings) -> tangent of the output."""
 
     generate_vmap_rule = False
 
@@ -58,7 +58,7 @@ class Jvp(torch.autograd.Function):  # type: ignore[misc]
 
 
 class DoubleBackward(torch.autograd.Function):  # type: ignore[misc]
-    """(grad_output, input, offset, weight, mask, five tangents, needs, *settings) -> five."""
+    """(grad_output, input, offset, weight, mask, five tangents, needs, settings) -> five."""
 
     generate_vmap_rule = False
 
