@@ -190,9 +190,7 @@ def test_opcheck(device: Any, what: str) -> None:
     if what == "half":
         operands = [t.bfloat16() for t in operands]
     settings = [2, 1, 1, 1, 0, 0, 2, 1, 0, 0]
-    outcome = torch.library.opcheck(
-        torch.ops.cudeform.deform_conv2d.default, (*operands, settings)
-    )
+    outcome = torch.library.opcheck(torch.ops.cudeform.deform_conv2d.default, (*operands, settings))
     assert set(outcome.values()) == {"SUCCESS"}
 
 

@@ -7,13 +7,15 @@ Each is written once, for two kinds of tensors: ``on`` is ``Computed`` where the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from cudeform import engine
-from cudeform.operands import DoubleGradients, Gradients, Operands
 
-from .engine import Computed, Tensor, Traced
+import torch
+
+from cudeform import engine
+from cudeform.operands import DoubleGradients, Gradients
+
+from .engine import Computed, Tensor, Tensors, Traced
 from .settings import unpacked
 
-Tensors = tuple[Tensor, ...]
 On = type[Computed] | type[Traced]
 
 
@@ -29,9 +31,9 @@ def forward(
     """The output, (N, O, OH, OW)."""
     chosen = unpacked(settings)
     chosen.check_assumed()
-    operands = Operands(input, offset, weight, bias, mask)
+    operands = input, offset, weight, bias, mask
     g = on.geometry(operands, chosen)
-    output = input.new_empty(g.output_shape)
+    output = input.new_empty(*g.output_shape)
     on.run(engine.forward, operands, g, chosen.options(), output)
     return output
 
@@ -49,7 +51,7 @@ def backward(
 ) -> Tensors:
     """Gradients in the order of ``Gradients``; one that is not needed is an empty vector."""
     chosen = unpacked(settings)
-    operands = Operands(input, offset, weight, bias, mask)
+    operands = input, offset, weight, bias, mask
     g = on.geometry(operands, chosen, grad_output)
     grads = Gradients(*_wanted(needs, input, offset, weight, bias, mask))
     on.run(engine.backward, operands, g, chosen.options(), grad_output, grads)
@@ -71,10 +73,10 @@ def jvp(
 ) -> Tensor:
     """The tangent of the output; None stands for a zero tangent."""
     chosen = unpacked(settings)
-    operands = Operands(input, offset, weight, None, mask)
+    operands = input, offset, weight, None, mask
     tangents = Gradients(input_tangent, offset_tangent, weight_tangent, bias_tangent, mask_tangent)
     g = on.geometry(operands, chosen, None, tangents)
-    output_tangent = input.new_empty(g.output_shape)
+    output_tangent = input.new_empty(*g.output_shape)
     on.run(engine.jvp, operands, g, chosen.options(), tangents, output_tangent)
     return output_tangent
 
@@ -96,7 +98,7 @@ def double_backward(
 ) -> Tensors:
     """Gradients of ``sum(tangents * backward(...))`` in the order of ``DoubleGradients``."""
     chosen = unpacked(settings)
-    operands = Operands(input, offset, weight, None, mask)
+    operands = input, offset, weight, None, mask
     tangents = Gradients(input_tangent, offset_tangent, weight_tangent, bias_tangent, mask_tangent)
     g = on.geometry(operands, chosen, grad_output, tangents)
     results = DoubleGradients(*_wanted(needs, grad_output, input, offset, weight, mask))
@@ -107,8 +109,12 @@ def double_backward(
 
 def _wanted(needs: Sequence[bool], *tensors: Tensor | None) -> Tensors:
     """Tensors to write, None where nothing is wanted or there is nothing to differentiate."""
-    pairs = zip(needs, tensors, strict=True)
-    return tuple(t.new_empty(t.shape) if need and t is not None else None for need, t in pairs)
+    return tuple(
+        torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        if need and tensor is not None
+        else None
+        for need, tensor in zip(needs, tensors, strict=True)
+    )
 
 
 def _returned(like: Tensor, tensors: Tensors) -> Tensors:

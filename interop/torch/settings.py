@@ -91,14 +91,15 @@ def unpacked(settings: Sequence[int]) -> Settings:
 def _unpacked(settings: Packed) -> Settings:
     if len(settings) not in (10, 14):
         raise ValueError(f"settings must be 10 or 14 integers, got {settings}")
-    top, bottom, left, right = settings[2:6]
+    stride_h, stride_w, top, bottom, left, right, dilation_h, dilation_w, *rest = settings
+    rule, assumed, *tuning = rest
     return Settings(
-        stride=settings[:2],
+        stride=(stride_h, stride_w),
         padding=((top, bottom), (left, right)),
-        dilation=settings[6:8],
-        boundary_grad=BOUNDARY_GRADS[settings[8]],
-        assumed=bool(settings[9]),
-        tuning=settings[10:],
+        dilation=(dilation_h, dilation_w),
+        boundary_grad=BOUNDARY_GRADS[rule],
+        assumed=bool(assumed),
+        tuning=tuple(tuning),
     )
 
 
