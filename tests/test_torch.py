@@ -143,32 +143,6 @@ def test_a_gradient_is_the_same_bit_for_bit_every_time(torch_device: Any) -> Non
     assert all(map(torch.equal, first, second))
 
 
-def test_the_deterministic_flag_of_torch_is_an_option_on_the_gpu(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from contextlib import nullcontext
-    from types import SimpleNamespace
-
-    from cudeform.interop.torch import engine as door
-    from cudeform.options import Options
-
-    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: SimpleNamespace(cuda_stream=7))
-    monkeypatch.setattr(engine, "gpu_device", lambda *args: args[:2])
-    calls: list[Any] = []
-
-    def run(*args: Any, device: Any) -> None:
-        calls.append((args[2].deterministic, device))
-
-    for wanted in (False, True):
-        torch.use_deterministic_algorithms(wanted)
-        try:
-            door._run_on_gpu(run, (*tensors("cpu"),), None, Options())
-        finally:
-            torch.use_deterministic_algorithms(False)
-    assert calls == [(False, (None, 7)), (True, (None, 7))]
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(torch_device: Any, dtype: Any) -> None:
     halves = [t.to(dtype).requires_grad_() for t in tensors(torch_device)]
