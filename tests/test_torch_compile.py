@@ -22,7 +22,7 @@ from cudeform.interop.torch import DeformConv2d
 
 from torch._dynamo.testing import CompileCounterWithBackend  # isort: skip
 from torch._subclasses.fake_tensor import FakeTensorMode  # isort: skip
-from torch.func import grad, jvp  # isort: skip
+from torch.func import grad, jvp, vmap  # isort: skip
 
 pytestmark = quiet
 
@@ -220,3 +220,23 @@ def test_wrong_shapes_are_told_in_words_even_when_traced() -> None:
 def test_settings_that_mean_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="settings must be 10 or 14 integers"):
         torch.ops.cudeform.deform_conv2d(*tensors("cpu"), SETTINGS[:3])
+
+
+@pytest.mark.parametrize("backend", [None, "eager", "aot_eager"])
+def test_vmap_of_the_operator_and_of_what_is_compiled(backend: str | None) -> None:
+    torch._dynamo.reset()
+    input, offset, weight, bias, mask = tensors("cpu")
+    offsets = torch.stack([torch.stack([offset, offset / 2]), torch.stack([offset / 4, offset])])
+    weights = torch.stack([weight, 2 * weight])
+
+    def by_name(offset: Any, weight: Any) -> Any:
+        return torch.ops.cudeform.deform_conv2d(input, offset, weight, bias, mask, SETTINGS)
+
+    def call(offset: Any, weight: Any) -> Any:
+        return convolve(input, offset, weight, bias, mask)
+
+    function = vmap(vmap(call if backend else by_name, (0, None)), (0, 0))
+    if backend:
+        function = torch.compile(function, fullgraph=True, backend=backend)
+    wanted = [[call(offsets[i, j], weights[i]) for j in range(2)] for i in range(2)]
+    assert torch.allclose(function(offsets, weights), torch.stack([*map(torch.stack, wanted)]))

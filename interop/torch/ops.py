@@ -78,7 +78,11 @@ class Operator:
         torch.library.register_autograd(
             self._qualified, function.backward, setup_context=function.setup_context, lib=LIBRARY
         )
-        torch.library.register_vmap(self._qualified, function.vmap, lib=LIBRARY)
+        # On the way through the dispatcher a Function would be lost; on its own it finds the next.
+        function.vmap = staticmethod(partial(function.batched, self))
+        torch.library.register_vmap(
+            self._qualified, partial(function.batched, self.operator), lib=LIBRARY
+        )
 
     @property
     def _qualified(self) -> str:
