@@ -67,7 +67,8 @@ class Operator:
         if torch.is_grad_enabled() and any(
             tensor is not None and tensor.requires_grad for tensor in args[: self.tensors]
         ):
-            return self.eager.apply(*args)
+            # A recorded Function could not be saved; the operator can.
+            return (self.operator if torch.jit.is_tracing() else self.eager.apply)(*args)
         with _below_autograd():
             return self.operator(*args)
 
@@ -92,18 +93,16 @@ class Operator:
 def _eager(operator: Any, function: Any) -> Any:
     """The Function for calls that nothing transforms."""
 
-    class Eager(torch.autograd.Function):  # type: ignore[misc]
-        @staticmethod
-        def forward(ctx: Any, *args: Any) -> Any:
-            with _below_autograd():
-                output = operator(*args)
-            function.setup_context(ctx, args, output)
-            return output
+    def forward(ctx: Any, *args: Any) -> Any:
+        with _below_autograd():
+            output = operator(*args)
+        function.setup_context(ctx, args, output)
+        return output
 
-        backward = function.backward
-
-    Eager.__name__ = Eager.__qualname__ = function.__name__
-    return Eager
+    # Users meet the name in grad_fn and in profiles.
+    name = operator._opname.title().replace("_", "")
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(function.backward)}
+    return type(name, (torch.autograd.Function,), methods)
 
 
 forward = Operator(f"deform_conv2d({OPERANDS}, {SCHEMA}) -> Tensor", kernels.forward)
