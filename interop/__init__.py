@@ -67,7 +67,7 @@ def door_of(arrays: Mapping[str, Any]) -> Door:
     kinds = {name: _kind(name, array) for name, array in arrays.items()}
     expected = kinds["input"]
     for name, kind in kinds.items():
-        if kind != expected:
+        if kind is not expected and kind != expected:
             raise TypeError(
                 f"{name} must be an array of the same library as input, {expected.library}, got an "
                 f"array of {kind.library}; convert one of them, without a copy by from_dlpack"
