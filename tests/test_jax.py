@@ -242,24 +242,6 @@ def test_threads(bridge: str) -> None:
     assert not wrong
 
 
-LEAVES_EARLY = """
-import jax, jax.numpy as jnp, cudeform
-offset = jnp.zeros((1, 18, 64, 64))
-image, weight = jnp.ones((1, 8, 64, 64)), jnp.ones((8, 8, 3, 3))
-call = jax.jit(lambda image: cudeform.deform_conv2d(image, offset, weight, padding=1))
-kept = [call(image) for _ in range(50)]
-for _ in range(50):
-    call(image)
-"""
-
-
-def test_a_process_may_end_while_calls_are_under_way() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", LEAVES_EARLY], timeout=60, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-
-
 def test_the_ffi_bridge_can_be_exported() -> None:
     from jax import export
 
