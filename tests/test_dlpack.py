@@ -10,8 +10,10 @@ import pytest
 from cases import ARRAYS, Case, named
 
 import cudeform
+from cudeform import engine
 
 CASE = named("torchvision, offset half")
+OPERANDS = cudeform.Gradients._fields
 
 
 class Array:
@@ -160,13 +162,92 @@ def test_the_checks_are_those_of_numpy_arrays() -> None:
         cudeform.deform_conv2d(**case.arguments | {"weight": Array(CASE.weight.astype("f4"))})
 
 
-def test_array_api_strict() -> None:
-    strict = pytest.importorskip("array_api_strict")
-    case = CASE.map(strict.asarray)
-    output, grads = forward(case), backward(case)
-    kind = type(case.input)
-    assert type(output) is kind
-    np.testing.assert_array_equal(np.asarray(output), forward(CASE))
-    for grad, wanted in zip(grads, backward(CASE), strict=True):
-        assert type(grad) is kind
-        np.testing.assert_array_equal(np.asarray(grad), wanted)
+@pytest.mark.usefixtures("elsewhere")
+def test_forward_mode_and_the_second_order() -> None:
+    case = CASE.map(Array)
+    rng = np.random.default_rng(0)
+    moves = {n: rng.standard_normal(getattr(CASE, n).shape) for n in cudeform.Gradients._fields}
+    for call, extra in (
+        (cudeform.deform_conv2d_jvp, ()),
+        (cudeform.deform_conv2d_double_backward, (CASE.grad_output,)),
+    ):
+        wanted = call(cudeform.Gradients(**moves), *extra, **CASE.arguments)
+        there = cudeform.Gradients(**{name: Array(array) for name, array in moves.items()})
+        got = call(there, *map(Array, extra), **case.arguments)
+        pairs = zip(got, wanted, strict=True) if isinstance(got, tuple) else [(got, wanted)]
+        for one, other in pairs:
+            assert type(one) is Array
+            np.testing.assert_array_equal(plain(one), other)
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_each_array_is_borrowed_once_a_call() -> None:
+    case = CASE.map(Array)
+    backward(case)
+    assert [getattr(case, name).handed_out for name in ARRAYS] == [1] * len(ARRAYS)
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_the_engine_sees_the_producers_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASE.map(Array)
+    seen = watch_pointers(monkeypatch)
+    output = forward(case)
+    wanted = {name: getattr(CASE, name).ctypes.data for name in OPERANDS}
+    assert seen == wanted | {"output": plain(output).ctypes.data}
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_memory_that_nobody_may_write_is_read() -> None:
+    def locked(array: Any) -> Array:
+        array = array.copy()
+        array.flags.writeable = False
+        return Array(array)
+
+    np.testing.assert_array_equal(plain(forward(CASE.map(locked))), forward(CASE))
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_memory_may_begin_at_an_odd_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    def moved(array: Any) -> Array:
+        view = np.zeros(array.nbytes + 1, np.uint8)[1:].view(array.dtype).reshape(array.shape)
+        view[...] = array
+        return Array(view)
+
+    wanted = forward(CASE)
+    seen = watch_pointers(monkeypatch)
+    np.testing.assert_array_equal(plain(forward(CASE.map(moved))), wanted)
+    assert seen["input"] % 8 == 1
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_producer_that_does_not_lend_is_asked_for_a_copy() -> None:
+    class Careful(Array):
+        __module__ = "elsewhere"
+
+        def __dlpack__(self, *, copy: bool | None = None, **how: Any) -> Any:
+            if not copy:
+                raise BufferError("not without a copy")
+            return super().__dlpack__(copy=True, **how)
+
+    np.testing.assert_array_equal(plain(forward(CASE.map(Careful))), forward(CASE))
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_dtypes_that_no_engine_has_are_refused() -> None:
+    for dtype in ("int16", "uint16", "complex64"):
+        with pytest.raises(TypeError, match=f"input must have a dtype among .*, got {dtype}"):
+            forward(CASE.map(lambda array, d=dtype: Array(array.astype(d))))
+
+
+def watch_pointers(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Addresses of what the next forward of the engine reads and writes, by name."""
+    seen: dict[str, int] = {}
+    run = engine.forward
+
+    def watched(operands: Any, geometry: Any, options: Any, output: Any) -> None:
+        seen.update({name: array.ctypes.data for name, array in operands.present().items()})
+        seen["output"] = output.ctypes.data
+        run(operands, geometry, options, output)
+
+    monkeypatch.setattr(engine, "forward", watched)
+    return seen
