@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from importlib import reload
 from typing import Any
 
 import jaxcpu
@@ -204,6 +205,15 @@ def test_options_are_those_in_force_while_tracing(monkeypatch: pytest.MonkeyPatc
     assert seen == ["mmcv", "mmcv"]
     jax.block_until_ready(jax.grad(lambda arrays: call(arrays).sum())(operands(CASE)))
     assert seen[2:] == ["torchvision"]
+
+
+def test_a_jax_that_is_too_old_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cudeform.interop.jax import minimum
+
+    monkeypatch.setattr(jax, "__version_info__", (0, 6, 2))
+    monkeypatch.setattr(jax, "__version__", "0.6.2")
+    with pytest.raises(ImportError, match=r"jax 0\.7\.0 or newer, this is 0\.6\.2; pip install"):
+        reload(minimum)
 
 
 def test_an_unknown_bridge_is_refused() -> None:
