@@ -117,5 +117,11 @@ def _described(operands: Operands) -> Operands:
 def _describe(array: Any) -> DeviceArray | None:
     if array is None:
         return None
+    if any(number % array.itemsize for number in (array.data.ptr, *array.strides)):
+        raise ValueError(
+            f"an array of {array.dtype.name} on a GPU must have an address and strides that are "
+            f"multiples of {array.itemsize} bytes, got {array.data.ptr} and {array.strides}; copy "
+            "it byte by byte"
+        )
     strides = tuple(stride // array.itemsize for stride in array.strides)
     return DeviceArray(array.data.ptr, array.shape, strides, array.dtype.name)

@@ -80,29 +80,6 @@ def _second(tangents: Any, extra: Any, a: Any, sizes: Any) -> tuple[Any, ...]:
     return (tangents, *extra, a["input"], a["offset"], a["weight"], a["bias"], *sizes, a["mask"])
 
 
-@pytest.mark.parametrize("bridge", ["buffer", "ffi"])
-def test_the_engine_sees_the_arrays_own_memory(
-    bridge: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Large enough that XLA does not copy an array to align or to fuse it.
-    case = build("memory", batch=2, channels=16, size=(32, 32), padding=SAME).cast("float32")
-    arrays = operands(case)
-    seen = {}
-    forward = engine.forward
-
-    def watched(given: Any, geometry: Any, options: Any, output: Any, device: Any) -> None:
-        seen.update({name: array.ctypes.data for name, array in given.present().items()})
-        seen["output"] = output.ctypes.data
-        forward(given, geometry, options, output, device)
-
-    monkeypatch.setattr(engine, "forward", watched)
-    with jaxcpu.bridge(bridge):
-        output = jax.jit(function_of(case))(arrays)
-    output.block_until_ready()
-    pointers = {name: array.unsafe_buffer_pointer() for name, array in arrays.items()}
-    assert seen == pointers | {"output": output.unsafe_buffer_pointer()}
-
-
 def test_equal_calls_are_compiled_once() -> None:
     traces = []
     call = function_of(CASE)
@@ -160,6 +137,20 @@ def test_wrong_shapes_are_refused_while_tracing(
     arrays = {name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in shapes.items()}
     with pytest.raises(error, match=message):
         jax.eval_shape(function_of(case), arrays)
+
+
+def test_a_wrong_gradient_or_tangent_is_refused_while_tracing() -> None:
+    arrays = operands(CASE)
+    sizes = {"stride": CASE.stride, "padding": CASE.padding, "dilation": CASE.dilation}
+    wrong = jax.ShapeDtypeStruct((1, 2, 3, 4), "float64")
+    tangents = cudeform.Gradients(mask=wrong)
+    for call, message in (
+        (cudeform.deform_conv2d_backward, r"^grad_output must have shape .*got \(1, 2, 3, 4\)"),
+        (cudeform.deform_conv2d_jvp, r"^tangent of mask must have the shape of mask, .*got"),
+    ):
+        given = wrong if call is cudeform.deform_conv2d_backward else tangents
+        with pytest.raises(ValueError, match=message):
+            jax.eval_shape(lambda g, a, call=call: call(g, **a, **sizes), given, arrays)
 
 
 def test_wrong_dtypes_are_refused_while_tracing() -> None:
@@ -310,20 +301,3 @@ def test_scan_and_checkpoint() -> None:
         return image.sum()
 
     jaxcpu.assert_close(jax.jit(jax.grad(looped))(arrays), jax.grad(unrolled)(arrays))
-
-
-def test_fori_loop_of_descent_steps() -> None:
-    case = build("descent", padding=SAME).cast("float32")
-    arrays = operands(case)
-    wanted = jnp.asarray(case.grad_output)
-    call = function_of(case)
-
-    def loss(offset: Any) -> Any:
-        return jnp.mean((call({**arrays, "offset": offset}) - wanted) ** 2)
-
-    def step(_: Any, offset: Any) -> Any:
-        return offset - 0.05 * jax.grad(loss)(offset)
-
-    start = arrays["offset"]
-    end = jax.jit(lambda offset: jax.lax.fori_loop(0, 20, step, offset))(start)
-    assert loss(end) < loss(start)
