@@ -179,7 +179,10 @@ def test_traced_and_concrete_arrays_may_meet() -> None:
     np.testing.assert_array_equal(output, cudeform.deform_conv2d(**CASE.arguments))
 
 
-def test_options_are_those_in_force_while_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("bridge", ["buffer", "ffi"])
+def test_options_are_those_in_force_while_tracing(
+    bridge: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
     backward = engine.backward
 
@@ -190,11 +193,12 @@ def test_options_are_those_in_force_while_tracing(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(engine, "backward", watched)
     call = function_of(CASE)
     grad = jax.jit(jax.grad(lambda arrays: call(arrays).sum()))
-    with cudeform.options(boundary_grad="mmcv"):
+    with jaxcpu.bridge(bridge):
+        with cudeform.options(boundary_grad="mmcv"):
+            jax.block_until_ready(grad(operands(CASE)))
         jax.block_until_ready(grad(operands(CASE)))
-    jax.block_until_ready(grad(operands(CASE)))
-    assert seen == ["mmcv", "mmcv"]
-    jax.block_until_ready(jax.grad(lambda arrays: call(arrays).sum())(operands(CASE)))
+        assert seen == ["mmcv", "mmcv"]
+        jax.block_until_ready(jax.grad(lambda arrays: call(arrays).sum())(operands(CASE)))
     assert seen[2:] == ["torchvision"]
 
 
@@ -205,6 +209,24 @@ def test_a_jax_that_is_too_old_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(jax, "__version__", "0.6.2")
     with pytest.raises(ImportError, match=r"jax 0\.7\.0 or newer, this is 0\.6\.2; pip install"):
         reload(minimum)
+
+
+def test_a_call_takes_the_bridge_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cudeform.interop.jax import ffi
+
+    calls = []
+    run = ffi._run_on_cpu
+
+    def watched(*arguments: Any) -> None:
+        calls.append(1)
+        run(*arguments)
+
+    monkeypatch.setattr(ffi, "_run_on_cpu", watched)
+    for bridge in ("buffer", "ffi", "buffer"):
+        calls.clear()
+        with jaxcpu.bridge(bridge):
+            jax.block_until_ready(function_of(CASE)(operands(CASE)))
+        assert len(calls) == (bridge == "ffi")
 
 
 def test_an_unknown_bridge_is_refused() -> None:

@@ -53,6 +53,17 @@ def test_jit_keeps_images_where_they_are(case: Any, bridge: str) -> None:
     jaxcpu.assert_close(np.asarray(output), np.asarray(call(arrays)))
 
 
+def test_a_batch_that_the_devices_do_not_divide() -> None:
+    arrays = operands(CASE)
+
+    def part(arrays: Any) -> Any:
+        some = {n: a if n in FILTERS else a[:12] for n, a in arrays.items()}
+        return function_of(CASE)(some)
+
+    got = jax.jit(part)(spread(arrays, mesh_of(8)))
+    jaxcpu.assert_close(np.asarray(got), np.asarray(part(arrays)))
+
+
 def test_a_device_gets_its_images_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     forward = engine.forward
