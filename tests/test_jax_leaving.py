@@ -10,7 +10,7 @@ import pytest
 
 # A call that waits for a product runs in a thread of XLA, later than the main thread goes on.
 PROGRAM = """
-import sys, time
+import sys, threading, time
 import jax, jax.numpy as jnp
 import cudeform
 from cudeform import engine
@@ -30,12 +30,23 @@ offset = jax.device_put(jnp.zeros((devices, 2, 4, 4)), images)
 product = jax.jit(lambda big: (big @ big @ big)[:, None, :4, :4])
 call = jax.jit(lambda image: cudeform.deform_conv2d(image, offset, jnp.ones((1, 1, 1, 1))))
 
+results = []
+
+def work():
+    with bridge(name):
+        results.extend(call(product(big)) for _ in range(10))
+
 with bridge(name):
     call(product(big)).block_until_ready()
-    results = [call(product(big)) for _ in range(10)]
+if end == "by a thread":
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+else:
+    work()
 assert not results[-1].is_ready()
 if end == "dropped":
-    del results
+    results.clear()
 if end == "failed":
     def slow(*arguments): raise ValueError
     engine.forward = slow
@@ -43,7 +54,7 @@ print("done")
 """
 
 
-@pytest.mark.parametrize("end", ["kept", "dropped", "failed"])
+@pytest.mark.parametrize("end", ["kept", "dropped", "failed", "by a thread"])
 @pytest.mark.parametrize(("devices", "bridge"), [(1, "buffer"), (1, "ffi"), (8, "buffer")])
 def test_a_process_may_end_while_calls_are_under_way(devices: int, bridge: str, end: str) -> None:
     done = subprocess.run(
@@ -53,3 +64,4 @@ def test_a_process_may_end_while_calls_are_under_way(devices: int, bridge: str, 
         text=True,
     )
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+    assert "Traceback" not in done.stderr, done.stderr

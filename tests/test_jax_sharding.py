@@ -53,6 +53,15 @@ def test_jit_keeps_images_where_they_are(case: Any, bridge: str) -> None:
     jaxcpu.assert_close(np.asarray(output), np.asarray(call(arrays)))
 
 
+def test_the_partitioner_that_came_before_shardy() -> None:
+    before = jax.config.jax_use_shardy_partitioner
+    jax.config.update("jax_use_shardy_partitioner", False)
+    try:
+        test_jit_keeps_images_where_they_are(CASE, "buffer")
+    finally:
+        jax.config.update("jax_use_shardy_partitioner", before)
+
+
 def test_a_batch_that_the_devices_do_not_divide() -> None:
     arrays = operands(CASE)
 
