@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
 from importlib import reload
+from pathlib import Path
 from typing import Any
 
 import jaxcpu
@@ -323,3 +325,15 @@ def test_scan_and_checkpoint() -> None:
         return image.sum()
 
     jaxcpu.assert_close(jax.jit(jax.grad(looped))(arrays), jax.grad(unrolled)(arrays))
+
+
+def test_the_cost_of_a_call_is_measured(tmp_path: Any) -> None:
+    script = Path(__file__).parent.parent / "benchmarks" / "jax_overhead.py"
+    command = [sys.executable, str(script), "--calls", "100", "--json", str(tmp_path / "times")]
+    done = subprocess.run(command, timeout=120, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "times").read_text())
+    times = report["microseconds a call"]["without the engine"]
+    assert {"bare jit", "jit, buffer bridge", "jit, ffi bridge"} <= times.keys()
+    # Far above what is measured on a quiet machine: a busy one must not fail.
+    assert min(times["jit, buffer bridge"]) < min(times["bare jit"]) + 200

@@ -65,3 +65,24 @@ def test_a_process_may_end_while_calls_are_under_way(devices: int, bridge: str, 
     )
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
     assert "Traceback" not in done.stderr, done.stderr
+
+
+FORKS = """
+import os, warnings
+import jax.numpy as jnp
+import cudeform
+warnings.simplefilter("ignore")  # JAX warns of fork
+one = jnp.ones((1, 1, 1, 1))
+cudeform.deform_conv2d(one, jnp.zeros((1, 2, 1, 1)), one).block_until_ready()
+child = os.fork()
+if child:
+    os.waitpid(child, 0)
+    print("done")
+"""
+
+
+def test_a_forked_process_may_end() -> None:
+    # With whatever status: JAX itself does not survive there.
+    command = [sys.executable, "-c", FORKS]
+    done = subprocess.run(command, timeout=60, capture_output=True, text=True, check=False)
+    assert "done" in done.stdout, done.stderr

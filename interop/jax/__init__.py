@@ -14,6 +14,7 @@
 * Outside of ``jit`` every call is a program of its own, compiled once for its shapes; inside, a
   call costs a few microseconds.
 * :func:`bridge` makes programs that can be cached on disk and exported.
+* A process that ends waits for the calls that are under way.
 * JAX 0.7 or newer.
 """
 

@@ -7,6 +7,7 @@ enter it is ended, and a process with calls under way would hang or abort.
 from __future__ import annotations
 
 import atexit
+import os
 from contextlib import suppress
 from functools import cache, partial
 
@@ -21,6 +22,8 @@ def expect_calls() -> None:
     """Let the end of the process wait, from the first program on that has such calls."""
     # Handlers run in reverse order: this one before those with which JAX takes itself down.
     atexit.register(_wait)
+    # A copy of the process has none of XLA's threads: it would wait for ever.
+    os.register_at_fork(after_in_child=partial(atexit.unregister, _wait))
 
 
 def _wait() -> None:
