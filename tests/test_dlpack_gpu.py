@@ -14,6 +14,7 @@ from hostcuda import HostDevice, compiler_path
 
 import cudeform
 from cudeform import engine
+from cudeform.gpu.device import device_count
 
 pytestmark = pytest.mark.skipif(compiler_path() is None, reason="needs a C++ compiler")
 
@@ -73,6 +74,20 @@ def library(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return library
 
 
+def pointers_of_the_next_forward(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Addresses of what the engine reads and writes, by name."""
+    seen: dict[str, int] = {}
+    forward = engine.forward
+
+    def watched(operands: Any, geometry: Any, options: Any, output: Any, device: Any) -> None:
+        seen.update({name: array.pointer for name, array in operands.present().items()})
+        seen["output"] = output.pointer
+        forward(operands, geometry, options, output, device)
+
+    monkeypatch.setattr(engine, "forward", watched)
+    return seen
+
+
 @kinds
 def test_results_are_arrays_of_the_producers_library(kind: Any, cupy: Any) -> None:
     there = CASE.map(lambda array: kind(cupy.asarray(array)))
@@ -90,15 +105,7 @@ def test_results_are_arrays_of_the_producers_library(kind: Any, cupy: Any) -> No
 def test_the_engine_sees_the_producers_memory(
     kind: Any, cupy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = {}
-    forward = engine.forward
-
-    def watched(operands: Any, geometry: Any, options: Any, output: Any, device: Any) -> None:
-        seen.update({name: array.pointer for name, array in operands.present().items()})
-        seen["output"] = output.pointer
-        forward(operands, geometry, options, output, device)
-
-    monkeypatch.setattr(engine, "forward", watched)
+    seen = pointers_of_the_next_forward(monkeypatch)
     there = CASE.map(lambda array: kind(cupy.asarray(array)))
     output = cudeform.deform_conv2d(**there.arguments)
     operands = cudeform.Gradients._fields
@@ -133,3 +140,42 @@ def test_other_accelerators_are_refused(cupy: Any, monkeypatch: pytest.MonkeyPat
     there = CASE.map(lambda array: WithDlpack(cupy.asarray(array)))
     with pytest.raises(TypeError, match=r"NumPy cannot read this array of elsewhere.*not on the"):
         cudeform.deform_conv2d(**there.arguments)
+
+
+class RealDlpack(WithDlpack):
+    __module__ = "elsewhere.arrays"
+
+    def __dlpack__(self, **how: Any) -> Any:
+        return self.array.__dlpack__(**how)
+
+    def __dlpack_device__(self) -> Any:
+        return self.array.__dlpack_device__()
+
+
+class RealInterface(Elsewhere):
+    __module__ = "elsewhere.arrays"
+
+    @property
+    def __cuda_array_interface__(self) -> Any:
+        return self.array.__cuda_array_interface__
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", [RealDlpack, RealInterface])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_memory_of_a_real_gpu(kind: Any, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if device_count() == 0:
+        pytest.skip("needs a GPU and CuPy")
+    import cupy
+
+    case = CASE.cast(dtype)
+    there = case.map(lambda array: kind(cupy.asarray(array)))
+    seen = pointers_of_the_next_forward(monkeypatch)
+    output = cudeform.deform_conv2d(**there.arguments)
+    assert type(output) is Elsewhere
+    operands = cudeform.Gradients._fields
+    pointers = {name: getattr(there, name).array.data.ptr for name in operands}
+    assert seen == pointers | {"output": output.array.data.ptr}
+    wanted = cudeform.deform_conv2d(**case.arguments)
+    tolerance = 2e-2 if dtype == "float16" else 1e-4
+    np.testing.assert_allclose(output.array.get(), wanted, rtol=tolerance, atol=tolerance)

@@ -68,8 +68,9 @@ def of_jax(monkeypatch: pytest.MonkeyPatch) -> Library:
     jax = pytest.importorskip("jax")
     hide_behind_dlpack(monkeypatch, jax.dlpack.from_dlpack)
     kinds = ("float16", "bfloat16", "float32")  # float64 is not JAX's default
+    on_cpu = jax.devices("cpu")[0]
     return Library(
-        lambda array: Hidden(jax.numpy.asarray(array)),
+        lambda array: Hidden(jax.device_put(array, on_cpu)),
         lambda array: np.asarray(array.array),
         Hidden,
         kinds,
