@@ -60,7 +60,9 @@ def _absent(name: str) -> bool:
 
 # Pages about a library that is not installed are left out; the table of contents allows for it.
 exclude_patterns += [
-    f"api/{library}.rst" for library in ("torch", "jax") if _absent(f"cudeform.interop.{library}")
+    f"api/{library}.rst"
+    for library in ("torch", "jax", "jax.flax")
+    if _absent(f"cudeform.interop.{library}")
 ]
 
 figures.draw_all(HERE / "_generated")
