@@ -161,8 +161,7 @@ def _penalty(loss: Any) -> Any:
 def test_a_training_step_on_explicit_axes() -> None:
     arrays = operands(CASE)
     mesh = mesh_of(8, kind=AxisType.Explicit)
-    set_mesh = jax.set_mesh if hasattr(jax, "set_mesh") else jax.sharding.use_mesh  # of jax 0.7.0
-    with set_mesh(mesh):
+    with jax.set_mesh(mesh):
         there = spread(arrays, mesh)
         output = jax.jit(function_of(CASE))(there)
         assert output.sharding.spec[0] == "images"
