@@ -22,15 +22,20 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from cudeform.gpu import fused
 from cudeform.gpu.direct import MOST_PRODUCT
 from cudeform.gpu.scatter import adds_of
-from cudeform.gpu.source import PARTS, SCALARS, Variant, kernel, read, widest
+from cudeform.gpu.source import ITEMSIZE, PARTS, SCALARS, Tile, Variant, kernel, read, widest
+from cudeform.gpu.tile import MOST_N, STAGE_UNITS, shaped
 from cudeform.options import available_threads
 
 RECORD = Path(__file__).resolve().parents[1] / "benchmarks" / "registers.json"
 
 # sm_70 is compiled by NVRTC 12 only.
 ARCHS = (70, 75, 80, 86, 89, 90, 100, 120)
+
+# Kernels of the fused forward.
+FUSED = ("pack_tiles", "deform_fused", "sum_splits")
 
 # Those that CuPy adds and the one that gpu/device.py does; and a report from the assembler.
 OPTIONS = ("-ftz=true", "--device-as-default-execution-space", "-std=c++17")
@@ -52,18 +57,23 @@ class Job:
         words = [v.dtype, f"{v.index_bits} bits", f"{v.vector} at a time"]
         words += [f"groups {v.group_in} to {v.group_out}"] if v.group_in else []
         words += [f"{v.adds} added at a time"] if v.adds > 1 else []
+        if v.tile:
+            words.append(f"tiles of {v.tile.m} by {v.tile.n}")
+            words += [f"{v.tile.products} products"] if v.tile.products > 1 else []
         return ", ".join(words)
 
     @property
     def typical(self) -> bool:
         """Whether it is not much like another: every variant is compiled for one architecture.
 
-        On others, wide indices and small groups are much like the rest, and so are additions of
-        single numbers where vectors are added.
+        On others, small tiles, wide indices and small groups are much like the rest, and so are
+        additions of single numbers where vectors are added.
         """
         v = self.variant
         if self.arch == 90:
             return True
+        if v.tile:  # the largest take the most registers
+            return self.name == "deform_fused" and v.dtype != "bfloat16" and v.tile.n >= 128
         if v.group_in * v.group_out > 1 or v.adds < _most_adds(self.name, v, self.arch):
             return False
         return v.index_bits == 32 or (self.arch in (70, 75) and not v.group_in)
@@ -170,6 +180,9 @@ def jobs(among: Sequence[int]) -> Iterator[Job]:
         del scalar
         if dtype != "float32" and not _mentions(name, "scalar_t", "acc_t"):
             continue
+        if name in FUSED:
+            yield from _fused_jobs(name, dtype, among)
+            continue
         for vector, (group_in, group_out), bits in product(
             sorted({1, widest(dtype)}) if _mentions(name, "VECTOR") else [1],
             _small_groups() if _mentions(name, "GROUP_IN") else [(0, 0)],
@@ -181,6 +194,24 @@ def jobs(among: Sequence[int]) -> Iterator[Job]:
             for arch in among:
                 for adds in sorted({1, _most_adds(name, variant, arch)}):
                     yield Job(name, replace(variant, adds=adds), arch)
+
+
+def _fused_jobs(name: str, dtype: str, among: Sequence[int]) -> Iterator[Job]:
+    if dtype not in fused.DTYPES:
+        return
+    for tile in _tiles(dtype) if "tile" in PARTS[name] else [None]:
+        variant = Variant(dtype, 32, widest(dtype), tile=tile)
+        yield from (Job(name, variant, a) for a in among if a >= fused.LEAST_CAPABILITY)
+
+
+def _tiles(dtype: str) -> Iterator[Tile]:
+    """Every tile, with chunks as long as a stage."""
+    widths = [n for n in (32, 64, 128, 256) if n <= MOST_N[ITEMSIZE[dtype]]]
+    chunk = STAGE_UNITS * widest(dtype)
+    for n, high in product(widths, (False, True)):
+        yield shaped(n, chunk, 1, high=high)
+    for n in widths if dtype == "float32" else []:
+        yield shaped(n, chunk, 3, high=False)
 
 
 def _most_adds(name: str, variant: Variant, arch: int) -> int:
