@@ -114,6 +114,8 @@ def deform_conv2d_backward(
 
     The offset's gradient is the derivative to the right at whole coordinates, as in torchvision;
     ``cudeform.options(boundary_grad="mmcv")`` selects the other convention at the image's edge.
+    Two deliberate differences: the side is the offset's own, so -1e-9 is to the left of every pixel
+    in float32 too; and a sample outside has zero gradients even if ``grad_output`` is not finite.
 
     Raises:
         TypeError, ValueError: as :func:`deform_conv2d`, or a name in ``needs`` that is no argument.

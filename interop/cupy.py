@@ -119,15 +119,25 @@ def _described(operands: Operands) -> Operands:
 def _describe(array: Any) -> DeviceArray | None:
     if array is None:
         return None
-    dtype = array.dtype
-    strides = _in_elements(array.strides, dtype.itemsize)
-    return DeviceArray(array.data.ptr, array.shape, strides, _name(dtype))
+    dtype, pointer = array.dtype, array.data.ptr
+    if pointer % dtype.itemsize:
+        raise _misaligned(dtype, "address", pointer)
+    return DeviceArray(pointer, array.shape, _in_elements(array.strides, dtype), _name(dtype))
 
 
 @lru_cache(maxsize=4096)
-def _in_elements(strides: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+def _in_elements(strides: tuple[int, ...], dtype: Any) -> tuple[int, ...]:
     """Strides in elements, from those in bytes."""
-    return tuple(stride // itemsize for stride in strides)
+    if any(stride % dtype.itemsize for stride in strides):
+        raise _misaligned(dtype, "strides", strides)
+    return tuple(stride // dtype.itemsize for stride in strides)
+
+
+def _misaligned(dtype: Any, what: str, got: Any) -> ValueError:
+    return ValueError(
+        f"an array of {dtype.name} on a GPU must have an address and strides that are multiples of "
+        f"{dtype.itemsize} bytes, got {what} {got}; copy it byte by byte"
+    )
 
 
 @cache

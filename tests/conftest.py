@@ -42,3 +42,12 @@ def new_device(request: pytest.FixtureRequest) -> Callable[..., TestDevice]:
         return GpuDevice()
 
     return on_gpu
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def torch_device(request: pytest.FixtureRequest) -> Any:
+    """A device of PyTorch."""
+    torch = pytest.importorskip("torch")
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    return torch.device(request.param)

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cudeform.geometry import Geometry
 from cudeform.gpu import direct, fused, products
 from cudeform.gpu.call import PLAN_BYTES, THREADS, Call, most_positions, pointer_of, row_of
@@ -25,7 +27,8 @@ def forward(
     """Queue the deformable convolution of ``operands`` into ``output``, contiguous."""
     if 0 in g.output_shape:
         return
-    path = path_of(g, operands.input.dtype, device)
+    arrays = [*operands.present().values(), output]
+    path = path_of(g, operands.input.dtype, device, arrays)
     if path == "direct":
         direct.forward(device, operands, g, options, output)
     elif path == "fused":
@@ -34,11 +37,18 @@ def forward(
         _im2col_forward(device, operands, g, options, output)
 
 
-def path_of(g: Geometry, dtype: str, device: Device) -> str:
-    """The way that a convolution goes: what is forced, if it can go there, or the fastest."""
+def path_of(g: Geometry, dtype: str, device: Device, arrays: Sequence[DeviceArray] = ()) -> str:
+    """The way that a convolution goes: what is forced, if it can go there, or the fastest.
+
+    Args:
+        g: its sizes.
+        dtype: of its arrays.
+        device: where it runs.
+        arrays: those that may have gaps between their elements.
+    """
     possible = {
         "direct": direct.fits(g),
-        "fused": fused.can(g, dtype, device),
+        "fused": fused.can(g, dtype, device, arrays),
         "im2col": True,
     }
     forced = forced_path()

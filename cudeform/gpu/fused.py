@@ -5,6 +5,7 @@ Nothing but launches is queued, so a CUDA graph can capture it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cudeform.geometry import Geometry
@@ -28,13 +29,17 @@ MOST_STRIPS = 4
 PARTIAL_BYTES = 4
 
 
-def can(g: Geometry, dtype: str, device: Device) -> bool:
+def can(g: Geometry, dtype: str, device: Device, arrays: Sequence[DeviceArray] = ()) -> bool:
     """Whether the fused kernel can compute a convolution.
 
-    It takes 16 bytes of channels at a time, all of one group and one offset group.
+    It takes 16 bytes of channels at a time, all of one group and one offset group, and has no
+    registers to spare for indices of 64 bits.
     """
     able = dtype in DTYPES and device.compute_capability >= LEAST_CAPABILITY
-    return able and g.channels > 0 and run_of(g) % widest(dtype) == 0
+    if not able or g.channels == 0 or run_of(g) % widest(dtype):
+        return False
+    packed = Tiling(g, tile_for(g, dtype, 1, device.multiprocessors), dtype).packed
+    return index_bits_of(g, arrays, packed) == 32
 
 
 def pays(g: Geometry, dtype: str, device: Device) -> bool:
@@ -59,8 +64,7 @@ def forward(
     tiling = Tiling(g, tile_for(g, dtype, products, device.multiprocessors), dtype)
     part_stages = tiling.part_stages(device.multiprocessors)
     parts = -(-tiling.stages // part_stages)
-    bits = index_bits_of(g, [*operands.present().values(), output], tiling.packed)
-    variant = Variant(dtype, bits, widest(dtype), tile=tiling.tile)
+    variant = Variant(dtype, 32, widest(dtype), tile=tiling.tile)
     call = Call(device, g, operands, variant, mmcv=False)
     # No sum is cut by a chunk, so there is no need to cut the same way every time.
     pieces = chunks(g, device, replace(options, deterministic=False), _costs(call, tiling, parts))
@@ -132,7 +136,7 @@ class _Fused:
             tiling.tile.threads,
             (*sources, self.weight.pointer, bias, output, partial),
             fields,
-            tiling.shared_bytes(call.variant.index_bits),
+            tiling.shared_bytes,
         )
         if partial:
             call.launch("sum_splits", fields["part_size"], (partial, bias, output), fields)

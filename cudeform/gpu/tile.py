@@ -53,10 +53,10 @@ def tile_for(g: Geometry, dtype: str, products: int, multiprocessors: int) -> Ti
 
 def shaped(n: int, chunk: int, products: int, *, high: bool) -> Tile:
     """The tile of a width, and as many blocks at a time as registers allow without spilling."""
-    if n == 256:
-        warps_m, warps_n, blocks = 2, 4, 1 if high else 2
-    elif high:
-        warps_m, warps_n, blocks = 4, 2, 2
+    if high:
+        warps_m, warps_n, blocks = (4, 2, 2) if n < 128 else (4, 4, 1)
+    elif n == 256:
+        warps_m, warps_n, blocks = 2, 4, 2
     else:
         warps_m, warps_n, blocks = 2, 2, 2 if (n, products) == (128, 3) else 3
     return Tile(HIGH if high else LOW, n, warps_m, warps_n, blocks, chunk, products)
@@ -136,8 +136,9 @@ class Tiling:
         parts = max(1, min(idle, self.stages // LEAST_PART_STAGES, MOST_PARTS))
         return -(-self.stages // parts)
 
-    def shared_bytes(self, index_bits: int) -> int:
+    @property
+    def shared_bytes(self) -> int:
         """Shared memory of a block: two buffers of each factor, the plans, the positions."""
         buffers = 2 * (self.tile.m + self.tile.n) * STAGE_UNITS * 16
-        aim, spot = (20 if index_bits == 32 else 32), 12
+        aim, spot = 20, 12
         return buffers + self.tile.m * (self.plan_taps * aim + spot)

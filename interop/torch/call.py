@@ -13,7 +13,7 @@ from cudeform.operands import DoubleGradients, Gradients
 
 from . import first, ops, second  # noqa: F401  they give the operators their derivatives
 from .engine import Tensor
-from .settings import Settings
+from .settings import packed
 
 HALVES = (torch.float16, torch.bfloat16)
 
@@ -39,11 +39,11 @@ def deform_conv2d(
         input, offset, weight, bias, stride, padding, dilation, mask: as there.
         boundary_grad: as in ``cudeform.options``; None takes the option in force.
     """
-    settings = Settings.of(stride, padding, dilation, boundary_grad)
+    settings = packed(stride, padding, dilation, boundary_grad)
     tensors = (input, offset, weight, bias, mask)
     if not _autocast(tensors):
-        return ops.forward(*tensors, *settings)
-    return ops.forward(*map(_to_float32, tensors), *settings).to(input.dtype)
+        return ops.forward(*tensors, settings)
+    return ops.forward(*map(_to_float32, tensors), settings).to(input.dtype)
 
 
 def deform_conv2d_backward(
@@ -60,16 +60,16 @@ def deform_conv2d_backward(
     needs: Sequence[str] = GRADIENTS,
 ) -> Gradients:
     """``cudeform.deform_conv2d_backward`` of tensors; differentiable itself, once."""
-    settings = Settings.of(stride, padding, dilation)
+    settings = packed(stride, padding, dilation)
     present = {"bias": bias is not None, "mask": mask is not None}
     needed = check_needs(needs, GRADIENTS, present)
     flags = [name in needed for name in GRADIENTS]
     operands = (input, offset, weight, bias, mask)
     tensors = (grad_output, *operands)
     if not _autocast(tensors):
-        grads = ops.backward(*tensors, flags, *settings)
+        grads = ops.backward(*tensors, flags, settings)
         return Gradients(*first.where(flags, grads))
-    grads = ops.backward(*map(_to_float32, tensors), flags, *settings)
+    grads = ops.backward(*map(_to_float32, tensors), flags, settings)
     pairs = zip(flags, grads, operands, strict=True)
     return Gradients(*(grad.to(of.dtype) if need else None for need, grad, of in pairs))
 
@@ -86,8 +86,8 @@ def deform_conv2d_jvp(
     mask: Tensor | None = None,
 ) -> Tensor:
     """``cudeform.deform_conv2d_jvp`` of tensors."""
-    settings = Settings.of(stride, padding, dilation)
-    return ops.jvp(input, offset, weight, mask, *tangents, *settings)
+    settings = packed(stride, padding, dilation)
+    return ops.jvp(input, offset, weight, mask, *tangents, settings)
 
 
 def deform_conv2d_double_backward(
@@ -105,11 +105,11 @@ def deform_conv2d_double_backward(
     needs: Sequence[str] = DOUBLE_GRADIENTS,
 ) -> DoubleGradients:
     """``cudeform.deform_conv2d_double_backward`` of tensors."""
-    settings = Settings.of(stride, padding, dilation)
+    settings = packed(stride, padding, dilation)
     needed = check_needs(needs, DOUBLE_GRADIENTS, {"mask": mask is not None})
     flags = [name in needed for name in DOUBLE_GRADIENTS]
     tensors = (grad_output, input, offset, weight, mask, *cotangents)
-    return DoubleGradients(*first.where(flags, ops.double_backward(*tensors, flags, *settings)))
+    return DoubleGradients(*first.where(flags, ops.double_backward(*tensors, flags, settings)))
 
 
 def _autocast(tensors: tuple[Any, ...]) -> bool:

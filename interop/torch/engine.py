@@ -17,12 +17,13 @@ from torch.autograd import forward_ad
 from cudeform import engine, geometry
 from cudeform.arguments import GRADIENTS, check_devices, check_dtypes
 from cudeform.geometry import Geometry
-from cudeform.operands import Gradients, Operands
+from cudeform.operands import DeviceArray, Gradients, Operands
 from cudeform.options import Options
 
 from .settings import Settings
 
 Tensor = Any
+Tensors = tuple[Any, ...]
 
 DTYPE_NAMES = {
     torch.float16: "float16",
@@ -39,29 +40,29 @@ class Computed:
 
     @staticmethod
     def geometry(
-        operands: Operands,
+        operands: Tensors,
         settings: Settings,
         grad_output: Tensor | None = None,
         tangents: Gradients = NO_TANGENTS,
     ) -> Geometry:
         """Geometry of a call whose tensors all fit together; found once for equal calls."""
         arguments = _arguments(operands, grad_output, tangents)
-        return _cached(arguments, *map(tuple, settings[:3]))
+        return _cached(arguments, settings.stride, settings.padding, settings.dilation)
 
     @staticmethod
     def run(
         function: Callable[..., None],
-        operands: Operands,
+        operands: Tensors,
         g: Geometry,
         options: Options,
         *tensors: Any,
     ) -> None:
-        """Call a function of the engine, with tensors and tuples of tensors."""
-        if operands.input.is_cuda:
+        """Call a function of the engine, with tensors and named tuples of tensors."""
+        if operands[0].is_cuda:
             _run_on_gpu(function, operands, g, options, *tensors)
         else:
-            views = (_viewed(_array, tensor) for tensor in tensors)
-            function(_viewed(_array, operands), g, options, *views)
+            views = [_viewed(_array, tensor) for tensor in tensors]
+            function(Operands(*_views(_array, operands)), g, options, *views)
 
 
 class Traced:
@@ -69,13 +70,14 @@ class Traced:
 
     @staticmethod
     def geometry(
-        operands: Operands,
+        operands: Tensors,
         settings: Settings,
         grad_output: Tensor | None = None,
         tangents: Gradients = NO_TANGENTS,
     ) -> Geometry:
         """Geometry of a call whose tensors all fit together."""
-        return _checked(_arguments(operands, grad_output, tangents), *settings[:3])
+        arguments = _arguments(operands, grad_output, tangents)
+        return _checked(arguments, settings.stride, settings.padding, settings.dilation)
 
     @staticmethod
     def run(*_: Any) -> None:
@@ -94,14 +96,13 @@ NAMES = (*GRADIENTS, "grad_output", *(f"the tangent of {name}" for name in GRADI
 
 
 def _arguments(
-    operands: Operands, grad_output: Tensor | None, tangents: Gradients
+    operands: Tensors, grad_output: Tensor | None, tangents: Gradients
 ) -> tuple[tuple[Any, Any, Any] | None, ...]:
     """What is checked of the tensors, in the order of ``NAMES``."""
-    o = operands
-    tensors = (o.input, o.offset, o.weight, o.bias, o.mask, grad_output, *tangents)
+    tensors = (*operands, grad_output, *tangents)
     if in_forward_mode():
         _refuse_tangents(tensors)
-    return tuple(None if t is None else (t.shape, t.dtype, t.device) for t in tensors)
+    return tuple([None if t is None else (t.shape, t.dtype, t.device) for t in tensors])
 
 
 def in_forward_mode() -> bool:
@@ -109,7 +110,7 @@ def in_forward_mode() -> bool:
     return getattr(forward_ad, "_current_level", 0) >= 0
 
 
-def _refuse_tangents(tensors: tuple[Tensor | None, ...]) -> None:
+def _refuse_tangents(tensors: Tensors) -> None:
     """Torch would drop the tangents of what reaches an operator, without a word."""
     for tensor in tensors:
         if tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None:
@@ -126,12 +127,11 @@ def _checked(
     check_dtypes({name: name_of(argument.dtype) for name, argument in present.items()})
     check_devices({name: argument.device for name, argument in present.items()})
     shapes = {name: tuple(argument.shape) for name, argument in present.items()}
-    top, bottom, left, right = padding
     # Not geometry_of, which keeps what it finds: symbols have no hash.
     g: Geometry = geometry._geometry.__wrapped__(
         *(shapes.get(name) for name in ("input", "offset", "weight", "bias", "mask")),
         geometry.as_pair("stride", stride, 1),
-        geometry.as_padding(((top, bottom), (left, right))),
+        geometry.as_padding(padding),
         geometry.as_pair("dilation", dilation, 1),
     )
     if "grad_output" in shapes:
@@ -157,18 +157,20 @@ def name_of(dtype: Any) -> str:
 
 
 def _viewed(view: Callable[[Tensor], Any], tensors: Any) -> Any:
-    """A tensor, Operands or a tuple of tensors and Nones, with views instead of the tensors."""
-    if isinstance(tensors, Operands):
-        return Operands(**{name: view(tensor) for name, tensor in tensors.present().items()})
+    """A view of a tensor, or a named tuple of views."""
     if isinstance(tensors, tuple):
-        views: Any = [None if tensor is None else view(tensor) for tensor in tensors]
-        return type(tensors)(*views)
+        return type(tensors)(*_views(view, tensors))
     return view(tensors)
+
+
+def _views(view: Callable[[Tensor], Any], tensors: Tensors) -> list[Any]:
+    return [None if tensor is None else view(tensor) for tensor in tensors]
 
 
 def _array(tensor: Tensor) -> Any:
     """The tensor as a NumPy array over the same memory."""
-    tensor = tensor.detach()
+    if tensor.requires_grad:
+        tensor = tensor.detach()
     if tensor.dtype is torch.bfloat16:
         return tensor.view(torch.uint16).numpy().view(_bfloat16())
     return tensor.numpy()
@@ -186,26 +188,24 @@ def _bfloat16() -> Any:
 
 def _run_on_gpu(
     function: Callable[..., None],
-    operands: Operands,
+    operands: Tensors,
     g: Geometry,
     options: Options,
     *tensors: Any,
 ) -> None:
-
-    index = operands.input.device.index
+    index = operands[0].device.index
     if torch.are_deterministic_algorithms_enabled():
         options = replace(options, deterministic=True)
     with torch.cuda.device(index):
         # This thread's stream in torch: autograd's threads have it right, CuPy's own they have not.
         stream = torch.cuda.current_stream(index).cuda_stream
         device = engine.gpu_device(index, stream, _Memory)
-        views = (_viewed(_device_array, tensor) for tensor in tensors)
-        function(_viewed(_device_array, operands), g, options, *views, device=device)
+        views = [_viewed(_device_array, tensor) for tensor in tensors]
+        given = Operands(*_views(_device_array, operands))
+        function(given, g, options, *views, device=device)
 
 
-def _device_array(tensor: Tensor) -> Any:
-    from cudeform.operands import DeviceArray
-
+def _device_array(tensor: Tensor) -> DeviceArray:
     shape, strides = tuple(tensor.shape), tuple(tensor.stride())
     return DeviceArray(tensor.data_ptr(), shape, strides, name_of(tensor.dtype))
 

@@ -27,7 +27,7 @@ def where(needs: Any, tensors: Any) -> Gradient:
 
 
 class Forward(torch.autograd.Function):  # type: ignore[misc]
-    """(input, offset, weight, bias, mask, *settings) -> output."""
+    """(input, offset, weight, bias, mask, settings) -> output."""
 
     generate_vmap_rule = False
 
@@ -57,13 +57,13 @@ class Forward(torch.autograd.Function):  # type: ignore[misc]
         return ops.jvp(input, offset, weight, mask, *tangents[:5], *ctx.rest)
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        """All examples in one call."""
-        return vmapped(ops.forward, "iiffi", [("i", True)], info, in_dims, args)
+    def batched(call: Any, info: Any, in_dims: Any, *args: Any) -> Any:
+        """The rule for vmap: all examples in one ``call``."""
+        return vmapped(call, "iiffi", [("i", True)], info, in_dims, args)
 
 
 class Backward(torch.autograd.Function):  # type: ignore[misc]
-    """(grad_output, input, offset, weight, bias, mask, needs, *settings) -> five gradients."""
+    """(grad_output, input, offset, weight, bias, mask, needs, settings) -> five gradients."""
 
     generate_vmap_rule = False
 
@@ -112,13 +112,13 @@ class Backward(torch.autograd.Function):  # type: ignore[misc]
         return _filled(needs, total, operands)
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        """All examples in one call."""
+    def batched(call: Any, info: Any, in_dims: Any, *args: Any) -> Any:
+        """The rule for vmap: all examples in one ``call``."""
         has = (True, True, True, args[4] is not None, args[5] is not None)
         results = [
             (letter, need and it) for letter, need, it in zip("iiffi", args[6], has, strict=False)
         ]
-        return vmapped(ops.backward, "iiiffi", results, info, in_dims, args)
+        return vmapped(call, "iiiffi", results, info, in_dims, args)
 
 
 def _filled(needs: Any, tangents: Gradient, operands: Gradient) -> Gradient:

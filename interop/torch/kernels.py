@@ -7,15 +7,15 @@ Each is written once, for two kinds of tensors: ``on`` is ``Computed`` where the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+
+import torch
 
 from cudeform import engine
-from cudeform.operands import DoubleGradients, Gradients, Operands
+from cudeform.operands import DoubleGradients, Gradients
 
-from .engine import Computed, Tensor, Traced
-from .settings import Settings
+from .engine import Computed, Tensor, Tensors, Traced
+from .settings import unpacked
 
-Tensors = tuple[Tensor, ...]
 On = type[Computed] | type[Traced]
 
 
@@ -26,14 +26,14 @@ def forward(
     weight: Tensor,
     bias: Tensor | None,
     mask: Tensor | None,
-    *settings: Any,
+    settings: Sequence[int],
 ) -> Tensor:
     """The output, (N, O, OH, OW)."""
-    chosen = Settings(*settings)
+    chosen = unpacked(settings)
     chosen.check_assumed()
-    operands = Operands(input, offset, weight, bias, mask)
+    operands = input, offset, weight, bias, mask
     g = on.geometry(operands, chosen)
-    output = input.new_empty(g.output_shape)
+    output = input.new_empty(*g.output_shape)
     on.run(engine.forward, operands, g, chosen.options(), output)
     return output
 
@@ -47,11 +47,11 @@ def backward(
     bias: Tensor | None,
     mask: Tensor | None,
     needs: Sequence[bool],
-    *settings: Any,
+    settings: Sequence[int],
 ) -> Tensors:
     """Gradients in the order of ``Gradients``; one that is not needed is an empty vector."""
-    chosen = Settings(*settings)
-    operands = Operands(input, offset, weight, bias, mask)
+    chosen = unpacked(settings)
+    operands = input, offset, weight, bias, mask
     g = on.geometry(operands, chosen, grad_output)
     grads = Gradients(*_wanted(needs, input, offset, weight, bias, mask))
     on.run(engine.backward, operands, g, chosen.options(), grad_output, grads)
@@ -69,14 +69,14 @@ def jvp(
     weight_tangent: Tensor | None,
     bias_tangent: Tensor | None,
     mask_tangent: Tensor | None,
-    *settings: Any,
+    settings: Sequence[int],
 ) -> Tensor:
     """The tangent of the output; None stands for a zero tangent."""
-    chosen = Settings(*settings)
-    operands = Operands(input, offset, weight, None, mask)
+    chosen = unpacked(settings)
+    operands = input, offset, weight, None, mask
     tangents = Gradients(input_tangent, offset_tangent, weight_tangent, bias_tangent, mask_tangent)
     g = on.geometry(operands, chosen, None, tangents)
-    output_tangent = input.new_empty(g.output_shape)
+    output_tangent = input.new_empty(*g.output_shape)
     on.run(engine.jvp, operands, g, chosen.options(), tangents, output_tangent)
     return output_tangent
 
@@ -94,11 +94,11 @@ def double_backward(
     bias_tangent: Tensor | None,
     mask_tangent: Tensor | None,
     needs: Sequence[bool],
-    *settings: Any,
+    settings: Sequence[int],
 ) -> Tensors:
     """Gradients of ``sum(tangents * backward(...))`` in the order of ``DoubleGradients``."""
-    chosen = Settings(*settings)
-    operands = Operands(input, offset, weight, None, mask)
+    chosen = unpacked(settings)
+    operands = input, offset, weight, None, mask
     tangents = Gradients(input_tangent, offset_tangent, weight_tangent, bias_tangent, mask_tangent)
     g = on.geometry(operands, chosen, grad_output, tangents)
     results = DoubleGradients(*_wanted(needs, grad_output, input, offset, weight, mask))
@@ -109,8 +109,12 @@ def double_backward(
 
 def _wanted(needs: Sequence[bool], *tensors: Tensor | None) -> Tensors:
     """Tensors to write, None where nothing is wanted or there is nothing to differentiate."""
-    pairs = zip(needs, tensors, strict=True)
-    return tuple(t.new_empty(t.shape) if need and t is not None else None for need, t in pairs)
+    return tuple(
+        torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        if need and tensor is not None
+        else None
+        for need, tensor in zip(needs, tensors, strict=True)
+    )
 
 
 def _returned(like: Tensor, tensors: Tensors) -> Tensors:

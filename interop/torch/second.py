@@ -13,7 +13,7 @@ from .vmap import vmapped
 
 
 class Jvp(torch.autograd.Function):  # type: ignore[misc]
-    """(input, offset, weight, mask, five tangents, *settings) -> tangent of the output."""
+    """(input, offset, weight, mask, five tangents, settings) -> tangent of the output."""
 
     generate_vmap_rule = False
 
@@ -52,13 +52,13 @@ class Jvp(torch.autograd.Function):  # type: ignore[misc]
         )
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        """All examples in one call."""
-        return vmapped(ops.jvp, "iifi" + "iiffi", [("i", True)], info, in_dims, args)
+    def batched(call: Any, info: Any, in_dims: Any, *args: Any) -> Any:
+        """The rule for vmap: all examples in one ``call``."""
+        return vmapped(call, "iifi" + "iiffi", [("i", True)], info, in_dims, args)
 
 
 class DoubleBackward(torch.autograd.Function):  # type: ignore[misc]
-    """(grad_output, input, offset, weight, mask, five tangents, needs, *settings) -> five."""
+    """(grad_output, input, offset, weight, mask, five tangents, needs, settings) -> five."""
 
     generate_vmap_rule = False
 
@@ -83,13 +83,13 @@ class DoubleBackward(torch.autograd.Function):  # type: ignore[misc]
         raise NotImplementedError("third derivatives of deform_conv2d are not implemented")
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        """All examples in one call."""
+    def batched(call: Any, info: Any, in_dims: Any, *args: Any) -> Any:
+        """The rule for vmap: all examples in one ``call``."""
         has = (True, True, True, True, args[4] is not None)
         results = [
             (letter, need and it) for letter, need, it in zip("iiifi", args[10], has, strict=False)
         ]
-        return vmapped(ops.double_backward, "i" + "iifi" + "iiffi", results, info, in_dims, args)
+        return vmapped(call, "i" + "iifi" + "iiffi", results, info, in_dims, args)
 
 
 ops.jvp.derive(Jvp)

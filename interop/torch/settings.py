@@ -1,7 +1,8 @@
-"""What goes beside the tensors through torch's dispatcher: plain integers, strings and lists.
+"""What goes beside the tensors through torch's dispatcher: one list of integers.
 
 Autograd runs the backward on threads of its own, where the caller's options are not in force. So an
-operator takes as arguments what was in force when the forward was called, and hands it on.
+operator takes as an argument what was in force when the forward was called, and hands it on. It is
+one argument since each costs microseconds at every stop on the way.
 """
 
 from __future__ import annotations
@@ -14,54 +15,37 @@ from typing import Any, NamedTuple
 import torch
 
 from cudeform.geometry import Padding, Pair, as_padding, as_pair
-from cudeform.options import Options, current
+from cudeform.options import BOUNDARY_GRADS, Options, current
 
-SCHEMA = (
-    "int[2] stride, int[4] padding, int[2] dilation, str boundary_grad, int[] tuning, bool assumed"
-)
+SCHEMA = "int[] settings"
+
+Packed = tuple[int, ...]
 
 
 class Settings(NamedTuple):
-    """The last arguments of every operator, in the order of ``SCHEMA``.
+    """What the list says.
 
     Attributes:
         stride, dilation: vertical, horizontal.
-        padding: top, bottom, left, right.
+        padding: ((top, bottom), (left, right)).
         boundary_grad: as in Options.
-        tuning: deterministic, allow_tf32, workspace_limit and num_threads, 0 for None. Empty: those
-            in force when the operator runs.
         assumed: boundary_grad was read from the options while compiling, and nobody would notice if
             the options changed; the forward looks.
+        tuning: deterministic, allow_tf32, workspace_limit and num_threads, 0 for None. Empty: those
+            in force when the operator runs.
     """
 
-    stride: Sequence[int]
-    padding: Sequence[int]
-    dilation: Sequence[int]
-    boundary_grad: str
-    tuning: Sequence[int]
+    stride: tuple[int, int]
+    padding: tuple[tuple[int, int], tuple[int, int]]
+    dilation: tuple[int, int]
+    boundary_grad: Any
     assumed: bool
-
-    @classmethod
-    def of(
-        cls, stride: Pair, padding: Padding, dilation: Pair, boundary_grad: str | None = None
-    ) -> Settings:
-        """Settings of a call under the options in force; ``boundary_grad`` may overrule them."""
-        (top, bottom), (left, right) = as_padding(padding)
-        sizes = (
-            as_pair("stride", stride, 1),
-            (top, bottom, left, right),
-            as_pair("dilation", dilation, 1),
-        )
-        if torch.compiler.is_compiling():
-            assumed = boundary_grad is None and not torch.compiler.is_exporting()
-            return cls(*sizes, boundary_grad or _boundary_grad(), (), assumed)
-        options = current()
-        return cls(*sizes, boundary_grad or options.boundary_grad, _tuning(options), False)
+    tuning: Packed
 
     def options(self) -> Options:
         """The options to run under."""
         if self.tuning:
-            return _options(self.boundary_grad, tuple(self.tuning))
+            return _options(self.boundary_grad, self.tuning)
         return _with(current(), self.boundary_grad)
 
     def check_assumed(self) -> None:
@@ -70,13 +54,59 @@ class Settings(NamedTuple):
         Raises:
             RuntimeError: the option has changed since.
         """
+        if not self.assumed:
+            return
         now = current().boundary_grad
-        if self.assumed and now != self.boundary_grad:
+        if now != self.boundary_grad:
             raise RuntimeError(
                 f"this code was compiled while cudeform's option boundary_grad was "
                 f'"{self.boundary_grad}", now it is "{now}": call torch.compiler.reset(), or give '
                 "the layer its boundary_grad"
             )
+
+
+def packed(
+    stride: Pair, padding: Padding, dilation: Pair, boundary_grad: str | None = None
+) -> Packed:
+    """Settings of a call under the options in force; ``boundary_grad`` may overrule them."""
+    vertical, horizontal = as_padding(padding)
+    sizes = *as_pair("stride", stride, 1), *vertical, *horizontal, *as_pair("dilation", dilation, 1)
+    if torch.compiler.is_compiling():
+        assumed = boundary_grad is None and not torch.compiler.is_exporting()
+        return *sizes, _rule(boundary_grad or _boundary_grad()), int(assumed)
+    options = current()
+    return *sizes, _rule(boundary_grad or options.boundary_grad), 0, *_tuning(options)
+
+
+def unpacked(settings: Sequence[int]) -> Settings:
+    """What a list says.
+
+    Raises:
+        ValueError: it is no such list.
+    """
+    return _unpacked(tuple(settings))
+
+
+@lru_cache(maxsize=256)
+def _unpacked(settings: Packed) -> Settings:
+    if len(settings) not in (10, 14):
+        raise ValueError(f"settings must be 10 or 14 integers, got {settings}")
+    stride_h, stride_w, top, bottom, left, right, dilation_h, dilation_w, *rest = settings
+    rule, assumed, *tuning = rest
+    return Settings(
+        stride=(stride_h, stride_w),
+        padding=((top, bottom), (left, right)),
+        dilation=(dilation_h, dilation_w),
+        boundary_grad=BOUNDARY_GRADS[rule],
+        assumed=bool(assumed),
+        tuning=tuple(tuning),
+    )
+
+
+def _rule(boundary_grad: str) -> int:
+    if boundary_grad not in BOUNDARY_GRADS:
+        raise ValueError(f"boundary_grad must be one of {BOUNDARY_GRADS}, got {boundary_grad!r}")
+    return BOUNDARY_GRADS.index(boundary_grad)
 
 
 # Dynamo can read no context variable; it takes what this returns for a constant.
@@ -86,7 +116,7 @@ def _boundary_grad() -> str:
 
 
 @lru_cache(maxsize=64)
-def _tuning(options: Options) -> tuple[int, ...]:
+def _tuning(options: Options) -> Packed:
     return (
         int(options.deterministic),
         int(options.allow_tf32),
@@ -96,7 +126,7 @@ def _tuning(options: Options) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=64)
-def _options(boundary_grad: Any, tuning: tuple[int, ...]) -> Options:
+def _options(boundary_grad: Any, tuning: Packed) -> Options:
     deterministic, allow_tf32, workspace_limit, num_threads = tuning
     return Options(
         deterministic=bool(deterministic),

@@ -13,6 +13,8 @@ from .layers import DeformConv2d
 def replace_torchvision(model: nn.Module) -> nn.Module:
     """Swap every ``torchvision.ops.DeformConv2d`` in a model for this library's, weights shared.
 
+    Classes derived from it stay: what they add, such as a branch that predicts offsets, is theirs.
+
     Args:
         model: changed in place. Its parameters stay the same objects, so an optimiser that holds
             them goes on.
@@ -23,13 +25,14 @@ def replace_torchvision(model: nn.Module) -> nn.Module:
     theirs = getattr(sys.modules.get("torchvision.ops"), "DeformConv2d", None)
     if theirs is None:  # without torchvision there can be none of its layers
         return model
-    if isinstance(model, theirs):
-        return _twin(model)
+    layers = [module for module in model.modules() if type(module) is theirs]
+    twins = {layer: _twin(layer) for layer in layers}
     for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, theirs):
-                setattr(module, name, _twin(child))
-    return model
+        # Not named_children, which gives a layer that is there twice once.
+        for name, child in list(module._modules.items()):
+            if child in twins:
+                setattr(module, name, twins[child])
+    return twins.get(model, model)
 
 
 def _twin(layer: Any) -> DeformConv2d:
