@@ -69,7 +69,9 @@ def test_a_batch_that_the_devices_do_not_divide() -> None:
         some = {n: a if n in FILTERS else a[:12] for n, a in arrays.items()}
         return function_of(CASE)(some)
 
-    got = jax.jit(part)(spread(arrays, mesh_of(8)))
+    mesh = mesh_of(8)
+    whole = NamedSharding(mesh, PartitionSpec())
+    got = jax.jit(part, out_shardings=whole)(spread(arrays, mesh))
     jaxcpu.assert_close(np.asarray(got), np.asarray(part(arrays)))
 
 
@@ -161,8 +163,7 @@ def _penalty(loss: Any) -> Any:
 def test_a_training_step_on_explicit_axes() -> None:
     arrays = operands(CASE)
     mesh = mesh_of(8, kind=AxisType.Explicit)
-    set_mesh = jax.set_mesh if hasattr(jax, "set_mesh") else jax.sharding.use_mesh  # of jax 0.7.0
-    with set_mesh(mesh):
+    with jax.set_mesh(mesh):
         there = spread(arrays, mesh)
         output = jax.jit(function_of(CASE))(there)
         assert output.sharding.spec[0] == "images"

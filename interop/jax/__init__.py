@@ -15,7 +15,7 @@
   call costs a few microseconds.
 * :func:`bridge` makes programs that can be cached on disk and exported.
 * A process that ends waits for the calls that are under way.
-* JAX 0.7 or newer.
+* JAX 0.7.2 or newer.
 """
 
 from __future__ import annotations

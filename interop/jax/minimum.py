@@ -2,7 +2,7 @@
 
 import jax
 
-MINIMUM = (0, 7, 0)  # the oldest that the tests were run with
+MINIMUM = (0, 7, 2)  # the oldest that the tests were run with
 
 if jax.__version_info__ < MINIMUM:
     raise ImportError(

@@ -111,8 +111,17 @@ def _picked(names: Sequence[str], wanted: Sequence[str]) -> list[int]:
 
 
 def text_of(task: Task) -> str:
-    """A task as text."""
-    return json.dumps(asdict(task))
+    """A task as text.
+
+    Raises:
+        TypeError: a size is a symbol, as ``jax.export`` makes them of shapes that vary.
+    """
+    try:
+        return json.dumps(asdict(task))
+    except TypeError as error:
+        raise TypeError(
+            "deform_conv2d needs sizes that are numbers; export it once for each shape"
+        ) from error
 
 
 @cache
