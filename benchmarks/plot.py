@@ -58,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--forced", action="store_true", help="draw forced paths and scatters, too")
     options = parser.parse_args(arguments)
     report = json.loads(options.file.read_text(encoding="utf-8"))
+    if "measurements" not in report:
+        parser.error(f"{options.file} holds no results of bench")
     rows = panels(report, options.cache, options.mode, forced=options.forced)
     if not rows:
         parser.error(f"{options.file} has nothing to draw")

@@ -13,7 +13,11 @@ import pytest
 pytest.importorskip("matplotlib")
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+RESULTS = [
+    path
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+    if "measurements" in json.loads(path.read_text(encoding="utf-8"))
+]
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +95,14 @@ def test_a_file_becomes_a_picture(plot: Any, tmp_path: Path, file: Path | None) 
     picture = tmp_path / "plot.png"
     plot.main([str(file), "-o", str(picture)])
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_another_file_is_refused(plot: Any, tmp_path: Path, capsys: Any) -> None:
+    file = tmp_path / "other.json"
+    file.write_text('{"times": {}}', encoding="utf-8")
+    with pytest.raises(SystemExit):
+        plot.main([str(file), "-o", str(tmp_path / "plot.png")])
+    assert "holds no results of bench" in capsys.readouterr().err
 
 
 def test_nothing_to_draw_is_said(plot: Any, tmp_path: Path, capsys: Any) -> None:

@@ -36,6 +36,7 @@ COLUMNS = build(
 )
 DIRECT = build("direct", channels=16, size=(6, 5), out_channels=16, groups=16, batch=2)
 WIDE = build("wide", channels=32, size=(6, 5), out_channels=4, offset_groups=2)
+FUSED = build("fused", channels=32, size=(6, 5), out_channels=32, batch=1)
 
 
 @contextmanager
@@ -86,6 +87,18 @@ def test_a_plan_changes_neither_bits_nor_launches(
     assert bits(got) == bits(wanted)
     assert done(device) == done(direct)
     assert device.zeroed == direct.zeroed
+
+
+def test_the_fused_forward_is_planned() -> None:
+    case = FUSED.cast("float16")
+    wanted = forward(HostDevice(), case)
+    with planned() as store:
+        device = HostDevice()
+        for _ in range(2):
+            device.log.clear()
+            assert forward(device, case).tobytes() == wanted.tobytes()
+        assert len(store) == 1
+    assert "deform_fused" in {did.kernel for did in device.log if isinstance(did, Launched)}
 
 
 @given(

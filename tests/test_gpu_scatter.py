@@ -42,6 +42,7 @@ def test_vectors_are_added_where_the_processor_can(dtype: str, capability: int) 
     able = capability >= 90 and dtype != "float64"
     assert adds_of(dtype, wide, capability) == (4 if able else 1)
     assert adds_of(dtype, 1, capability) == 1
+    assert adds_of("float64", 4, capability) == 1
     with scatter.forced("scalar"):
         assert adds_of(dtype, wide, capability) == 1
     with scatter.forced("vector"):

@@ -462,6 +462,22 @@ def test_the_last_step_of_a_thread_does_not_overflow(field: str) -> None:
     assert bits(1) == 64
 
 
+def test_packed_weights_and_partial_sums_are_indexed_too() -> None:
+    """Either may have more elements than any array of the call."""
+    g = geometry(build("any", channels=1, size=(1, 1), out_channels=1, kernel=(1, 1), batch=1))
+    array = DeviceArray(16, (1, 1, 1, 1), (1, 1, 1, 1), "float16")
+    ops, piece = Operands(array, array, array), Chunk(slice(0, 1), slice(0, 1))
+    for channels, bits in ((2**27, 32), (2**29, 64)):  # eight elements for each
+        many = replace(g, out_channels=channels)
+        assert Call.of(HostDevice(), many, Options(), ops, [piece]).variant.index_bits == bits
+    tall = {"kernel_h": 64, "kernel_w": 64, "out_h": 2**8, "out_w": 2**9}
+    for channels, bits in ((2**11, 32), (2**13, 64)):
+        many = replace(g, channels=channels, groups=channels, out_channels=channels, **tall)
+        call = direct.call_of(HostDevice(), many, Options(), ops, [])
+        assert call.variant.index_bits == bits
+        assert max(map(prod, (many.offset_shape, many.output_shape))) < 2**31
+
+
 def test_no_launch_has_more_threads_than_indices_allow_for() -> None:
     case, recorder = CASE.cast("float32"), Recorder(HostDevice(multiprocessors=10**6))
     device = HostDevice()
