@@ -11,8 +11,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from cudeform.interop import dlpack
-
 # Where each library keeps its functions.
 LIBRARIES = {"numpy": "numpy", "cupy": "cupy", "torch": "torch", "jax": "jax.numpy"}
 
@@ -60,12 +58,22 @@ def borrowed(array: Any) -> Any:
 
     What is no array comes out as it is.
     """
-    return dlpack._borrowed(array) if _is_foreign(array) else array
+    return _door()._borrowed(array) if _is_foreign(array) else array
 
 
 def way_back(array: Any) -> Callable[[Any], Any]:
     """From what :func:`borrowed` gave to the library of the array."""
-    return dlpack._way_back(array) if _is_foreign(array) else lambda result: result
+    if _is_foreign(array):
+        found: Callable[[Any], Any] = _door()._way_back(array)
+        return found
+    return lambda result: result
+
+
+def _door() -> Any:
+    # Not at the top: it brings the engines, which import cudeform shall not wait for.
+    from cudeform.interop import dlpack
+
+    return dlpack
 
 
 def _is_foreign(array: Any) -> bool:
