@@ -157,8 +157,10 @@ class NoWayBack:
 
 
 def test_a_library_without_a_way_back_is_refused_in_words() -> None:
-    with pytest.raises(TypeError, match=r"pass numpy\.from_dlpack"):
-        cudeform.sampling_locations(NoWayBack(random_offset()), **CASE)
+    offset = random_offset()
+    with pytest.raises(TypeError, match=r"cannot go back .* call numpy\.from_dlpack"):
+        cudeform.sampling_locations(NoWayBack(offset), **CASE)
+    assert_same(cudeform.offset_stats(NoWayBack(offset), IMAGE, **CASE), offset)
 
 
 def test_torch_keeps_device_and_graph() -> None:

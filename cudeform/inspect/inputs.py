@@ -23,7 +23,7 @@ class Field:
     @classmethod
     def of(cls, offset: Any, layout: tuple[Any, ...], index: int) -> Field:
         """The taps of image ``index``; ``layout`` is kernel size, stride, padding, dilation."""
-        offset, _ = borrowed(offset)
+        offset = borrowed(offset)
         check_index(offset, index)
         one = host(offset[index])[None]
         still, moved = (sampling_locations(each, *layout)[0] for each in (np.zeros_like(one), one))
@@ -37,7 +37,7 @@ class Field:
 
 def weights_of(mask: Any, field: Field, index: int) -> Floats:
     """The mask of one image, (OG, KH*KW, OH, OW)."""
-    mask, _ = borrowed(mask)
+    mask = borrowed(mask)
     check_index(mask, index)
     groups, kernel_h, kernel_w, _, out_h, out_w = field.moved.shape
     expected = (groups * kernel_h * kernel_w, out_h, out_w)
@@ -72,7 +72,7 @@ def host(array: Any) -> Floats:
 
 def picture_of(image: Any, index: int) -> Floats:
     """The image as imshow takes it, between 0 and 1: (H, W, 3) or (H, W)."""
-    image, _ = borrowed(image)
+    image = borrowed(image)
     if not hasattr(image, "shape") or len(image.shape) not in (2, 3, 4):
         raise ValueError(
             "image must have shape (H, W), (C, H, W) or (N, C, H, W), "

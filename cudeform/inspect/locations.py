@@ -6,7 +6,7 @@ from typing import Any
 
 from cudeform.geometry import Padding, Pair
 from cudeform.inspect.layout import Layout
-from cudeform.inspect.space import Space, borrowed
+from cudeform.inspect.space import Space, borrowed, way_back
 
 
 def sampling_locations(
@@ -46,7 +46,7 @@ def sampling_locations(
         >>> where[0, 0, 1, 1, :, 2, 5]  # y, x
         array([2.5, 5. ])
     """
-    offset, give_back = borrowed(offset)
+    give_back, offset = way_back(offset), borrowed(offset)
     layout = Layout.of(offset, kernel_size, stride, padding, dilation)
     space = Space.of(offset)
     with space.device:

@@ -11,8 +11,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 # Where each library keeps its functions.
 LIBRARIES = {"numpy": "numpy", "cupy": "cupy", "torch": "torch", "jax": "jax.numpy"}
 
@@ -55,24 +53,32 @@ class Space:
         return array.astype(self.dtype) if hasattr(array, "astype") else array.to(self.dtype)
 
 
-def borrowed(array: Any) -> tuple[Any, Callable[[Any], Any]]:
-    """An array whose library is known here, over the same memory, and the way back.
+def borrowed(array: Any) -> Any:
+    """The array, or one by NumPy or CuPy over the memory of an array of another library.
 
-    That is the array itself, or a view by NumPy of what speaks DLPack. What is no array comes out
-    as it is.
+    What is no array comes out as it is.
     """
-    if _library(array) is not None or not hasattr(array, "__dlpack__"):
-        return array, lambda result: result
-    library = type(array).__module__.partition(".")[0]
-    home: Any = sys.modules.get(library)
-    if hasattr(array, "__array_namespace__"):
-        home = array.__array_namespace__()
-    if not hasattr(home, "from_dlpack"):
-        raise TypeError(f"{library} has no from_dlpack: pass numpy.from_dlpack of its arrays")
-    try:
-        return np.from_dlpack(array), home.from_dlpack
-    except (BufferError, RuntimeError) as error:
-        raise TypeError(f"NumPy cannot read this array of {library}: {error}") from error
+    return _door()._borrowed(array) if _is_foreign(array) else array
+
+
+def way_back(array: Any) -> Callable[[Any], Any]:
+    """From what :func:`borrowed` gave to the library of the array."""
+    if _is_foreign(array):
+        found: Callable[[Any], Any] = _door()._way_back(array)
+        return found
+    return lambda result: result
+
+
+def _door() -> Any:
+    # Not at the top: it brings the engines, which import cudeform shall not wait for.
+    from cudeform.interop import dlpack
+
+    return dlpack
+
+
+def _is_foreign(array: Any) -> bool:
+    lends = hasattr(array, "__dlpack__") or hasattr(array, "__cuda_array_interface__")
+    return lends and _library(array) is None
 
 
 def _library(array: Any) -> tuple[str, Any] | None:

@@ -79,7 +79,7 @@ def offset_stats(
         >>> stats.outside > 0.5
         True
     """
-    offset, _ = borrowed(offset)
+    offset = borrowed(offset)
     layout = Layout.of(offset, kernel_size, stride, padding, dilation)
     height, width = as_pair("image_size", image_size, 1)
     kernel_h, kernel_w = layout.kernel
