@@ -21,6 +21,7 @@ from torchcases import (
 )
 
 import cudeform
+from cudeform import engine
 
 from torch.autograd import forward_ad, gradcheck, gradgradcheck  # isort: skip
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap  # isort: skip
@@ -107,6 +108,36 @@ def test_second_derivatives_agree_whichever_way_they_are_taken() -> None:
     assert wanted.abs().sum() > 0
     assert torch.allclose(jacfwd(jacrev(loss))(offset), wanted)
     assert torch.allclose(jacrev(jacfwd(loss))(offset), wanted)
+
+
+def test_a_tangent_is_linear_in_the_directions_and_the_gradient_says_so(torch_device: Any) -> None:
+    operands = tuple(tensors(torch_device))
+    directions = tuple(torch.full_like(t, 0.5) for t in operands)
+    factor = torch.tensor(CASE.grad_output, device=torch_device)
+
+    def along(*directions: Any) -> Any:
+        return (jvp(convolve, operands, directions)[1] * factor).sum()
+
+    leaves = [t.clone().requires_grad_() for t in operands]
+    wanted = torch.autograd.grad((convolve(*leaves) * factor).sum(), leaves)
+    assert close(grad(along, tuple(range(5)))(*directions), wanted)
+
+
+def test_a_gradient_that_nobody_uses_costs_no_second_derivative(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used: list[list[str]] = []
+    double_backward = engine.double_backward
+
+    def spy(*args: Any) -> None:
+        used.append([name for name, array in args[4]._asdict().items() if array is not None])
+        double_backward(*args)
+
+    monkeypatch.setattr(engine, "double_backward", spy)
+    operands = tensors("cpu", grad=True)
+    grads = torch.autograd.grad(convolve(*operands).sum(), operands, create_graph=True)
+    torch.autograd.grad(grads[2].sum(), operands[1])
+    assert used == [["weight"]]
 
 
 def test_gradients_of_each_example() -> None:
