@@ -22,8 +22,5 @@ demo:
 docs:  ## with every figure and table made anew
 	sphinx-build -W docs docs/_build/html
 
-docs:  ## with every figure and table made anew
-	sphinx-build -W docs docs/_build/html
-
 wheel:  ## build it and type-check what it holds under the names users import
 	python -m build

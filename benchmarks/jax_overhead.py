@@ -1,18 +1,24 @@
 """What a call costs under jit beside what the engine itself takes, and beside a bare jit.
 
-python benchmarks/jax_overhead.py [--calls 2000]
+python benchmarks/jax_overhead.py [--calls 2000] [--json FILE]
 
 The engine is replaced by a function that does nothing, so what is left is the way to it: dispatch
 of a compiled program of three arrays, XLA's call into Python, and the views of its buffers. "100 in
-a jit" is the cost of one more call inside a program that makes 100 of them.
+a jit" is the cost of one more call inside a program that makes 100 of them. All take turns.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,6 +32,9 @@ from cudeform.interop.jax import bridge
 IMAGE = jnp.ones((1, 1, 8, 8))
 OFFSET = jnp.zeros((1, 2, 8, 8))
 WEIGHT = jnp.ones((1, 1, 1, 1))
+IN_A_JIT = 100
+
+Samples = dict[str, list[float]]
 
 
 def bare(image: Any, offset: Any, weight: Any) -> Any:
@@ -45,16 +54,18 @@ def repeated(function: Callable[..., Any], times: int) -> Callable[..., Any]:
     return many
 
 
-def timed(functions: dict[str, Callable[[], Any]], calls: int, rounds: int = 9) -> dict[str, float]:
-    """Microseconds a call, the median of some rounds in which the functions take turns."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
+def timed(functions: dict[str, Callable[[], Any]], calls: int, rounds: int = 15) -> Samples:
+    """Microseconds a call in each of some rounds, in which the functions take turns."""
+    times: Samples = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
+            inside = IN_A_JIT if name.startswith(str(IN_A_JIT)) else 1
             start = time.perf_counter()
-            for _ in range(calls):
+            for _ in range(calls // inside):
                 function()
-            times[name].append((time.perf_counter() - start) / calls * 1e6)
-    return {name: statistics.median(each) for name, each in times.items()}
+            share = (time.perf_counter() - start) / (calls // inside * inside)
+            times[name].append(round(share * 1e6, 2))
+    return times
 
 
 def compiled(function: Callable[..., Any]) -> Callable[[], Any]:
@@ -68,37 +79,54 @@ def candidates() -> dict[str, Callable[[], Any]]:
     for name in ("buffer", "ffi"):
         with bridge(name):
             functions[f"jit, {name} bridge"] = compiled(deform)
-            functions[f"100 in a jit, {name} bridge"] = compiled(repeated(deform, 100))
+            many = compiled(repeated(deform, IN_A_JIT))
+            functions[f"{IN_A_JIT} in a jit, {name} bridge"] = many
     functions["outside of jit"] = lambda: deform(IMAGE, OFFSET, WEIGHT).block_until_ready()
     return functions
+
+
+def measured(calls: int) -> dict[str, Samples]:
+    """All samples: with the engine, and with one that does nothing in its place."""
+    arrays = [np.asarray(array) for array in (IMAGE, OFFSET, WEIGHT)]
+    numpy = {"NumPy arrays": lambda: cudeform.deform_conv2d(*arrays)}
+    whole = timed(numpy | {"jit, buffer bridge": compiled(deform)}, calls)
+    functions = candidates() | numpy
+    forward, engine.forward = engine.forward, lambda *args: None  # type: ignore[assignment]
+    try:
+        return {"without the engine": timed(functions, calls), "with the engine": whole}
+    finally:
+        engine.forward = forward
+
+
+def show(samples: Samples) -> None:
+    medians = {name: statistics.median(each) for name, each in samples.items()}
+    for name, microseconds in medians.items():
+        more = ""
+        if name.startswith("jit") and "bare jit" in medians:
+            more = f"  (+{microseconds - medians['bare jit']:.1f})"
+        print(f"  {name:28s} {microseconds:7.1f}{more}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=2000)
-    calls = parser.parse_args().calls
-    print(f"jax {jax.__version__}, {jax.devices()[0].platform}")
-
-    arrays = [np.asarray(array) for array in (IMAGE, OFFSET, WEIGHT)]
-    numpy = {"NumPy arrays": lambda: cudeform.deform_conv2d(*arrays)}
-    jitted = {"jit, buffer bridge": compiled(deform)}
-    whole = timed(numpy | jitted, calls)
-
-    functions = candidates()
-    forward, engine.forward = engine.forward, lambda *args: None  # type: ignore[assignment]
-    times = {}
-    for name, function in functions.items():
-        share = 100 if name.startswith("100") else 1
-        times |= {n: t / share for n, t in timed({name: function}, calls // share).items()}
-    engine.forward = forward
-
-    print("the engine left out, microseconds a call:")
-    for name, microseconds in times.items():
-        more = "" if name.startswith("100") else f"  (+{microseconds - times['bare jit']:.1f})"
-        print(f"  {name:28s} {microseconds:7.1f}{more}")
-    print("with the engine, on an image of 8x8:")
-    for name, microseconds in whole.items():
-        print(f"  {name:28s} {microseconds:7.1f}")
+    parser.add_argument("--json", type=Path, help="write every sample into this file")
+    arguments = parser.parse_args()
+    print(f"jax {jax.__version__}, {jax.devices()[0].platform}; medians, microseconds a call")
+    results = measured(arguments.calls)
+    for title, samples in results.items():
+        print(f"{title}:")
+        show(samples)
+    if arguments.json:
+        report = {
+            "command": " ".join(["python", *sys.argv]),
+            "date": str(datetime.now(UTC).replace(microsecond=0)),
+            "versions": {"cudeform": cudeform.__version__, "jax": jax.__version__},
+            "python": platform.python_version(),
+            "cores": len(os.sched_getaffinity(0)),
+            "microseconds a call": results,
+        }
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

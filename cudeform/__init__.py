@@ -13,8 +13,13 @@ The result is an array of the kind that came in.
 
 from cudeform import _checkout  # noqa: F401  it must come first
 from cudeform.geometry import Geometry, geometry_of
-from cudeform.inspect import OffsetStats, offset_stats, sampling_locations
-from cudeform.inspect_plot import plot_displacement, plot_sampling
+from cudeform.inspect import (
+    OffsetStats,
+    offset_stats,
+    plot_displacement,
+    plot_sampling,
+    sampling_locations,
+)
 from cudeform.operands import DoubleGradients, Gradients
 from cudeform.ops import (
     deform_conv2d,

@@ -49,7 +49,7 @@ def forward(
         return
     from cudeform import gpu
 
-    gpu.forward(device, operands, geometry, options, output)
+    gpu.run(gpu.forward, device, operands, geometry, options, output)
 
 
 def backward(
@@ -66,7 +66,7 @@ def backward(
         return
     from cudeform import gpu
 
-    gpu.backward(device, operands, geometry, options, grad_output, grads)
+    gpu.run(gpu.backward, device, operands, geometry, options, grad_output, grads)
 
 
 def jvp(
@@ -83,7 +83,7 @@ def jvp(
         return
     from cudeform import gpu
 
-    gpu.jvp(device, operands, geometry, options, tangents, output_tangent)
+    gpu.run(gpu.jvp, device, operands, geometry, options, tangents, output_tangent)
 
 
 def double_backward(
@@ -104,4 +104,5 @@ def double_backward(
         return
     from cudeform import gpu
 
-    gpu.double_backward(device, operands, geometry, options, grad_output, cotangents, results)
+    arrays = grad_output, cotangents, results
+    gpu.run(gpu.double_backward, device, operands, geometry, options, *arrays)

@@ -79,10 +79,11 @@ def deform_conv2d(
                [0., 0., 0.]])
     """
     operands = Operands(input, offset, weight, bias, mask)
-    door = _door(operands, {})
+    arrays = _arrays(operands, {})
+    door = _door(arrays)
     if hasattr(door, "deform_conv2d"):
         return door.deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
-    geometry = _checked(door, operands, {}, stride, padding, dilation)
+    geometry = _checked(door, operands, arrays, stride, padding, dilation)
     return door.forward(operands, geometry)
 
 
@@ -113,6 +114,8 @@ def deform_conv2d_backward(
 
     The offset's gradient is the derivative to the right at whole coordinates, as in torchvision;
     ``cudeform.options(boundary_grad="mmcv")`` selects the other convention at the image's edge.
+    Two deliberate differences: the side is the offset's own, so -1e-9 is to the left of every pixel
+    in float32 too; and a sample outside has zero gradients even if ``grad_output`` is not finite.
 
     Raises:
         TypeError, ValueError: as :func:`deform_conv2d`, or a name in ``needs`` that is no argument.
@@ -129,14 +132,15 @@ def deform_conv2d_backward(
     """
     operands = Operands(input, offset, weight, bias, mask)
     extra = {"grad_output": grad_output}
-    door = _door(operands, extra)
+    arrays = _arrays(operands, extra)
+    door = _door(arrays)
     if hasattr(door, "deform_conv2d_backward"):
         rest = bias, stride, padding, dilation, mask
         found: Gradients = door.deform_conv2d_backward(
             grad_output, input, offset, weight, *rest, needs=needs
         )
         return found
-    geometry = _checked(door, operands, extra, stride, padding, dilation)
+    geometry = _checked(door, operands, arrays, stride, padding, dilation)
     geometry.check_grad_output(grad_output.shape)
     present = {"bias": bias is not None, "mask": mask is not None}
     needed = check_needs(needs, GRADIENTS, present)
@@ -181,11 +185,12 @@ def deform_conv2d_jvp(
     """
     operands = Operands(input, offset, weight, bias, mask)
     extra = _tangents(operands, tangents)
-    door = _door(operands, extra)
+    arrays = _arrays(operands, extra)
+    door = _door(arrays)
     if hasattr(door, "deform_conv2d_jvp"):
         rest = bias, stride, padding, dilation, mask
         return door.deform_conv2d_jvp(tangents, input, offset, weight, *rest)
-    geometry = _checked(door, operands, extra, stride, padding, dilation)
+    geometry = _checked(door, operands, arrays, stride, padding, dilation)
     return door.jvp(operands, geometry, tangents)
 
 
@@ -233,14 +238,15 @@ def deform_conv2d_double_backward(
     """
     operands = Operands(input, offset, weight, bias, mask)
     extra = _tangents(operands, cotangents) | {"grad_output": grad_output}
-    door = _door(operands, extra)
+    arrays = _arrays(operands, extra)
+    door = _door(arrays)
     if hasattr(door, "deform_conv2d_double_backward"):
         rest = bias, stride, padding, dilation, mask
         second: DoubleGradients = door.deform_conv2d_double_backward(
             cotangents, grad_output, input, offset, weight, *rest, needs=needs
         )
         return second
-    geometry = _checked(door, operands, extra, stride, padding, dilation)
+    geometry = _checked(door, operands, arrays, stride, padding, dilation)
     geometry.check_grad_output(grad_output.shape)
     needed = check_needs(needs, DOUBLE_GRADIENTS, {"mask": mask is not None})
     results: DoubleGradients = door.double_backward(
@@ -266,29 +272,33 @@ def _tangents(operands: Operands, tangents: Gradients) -> dict[str, Any]:
 
 def _arrays(operands: Operands, extra: dict[str, Any]) -> dict[str, Any]:
     """All arrays of a call, by name of the argument; those that must be there even if None."""
-    arrays = {"input": operands.input, "offset": operands.offset, "weight": operands.weight}
-    return arrays | operands.present() | extra
+    o = operands
+    arrays = {"input": o.input, "offset": o.offset, "weight": o.weight}
+    if o.bias is not None:
+        arrays["bias"] = o.bias
+    if o.mask is not None:
+        arrays["mask"] = o.mask
+    return arrays | extra if extra else arrays
 
 
-def _door(operands: Operands, extra: dict[str, Any]) -> Any:
+def _door(arrays: dict[str, Any]) -> Any:
     """The door of a call.
 
     A library that dispatches, traces and differentiates its calls itself wants them as they are:
     its door has functions of the same names as those here, which check what they get.
     """
-    return door_of(_arrays(operands, extra))
+    return door_of(arrays)
 
 
 def _checked(
     door: Door,
     operands: Operands,
-    extra: dict[str, Any],
+    arrays: dict[str, Any],
     stride: Pair,
     padding: Padding,
     dilation: Pair,
 ) -> Geometry:
     """Geometry of a call whose arrays all fit together."""
-    arrays = _arrays(operands, extra)
     check_dtypes({name: door.dtype_name(array) for name, array in arrays.items()})
     check_devices({name: door.device_of(array) for name, array in arrays.items()})
     return geometry_of(

@@ -28,6 +28,8 @@ extensions = [
     "sphinx.ext.napoleon",
 ]
 html_theme = "furo"
+# So that lines of 100 letters fit.
+html_theme_options = {"light_css_variables": {"code-font-size": "0.74rem"}}
 html_title = f"cudeform {release}"
 html_copy_source = False
 exclude_patterns = ["_build", "_generated"]
@@ -58,7 +60,9 @@ def _absent(name: str) -> bool:
 
 # Pages about a library that is not installed are left out; the table of contents allows for it.
 exclude_patterns += [
-    f"api/{library}.rst" for library in ("torch", "jax") if _absent(f"cudeform.interop.{library}")
+    f"api/{library}.rst"
+    for library in ("torch", "jax", "jax.flax")
+    if _absent(f"cudeform.interop.{library}")
 ]
 
 figures.draw_all(HERE / "_generated")

@@ -12,8 +12,14 @@ import numpy as np
 
 
 def from_chainer(theirs: Any) -> Any:
-    """Chainer, MindSpore (its first two thirds): all x, then all y; taps row by row."""
+    """Chainer: all x, then all y; taps row by row."""
     return np.stack(np.split(theirs, 2, axis=1)[::-1], axis=2).reshape(theirs.shape)
+
+
+def from_mindspore(theirs: Any) -> tuple[Any, Any]:
+    """MindSpore: all x, then all y, then the mask; taps row by row. To offset and mask."""
+    x, y, mask = np.split(theirs, 3, axis=1)
+    return np.stack((y, x), axis=2).reshape(len(theirs), -1, *theirs.shape[2:]), mask
 
 
 def from_planes(theirs: Any) -> Any:
@@ -41,7 +47,7 @@ def mask_from_dcnv3(theirs: Any, groups: int, kernel: int) -> Any:
 
 
 def from_dcnv4(theirs: Any, groups: int, kernel: int) -> tuple[Any, Any]:
-    """DCNv4: (N, OH, OW, padded); each group has 2*K*K offsets, then K*K masks. To DCNv3's pair."""
+    """DCNv4: (N, OH, OW, padded), for each group 2*K*K offsets, then K*K masks; to DCNv3's."""
     n, oh, ow, _ = theirs.shape
     taps = kernel * kernel
     rows = theirs[..., : 3 * groups * taps].reshape(n, oh, ow, groups, 3 * taps)

@@ -29,7 +29,7 @@ def photo() -> Any:
 def draw_all(folder: Path) -> None:
     """Draw every figure into ``folder``, as PNG."""
     folder.mkdir(exist_ok=True)
-    for draw in (hero, order, one_channel, groups, mask, boundary, field, wheel):
+    for draw in (hero, order, one_channel, groups, mask, boundary, fields):
         with matplotlib.style.context(["default", STYLE]):
             figure = draw()
             figure.savefig(folder / f"{draw.__name__}.png", dpi=DPI, bbox_inches="tight")
@@ -61,13 +61,13 @@ def order() -> Any:
         for j in range(3):
             tap = 3 * i + j
             box = {"boxstyle": "round,pad=0.5", "facecolor": "#dceaf6", "edgecolor": "#1f78b4"}
-            text = f"tap ({i}, {j})\ndy: {2 * tap}\ndx: {2 * tap + 1}"
+            text = f"tap ({i}, {j})\ndy: {2 * tap}\ndx: {2 * tap + 1}\nmask: {tap}"
             panel.text(j, i, text, ha="center", va="center", bbox=box)
     panel.set_xlim(-0.6, 2.6)
     panel.set_ylim(2.6, -0.6)
     panel.set_xticks(range(3), [f"j = {j}" for j in range(3)])
     panel.set_yticks(range(3), [f"i = {i}" for i in range(3)])
-    panel.set_title("channels of the offset, 3x3 kernel, group 0")
+    panel.set_title("channels of offset and mask, 3x3 kernel, group 0")
     for side in panel.spines.values():
         side.set_visible(False)
     panel.tick_params(length=0)
@@ -93,7 +93,8 @@ def groups() -> Any:
     y, x = np.mgrid[-1:2, -1:2].reshape(2, 9, 1, 1)
     offset[0, 1, :, 0] += 9 * y  # wider
     offset[0, 1, :, 1] += 9 * x
-    offset[0, 2, :, 1] += 22  # to the right
+    offset[0, 2, :, 0] += 14  # down and to the right
+    offset[0, 2, :, 1] += 22
     figure, panels = pyplot.subplots(1, 3, figsize=(7.6, 3.2), layout="constrained")
     cudeform.plot_sampling(
         photo(),
@@ -166,16 +167,14 @@ def boundary() -> Any:
     return figure
 
 
-def field() -> Any:
-    """A mean displacement as arrows."""
-    (panel,) = cudeform.plot_displacement(_swirl(), 3, padding=1, image=photo())
-    return panel.figure
-
-
-def wheel() -> Any:
-    """The same as colours."""
-    (panel,) = cudeform.plot_displacement(_swirl(), 3, padding=1, colours=True)
-    return panel.figure
+def fields() -> Any:
+    """A mean displacement as arrows and as colours."""
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(7.8, 3.2), layout="constrained")
+    cudeform.plot_displacement(_swirl(), 3, padding=1, image=photo(), ax=left)
+    cudeform.plot_displacement(_swirl(), 3, padding=1, colours=True, ax=right)
+    left.set_title("as arrows")
+    right.set_title("as colours")
+    return figure
 
 
 def _swirl() -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cudeform.commands.bench_table import Report, table
+from cudeform.commands.bench_table import HEADINGS, OURS, Measurement, Report, mean_ratio, table
 
 NONE = """\
 No results lie in ``benchmarks/results`` of this checkout. Measure yours with::
@@ -14,14 +14,49 @@ No results lie in ``benchmarks/results`` of this checkout. Measure yours with::
 
 
 def write_tables(results: Path, output: Path) -> None:
-    """Write ``performance.rst`` into ``output``: a table for each file of ``results``."""
+    """Write ``performance.rst`` into ``output``: tables for each file of ``results``."""
     parts = []
     for file in sorted(results.glob("*.json")):
         try:
             report = Report.from_json(file.read_text(encoding="utf-8"))
         except (KeyError, TypeError, ValueError):
             continue  # measured by something other than the bench command
-        lines = "\n".join(f"    {line}".rstrip() for line in table(report).splitlines())
-        parts.append(f"``{file.name}``:\n\n.. code-block:: text\n\n{lines}\n")
+        parts.append(_tables(file.name, report))
     output.mkdir(exist_ok=True)
     (output / "performance.rst").write_text("\n".join(parts) or NONE, encoding="utf-8")
+
+
+def _tables(name: str, report: Report) -> str:
+    """A file's tables; where it was measured comes first, what to note last."""
+    heading, *_, notes = table(report).split("\n\n")
+    *where, command = heading.splitlines()
+    parts = [f"``{name}``:", "\n".join(f"| {line}" for line in (*where, f"``{command}``"))]
+    for direction, caption in HEADINGS.items():
+        measured = [m for m in report.measurements if m.direction == direction]
+        if measured:
+            parts.append(_table(caption, measured))
+    parts.append("\n".join(f"* {note}" for note in notes.splitlines()))
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(caption: str, measured: list[Measurement]) -> str:
+    names = dict.fromkeys(name for m in measured for name in m.median_ms)
+    peers = [name for name in names if name != OURS]
+    heads = ["configuration, shape", f"{OURS}, ms", *(f"{peer}, ms" for peer in peers)]
+    rows = [[*heads, "GEMM, GFLOP/s", "workspace, MiB"]]
+    for m in measured:
+        shape = f"{m.config.name}, ``{m.config.shape}``"
+        times = [f"{m.median_ms[OURS]:.1f}", *(_peer(m, peer) for peer in peers)]
+        rows.append([shape, *times, f"{m.gflop_per_s:.0f}", f"{m.workspace_mib:.0f}"])
+    ratios = [mean_ratio(measured, peer) for peer in peers]
+    means = ["-" if ratio is None else f"**{ratio:.2f}x**" for ratio in ratios]
+    rows.append(["geometric mean of the ratios", "", *means, "", ""])
+    lines = [f".. list-table:: {caption}", "   :header-rows: 1", ""]
+    for row in rows:
+        lines += [f"   {'* -' if place == 0 else '  -'} {cell}" for place, cell in enumerate(row)]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _peer(measured: Measurement, name: str) -> str:
+    ratio = measured.ratio(name)
+    return "-" if ratio is None else f"{measured.median_ms[name]:.1f} ({ratio:.2f}x)"

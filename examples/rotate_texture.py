@@ -51,8 +51,8 @@ if len(sys.argv) > 1:
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(1, 3, figsize=(13, 5), layout="constrained")
-    places = [(20, 20), (48, 75)]
-    cudeform.plot_sampling(image, offset, KERNEL, **layout, positions=places, ax=panels[0])
+    place = {"positions": [(30, 70)], "zoom": 3}
+    cudeform.plot_sampling(image, offset, KERNEL, **layout, **place, ax=panels[0])
     panels[0].set_title("taps turn with the stripes")
     for panel, title, answer in (
         (panels[1], "answer of a fixed kernel", fixed),

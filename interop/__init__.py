@@ -26,6 +26,9 @@ DOORS = {
     ("torch", "Tensor"): "torch",
 }
 
+# Arrays by the name of their type that hold more than numbers, and what to do.
+REFUSED = {"MaskedArray": "its mask would be ignored; call .filled(0), or what it shall be"}
+
 
 class Door(Protocol):
     """What a module of this folder provides."""
@@ -72,6 +75,9 @@ def door_of(arrays: Mapping[str, Any]) -> Door:
                 f"{name} must be an array of the same library as input, {expected.library}, got an "
                 f"array of {kind.library}; convert one of them, without a copy by from_dlpack"
             )
+    if expected.door == "dlpack":
+        loan: Door = _import("dlpack").Loan()
+        return loan
     door: Door = _load(expected.door)
     return door
 
@@ -87,11 +93,17 @@ class Kind:
 def _kind(name: str, array: Any) -> Kind:
     kind = _kind_of_type(type(array))
     if kind is None:
-        raise TypeError(
-            f"{name} must be an array of NumPy, CuPy, PyTorch, JAX or another library that has "
-            f"__dlpack__, got {type(array).__name__}; numpy.asarray makes one of a list or a number"
-        )
+        raise TypeError(f"{name} must be {_what_is_taken(type(array))}")
     return kind
+
+
+def _what_is_taken(instead_of: type) -> str:
+    if instead_of.__name__ in REFUSED:
+        return f"a plain array, got {instead_of.__name__}: {REFUSED[instead_of.__name__]}"
+    return (
+        "an array of NumPy, CuPy, PyTorch, JAX or another library that has __dlpack__, got "
+        f"{instead_of.__name__}; numpy.asarray makes one of a list or a number"
+    )
 
 
 _kinds: dict[type, Kind | None] = {}
@@ -106,11 +118,13 @@ def _kind_of_type(of: type) -> Kind | None:
 
 def _find_kind(of: type) -> Kind | None:
     for base in of.__mro__:
+        if base.__name__ in REFUSED:
+            return None
         library = base.__module__.partition(".")[0]
         door = DOORS.get((library, base.__name__))
         if door is not None:
             return Kind(door, door)  # such a door has the name of its library
-    if hasattr(of, "__dlpack__"):
+    if hasattr(of, "__dlpack__") or hasattr(of, "__cuda_array_interface__"):
         return Kind(of.__module__.partition(".")[0], "dlpack")
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache, lru_cache
 from typing import Any
 
 from cudeform import engine
@@ -12,7 +13,7 @@ from cudeform.options import current
 
 def dtype_name(array: Any) -> str:
     """Name of the dtype, as Geometry knows it."""
-    return str(array.dtype.name)
+    return _name(array.dtype)
 
 
 def device_of(array: Any) -> str:
@@ -111,11 +112,35 @@ def _like(operands: Operands, needs: frozenset[str]) -> dict[str, Any]:
 
 
 def _described(operands: Operands) -> Operands:
-    return Operands(**{name: _describe(array) for name, array in operands.present().items()})
+    o = operands
+    return Operands(*map(_describe, (o.input, o.offset, o.weight, o.bias, o.mask)))
 
 
 def _describe(array: Any) -> DeviceArray | None:
     if array is None:
         return None
-    strides = tuple(stride // array.itemsize for stride in array.strides)
-    return DeviceArray(array.data.ptr, array.shape, strides, array.dtype.name)
+    dtype, pointer = array.dtype, array.data.ptr
+    if pointer % dtype.itemsize:
+        raise _misaligned(dtype, "address", pointer)
+    return DeviceArray(pointer, array.shape, _in_elements(array.strides, dtype), _name(dtype))
+
+
+@lru_cache(maxsize=4096)
+def _in_elements(strides: tuple[int, ...], dtype: Any) -> tuple[int, ...]:
+    """Strides in elements, from those in bytes."""
+    if any(stride % dtype.itemsize for stride in strides):
+        raise _misaligned(dtype, "strides", strides)
+    return tuple(stride // dtype.itemsize for stride in strides)
+
+
+def _misaligned(dtype: Any, what: str, got: Any) -> ValueError:
+    return ValueError(
+        f"an array of {dtype.name} on a GPU must have an address and strides that are multiples of "
+        f"{dtype.itemsize} bytes, got {what} {got}; copy it byte by byte"
+    )
+
+
+@cache
+def _name(dtype: Any) -> str:
+    """Name of a dtype, which NumPy spells out anew each time."""
+    return str(dtype.name)

@@ -18,6 +18,11 @@ def dtype_name(array: Any) -> str:
     return str(array.dtype.name if array.dtype.isnative else array.dtype.str)
 
 
+def is_bfloat16(array: Any) -> bool:
+    """Whether an array is a NumPy array of ml_dtypes.bfloat16."""
+    return isinstance(array, np.ndarray) and array.dtype.name == "bfloat16"
+
+
 def device_of(array: Any) -> str:
     """Where the array lives."""
     return "cpu"
@@ -26,7 +31,7 @@ def device_of(array: Any) -> str:
 def forward(operands: Operands, geometry: Geometry) -> Any:
     """Deformable convolution: a new array."""
     output = np.empty(geometry.output_shape, operands.input.dtype)
-    engine.forward(operands, geometry, current(), output)
+    engine.forward(_plain(operands), geometry, current(), output)
     return output
 
 
@@ -35,14 +40,14 @@ def backward(
 ) -> Gradients:
     """Gradients: new arrays."""
     grads = Gradients(**_like(operands, needs))
-    engine.backward(operands, geometry, current(), grad_output, grads)
+    engine.backward(_plain(operands), geometry, current(), np.asarray(grad_output), grads)
     return grads
 
 
 def jvp(operands: Operands, geometry: Geometry, tangents: Gradients) -> Any:
     """Tangent of the output: a new array."""
     result = np.empty(geometry.output_shape, operands.input.dtype)
-    engine.jvp(operands, geometry, current(), tangents, result)
+    engine.jvp(_plain(operands), geometry, current(), _plain_tangents(tangents), result)
     return result
 
 
@@ -60,8 +65,18 @@ def double_backward(
         else None,
         **_like(operands, needs),
     )
-    engine.double_backward(operands, geometry, current(), grad_output, cotangents, results)
+    given = np.asarray(grad_output), _plain_tangents(cotangents)
+    engine.double_backward(_plain(operands), geometry, current(), *given, results)
     return results
+
+
+def _plain(operands: Operands) -> Operands:
+    """The operands without what subclasses of NumPy's array make of indices and operators."""
+    return Operands(**{name: np.asarray(array) for name, array in operands.present().items()})
+
+
+def _plain_tangents(tangents: Gradients) -> Gradients:
+    return Gradients(*(None if array is None else np.asarray(array) for array in tangents))
 
 
 def _like(operands: Operands, needs: frozenset[str]) -> dict[str, Any]:

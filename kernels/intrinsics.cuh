@@ -55,17 +55,13 @@ __device__ inline void store16(void* to, vec16_t value) {
 __device__ inline void add_global(float* to, float value) { atomicAdd(to, value); }
 __device__ inline void add_global(double* to, double value) { atomicAdd(to, value); }
 
-__device__ inline void add_global4(float* to, float a, float b, float c, float d) {
 #if __CUDA_ARCH__ >= 900
+// The address is a multiple of 16.
+__device__ inline void add_global4(float* to, float a, float b, float c, float d) {
     asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};"
                  :: "l"(__cvta_generic_to_global(to)), "f"(a), "f"(b), "f"(c), "f"(d) : "memory");
-#else
-    atomicAdd(to, a);
-    atomicAdd(to + 1, b);
-    atomicAdd(to + 2, c);
-    atomicAdd(to + 3, d);
-#endif
 }
+#endif
 
 // The block's dynamic shared memory.
 

@@ -31,9 +31,9 @@ __device__ inline void store_vector(scalar_t* to, Vector value) {
 #endif
 }
 
-// Add to VECTOR neighbours in global memory, in no particular order.
+// Add to VECTOR neighbours in global memory, ADDS at a time, in no particular order.
 __device__ inline void add_vector(acc_t* to, Vector value) {
-#if VECTOR % 4 == 0
+#if ADDS == 4
     for (int i = 0; i < VECTOR; i += 4) {
         add_global4(to + i, value.v[i], value.v[i + 1], value.v[i + 2], value.v[i + 3]);
     }

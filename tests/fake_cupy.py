@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
+from math import prod
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -41,6 +42,17 @@ class ndarray:  # the door knows CuPy's arrays by this name
         return ndarray(self.gpu, self.gpu.put(np.ascontiguousarray(self.gpu.read(self.described))))
 
 
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides in elements."""
+    return tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+def _described(interface: dict[str, Any]) -> DeviceArray:
+    """Contiguous memory as the CUDA array interface tells of it."""
+    shape, dtype = interface["shape"], np.dtype(interface["typestr"])
+    return DeviceArray(interface["data"][0], shape, contiguous(shape), dtype.name)
+
+
 class _Device:
     id = 0
 
@@ -63,13 +75,21 @@ def install(monkeypatch: pytest.MonkeyPatch, gpu: HostDevice) -> Any:
         return ndarray(gpu, gpu.empty(tuple(shape), np.dtype(dtype).name))
 
     cupy.ndarray, cupy.empty, cupy.__version__ = ndarray, empty, "fake"
-    cupy.asarray = lambda array: ndarray(gpu, gpu.put(array))
+
+    def asarray(array: Any) -> ndarray:
+        there = getattr(array, "__cuda_array_interface__", None)
+        return ndarray(gpu, _described(there) if there else gpu.put(array))
+
+    cupy.asarray = asarray
+    cupy.from_dlpack = lambda array: ndarray(gpu, array.__dlpack__())
     cupy.asnumpy = lambda array: array.gpu.read(array.described)
     runtime = SimpleNamespace(
         getDeviceCount=lambda: 1, getDeviceProperties=lambda _: {"name": b"the host"}
     )
     stream = SimpleNamespace(ptr=0)
-    cupy.cuda = SimpleNamespace(runtime=runtime, get_current_stream=lambda _: stream)
+    cupy.cuda = SimpleNamespace(
+        runtime=runtime, get_current_stream=lambda _: stream, Device=lambda index: _Device()
+    )
     cupy.is_available = lambda: True
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setattr(device, "usable_cupy", lambda: cupy)

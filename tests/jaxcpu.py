@@ -1,14 +1,20 @@
-"""JAX as its tests want it: eight devices on the CPU, and float64."""
+"""JAX as its tests want it: eight devices on the CPU, the GPU if there is one, and float64."""
 
 import os
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import pytest
 from cases import Case
 
-# Read when JAX is imported, which these tests do first.
-os.environ["JAX_PLATFORMS"] = "cpu"
+from cudeform.gpu.device import device_count
+
+HAS_GPU = device_count() > 0 and any(find_spec(f"jax_cuda{n}_plugin") for n in (12, 13))
+
+# Read when JAX is imported, which these tests do first. CuPy needs some of the memory.
+os.environ["JAX_PLATFORMS"] = "cpu,cuda" if HAS_GPU else "cpu"
+os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 jax = pytest.importorskip("jax")
 jax.config.update("jax_enable_x64", True)

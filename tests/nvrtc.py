@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from itertools import product
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from cudeform.gpu.direct import MOST_PRODUCT
+from cudeform.gpu.scatter import adds_of
 from cudeform.gpu.source import PARTS, SCALARS, Variant, kernel, read, widest
 from cudeform.options import available_threads
 
@@ -50,18 +51,22 @@ class Job:
         v = self.variant
         words = [v.dtype, f"{v.index_bits} bits", f"{v.vector} at a time"]
         words += [f"groups {v.group_in} to {v.group_out}"] if v.group_in else []
+        words += [f"{v.adds} added at a time"] if v.adds > 1 else []
         return ", ".join(words)
 
     @property
     def typical(self) -> bool:
-        """Whether it is not much like another: wide indices and small groups are, on most archs."""
+        """Whether it is not much like another: every variant is compiled for one architecture.
+
+        On others, wide indices and small groups are much like the rest, and so are additions of
+        single numbers where vectors are added.
+        """
         v = self.variant
-        if v.group_in * v.group_out > 1:
-            usual = v.dtype in ("float16", "float64") and v.index_bits == 32
-            return usual and self.arch == 90
-        if v.index_bits == 64:
-            return self.arch == 90 if v.group_in else self.arch in (70, 75, 90)
-        return True
+        if self.arch == 90:
+            return True
+        if v.group_in * v.group_out > 1 or v.adds < _most_adds(self.name, v, self.arch):
+            return False
+        return v.index_bits == 32 or (self.arch in (70, 75) and not v.group_in)
 
 
 @dataclass(frozen=True)
@@ -173,7 +178,14 @@ def jobs(among: Sequence[int]) -> Iterator[Job]:
             if group_in and vector > 1 and vector % group_in:
                 continue  # the engine does not ask for it
             variant = Variant(dtype, bits, vector, group_in, group_out)
-            yield from (Job(name, variant, arch) for arch in among)
+            for arch in among:
+                for adds in sorted({1, _most_adds(name, variant, arch)}):
+                    yield Job(name, replace(variant, adds=adds), arch)
+
+
+def _most_adds(name: str, variant: Variant, arch: int) -> int:
+    """Neighbours that one addition to memory takes where the engine chooses."""
+    return adds_of(variant.dtype, variant.vector, arch) if "grads" in PARTS[name] else 1
 
 
 def _small_groups() -> list[tuple[int, int]]:

@@ -82,12 +82,15 @@ def reference(
             x = ox * stride_w - pad_left + j * dilation_w + pairs[n][og][i][j][1][oy][ox]
             inside = -1 < y < height and -1 < x < width
 
+            # What a gradient can reach: a sample of nothing does not even multiply it by 0.
+            lost, held = isnan(y) or isnan(x), False
             values, slopes_y, slopes_x, reached = [], [], [], []
             for row, col, share, slope_y, slope_x in neighbours(y, x):
                 in_image = 0 <= row < height and 0 <= col < width
                 pixel = image[n][c][row][col] if in_image else 0.0
                 values.append(share * (pixel if inside else 0.0))
                 slope_pixel = pixel if inside or boundary_grad == "torchvision" else 0.0
+                held = held or (in_image and (inside or boundary_grad == "torchvision"))
                 slopes_y.append(slope_y * slope_pixel)
                 slopes_x.append(slope_x * slope_pixel)
                 if in_image and share > 0:
@@ -102,9 +105,10 @@ def reference(
                     continue
                 g = upstream[n][o][oy][ox]
                 grad_weight.add((o, k, i, j), g * m, values)
-                grad_planes.add((n, og, i, j, oy, ox), g * w, values)
-                grad_pairs.add((n, og, i, j, 0, oy, ox), g * w * m, slopes_y)
-                grad_pairs.add((n, og, i, j, 1, oy, ox), g * w * m, slopes_x)
+                by_value, by_slope = (g * w if felt or lost else 0.0 for felt in (inside, held))
+                grad_planes.add((n, og, i, j, oy, ox), by_value, values)
+                grad_pairs.add((n, og, i, j, 0, oy, ox), by_slope * m, slopes_y)
+                grad_pairs.add((n, og, i, j, 1, oy, ox), by_slope * m, slopes_x)
                 for row, col, share in reached:
                     grad_input.add((n, c, row, col), g * w * m, [share])
 

@@ -86,17 +86,22 @@ def test_no_result_shares_memory_with_an_argument_or_another_result(name: str, l
         assert not any(np.shares_memory(array, other) for other in others)
 
 
-def test_broadcast_arrays_give_what_their_copies_give() -> None:
-    case = build("broadcast", batch=3, offset_groups=2, padding=((1, 1), (1, 1)))
-    for narrow in (np.s_[:1], np.s_[:, :, :1, :1], np.s_[:1, :1, :1, :1]):
-        case = replace(
-            case,
-            offset=np.broadcast_to(case.offset[narrow], case.offset.shape),
-            mask=np.broadcast_to(case.mask[narrow], case.mask.shape),
-            grad_output=np.broadcast_to(case.grad_output[narrow], case.grad_output.shape),
-        )
-        assert 0 in case.offset.strides
-        assert_same(results(case), results(case.map(np.ascontiguousarray)))
+@pytest.mark.parametrize("offset", ["normal", "large", "whole", "nan and inf"])
+@pytest.mark.parametrize(
+    "narrow",
+    [np.s_[:1], np.s_[:, :, :1], np.s_[..., :1], np.s_[:, :, :1, :1], np.s_[:1, :1, :1, :1]],
+    ids=["images", "rows", "columns", "positions", "all"],
+)
+def test_broadcast_arrays_give_what_their_copies_give(narrow: Any, offset: str) -> None:
+    case = build("broadcast", batch=3, offset_groups=2, padding=((1, 1), (1, 1)), offset=offset)
+    case = replace(
+        case,
+        offset=np.broadcast_to(case.offset[narrow], case.offset.shape),
+        mask=np.broadcast_to(case.mask[narrow], case.mask.shape),
+        grad_output=np.broadcast_to(case.grad_output[narrow], case.grad_output.shape),
+    )
+    assert 0 in case.offset.strides
+    assert_same(results(case), results(case.map(np.ascontiguousarray)))
 
 
 @pytest.mark.parametrize(
@@ -211,3 +216,45 @@ def test_sizes_may_be_a_number_or_a_pair(form: Any) -> None:
     sizes = {"stride": form(2), "padding": form(1), "dilation": form(2)}
     case = replace(case, **sizes)
     assert_case_agrees(case.cast("float64"))
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_masked_arrays_are_refused(name: str) -> None:
+    arguments = CASE.backward_arguments
+    arguments[name] = np.ma.masked_invalid(arguments[name])
+    with pytest.raises(
+        TypeError, match=rf"^{name} must be a plain array, got MaskedArray: .*fille"
+    ):
+        cudeform.deform_conv2d_backward(**arguments)
+
+
+def test_a_matrix_is_no_bias() -> None:
+    bias = CASE.bias.view(np.matrix)
+    with pytest.raises(ValueError, match=r"^bias must have shape \(O,\) = \(2,\), got \(1, 2\)"):
+        cudeform.deform_conv2d(**CASE.arguments | {"bias": bias})
+
+
+def test_what_a_subclass_makes_of_operators_does_not_matter() -> None:
+    class Odd(np.ndarray):
+        def __array_ufunc__(self, *args: Any, **how: Any) -> Any:
+            raise AssertionError("the engine computes with plain arrays")
+
+        __array_function__ = __getitem__ = __array_ufunc__
+
+    odd = CASE.map(lambda array: array.view(Odd))
+    moves = {name: getattr(odd, name) for name in cudeform.Gradients._fields}
+    tangents = cudeform.Gradients(**moves)
+    got = results(odd)
+    assert_same(got, results(CASE))
+    got["moved"] = cudeform.deform_conv2d_jvp(tangents, **odd.arguments)
+    seconds = cudeform.deform_conv2d_double_backward(tangents, odd.grad_output, **odd.arguments)
+    assert {type(array) for array in (*got.values(), *seconds)} == {np.ndarray}
+
+
+def test_arrays_in_files_are_read_where_they_lie(tmp_path: Any) -> None:
+    def on_disk(array: Any) -> Any:
+        path = tmp_path / str(len(list(tmp_path.iterdir())))
+        array.tofile(path)
+        return np.memmap(path, array.dtype, "r", shape=array.shape)
+
+    assert_same(results(CASE.map(on_disk)), results(CASE))

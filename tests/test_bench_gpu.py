@@ -5,13 +5,19 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from cudeform.__main__ import main
-from cudeform.commands import bench_gpu, bench_gpu_peers, bench_gpu_timing
+from cudeform.commands import (
+    bench_gpu,
+    bench_gpu_forced,
+    bench_gpu_peers,
+    bench_gpu_timing,
+)
 from cudeform.commands.bench_configs import GPU, QUICK, Config, Problem, named
 from cudeform.commands.bench_gpu import Gpu, NoGpu
 from cudeform.commands.bench_gpu_model import MODES, floors_us, shares
@@ -19,6 +25,7 @@ from cudeform.commands.bench_gpu_report import GpuReport, table
 from cudeform.commands.bench_gpu_timing import measure_in_turns, workspace
 from cudeform.commands.bench_peers import cudeform_calls
 from cudeform.commands.bench_timing import WrongResult, largest_error
+from cudeform.gpu import paths, scatter
 
 SMALL = QUICK[0]
 HAS_TORCH = importlib.util.find_spec("torch") is not None
@@ -212,6 +219,76 @@ def test_a_peer_that_is_off_is_named() -> None:
     assert "at small forward fp16" in text
 
 
+def forced_gpu(wrong: bool = False) -> Gpu:
+    """A GPU on which some contestants are cudeform, forced."""
+    ours = fake_gpu().contestants["cudeform"]
+
+    def only(direction: str, of: Any) -> Any:
+        return lambda *what: {direction: of(*what)[direction]}
+
+    forced = {
+        "path fused": only("forward", shifted if wrong else ours),
+        "scatter gather": only("backward", ours),
+    }
+    return fake_gpu(contestants=fake_gpu().contestants | forced)
+
+
+def test_what_was_forced_has_a_table_of_its_own() -> None:
+    report = bench_gpu.measure_all(forced_gpu(), [SMALL], ["forward", "backward"], ["fp16"], 0.0)
+    text = table(report)
+    assert "fp16, forward, forced: cold ms\nconfig  chosen  path fused\nsmall   3.0000" in text
+    assert "fp16, backward, forced: cold ms\nconfig  chosen  scatter gather\nsmall" in text
+    before = text.index("forced: cold ms")
+    assert "path fused" not in text[:before]
+    for measured in report.measurements:
+        assert len(measured.errors) == 2  # it must be right, too
+
+
+def test_what_is_forced_must_be_right() -> None:
+    with pytest.raises(WrongResult, match="path fused is wrong at small forward fp16"):
+        bench_gpu.measure_all(forced_gpu(wrong=True), [SMALL], ["forward"], ["fp16"], 0.0)
+
+
+@pytest.mark.parametrize("capability", [75, 80, 90])
+def test_what_can_be_forced(capability: int) -> None:
+    processor = bench_gpu_forced.Processor(capability, 132)
+    three = ("forward", "backward", "both")
+    for config in GPU:
+        g = bench_gpu_forced.geometry(config)
+        able = {
+            name: bench_gpu_forced.path_directions(name, g, "float16", processor)
+            for name in paths.FORWARD
+        }
+        assert able["im2col"] == three
+        assert able["direct"] == (three if config.name == "C4" else ())
+        fused = config.name != "C4" and capability >= 80
+        assert able["fused"] == (("forward",) if fused else ())
+        for name, can in {"scalar": True, "gather": True, "vector": capability >= 90}.items():
+            assert bench_gpu_forced.can_scatter(name, g, "float16", processor) == can
+        assert not bench_gpu_forced.can_scatter("vector", g, "float64", processor)
+
+
+def test_forced_calls_are_forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def calls(*_: Any) -> Any:
+        return dict.fromkeys(
+            ("forward", "backward", "both"),
+            lambda: seen.append((paths.forced_path(), scatter.forced_scatter())),
+        )
+
+    monkeypatch.setattr(bench_gpu_forced, "cudeform_calls", calls)
+    made = bench_gpu_forced.contestants(
+        bench_gpu_forced.Processor(90, 132), ["im2col", "direct"], ["gather"]
+    )
+    tensors: Any = SimpleNamespace(config=SMALL)
+    for of in made.values():
+        for call in of(tensors, MODES["fp16"]).values():
+            call()
+    assert list(made) == ["path im2col", "path direct", "scatter gather"]
+    assert seen == [("im2col", None)] * 3 + [(None, "gather")]
+
+
 def test_tf32_is_allowed_to_all_or_none() -> None:
     said: list[bool] = []
     bench_gpu.measure_all(
@@ -221,7 +298,8 @@ def test_tf32_is_allowed_to_all_or_none() -> None:
 
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Any) -> None:
-    monkeypatch.setattr(bench_gpu, "torch_gpu", fake_gpu)
+    asked = []
+    monkeypatch.setattr(bench_gpu, "torch_gpu", lambda *what: asked.append(what) or fake_gpu())
     file = tmp_path / "results.json"
     words = ["bench", "--device", "gpu", "--quick", "--mode", "fp16", "--direction", "forward"]
     assert main([*words, "--json", str(file)]) == 0
@@ -230,6 +308,12 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Any
     assert "backward" not in printed
     assert main(["bench", "--from", str(file)]) == 0
     assert capsys.readouterr().out == printed
+    words += ["--path", "im2col", "--scatter", "--offsets", "zero", "uniform"]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "small zero " in printed
+    assert "small uniform " in printed
+    assert asked == [(list(paths.FORWARD), list(scatter.SCATTERS)), (["im2col"], [])]
 
 
 @pytest.mark.skipif(HAS_TORCH, reason="torch is installed")

@@ -249,3 +249,43 @@ def test_the_input_gradient_reaches_only_pixels_with_a_positive_weight(
     reached[1, :2] = True
     np.testing.assert_array_equal(np.isfinite(one["input"]), ~reached)
     assert not one["input"][~reached].any()
+
+
+@pytest.mark.parametrize("bad", [NAN, INF])
+@pytest.mark.parametrize("at", [(5.0, 1.0), (-1.5, 1.0), (1.0, 3.0), (INF, 1.0)])
+@pytest.mark.parametrize("boundary_grad", ["torchvision", "mmcv"])
+@both
+def test_a_sample_of_nothing_has_zero_gradients_whatever_comes_from_above(
+    compute: Any, boundary_grad: str, at: tuple[float, float], bad: float
+) -> None:
+    one = sample(compute, RAMP, *at, mask=2.0, grad=bad, boundary_grad=boundary_grad)
+    for name in ("input", "offset", "mask"):
+        assert not one[name].any(), name
+    assert np.isnan(one["weight"])  # a product of matrices, whose column is 0
+
+
+@both
+def test_at_minus_one_what_comes_from_above_meets_the_slope_alone(compute: Any) -> None:
+    one = sample(compute, RAMP, -1.0, 0.5, mask=2.0, grad=INF)
+    assert (one["offset"][0], one["mask"]) == (INF, 0)
+    one = sample(compute, RAMP, -1.0, 0.5, mask=2.0, grad=INF, boundary_grad="mmcv")
+    assert (*one["offset"], one["mask"]) == (0, 0, 0)
+
+
+@both
+def test_a_displacement_smaller_than_the_last_digit_of_a_coordinate_has_a_side(
+    compute: Any,
+) -> None:
+    squares = np.square(np.arange(5, dtype=np.float32)).reshape(1, 1, 5, 1)
+    above, below = [0, 1, 3, 5, 7], [1, 3, 5, 7, -16]
+    for displacement, slopes in ((-1e-9, above), (0.0, below), (1e-9, below)):
+        offset = np.zeros((1, 2, 5, 1), np.float32)
+        offset[:, 0] = displacement  # in float32, 4 - 1e-9 is 4
+        results = compute(
+            input=squares,
+            offset=offset,
+            weight=np.ones((1, 1, 1, 1), np.float32),
+            grad_output=np.ones((1, 1, 5, 1), np.float32),
+        )
+        np.testing.assert_allclose(results["output"], squares, atol=1e-8)
+        np.testing.assert_array_equal(results["offset"][0, 0, :, 0], slopes)

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from cudeform.__main__ import COMMANDS, main
-from cudeform.commands import info
+from cudeform.commands import gpus, info
+from cudeform.commands.gpus import Gpus
 from cudeform.commands.info import AVX512, Blas, Machine, avx512_remarks, note
 
 HASWELL = Blas("openblas", "0.3.31", "numpy", "Haswell", 2)
@@ -113,16 +114,31 @@ def test_every_blas_is_looked_at():
 
 
 def test_the_note_ends_with_what_to_do():
-    well = note(MACHINE, {"numpy": "2.0"}, "no CuPy installed", works=True)
+    well = note(MACHINE, {"numpy": "2.0"}, Gpus("no CuPy installed"), works=True)
     assert well.endswith("To do\n  - nothing")
     assert "no CuPy installed" in well
     assert "OMP_NUM_THREADS=2" in well
     machine = replace(MACHINE, remarks=("Eat less.",))
-    assert note(machine, {}, "", works=True).endswith("To do\n  - Eat less.")
+    assert note(machine, {}, Gpus(""), works=True).endswith("To do\n  - Eat less.")
+    both = note(machine, {}, Gpus("", remarks=("Sleep more.",)), works=True)
+    assert both.endswith("To do\n  - Eat less.\n  - Sleep more.")
+
+
+def test_the_note_names_the_arrays_that_work():
+    said = note(MACHINE, {"torch": "9.9"}, Gpus("", outcome="as it should"), works=True)
+    assert "PyTorch tensors, on the CPU: by the same engine, not tried here" in said
+    assert "JAX arrays" not in said
+    assert "CuPy arrays, on a GPU: as it should" in said
+
+
+def test_lines_of_the_note_fit_a_terminal():
+    facts = tuple(f"fact number {number}" for number in range(20))
+    said = note(MACHINE, {f"library{n}": "1.2.3" for n in range(20)}, Gpus("", facts), works=True)
+    assert max(map(len, said.splitlines())) <= 88
 
 
 def test_the_note_does_not_hide_a_wrong_result(monkeypatch, capsys):
-    monkeypatch.setattr(info, "small_call_is_right", lambda: False)
+    monkeypatch.setattr(info, "small_call_is_right", lambda xp: False)
     assert main(["info"]) == 1
     assert "A small convolution came out wrong" in capsys.readouterr().out
 
@@ -148,3 +164,41 @@ def test_what_is_said_about_the_gpu(tmp_path, runtime, sentence):
         "-c", "from cudeform.commands import info; print(info.gpu())", PYTHONPATH=str(tmp_path)
     )
     assert done.stdout.strip() == sentence, done.stderr
+
+
+def raises(xp):
+    raise OSError("no compiler")
+
+
+@pytest.mark.parametrize(
+    ("small_call_is_right", "outcome", "works"),
+    [
+        (lambda xp: xp == "cupy", "a small convolution came out right", True),
+        (lambda xp: xp != "cupy", "a small convolution came out wrong", False),
+        (raises, "a small convolution failed: no compiler", False),
+    ],
+)
+def test_a_small_call_is_tried_on_the_gpu(monkeypatch, small_call_is_right, outcome, works):
+    monkeypatch.setattr(gpus, "usable_cupy", lambda: "cupy")
+    here = Gpus.here(small_call_is_right)
+    assert (here.outcome, here.works) == (outcome, works)
+    assert works == (not here.remarks)
+
+
+@pytest.mark.parametrize("driver", [True, False])
+def test_a_gpu_without_cupy_is_something_to_do(monkeypatch, tmp_path, driver):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    monkeypatch.setattr(gpus, "find_spec", lambda name: None)
+    monkeypatch.setattr(gpus, "DRIVER", tmp_path if driver else tmp_path / "none")
+    here = Gpus.here(lambda xp: True)
+    assert here.works
+    assert "pip install 'cudeform[cuda13]'" in (here.remarks[0] if driver else here.outcome)
+    assert driver == bool(here.remarks)
+
+
+def test_check_without_a_gpu_says_what_was_found_what_works_and_what_to_do(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert main(["check"]) == 2
+    said = capsys.readouterr().out
+    parts = [said.index(part) for part in ("Found\n", "Works\n", "To do\n  - CuPy cannot be")]
+    assert parts == sorted(parts)

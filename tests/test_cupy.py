@@ -47,6 +47,16 @@ def test_cupy_and_numpy_arrays_do_not_mix(cupy: Any) -> None:
         cudeform.deform_conv2d(**arguments)
 
 
+@pytest.mark.parametrize(("address", "stride"), [(1, 0), (0, 2)])
+def test_memory_that_a_kernel_cannot_read_is_refused(cupy: Any, address: int, stride: int) -> None:
+    there = CASE.map(cupy.asarray)
+    there.mask.data.ptr += address
+    *outer, last = there.mask.strides
+    there.mask.strides = (*outer, last + stride)
+    with pytest.raises(ValueError, match=r"float32 on a GPU must have .* multiples of 4 bytes"):
+        cudeform.deform_conv2d(**there.arguments)
+
+
 def test_arrays_on_two_devices_are_refused(cupy: Any) -> None:
     there = CASE.map(cupy.asarray)
     there.mask.device = type("Device", (), {"id": 1})()

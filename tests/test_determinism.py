@@ -1,9 +1,8 @@
 """The same bits, run after run, for any number of threads, and from many threads at once."""
 
-import asyncio
-import threading
-from collections.abc import Iterator
+import importlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,19 @@ LARGE = build(
     offset="large",
     padding=((1, 1), (1, 1)),
 ).cast("float32")
+
+
+# Products whose sums BLAS splits in other places if it uses other numbers of threads: sums over
+# taps and channels, over filters, over positions; few of them, and many.
+SAME: Any = {"batch": 1, "padding": ((1, 1), (1, 1))}
+PRODUCTS = [
+    build("long rows, few of them", channels=80, out_channels=48, size=(8, 8), **SAME),
+    build("many filters", channels=16, out_channels=700, size=(6, 6), **SAME),
+    build("many positions", channels=48, out_channels=48, size=(27, 26), **SAME),
+    build("groups", channels=160, groups=2, out_channels=96, size=(10, 10), **SAME),
+    build("many rows", channels=80, out_channels=16, size=(48, 40), **SAME),
+]
+PRODUCTS = [case.cast("float32") for case in PRODUCTS]
 
 
 def results(case: Case, boundary_grad: str = "torchvision") -> dict[str, Any]:
@@ -80,6 +92,48 @@ def test_the_thread_that_calls_does_not_matter(case: Case) -> None:
     assert_same_bits(in_a_thread(results, case), results(case))
 
 
+def every_operator(case: Case) -> dict[str, Any]:
+    """What all four operators make of a case."""
+    tangents = cudeform.Gradients(case.input, case.offset, case.weight, case.bias, case.mask)
+    second = cudeform.deform_conv2d_double_backward(tangents, **case.backward_arguments)
+    return {
+        **results(case),
+        "jvp": cudeform.deform_conv2d_jvp(tangents, **case.arguments),
+        **{f"second {name}": array for name, array in second._asdict().items()},
+    }
+
+
+def differing(case: Case, threads: int, blas_threads: int) -> set[str]:
+    """Results that are not the same where the caller lets BLAS use more than one thread."""
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    with cudeform.options(num_threads=threads):
+        with threadpoolctl.threadpool_limits(1):
+            alone = every_operator(case)
+        with threadpoolctl.threadpool_limits(blas_threads):
+            others = every_operator(case)
+    return {name for name, array in alone.items() if array.tobytes() != others[name].tobytes()}
+
+
+@pytest.mark.parametrize("blas_threads", [2, 3, 8])
+@pytest.mark.parametrize("case", [SMALL, MEDIUM, *PRODUCTS], ids=lambda case: case.name)
+def test_the_number_of_threads_of_blas_does_not_change_a_bit(case: Case, blas_threads: int) -> None:
+    for threads in (1, 2):
+        assert not differing(case, threads, blas_threads)
+
+
+def test_it_would_if_blas_were_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    pools = importlib.import_module("cudeform.cpu.blas")._pools
+    if not pools():
+        pytest.skip("needs threadpoolctl, and OpenBLAS with threads of its own")
+    for engine in ("forward", "backward", "double"):
+        module = importlib.import_module(f"cudeform.cpu.{engine}")
+        monkeypatch.setattr(module, "single_threaded", nullcontext)
+    changed = set().union(*(differing(case, 1, 2) for case in PRODUCTS))
+    forward, backward = {"output", "jvp"}, {"input", "offset", "mask"}
+    assert forward <= changed
+    assert backward <= changed
+
+
 def test_many_threads_at_once_with_options_of_their_own() -> None:
     calls = [
         (case, rule, threads)
@@ -96,82 +150,6 @@ def test_many_threads_at_once_with_options_of_their_own() -> None:
         together = [pool.submit(run, *call) for _ in range(3) for call in calls]
     for index, future in enumerate(together):
         assert_same_bits(future.result(), alone[index % len(calls)])
-
-
-@pytest.fixture
-def _restored() -> Iterator[None]:
-    before = chosen()
-    yield
-    cudeform.set_options(num_threads=before.num_threads, deterministic=before.deterministic)
-
-
-def chosen() -> cudeform.Options:
-    """The options in force here."""
-    with cudeform.options() as current:
-        return current
-
-
-def test_options_hold_inside_the_block_only() -> None:
-    before = chosen()
-    with cudeform.options(num_threads=3):
-        with cudeform.options(boundary_grad="mmcv"):
-            assert (chosen().num_threads, chosen().boundary_grad) == (3, "mmcv")
-        assert (chosen().num_threads, chosen().boundary_grad) == (3, "torchvision")
-    assert chosen() == before
-
-
-def test_options_end_with_the_block_even_after_an_error() -> None:
-    before = chosen()
-    with pytest.raises(KeyError), cudeform.options(num_threads=3):
-        raise KeyError
-    assert chosen() == before
-
-
-def test_options_belong_to_one_thread() -> None:
-    before = chosen()
-    with cudeform.options(num_threads=3):
-        assert in_a_thread(chosen) == before
-
-
-def test_options_belong_to_one_task() -> None:
-    async def task(threads: int, turn: asyncio.Barrier) -> int | None:
-        with cudeform.options(num_threads=threads):
-            await turn.wait()  # both blocks are open
-            seen = chosen().num_threads
-            await turn.wait()
-            return seen
-
-    async def both() -> list[int | None]:
-        turn = asyncio.Barrier(2)
-        return await asyncio.gather(task(3, turn), task(4, turn))
-
-    assert asyncio.run(both()) == [3, 4]
-
-
-@pytest.mark.usefixtures("_restored")
-def test_set_options_reaches_every_thread() -> None:
-    started, changed = threading.Event(), threading.Event()
-
-    def look() -> int | None:
-        started.set()
-        assert changed.wait(10)
-        return chosen().num_threads
-
-    with ThreadPoolExecutor(1) as pool:
-        seen = pool.submit(look)
-        assert started.wait(10)
-        cudeform.set_options(num_threads=6)
-        changed.set()
-        assert seen.result() == 6
-    assert chosen().num_threads == 6
-
-
-@pytest.mark.usefixtures("_restored")
-def test_a_block_wins_over_set_options() -> None:
-    with cudeform.options(num_threads=3):
-        cudeform.set_options(num_threads=6, deterministic=True)
-        assert chosen().num_threads == 3
-    assert (chosen().num_threads, chosen().deterministic) == (6, True)
 
 
 def test_numpys_error_state_is_left_alone() -> None:

@@ -17,7 +17,19 @@ import cudeform
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.rst"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-MODULES = ("", ".geometry", ".inspect", ".ops", ".options", ".partition")
+MODULES = (
+    "",
+    ".geometry",
+    ".inspect.locations",
+    pytest.param(
+        ".inspect.plots",
+        marks=pytest.mark.skipif(find_spec("matplotlib") is None, reason="needs matplotlib"),
+    ),
+    ".inspect.stats",
+    ".ops",
+    ".options",
+    ".partition",
+)
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -52,17 +64,21 @@ def test_pages_have_examples() -> None:
 
 
 @pytest.mark.skipif(find_spec("furo") is None, reason="needs the docs extra")
-def test_the_documentation_builds_without_a_warning(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("builder", "made"), [("html", "offsets.html"), ("doctest", "output.txt")])
+def test_the_documentation_builds_without_a_warning(
+    builder: str, made: str, tmp_path: Path
+) -> None:
     build = [sys.executable, "-m", "sphinx", "-q", "-W", "-E", "-d", str(tmp_path / "trees")]
     done = subprocess.run(
-        [*build, str(ROOT / "docs"), str(tmp_path / "html")],
+        [*build, "-b", builder, str(ROOT / "docs"), str(tmp_path / builder)],
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=600,
+        cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "html" / "offsets.html").exists()
+    assert (tmp_path / builder / made).exists()
 
 
 # Offsets of other libraries. Each test fills an array as that library's code indexes it and expects
@@ -91,6 +107,36 @@ def test_planar_offsets(name: str, planes: tuple[int, int]) -> None:
         place = planes.index(axis) * G * K * K + tap
         theirs[n, place, oy, ox] = OURS[n, g, i, j, axis, oy, ox]
     np.testing.assert_array_equal(getattr(conversions(), name)(theirs), FLAT)
+
+
+def test_offsets_and_masks_in_three_planes() -> None:
+    theirs = np.empty((N, 3 * G * K * K, OH, OW))
+    masks = 1000 + np.arange(N * G * K * K * OH * OW, dtype=np.float64).reshape(N, -1, OH, OW)
+    for n, g, i, j, axis, oy, ox in np.ndindex(*SIZES):
+        tap = (g * K + i) * K + j
+        theirs[n, (1 - axis) * G * K * K + tap, oy, ox] = OURS[n, g, i, j, axis, oy, ox]
+        theirs[n, 2 * G * K * K + tap, oy, ox] = masks[n, tap, oy, ox]
+    offset, mask = conversions().from_mindspore(theirs)
+    np.testing.assert_array_equal(offset, FLAT)
+    np.testing.assert_array_equal(mask, masks)
+
+
+def test_images_and_weights_with_channels_last() -> None:
+    rng = np.random.default_rng(0)
+    image, weight = rng.standard_normal((1, 5, 6, 4)), rng.standard_normal((3, 3, 4, 2))
+    offset = rng.standard_normal((1, 5, 6, 18))
+    output = cudeform.deform_conv2d(
+        image.transpose(0, 3, 1, 2),
+        conversions().from_nhwc(offset),
+        weight.transpose(3, 2, 0, 1),
+        padding=1,
+    )
+    y, x = 2, 3
+    expected = np.zeros(2)
+    for i, j in np.ndindex(3, 3):
+        dy, dx = offset[0, y, x, 2 * (3 * i + j) :][:2]
+        expected += bilinear(image[0], y - 1 + i + dy, x - 1 + j + dx) @ weight[i, j]
+    np.testing.assert_allclose(output[0, :, y, x], expected, rtol=1e-12)
 
 
 def test_offsets_with_channels_last() -> None:

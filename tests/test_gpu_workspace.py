@@ -13,16 +13,18 @@ import numpy as np
 import pytest
 from cases import Case, build, named
 from checks import assert_agrees
-from gpu_engine import LoggingDevice, backward, everything, forward, geometry
+from gpu_engine import LoggingDevice, backward, everything, forward, geometry, operands
 from hostcuda import HostDevice, Launched, compiler_path
 from reference import reference
 
 from cudeform.geometry import geometry_of
-from cudeform.gpu import chunks
-from cudeform.gpu.call import Call, leading_of
+from cudeform.gpu import call as call_module
+from cudeform.gpu import chunks, direct
+from cudeform.gpu.call import Call, index_bits_of, leading_of
 from cudeform.gpu.chunks import Chunk
 from cudeform.gpu.params import Layout
 from cudeform.gpu.protocol import DeviceArray
+from cudeform.gpu.recorder import Recorder
 from cudeform.operands import Operands
 from cudeform.options import Options
 
@@ -431,6 +433,64 @@ def test_indices_have_32_bits_where_that_is_enough() -> None:
 )
 def test_and_64_where_it_is_not(sizes: Any) -> None:
     assert call_of(**sizes)[0].variant.index_bits == 64
+
+
+@pytest.mark.parametrize("field", ["input", "offset", "weight", "output", "columns", "span"])
+def test_the_last_step_of_a_thread_does_not_overflow(field: str) -> None:
+    """An index is compared after it was moved on by all threads of a launch."""
+    most = call_module.MOST_INDEXED
+    assert most + call_module.MOST_THREADS == 2**31 - 1
+    g = geometry(build("any", channels=1, size=(1, 1), out_channels=1, kernel=(1, 1), batch=1))
+    sizes: dict[str, dict[str, int]] = {
+        "input": {"in_h": 1, "in_w": most, "batch": 1, "channels": 1},
+        "offset": {"kernel_h": 1, "kernel_w": 1, "out_w": most // 2},
+        "weight": {"channels": most},
+        "output": {"out_channels": most},
+        "columns": {},
+        "span": {},
+    }
+
+    def bits(more: int) -> int:
+        changed = {n: size + more * (size > 1) for n, size in sizes[field].items()}
+        columns = most + more if field == "columns" else 0
+        far = DeviceArray(16, (2, 1), (most - 1 + more, 1), "float16")
+        arrays = [far if field == "span" else None]
+        return index_bits_of(replace(g, **changed), arrays, columns)
+
+    # Cells are counted too: of one row, there are two for each pixel.
+    assert bits(-(2**30) if field == "input" else 0) == 32
+    assert bits(1) == 64
+
+
+def test_no_launch_has_more_threads_than_indices_allow_for() -> None:
+    case, recorder = CASE.cast("float32"), Recorder(HostDevice(multiprocessors=10**6))
+    device = HostDevice()
+    ops = operands(device, case)
+    call = Call.of(recorder, geometry(case), Options(), ops, [Chunk(slice(0, 1), slice(0, 1))])
+    call.launch("deform_im2col", 2**40, (), {})
+    [(_, _, what)] = recorder.asked
+    assert what["blocks"] * what["threads"] == call_module.MOST_THREADS
+
+
+def test_samples_of_a_chunk_and_their_weights_have_numbers_of_32_bits() -> None:
+    g = geometry(build("any", channels=1, out_channels=1, kernel=(3, 3), batch=1))
+    costs = chunks.Costs(call=0, image=0, position=1)
+    many = replace(g, batch=2, out_h=2**14, out_w=2**14)
+    pieces = chunks.chunks(many, HostDevice(), Options(workspace_limit=2**50), costs)
+    counts = [piece.count * piece.height * many.out_w * many.taps for piece in pieces]
+    assert sum(counts) == 2 * 2**28 * 9
+    assert max(counts) * 4 < 2**31
+    assert max(counts) * 2 * 4 > 2**31
+    wide = replace(g, out_h=1, out_w=2**29 // 9 + 1)
+    with pytest.raises(ValueError, match=r"OW\*KH\*KW\*offset_groups must be at most 536870911 .*"):
+        chunks.chunks(wide, HostDevice(), Options(), costs)
+
+
+def test_direct_kernels_leave_weights_that_they_cannot_count() -> None:
+    g = geometry(DIRECT)
+    huge = replace(g, channels=2**28, out_channels=2**28, groups=2**28, offset_groups=1)
+    assert direct.fits(g)
+    assert not direct.fits(huge)
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,30 @@ def test_statistics_refuse_an_image_that_does_not_fit() -> None:
         cudeform.offset_stats(random_offset(), (11, 8), **CASE)
 
 
+def test_arrays_of_any_other_library_go_by_dlpack() -> None:
+    strict = pytest.importorskip("array_api_strict")
+    offset = random_offset()
+    theirs = strict.asarray(offset)
+    found = cudeform.sampling_locations(theirs, **CASE)
+    assert type(found) is type(theirs)
+    np.testing.assert_array_equal(np.from_dlpack(found), looped_locations(offset))
+    assert_same(cudeform.offset_stats(theirs, IMAGE, **CASE), offset)
+
+
+class NoWayBack:
+    """An array of a library without from_dlpack."""
+
+    def __init__(self, array: Any) -> None:
+        self.shape, self.dtype = array.shape, array.dtype
+        self.__dlpack__ = array.__dlpack__
+        self.__dlpack_device__ = array.__dlpack_device__
+
+
+def test_a_library_without_a_way_back_is_refused_in_words() -> None:
+    with pytest.raises(TypeError, match=r"pass numpy\.from_dlpack"):
+        cudeform.sampling_locations(NoWayBack(random_offset()), **CASE)
+
+
 def test_torch_keeps_device_and_graph() -> None:
     torch = pytest.importorskip("torch")
     offset = random_offset()
@@ -235,16 +259,43 @@ def test_a_dense_picture_has_a_panel_for_each_group(pyplot: Any, colours: bool) 
     axes[0].figure.canvas.draw()
 
 
+def test_colours_tell_directions_lengths_and_what_is_not_finite(pyplot: Any) -> None:
+    offset = np.zeros((1, 2, 1, 8))
+    # Still, right, down, left, up, half as far right, and two that are lost.
+    offset[0, 0, 0] = [0, 0, 2, 0, -2, 0, np.nan, np.inf]
+    offset[0, 1, 0] = [0, 2, 0, -2, 0, 1, 0, 0]
+    (panel,) = cudeform.plot_displacement(offset, 1, colours=True)
+    still, right, down, left, up, half, nan, inf = panel.images[0].get_array()[0]
+    np.testing.assert_array_equal(still, [1, 1, 1])
+    np.testing.assert_array_equal([nan, inf], np.zeros((2, 3)))
+    np.testing.assert_allclose(half, (still + right) / 2, atol=0.02)
+    ends = np.stack((right, down, left, up))
+    apart = np.abs(ends[:, None] - ends).max(2)
+    assert apart[~np.eye(4, dtype=bool)].min() > 0.3
+
+
 def test_a_picture_of_what_does_not_exist_is_refused(pyplot: Any) -> None:
     offset, image = random_offset(), np.ones((9, 8))
     for text, changes in (
         ("positions must be", {"positions": [(5, 0)]}),
+        ("positions must name at least one", {"positions": []}),
         ("groups must be among 0 to 1", {"groups": [2]}),
+        ("groups must name at least one", {"groups": []}),
         ("index must be one of 2", {"index": 2}),
         ("mask must have shape", {"mask": np.ones((2, 6, 5, 7))}),
     ):
         with pytest.raises(ValueError, match=text):
             cudeform.plot_sampling(image, offset, **CASE, **changes)
+    with pytest.raises(ValueError, match="index must be one of 2"):
+        cudeform.plot_displacement(offset, **CASE, index=2)
+
+
+def test_pictures_take_arrays_of_any_library(pyplot: Any) -> None:
+    strict = pytest.importorskip("array_api_strict")
+    offset, image = strict.asarray(random_offset()), strict.asarray(np.ones((2, 3, 9, 8)))
+    mask = strict.asarray(np.ones((2, 12, 5, 7)))
+    cudeform.plot_sampling(image, offset, **CASE, mask=mask, index=1)[0].figure.canvas.draw()
+    cudeform.plot_displacement(offset, **CASE, image=image)[0].figure.canvas.draw()
 
 
 def test_pictures_take_tensors(pyplot: Any) -> None:

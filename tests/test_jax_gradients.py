@@ -93,6 +93,22 @@ def test_a_hessian_is_the_difference_of_gradients(case: Any) -> None:
     jaxcpu.assert_close(product, differences, 1e-6)
 
 
+def test_a_linear_loss_has_no_second_derivatives_by_the_bias() -> None:
+    case = CASES[0]
+    arrays = operands(case)
+    gradient = jax.grad(lambda arrays: function_of(case)(arrays).sum())
+    along_all = jax.jvp(gradient, (arrays,), (moves(arrays),))[1]
+    assert not np.asarray(along_all["bias"]).any()
+    assert np.asarray(along_all["offset"]).any()
+    nowhere = jax.tree.map(jnp.zeros_like, arrays)
+    move = nowhere | {"bias": jnp.ones_like(arrays["bias"])}
+    jaxcpu.assert_close(jax.jvp(gradient, (arrays,), (move,))[1], nowhere, 0.0)
+    along_bias = jax.jvp(
+        lambda b: gradient(arrays | {"bias": b}), (arrays["bias"],), (move["bias"],)
+    )
+    jaxcpu.assert_close(along_bias[1], nowhere, 0.0)
+
+
 def test_products_with_the_hessian_are_differentiable_along_their_direction() -> None:
     case = CASES[0]
     loss, arrays = loss_of(case), operands(case)

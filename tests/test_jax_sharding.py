@@ -11,6 +11,8 @@ import pytest
 from cases import build
 from jaxcpu import function_of, jax, loss_of, operands
 
+from cudeform import engine
+
 from jax.sharding import AxisType, NamedSharding, PartitionSpec  # isort: skip
 
 CASE = build("sharded", batch=16, channels=4, groups=2, out_channels=2, offset_groups=2)
@@ -37,16 +39,51 @@ def spread(arrays: Any, mesh: Any, axes: Any = "images") -> Any:
     return {n: jax.device_put(a, NamedSharding(mesh, placed[n])) for n, a in arrays.items()}
 
 
+@pytest.mark.parametrize("bridge", ["buffer", "ffi"])
 @pytest.mark.parametrize("case", [CASE, build("sharded, bare", batch=8, mask=False, bias=False)])
-def test_jit_keeps_images_where_they_are(case: Any) -> None:
+def test_jit_keeps_images_where_they_are(case: Any, bridge: str) -> None:
     arrays = operands(case)
     call = jax.jit(function_of(case))
     there = spread(arrays, mesh_of(8))
-    compiled = call.lower(there).compile()
+    with jaxcpu.bridge(bridge):
+        compiled = call.lower(there).compile()
     assert "all-gather" not in compiled.as_text()
     output = compiled(there)
     assert output.sharding.spec[0] == "images"
     jaxcpu.assert_close(np.asarray(output), np.asarray(call(arrays)))
+
+
+def test_the_partitioner_that_came_before_shardy() -> None:
+    before = jax.config.jax_use_shardy_partitioner
+    jax.config.update("jax_use_shardy_partitioner", False)
+    try:
+        test_jit_keeps_images_where_they_are(CASE, "buffer")
+    finally:
+        jax.config.update("jax_use_shardy_partitioner", before)
+
+
+def test_a_batch_that_the_devices_do_not_divide() -> None:
+    arrays = operands(CASE)
+
+    def part(arrays: Any) -> Any:
+        some = {n: a if n in FILTERS else a[:12] for n, a in arrays.items()}
+        return function_of(CASE)(some)
+
+    got = jax.jit(part)(spread(arrays, mesh_of(8)))
+    jaxcpu.assert_close(np.asarray(got), np.asarray(part(arrays)))
+
+
+def test_a_device_gets_its_images_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    forward = engine.forward
+
+    def watched(given: Any, geometry: Any, *rest: Any) -> None:
+        seen.append((geometry.batch, given.input.shape[0], given.mask.shape[0]))
+        forward(given, geometry, *rest)
+
+    monkeypatch.setattr(engine, "forward", watched)
+    jax.jit(function_of(CASE))(spread(operands(CASE), mesh_of(8))).block_until_ready()
+    assert seen == [(2, 2, 2)] * 8
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -124,7 +161,8 @@ def _penalty(loss: Any) -> Any:
 def test_a_training_step_on_explicit_axes() -> None:
     arrays = operands(CASE)
     mesh = mesh_of(8, kind=AxisType.Explicit)
-    with jax.set_mesh(mesh):
+    set_mesh = jax.set_mesh if hasattr(jax, "set_mesh") else jax.sharding.use_mesh  # of jax 0.7.0
+    with set_mesh(mesh):
         there = spread(arrays, mesh)
         output = jax.jit(function_of(CASE))(there)
         assert output.sharding.spec[0] == "images"

@@ -24,7 +24,7 @@ FLOORS = (
     ("cudeform.cpu", "cudeform.gpu"),
     ("cudeform.engine",),
     ("cudeform.interop",),
-    ("cudeform.ops", "cudeform.inspect", "cudeform.inspect_draw", "cudeform.inspect_plot"),
+    ("cudeform.ops", "cudeform.inspect"),
     ("cudeform",),
     ("cudeform.commands",),
     ("cudeform.__main__",),

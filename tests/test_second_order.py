@@ -12,6 +12,7 @@ from hostcuda import HostDevice
 
 import cudeform
 from cudeform import engine
+from cudeform import gpu as gpu_engine
 from cudeform.operands import DeviceArray, DoubleGradients, Gradients, Operands
 from cudeform.options import Options
 
@@ -134,8 +135,13 @@ def test_wrong_tangents_are_refused() -> None:
         cudeform.deform_conv2d_jvp(Gradients(input=case.input[:, 1:]), **case.arguments)
 
 
-def on_host(case: Case, tangents: dict[str, Any], options: Options, **device: Any) -> Any:
-    """Tangent of the output and double gradients by the GPU engine and its kernels."""
+def on_host(
+    case: Case, tangents: dict[str, Any], options: Options, planned: bool = False, **device: Any
+) -> Any:
+    """Tangent of the output and double gradients by the GPU engine and its kernels.
+
+    Without a plan, each piece of workspace lies between guard pages.
+    """
     gpu = HostDevice(**device)
     put = {name: gpu.put(array) for name, array in present(case).items()}
     along = Gradients(**{name: gpu.put(array) for name, array in tangents.items()})
@@ -149,7 +155,10 @@ def on_host(case: Case, tangents: dict[str, Any], options: Options, **device: An
     )
     dtype = case.input.dtype.name
     tangent = gpu.empty(shapes.output_shape, dtype)
-    engine.jvp(Operands(**put), shapes, options, along, tangent, gpu)
+    if planned:
+        engine.jvp(Operands(**put), shapes, options, along, tangent, gpu)
+    else:
+        gpu_engine.jvp(gpu, Operands(**put), shapes, options, along, tangent)
     results: dict[str, DeviceArray] = {
         name: gpu.empty(array.shape, dtype)
         for name, array in {"grad_output": case.grad_output, **present(case)}.items()
@@ -157,7 +166,11 @@ def on_host(case: Case, tangents: dict[str, Any], options: Options, **device: An
     }
     grad_output = gpu.put(case.grad_output)
     wanted = DoubleGradients(**results)
-    engine.double_backward(Operands(**put), shapes, options, grad_output, along, wanted, gpu)
+    rest = grad_output, along, wanted
+    if planned:
+        engine.double_backward(Operands(**put), shapes, options, *rest, gpu)
+    else:
+        gpu_engine.double_backward(gpu, Operands(**put), shapes, options, *rest)
     return gpu.read(tangent), {name: gpu.read(array) for name, array in results.items()}
 
 
@@ -179,6 +192,18 @@ def test_the_gpu_engine_agrees(offset: str, rule: Any, dtype: str, deterministic
     error = 1e-12 if dtype == "float64" else 2e-6
     for mine, theirs in [(got_tangent, tangent), *((got[n], getattr(results, n)) for n in got)]:
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=error * abs(theirs).max())
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_plan_changes_no_bit(deterministic: bool) -> None:
+    case = build("plan", channels=8, groups=2, offset_groups=2, out_channels=6).cast("float32")
+    tangents = {n: a.astype("float32") for n, a in random_like(present(case)).items()}
+    options = Options(deterministic=deterministic)
+    some, others = (on_host(case, tangents, options, planned) for planned in (False, True))
+    assert some[0].tobytes() == others[0].tobytes()
+    assert {n: a.tobytes() for n, a in some[1].items()} == {
+        n: a.tobytes() for n, a in others[1].items()
+    }
 
 
 def test_deterministic_results_do_not_depend_on_the_order_of_blocks() -> None:

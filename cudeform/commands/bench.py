@@ -33,6 +33,8 @@ from cudeform.commands.bench_gpu_model import MODES
 from cudeform.commands.bench_gpu_report import GpuReport
 from cudeform.commands.bench_table import HEADINGS, Report, table
 from cudeform.commands.bench_timing import LEAST_REPEATS, WrongResult, measure
+from cudeform.gpu.paths import FORWARD
+from cudeform.gpu.scatter import SCATTERS
 from cudeform.options import available_threads
 
 SECONDS = 10.0
@@ -52,11 +54,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--direction", nargs="+", choices=HEADINGS, default=list(HEADINGS), help="(default: all)"
     )
     parser.add_argument(
-        "--offsets", choices=bench_configs.OFFSETS, help="where taps point, instead of normal-2"
+        "--offsets",
+        nargs="+",
+        choices=bench_configs.OFFSETS,
+        help="where taps point, instead of normal-2; several are measured one after the other",
     )
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="(default: cpu)")
     parser.add_argument(
         "--mode", nargs="+", choices=MODES, default=list(MODES), help="on a GPU (default: all)"
+    )
+    parser.add_argument(
+        "--path",
+        nargs="*",
+        choices=FORWARD,
+        default=list(FORWARD),
+        help="on a GPU, where cudeform takes part once more on each of these (default: all)",
+    )
+    parser.add_argument(
+        "--scatter",
+        nargs="*",
+        choices=SCATTERS,
+        default=list(SCATTERS),
+        help="likewise in the backward, summing the gradient of the input so (default: all)",
     )
     parser.add_argument("--threads", type=_count, help="(default: one for each core)")
     parser.add_argument(
@@ -84,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
     chosen = arguments.config or [bench_configs.SETS[usual]]
     configs = [config for several in chosen for config in several]
     if arguments.offsets is not None:
-        configs = [replace(config, offsets=arguments.offsets) for config in configs]
+        configs = [replace(c, offsets=offsets) for offsets in arguments.offsets for c in configs]
     try:
         report = _measured(arguments, configs)
     except (WrongResult, bench_gpu.NoGpu) as error:
@@ -102,7 +121,7 @@ def _measured(arguments: argparse.Namespace, configs: Sequence[Config]) -> Repor
     if seconds is None:
         seconds = 0.0 if arguments.quick else usual
     if arguments.device == "gpu":
-        gpu = bench_gpu.torch_gpu()
+        gpu = bench_gpu.torch_gpu(arguments.path, arguments.scatter)
         return bench_gpu.measure_all(gpu, configs, arguments.direction, arguments.mode, seconds)
     threads = arguments.threads or available_threads()
     return measure_all(configs, arguments.direction, threads, seconds)

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import cudeform
+from cudeform.commands import bench_gpu_forced as forced
 from cudeform.commands import bench_gpu_peers as peers
 from cudeform.commands import info
 from cudeform.commands.bench_configs import Config, Problem
@@ -18,6 +19,8 @@ from cudeform.commands.bench_gpu_model import MODES, RATES, Mode, shares
 from cudeform.commands.bench_gpu_report import GpuMeasurement, GpuReport
 from cudeform.commands.bench_gpu_timing import Clock, measure_in_turns, workspace
 from cudeform.commands.bench_timing import WrongResult
+from cudeform.gpu.paths import FORWARD
+from cudeform.gpu.scatter import SCATTERS
 
 # Fourteen configurations, four modes and three directions are meant to fit into ten minutes.
 SECONDS = 0.5
@@ -58,8 +61,12 @@ class Gpu:
     free: Callable[[], None]
 
 
-def torch_gpu() -> Gpu:
+def torch_gpu(paths: Sequence[str] = FORWARD, scatters: Sequence[str] = SCATTERS) -> Gpu:
     """The first GPU, through torch.
+
+    Args:
+        paths: on each of which cudeform takes part once more, forced.
+        scatters: likewise, in the backward.
 
     Raises:
         NoGpu: torch or a GPU is missing.
@@ -82,13 +89,20 @@ def torch_gpu() -> Gpu:
         clock=peers.TorchClock(),
         tensors=lambda problem, dtype: peers.Tensors.of(problem, dtype, "cuda"),
         set_tf32=peers.set_tf32,
-        contestants={n: c for n, c in peers.CONTESTANTS.items() if n not in absent},
+        contestants={n: c for n, c in peers.CONTESTANTS.items() if n not in absent}
+        | forced.contestants(_processor(torch), paths, scatters),
         absent=absent,
         exact=lambda tensors: exact_calls(tensors, absent),
         error=peers.largest_error,
         nbytes=peers.nbytes,
         free=torch.cuda.empty_cache,
     )
+
+
+def _processor(torch: Any) -> forced.Processor:
+    major, minor = torch.cuda.get_device_capability()
+    count = torch.cuda.get_device_properties(0).multi_processor_count
+    return forced.Processor(10 * major + minor, count)
 
 
 def exact_calls(tensors: Any, absent: dict[str, str]) -> peers.Calls:
@@ -159,9 +173,11 @@ def check(
     Raises:
         WrongResult: ours differ by more than rounding.
     """
-    errors = {name: gpu.error(calls[name](), exact) for name in peers.SAME if name in calls}
-    for name in peers.OURS & errors.keys():
-        if not errors[name] <= mode.tolerance:  # true of NaN, too
+    same = [name for name in calls if name in peers.SAME or forced.is_forced(name)]
+    errors = {name: gpu.error(calls[name](), exact) for name in same}
+    for name in same:
+        ours = name in peers.OURS or forced.is_forced(name)
+        if ours and not errors[name] <= mode.tolerance:  # true of NaN, too
             raise WrongResult(
                 f"{name} is wrong at {config.name} {direction} {mode.name}: it differs from the "
                 f"float64 result by {errors[name]:.2g} of its largest element, "

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cudeform.commands.bench_configs import Config
+from cudeform.commands.bench_gpu_forced import is_forced
 from cudeform.commands.bench_table import HEADINGS, Measurement, aligned, direction_table
 
 CACHES = {"warm": "operands in the cache as far as they fit", "cold": "cache flushed"}
@@ -45,11 +46,16 @@ class GpuMeasurement:
         return Measurement(
             config=self.config,
             direction=self.direction,
-            samples_ms=self.samples_ms[cache],
-            median_ms=self.median_ms[cache],
+            samples_ms=_unforced(self.samples_ms[cache]),
+            median_ms=_unforced(self.median_ms[cache]),
             errors=self.errors,
             workspace_mib=self.workspace_mib["cudeform"],
         )
+
+
+def _unforced(of: dict[str, Any]) -> dict[str, Any]:
+    """What is told of contestants, without those that were forced."""
+    return {name: value for name, value in of.items() if not is_forced(name)}
 
 
 @dataclass(frozen=True)
@@ -102,16 +108,37 @@ def table(report: GpuReport) -> str:
             rows = direction_table([m.row(cache) for m in measured])
             parts.append(f"{mode}, {HEADINGS[direction]}, {cache}: {meaning}\n{rows}")
         parts.append(f"{mode}, {HEADINGS[direction]}, floors and host\n{_details(measured)}")
+        forced = _forced(measured)
+        if forced:
+            parts.append(f"{mode}, {HEADINGS[direction]}, forced: cold ms\n{forced}")
     return "\n\n".join([*parts, "\n".join(_notes(report))])
 
 
 def _details(measured: list[GpuMeasurement]) -> str:
     """How close to each floor cudeform's cold time is; how long calls keep the host."""
-    floors, names = list(measured[0].shares), list(measured[0].host_us)
+    floors, names = list(measured[0].shares), list(_unforced(measured[0].host_us))
     rows = [["config", *floors, *names], ["", *("" for _ in floors), *("host us" for _ in names)]]
     for m in measured:
         shares = [f"{m.shares[floor]:.0%}" for floor in floors]
-        rows.append([m.config.name, *shares, *(f"{m.host_us[name]:.1f}" for name in names)])
+        rows.append([_label(m, measured), *shares, *(f"{m.host_us[name]:.1f}" for name in names)])
+    return aligned(rows, left=1)
+
+
+def _label(m: GpuMeasurement, among: list[GpuMeasurement]) -> str:
+    """Name of a configuration, and where its taps point if that is not the same everywhere."""
+    several = len({other.config.offsets for other in among}) > 1
+    return f"{m.config.name} {m.config.offsets}" if several else m.config.name
+
+
+def _forced(measured: list[GpuMeasurement]) -> str:
+    """Times of each path and each scatter, beside what the engine chose; "" if none was forced."""
+    names = dict.fromkeys(n for m in measured for n in m.median_ms["cold"] if is_forced(n))
+    if not names:
+        return ""
+    rows = [["config", "chosen", *names]]
+    for m in measured:
+        times = [m.median_ms["cold"].get(name) for name in ("cudeform", *names)]
+        rows.append([_label(m, measured), *("-" if ms is None else f"{ms:.4f}" for ms in times)])
     return aligned(rows, left=1)
 
 

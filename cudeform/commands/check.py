@@ -12,12 +12,23 @@ from typing import Any
 import numpy as np
 
 import cudeform
-from cudeform.commands import info
+from cudeform.commands import gpus, info
 from cudeform.gpu.device import GpuUnavailableError, usable_cupy
 from cudeform.operands import Gradients
 
 # Largest difference allowed, of the largest value: one rounding of columns and result each.
 ALLOWED = {"float16": 4e-3, "float32": 1e-5, "float64": 1e-12}
+
+NO_GPU = """\
+Found
+  no GPU that cudeform can use
+
+Works
+  Nothing was checked, there is no GPU to compare with the CPU engine.
+  The CPU engine needs none: python -m cudeform info tries it.
+
+To do
+{to_do}"""
 
 Arrays = dict[str, Any]
 Operation = Callable[[Arrays], list[Any]]
@@ -32,10 +43,11 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         cupy = usable_cupy()
     except GpuUnavailableError as error:
-        print(f"Nothing was checked, there is no GPU to compare with the CPU engine.\n{error}")
+        print(NO_GPU.format(to_do=info.wrapped("- ", f"{error}.")))
         return 2
-    print(info.gpu())
-    print("Largest difference from the CPU engine, as a share of the largest value\n")
+    found = "; ".join((gpus.gpu(), *gpus.gpu_facts()))
+    print(f"Found\n{info.wrapped('', found)}\n\nWorks")
+    print("  largest difference from the CPU engine, as a share of the largest value\n")
     print(f"{'':34}" + "".join(f"{dtype:>12}" for dtype in ALLOWED))
     right = True
     for name, operation in OPERATIONS.items():
@@ -44,7 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
         wrong = [dtype for dtype, error in errors.items() if not error <= ALLOWED[dtype]]
         print(f"{name:34}{cells}{'   WRONG: ' + ', '.join(wrong) if wrong else ''}")
         right = right and not wrong
-    print("\nAll agree." if right else "\nSome results are wrong: please report this table.")
+    print("\nAll agree." if right else "\nSome results are wrong.")
+    print(f"\nTo do\n  - {'nothing' if right else 'please report all of this'}")
     return 0 if right else 1
 
 

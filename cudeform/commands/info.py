@@ -3,115 +3,32 @@
 from __future__ import annotations
 
 import argparse
-import os
 import platform
+import re
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib import metadata
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import cudeform
-from cudeform.options import available_threads
+from cudeform.commands.gpus import Gpus, gpu
+from cudeform.commands.machine import AVX512, Blas, Machine, avx512_remarks, blas_libraries
+
+__all__ = ["AVX512", "Blas", "Gpus", "Machine", "avx512_remarks", "blas_libraries", "gpu", "note"]
 
 # Libraries worth naming, as they are imported.
 LIBRARIES = (
     "numpy", "scipy", "threadpoolctl", "cupy", "torch", "torchvision", "jax", "onnxruntime",
 )  # fmt: skip
 
-# The parts of AVX-512 that OpenBLAS's SkylakeX kernels are compiled for.
-AVX512 = frozenset({"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"})
-
-# What OpenBLAS takes on x86 where it does not use them. A kernel set that is not listed may, so
-# nothing is said about it.
-KERNELS_WITHOUT_AVX512 = frozenset({"Prescott", "Nehalem", "Sandybridge", "Haswell", "Zen"})
-
-
-# First parts of the names of variables that decide how fast a library of this process is.
-OBEYED = ("OPENBLAS_", "BLIS_", "MKL_", "OMP_", "GOMP_", "KMP_")
-
-
-@dataclass(frozen=True)
-class Blas:
-    """A BLAS library in this process.
-
-    Attributes:
-        name: such as "openblas".
-        version: as it says itself.
-        owner: the package or file that brought it.
-        kernels: the processor its kernels were written for, None where it does not say.
-        threads: how many it uses, None where it does not say.
-    """
-
-    name: str
-    version: str | None
-    owner: str
-    kernels: str | None = None
-    threads: int | None = None
-
-    def __str__(self) -> str:
-        """All that is known of it."""
-        threads = f", threads: {self.threads}" if self.threads else ""
-        return f"{self.title}, kernel set {self.kernels or 'not known'}{threads}"
-
-    @property
-    def title(self) -> str:
-        """Name, version and owner."""
-        return f"{self.name} {self.version or '(version not known)'} of {self.owner}"
-
-
-@dataclass(frozen=True)
-class Machine:
-    """The processor, and what multiplies matrices on it.
-
-    Attributes:
-        processor: its name.
-        cores: how many this process may use.
-        blas: the BLAS libraries in this process.
-        environment: the variables that libraries of threads and matrices obey, as far as set.
-        remarks: what could be better, each with its remedy.
-    """
-
-    processor: str
-    cores: int
-    blas: tuple[Blas, ...]
-    environment: dict[str, str]
-    remarks: tuple[str, ...]
-
-    @classmethod
-    def here(cls) -> Machine:
-        """The machine this process runs on."""
-        cpu = _cpuinfo()
-        blas = blas_libraries()
-        environment = {
-            name: value for name, value in sorted(os.environ.items()) if name.startswith(OBEYED)
-        }
-        flags = cpu.get("flags", "").split()
-        return cls(
-            processor=cpu.get("model name") or platform.processor() or platform.machine(),
-            cores=available_threads(),
-            blas=blas,
-            environment=environment,
-            remarks=(*avx512_remarks(flags, blas, environment), *_blas_thread_remarks()),
-        )
-
-    @classmethod
-    def of(cls, fields: Mapping[str, Any]) -> Machine:
-        """A machine from the fields that ``dataclasses.asdict`` gave."""
-        blas = tuple(Blas(**library) for library in fields["blas"])
-        return cls(**{**fields, "blas": blas, "remarks": tuple(fields["remarks"])})
-
-    def __str__(self) -> str:
-        """A line each for the processor, every BLAS and the environment."""
-        lines = [f"{self.processor}, cores for this process: {self.cores}"]
-        lines += [str(library) for library in self.blas]
-        if self.environment:
-            lines.append(" ".join(f"{name}={value}" for name, value in self.environment.items()))
-        return "\n".join(lines)
+# Those whose arrays go through the CPU engine as NumPy's do.
+DOORS = {"torch": "PyTorch tensors", "jax": "JAX arrays"}
+WIDTH = 88
+COMMAND = re.compile(r"(pip install|python -m cudeform) \S+")
+HARD_SPACE = "\N{NO-BREAK SPACE}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,43 +37,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the note; the status is 1 where cudeform does not work."""
-    works = small_call_is_right()
-    print(note(Machine.here(), versions(), "; ".join([gpu(), *gpu_facts()]), works))
-    return 0 if works else 1
+    works, gpus = small_call_is_right(np), Gpus.here(small_call_is_right)
+    print(note(Machine.here(), versions(), gpus, works))
+    return 0 if works and gpus.works else 1
 
 
-def note(machine: Machine, libraries: Mapping[str, str], gpu: str, works: bool) -> str:
+def note(machine: Machine, libraries: Mapping[str, str], gpus: Gpus, works: bool) -> str:
     """What was found, what works and what to do.
 
     Args:
         machine: the processor and its BLAS.
         libraries: versions by name, of those that are installed.
-        gpu: what is known of it.
+        gpus: what is known of them.
         works: whether a small convolution on NumPy arrays came out right.
     """
-    remarks = list(machine.remarks)
+    remarks = [*machine.remarks, *gpus.remarks]
     if not works:
         remarks.insert(0, "A small convolution came out wrong. Please report this note.")
-    absent = [name for name in LIBRARIES if name not in libraries]
+    installed = ", ".join(f"{name} {version}" for name, version in libraries.items())
+    absent = ", ".join(name for name in LIBRARIES if name not in libraries)
     system = f"{platform.system()} {platform.machine()}"
-    return "\n".join(
-        [
-            f"cudeform {cudeform.__version__} on Python {platform.python_version()}, {system}",
-            "\nFound",
-            textwrap.indent(str(machine), "  "),
-            f"  GPU: {gpu}",
-            *(f"  {name} {version}" for name, version in libraries.items()),
-            f"  not installed: {', '.join(absent) or '-'}",
-            "\nWorks",
-            f"  {'NumPy arrays, on the CPU: a small convolution came out right' if works else '-'}",
-            "\nTo do",
-            *(_wrapped(remark) for remark in remarks or ["nothing"]),
-        ]
+    lines = [f"cudeform {cudeform.__version__} on Python {platform.python_version()}, {system}"]
+    lines += ["", "Found"]
+    lines += [wrapped("", line) for line in str(machine).splitlines()]
+    lines += [wrapped("GPU: ", "; ".join((gpus.found, *gpus.facts)))]
+    lines += [wrapped("installed: ", installed), wrapped("not installed: ", absent or "-")]
+    lines += ["", "Works"]
+    came_out = "right" if works else "wrong"
+    lines += [wrapped("", f"NumPy arrays, on the CPU: a small convolution came out {came_out}")]
+    lines += [
+        wrapped("", f"{arrays}, on the CPU: by the same engine, not tried here")
+        for library, arrays in DOORS.items()
+        if library in libraries
+    ]
+    lines += [wrapped("", f"CuPy arrays, on a GPU: {gpus.outcome}")]
+    lines += ["", "To do", *(wrapped("- ", remark) for remark in remarks or ["nothing"])]
+    return "\n".join(lines)
+
+
+def wrapped(mark: str, text: str) -> str:
+    """A paragraph of a note, behind a mark; commands stay on one line."""
+    hard = COMMAND.sub(lambda command: command[0].replace(" ", HARD_SPACE), text)
+    lines = textwrap.fill(
+        hard,
+        WIDTH,
+        initial_indent=f"  {mark}",
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
     )
-
-
-def _wrapped(text: str) -> str:
-    return textwrap.fill(text, 80, initial_indent="  - ", subsequent_indent="    ")
+    return lines.replace(HARD_SPACE, " ")
 
 
 def versions() -> dict[str, str]:
@@ -169,119 +99,14 @@ def versions() -> dict[str, str]:
     }
 
 
-def gpu() -> str:
-    """Which GPUs CuPy finds, in a sentence. Imports CuPy."""
-    if find_spec("cupy") is None:
-        return "no CuPy installed"
-    # Without a driver, or with the wrong one, CuPy raises errors of many kinds.
-    try:
-        import cupy
-
-        count = cupy.cuda.runtime.getDeviceCount()
-        names = [cupy.cuda.runtime.getDeviceProperties(device)["name"] for device in range(count)]
-    except Exception as error:
-        return f"CuPy finds no GPU: {error}"
-    return ", ".join(name.decode() for name in names) or "CuPy finds no GPU"
-
-
-def gpu_facts() -> list[str]:
-    """What bears on compiling for a GPU, as far as CuPy is installed and can tell."""
-    if find_spec("cupy") is None:
-        return []
-    import cupy
-
-    cache = os.environ.get("CUPY_CACHE_DIR") or Path.home() / ".cupy" / "kernel_cache"
-    facts = [f"compiled kernels are kept in {cache}"]
-    questions: dict[str, Callable[[], Any]] = {
-        "driver for CUDA": lambda: cupy.cuda.runtime.driverGetVersion(),
-        "NVRTC": lambda: cupy.cuda.nvrtc.getVersion(),
-    }
-    for name, ask in questions.items():
-        # A library that is missing or does not fit answers with an error of its own kind.
-        try:
-            answer = ask()
-        except Exception as error:
-            facts.append(f"{name}: {str(error).splitlines()[0]}")
-            continue
-        major, minor = answer if isinstance(answer, tuple) else divmod(answer // 10, 100)
-        facts.append(f"{name} {major}.{minor}")
-    return facts
-
-
-def small_call_is_right() -> bool:
-    """Whether a convolution that moves an image up by one row does so."""
-    image = np.arange(9, dtype=np.float32).reshape(1, 1, 3, 3)
-    offset = np.zeros((1, 2, 3, 3), np.float32)
-    offset[:, 0] = 1
-    moved = cudeform.deform_conv2d(image, offset, np.ones((1, 1, 1, 1), np.float32))
-    return bool((moved[0, 0] == [[3, 4, 5], [6, 7, 8], [0, 0, 0]]).all())
-
-
-def blas_libraries() -> tuple[Blas, ...]:
-    """The BLAS libraries in this process; without threadpoolctl, the one NumPy was built with."""
-    try:
-        import threadpoolctl
-    except ImportError:
-        built = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-        return (Blas(built["name"], built["version"], "NumPy"),)
-    return tuple(
-        Blas(
-            name=library["internal_api"],
-            version=library["version"],
-            owner=_owner(Path(library["filepath"])),
-            kernels=library.get("architecture"),
-            threads=library["num_threads"],
-        )
-        for library in threadpoolctl.threadpool_info()
-        if library["user_api"] == "blas"
-    )
-
-
-def avx512_remarks(
-    flags: Iterable[str], blas: Iterable[Blas], environment: Mapping[str, str]
-) -> Iterator[str]:
-    """Say where the processor has AVX-512 and OpenBLAS does not use it.
+def small_call_is_right(xp: Any) -> bool:
+    """Whether a convolution that moves an image up by one row does so.
 
     Args:
-        flags: what the processor can do, as Linux names it.
-        blas: the libraries to look at.
-        environment: of this process; OPENBLAS_CORETYPE chooses the kernels.
+        xp: NumPy, or CuPy to try its GPU.
     """
-    if not AVX512.issubset(flags):
-        return
-    for library in blas:
-        if library.name != "openblas" or library.kernels not in KERNELS_WITHOUT_AVX512:
-            continue
-        remedy = "Set OPENBLAS_CORETYPE=SkylakeX in the environment before Python starts."
-        chosen = environment.get("OPENBLAS_CORETYPE", "")
-        if chosen.lower() == library.kernels.lower():
-            remedy = f"OPENBLAS_CORETYPE={chosen} in the environment asks for them: remove it."
-        yield (
-            f"The processor has AVX-512, but {library.title} runs its {library.kernels} kernels, "
-            f"which do not use it: matrix products may take twice the time. {remedy}"
-        )
-
-
-def _blas_thread_remarks() -> Iterator[str]:
-    if find_spec("threadpoolctl") is None:
-        yield (
-            "threadpoolctl is not installed: NumPy's BLAS starts threads of its own beside "
-            "cudeform's and they share the cores, and its kernel set cannot be told. "
-            "pip install threadpoolctl"
-        )
-
-
-def _owner(library: Path) -> str:
-    """The package that brought a shared library: wheels keep theirs in a folder PACKAGE.libs."""
-    folder, dot, _ = library.parent.name.rpartition(".libs")
-    return folder if dot else library.name
-
-
-def _cpuinfo() -> dict[str, str]:
-    """What Linux says about the first processor; empty elsewhere."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return {}
-    lines = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
-    return {name.strip(): value.strip() for name, _, value in lines}
+    image = xp.arange(9, dtype="float32").reshape(1, 1, 3, 3)
+    offset = xp.zeros((1, 2, 3, 3), "float32")
+    offset[:, 0] = 1
+    moved = cudeform.deform_conv2d(image, offset, xp.ones((1, 1, 1, 1), "float32"))
+    return bool((moved[0, 0] == xp.asarray([[3, 4, 5], [6, 7, 8], [0, 0, 0]])).all())

@@ -1,9 +1,9 @@
 """The BLAS under NumPy, held to one thread while our own threads run.
 
 OpenBLAS as NumPy's wheels bring it has one pool of threads for the process: with two levels of
-threads the cores are oversubscribed, and a product rounds differently with other numbers of them.
-Where
-threadpoolctl is not installed, and for other libraries, BLAS keeps its threads.
+threads the cores are oversubscribed, and with other numbers of them a long sum is split in other
+places, so rounded otherwise. Where threadpoolctl is not installed, and for other libraries, BLAS
+keeps its threads.
 """
 
 from __future__ import annotations

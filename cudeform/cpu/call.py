@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cudeform.cpu.products import taps_first
-from cudeform.cpu.sampling import Samples, samples
+from cudeform.cpu.samples import Samples
+from cudeform.cpu.sampling import samples
 from cudeform.cpu.tiles import Item, Result, Tile, in_order, tiles
 from cudeform.cpu.workspace import Plan
 from cudeform.geometry import Geometry

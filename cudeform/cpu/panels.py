@@ -14,7 +14,7 @@ import numpy as np
 
 from cudeform.cpu.call import Array, Call, Table
 from cudeform.cpu.products import add_grad_weight, channels_first, weight_parts
-from cudeform.cpu.sampling import Rows
+from cudeform.cpu.sparse import Rows
 from cudeform.cpu.tiles import Tile, panels
 
 # Rows of a table, each once, and what they gain.

@@ -1,7 +1,9 @@
 """The engine on a GPU; it speaks to the device through ``protocol.Device`` alone."""
 
 from cudeform.gpu.backward import backward
-from cudeform.gpu.double import double_backward, jvp
+from cudeform.gpu.double import double_backward
 from cudeform.gpu.forward import forward
+from cudeform.gpu.plans import run
+from cudeform.gpu.tangent import jvp
 
-__all__ = ["backward", "double_backward", "forward", "jvp"]
+__all__ = ["backward", "double_backward", "forward", "jvp", "run"]

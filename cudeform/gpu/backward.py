@@ -3,7 +3,7 @@
 The pass reads each corner once. It scatters the gradient of the input, writes those of offset and
 mask, and leaves the columns behind, from which the second product makes the weight's gradient.
 
-Groups of a few channels take another way, ``direct``, unless the call is deterministic.
+Groups of a few channels take another way, ``direct``, unless the call gathers: see ``scatter``.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from math import prod
 
 from cudeform.geometry import Geometry
-from cudeform.gpu import direct, products
+from cudeform.gpu import direct, direct_backward, products
 from cudeform.gpu.call import PLAN_BYTES, THREADS, Call, most_positions, pointer_of, row_of
 from cudeform.gpu.chunks import Chunk, Costs, chunks
 from cudeform.gpu.forward import im2col, input_images
 from cudeform.gpu.gather import Scratch, cells_of, gather, image_bytes, sample_bytes
 from cudeform.gpu.layout import ChannelsLast, pack_weight, unpack_input, unpack_weight
+from cudeform.gpu.paths import forced_path
 from cudeform.gpu.protocol import Device, DeviceArray, Memory
+from cudeform.gpu.scatter import gathers
 from cudeform.gpu.source import ITEMSIZE
 from cudeform.operands import Gradients, Operands
 from cudeform.options import Options
@@ -39,10 +41,15 @@ def backward(
     wanted = [grad for grad in grads if grad is not None]
     if 0 in g.output_shape:
         zero(device, wanted)
-    elif wanted and direct.fits(g) and not options.deterministic:
-        direct.backward(device, operands, g, options, grad_output, grads)
+    elif wanted and _goes_direct(g, options):
+        direct_backward.backward(device, operands, g, options, grad_output, grads)
     elif wanted:
         _Backward.of(device, operands, g, options, grad_output, grads).run()
+
+
+def _goes_direct(g: Geometry, options: Options) -> bool:
+    """Whether a call takes the direct kernels: where they fit, and unless it is to gather."""
+    return direct.fits(g) and not gathers(options) and forced_path() != "im2col"
 
 
 def zero(device: Device, arrays: list[DeviceArray]) -> None:
@@ -77,7 +84,7 @@ class _Backward:
         grad_output: DeviceArray,
         grads: Gradients,
     ) -> _Backward:
-        ordered = options.deterministic and grads.input is not None
+        ordered = gathers(options) and grads.input is not None
         pieces = chunks(g, device, options, _costs(g, operands, ordered))
         call = Call.of(device, g, options, operands, pieces, [grad_output])
         acc, count = call.variant.acc_itemsize, max(chunk.count for chunk in pieces)

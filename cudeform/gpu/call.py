@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 from cudeform.geometry import Geometry
 from cudeform.gpu.chunks import Chunk
 from cudeform.gpu.params import Layout
 from cudeform.gpu.protocol import Device, DeviceArray, Memory
+from cudeform.gpu.scatter import adds_of
 from cudeform.gpu.source import ITEMSIZE, Variant, kernel, widest
 from cudeform.operands import Operands
 from cudeform.options import Options
@@ -18,6 +20,11 @@ THREADS = 256
 
 # Blocks stride over what is left: enough of them to fill the device several times over.
 BLOCKS_PER_MULTIPROCESSOR = 32
+
+# Threads of a launch, at most. A thread goes on by as many items, so an index runs that far beyond
+# the last of them before it is compared, and more elements than these take 64-bit indices.
+MOST_THREADS = 2**24
+MOST_INDEXED = 2**31 - 1 - MOST_THREADS
 
 # Bytes of a struct Plan and of a struct Move in shared memory, at most.
 PLAN_BYTES = 120
@@ -55,7 +62,8 @@ class Call:
         """Prepare a call that is worked through in ``chunks`` and also reads ``others``."""
         dtype = operands.input.dtype
         columns = most_positions(g, chunks) * row_of(g, operands)
-        bits = index_bits_of(g, [*operands.present().values(), *others], columns)
+        packed = g.out_channels * leading_of(g, operands)
+        bits = index_bits_of(g, [*operands.present().values(), *others], max(columns, packed))
         variant = Variant(dtype, bits, vector_of(g, dtype))
         return cls(device, g, operands, variant, options.boundary_grad == "mmcv")
 
@@ -85,10 +93,24 @@ class Call:
         """Run a kernel with a thread for each item, or fewer that stride."""
         if items == 0:
             return
-        blocks = min(-(-items // THREADS), self.device.multiprocessors * BLOCKS_PER_MULTIPROCESSOR)
+        most = min(self.device.multiprocessors * BLOCKS_PER_MULTIPROCESSOR, MOST_THREADS // THREADS)
+        blocks = min(-(-items // THREADS), most)
+        self.launch_blocks(name, blocks, THREADS, pointers, fields, shared_bytes)
+
+    def launch_blocks(
+        self,
+        name: str,
+        blocks: int,
+        threads: int,
+        pointers: Sequence[int],
+        fields: dict[str, Any],
+        shared_bytes: int,
+    ) -> None:
+        """Run a kernel with just so many blocks of so many threads."""
         params = Layout(self.variant.index_bits).fill(self.g, fields)
-        text = kernel(name, self.variant)
-        self.device.launch(text, blocks, THREADS, pointers, params, shared_bytes)
+        adds = adds_of(self.variant.dtype, self.variant.vector, self.device.compute_capability)
+        text = kernel(name, replace(self.variant, adds=adds))
+        self.device.launch(text, blocks, threads, pointers, params, shared_bytes)
 
     def positions(self, chunk: Chunk) -> int:
         """Output positions of a chunk."""
@@ -125,8 +147,9 @@ class Call:
 def index_bits_of(g: Geometry, arrays: Sequence[DeviceArray | None], columns: int = 0) -> int:
     """Width of an index for arrays of any strides, for cells, and for some elements of columns."""
     spans = [_span(array) for array in arrays if array is not None]
+    shapes = (g.input_shape, g.offset_shape, g.weight_shape, g.output_shape)
     cells = g.batch * g.offset_groups * (g.in_h + 1) * (g.in_w + 1)
-    return 32 if g.index_bits == 32 and max([*spans, cells, columns]) < 2**31 else 64
+    return 32 if max(*spans, *map(prod, shapes), cells, columns) <= MOST_INDEXED else 64
 
 
 def vector_of(g: Geometry, dtype: str) -> int:

@@ -17,8 +17,8 @@ MOST_DEFAULT = 2 * 2**30
 # Chunks of a deterministic call do not depend on the limit: other products round otherwise.
 DETERMINISTIC_BYTES = 128 * 2**20
 
-# Samples are numbered by 32-bit integers.
-MOST_SAMPLES = 2**31 - 1
+# Samples of a chunk are numbered by 32-bit integers, and so are the four weights of each.
+MOST_SAMPLES = 2**29 - 1
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,14 @@ def chunks(g: Geometry, device: Device, options: Options, costs: Costs) -> list[
     """Cut a call into chunks of nearly equal size that fit the budget.
 
     Raises:
-        ValueError: not even one row of one image fits in ``options.workspace_limit``.
+        ValueError: not even one row of one image fits in ``options.workspace_limit``, or it has
+            more samples than can be numbered.
     """
+    row_samples = g.out_w * g.taps * g.offset_groups
+    if row_samples > MOST_SAMPLES:
+        raise ValueError(
+            f"OW*KH*KW*offset_groups must be at most {MOST_SAMPLES} on a GPU, got {row_samples}"
+        )
     row = g.out_w * costs.position
     least = costs.image + row
     what = "the packed weight, one channels-last image and the columns of one output row"
@@ -69,11 +75,11 @@ def chunks(g: Geometry, device: Device, options: Options, costs: Costs) -> list[
         )
     room = least if options.deterministic else budget - costs.call
     whole = costs.image + g.out_pixels * costs.position
-    samples = g.out_pixels * g.taps * g.offset_groups
+    samples = g.out_h * row_samples
     if whole <= room and samples <= MOST_SAMPLES:
         images = min(room // whole, MOST_SAMPLES // samples)
         return [Chunk(part, slice(0, g.out_h)) for part in split(g.batch, images)]
-    rows = min((room - costs.image) // row, MOST_SAMPLES // (samples // g.out_h))
+    rows = min((room - costs.image) // row, MOST_SAMPLES // row_samples)
     return [
         Chunk(slice(image, image + 1), part)
         for image in range(g.batch)

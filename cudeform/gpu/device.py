@@ -6,29 +6,35 @@ the thread, are only set around calls that cannot be told otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
+from cudeform.gpu import cublas as products
 from cudeform.gpu.protocol import Gemm, Kernel, Memory
 
 # One tuple for all kernels: CuPy compiles an empty file for each new one it meets.
 OPTIONS = ("--std=c++17",)
 
-CUDA_TYPES = {"float16": 2, "bfloat16": 14, "float32": 0, "float64": 1}
-COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_TF32 = 68, 70, 77
-OP_N, OP_T = 0, 1
-GEMM_DEFAULT = -1
 MULTIPROCESSOR_COUNT = 16  # cudaDevAttrMultiProcessorCount
+
+# CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION: parts of a sum that cuBLAS splits are added up
+# in the precision of the sum, not in that of a half-precision result.
+NO_REDUCED_PRECISION = 16
+
+# Dynamic shared memory that every kernel may have; more must be asked for.
+PLAIN_SHARED_BYTES = 48 * 1024
 
 
 class GpuUnavailableError(RuntimeError):
     """No GPU can be used; the text says what was found and what to do."""
+
+
+_found: Any = None
 
 
 def usable_cupy() -> Any:
@@ -37,6 +43,9 @@ def usable_cupy() -> Any:
     Raises:
         GpuUnavailableError: what is missing, and how to get it.
     """
+    global _found
+    if _found is not None and sys.modules.get("cupy") is _found:
+        return _found  # this is asked in every call
     try:
         import cupy
     except ImportError as error:
@@ -49,6 +58,7 @@ def usable_cupy() -> Any:
             f"CuPy {cupy.__version__} finds no GPU ({_why_no_gpu(cupy)}); nvidia-smi shows whether "
             "a driver runs and for which CUDA version"
         )
+    _found = cupy
     return cupy
 
 
@@ -67,16 +77,13 @@ def device_count() -> int:
         return 0
 
 
-@dataclass(frozen=True)
 class PoolMemory:
     """Memory of CuPy's current pool."""
 
-    owner: Any
-
-    @property
-    def pointer(self) -> int:
-        """Address."""
-        return int(self.owner.ptr)
+    def __init__(self, owner: Any) -> None:
+        """Hold what CuPy allocated."""
+        self._owner = owner
+        self.pointer: int = owner.ptr
 
 
 def pool_allocate(nbytes: int) -> Memory:
@@ -84,8 +91,7 @@ def pool_allocate(nbytes: int) -> Memory:
     return PoolMemory(usable_cupy().cuda.alloc(nbytes))
 
 
-@dataclass(frozen=True)
-class _Stream:
+class _Stream(NamedTuple):
     """A stream by its address, as CuPy's launches and its stream protocol take it."""
 
     ptr: int
@@ -109,27 +115,37 @@ class CupyDevice:
         """
         self._cupy = usable_cupy()
         self._index, self._stream = index, _Stream(stream)
+        self._current = self._cupy.cuda.Device(index)
+        self._in_session = False
+        self.compute_capability, self.multiprocessors = _properties(index)
         self.allocate = allocate
 
-    @property
-    def compute_capability(self) -> int:
-        """Such as 90 for sm_90."""
-        return _properties(self._index)[0]
+    def session(self) -> CupyDevice:
+        """A context in which the device is CuPy's current one, for several launches at a time."""
+        return self
 
-    @property
-    def multiprocessors(self) -> int:
-        """How many of them the device has."""
-        return _properties(self._index)[1]
+    def __enter__(self) -> None:
+        """Begin a session."""
+        self._current.__enter__()
+        self._in_session = True
+
+    def __exit__(self, *error: object) -> None:
+        """End it."""
+        self._in_session = False
+        self._current.__exit__(*error)
 
     def free_bytes(self) -> int:
         """Memory of the device that nobody holds."""
-        with self._cupy.cuda.Device(self._index):
+        with self._current:
             return int(self._cupy.cuda.runtime.memGetInfo()[0])
 
     def fill_zero(self, pointer: int, nbytes: int) -> None:
         """Set bytes to 0."""
-        with self._cupy.cuda.Device(self._index):
-            self._cupy.cuda.runtime.memsetAsync(pointer, 0, nbytes, self._stream.ptr)
+        if not self._in_session:
+            with self.session():
+                self.fill_zero(pointer, nbytes)
+            return
+        self._cupy.cuda.runtime.memsetAsync(pointer, 0, nbytes, self._stream.ptr)
 
     def launch(
         self,
@@ -141,35 +157,41 @@ class CupyDevice:
         shared_bytes: int = 0,
     ) -> None:
         """Run a kernel; see the protocol."""
-        with self._cupy.cuda.Device(self._index):
-            _compiled(kernel)(
-                (blocks,),
-                (threads,),
-                (*pointers, params),
-                shared_mem=shared_bytes,
-                stream=self._stream,
-            )
+        if not self._in_session:
+            with self.session():
+                self.launch(kernel, blocks, threads, pointers, params, shared_bytes)
+            return
+        call = _compiled(kernel, self._index)
+        if shared_bytes > PLAIN_SHARED_BYTES:
+            _allow_shared(call, shared_bytes)
+        call(
+            (blocks,),
+            (threads,),
+            (*pointers, params),
+            shared_mem=shared_bytes,
+            stream=self._stream,
+        )
 
-    def gemm(self, gemm: Gemm) -> None:
+    def gemm(self, gemm: Gemm, pointers: Sequence[int] | None = None) -> None:
         """Multiply matrices by cuBLAS."""
-        with self._current():
-            try:
-                _multiply(self._cupy, gemm)
-            except NotImplementedError as error:
-                raise RuntimeError(
-                    "CuPy refuses cuBLAS while a CUDA graph is captured; run this call outside the "
-                    "capture"
-                ) from error
+        if not self._in_session:
+            with self.session():
+                self.gemm(gemm, pointers)
+            return
+        with self._stream_of_cublas():
+            at = gemm.pointers if pointers is None else pointers
+            _multiply(self._cupy, self._stream.ptr, gemm, at)
 
-    @contextmanager
-    def _current(self) -> Iterator[None]:
-        """Make device and stream CuPy's current ones, for calls that take no stream."""
-        with self._cupy.cuda.Device(self._index):
-            if self._cupy.cuda.get_current_stream().ptr == self._stream.ptr:
-                yield
-            else:
-                with self._cupy.cuda.Stream.from_external(self._stream):
-                    yield
+    def _stream_of_cublas(self) -> AbstractContextManager[Any]:
+        """Make the stream CuPy's current one, for cuBLAS is not told which to take."""
+        cuda = self._cupy.cuda
+        if cuda.get_current_stream().ptr == self._stream.ptr:
+            return _NOTHING
+        stream: AbstractContextManager[Any] = cuda.Stream.from_external(self._stream)
+        return stream
+
+
+_NOTHING = nullcontext()
 
 
 @cache
@@ -181,29 +203,31 @@ def _properties(index: int) -> tuple[int, int]:
 
 
 @cache
-def _compiled(kernel: Kernel) -> Any:
-    """A callable kernel; CuPy compiles it at its first use on each device and keeps it on disk."""
+def _compiled(kernel: Kernel, index: int) -> Any:
+    """A callable kernel; CuPy compiles it at its first use and keeps it on disk.
+
+    One for each device, for how much shared memory a block may have is set for each device.
+    """
+    del index
     return usable_cupy().RawKernel(kernel.source, kernel.name, options=OPTIONS)
 
 
-def _multiply(cupy: Any, gemm: Gemm) -> None:
-    double = gemm.dtype == "float64"
-    compute = COMPUTE_64F if double else COMPUTE_32F
-    if gemm.allow_tf32 and gemm.dtype == "float32":
-        compute = COMPUTE_32F_FAST_TF32
-    scale = np.float64 if double else np.float32
-    alpha, beta = np.array(1, scale), np.array(gemm.beta, scale)
-    kind, output_kind = CUDA_TYPES[gemm.dtype], CUDA_TYPES[gemm.output_dtype]
-    cupy.cuda.cublas.gemmStridedBatchedEx(
-        cupy.cuda.device.get_cublas_handle(),
-        *(OP_T if matrix.transposed else OP_N for matrix in (gemm.a, gemm.b)),
-        *(gemm.m, gemm.n, gemm.k),
-        alpha.ctypes.data,
-        *(gemm.a.pointer, kind, gemm.a.leading, gemm.a.stride),
-        *(gemm.b.pointer, kind, gemm.b.leading, gemm.b.stride),
-        beta.ctypes.data,
-        *(gemm.c.pointer, output_kind, gemm.c.leading, gemm.c.stride),
-        gemm.batch,
-        compute,
-        GEMM_DEFAULT,
-    )
+@cache
+def _allow_shared(call: Any, nbytes: int) -> None:
+    """Let blocks of a kernel have more dynamic shared memory than kernels have unasked."""
+    if call.max_dynamic_shared_size_bytes < nbytes:  # it may be that of another launch
+        call.max_dynamic_shared_size_bytes = nbytes
+
+
+def _multiply(cupy: Any, stream: int, gemm: Gemm, pointers: Sequence[int]) -> None:
+    cublas, handle = cupy.cuda.cublas, cupy.cuda.device.get_cublas_handle()
+    arguments = products.arguments(gemm, pointers)
+    mode = cublas.getMathMode(handle)
+    # The handle is everyone's in this thread.
+    cublas.setMathMode(handle, mode | NO_REDUCED_PRECISION)
+    try:
+        cublas.gemmStridedBatchedEx(handle, *arguments)
+    except NotImplementedError:  # the stream is being captured
+        products.multiply(handle, cublas.getVersion(handle), stream, arguments)
+    finally:
+        cublas.setMathMode(handle, mode)

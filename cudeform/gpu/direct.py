@@ -7,16 +7,23 @@ largest array of the call.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 
 from cudeform.geometry import Geometry
-from cudeform.gpu.call import PLAN_BYTES, THREADS, Call, index_bits_of, pointer_of
+from cudeform.gpu.call import (
+    MOST_INDEXED,
+    PLAN_BYTES,
+    THREADS,
+    Call,
+    index_bits_of,
+    pointer_of,
+)
 from cudeform.gpu.chunks import Chunk, Costs, chunks
-from cudeform.gpu.layout import ChannelsLast, readable, unpack_input
-from cudeform.gpu.protocol import Device, DeviceArray, Memory
+from cudeform.gpu.layout import ChannelsLast, readable
+from cudeform.gpu.protocol import Device, DeviceArray
 from cudeform.gpu.source import Variant, widest
-from cudeform.operands import Gradients, Operands
+from cudeform.operands import Operands
 from cudeform.options import Options
 
 # Input channels times output channels of a group, at most: what a thread keeps in registers grows
@@ -42,6 +49,7 @@ def fits(g: Geometry) -> bool:
     """
     group_in, group_out = _group(g)
     few = 1 <= group_in * group_out <= MOST_PRODUCT
+    few = few and sums_of(g) <= MOST_INDEXED  # what sum_parts counts
     return few and g.channels // g.offset_groups % group_in == 0
 
 
@@ -56,15 +64,15 @@ def forward(
     device: Device, operands: Operands, g: Geometry, options: Options, output: DeviceArray
 ) -> None:
     """Queue the deformable convolution of ``operands`` into ``output``, contiguous."""
-    call = _call(device, g, options, operands, [])
+    call = call_of(device, g, options, operands, [])
     # No sum is cut by a chunk, so there is no need to cut the same way every time.
-    pieces = chunks(g, device, replace(options, deterministic=False), _costs(call))
-    images, packed = _images(call, pieces), _weight(call)
-    weight = packed.part(*_whole(g)).pointer
+    pieces = chunks(g, device, replace(options, deterministic=False), costs_of(call))
+    images, packed = images_of(call, pieces), weight_of(call)
+    weight = packed.part(*whole(g)).pointer
     for chunk in pieces:
         table = images.part(chunk.images, slice(0, g.in_h))
         pointers = (
-            *_sources(call, table),
+            *sources(call, table),
             weight,
             pointer_of(operands.bias),
             output.pointer,
@@ -72,103 +80,13 @@ def forward(
         bias = 0 if operands.bias is None else operands.bias.strides[0]
         fields = call.chunk_fields(chunk, table) | {"lanes": tile_lanes(call), "bias": bias}
         tiles = -(-call.positions(chunk) // slots(call)) * tiles_across(call)
-        _launch(call, "deform_direct", tiles * THREADS, pointers, fields)
-
-
-def backward(
-    device: Device,
-    operands: Operands,
-    g: Geometry,
-    options: Options,
-    grad_output: DeviceArray,
-    grads: Gradients,
-) -> None:
-    """Queue the gradients of ``sum(grad_output * output)``; the input's is summed in no order."""
-    call = _call(device, g, options, operands, [grad_output])
-    pieces = chunks(g, device, options, _backward_costs(call, grad_output, grads))
-    most = max(chunk.count for chunk in pieces)
-    table = None
-    if grads.input is not None:
-        table = call.allocate(most * g.in_pixels * g.channels, call.variant.acc_itemsize)
-    partial = None
-    if not (grads.weight is grads.bias is None):
-        partial = call.allocate(_parts(g) * _sums(g), call.variant.acc_itemsize)
-    positions = max(call.positions(chunk) for chunk in pieces)
-    _Backward(
-        call=call,
-        pieces=pieces,
-        grads=grads,
-        images=_images(call, pieces),
-        grad_output=ChannelsLast(call, grad_output, positions, dense=True),
-        weight=_weight(call),
-        table=table,
-        partial=partial,
-    ).run()
-
-
-@dataclass(frozen=True)
-class _Backward:
-    call: Call
-    pieces: list[Chunk]
-    grads: Gradients
-    images: ChannelsLast
-    grad_output: ChannelsLast
-    weight: ChannelsLast
-    table: Memory | None  # gradient of some channels-last images
-    partial: Memory | None  # sums over parts of the positions
-
-    def run(self) -> None:
-        g, grads = self.call.g, self.grads
-        for chunk in self.pieces:
-            table = self.images.part(chunk.images, slice(0, g.in_h))
-            grad_output = self.grad_output.part(chunk.images, chunk.rows).pointer
-            if not (grads.input is grads.offset is grads.mask is None):
-                self._pull(chunk, table, grad_output)
-            if self.partial is not None:
-                self._sum(chunk, table, grad_output, self.partial)
-        if self.partial is not None:
-            pointers = (self.partial.pointer, pointer_of(grads.weight), pointer_of(grads.bias))
-            items = -(-_sums(g) // SUM_ITEMS) * THREADS
-            _launch(self.call, "sum_parts", items, pointers, {"parts": _parts(g)})
-
-    def _pull(self, chunk: Chunk, images: DeviceArray, grad_output: int) -> None:
-        """Gradients of input, offset and mask."""
-        call, g, grads = self.call, self.call.g, self.grads
-        opens, closes = chunk.rows.start == 0, chunk.rows.stop == g.out_h
-        if self.table is not None and opens:
-            nbytes = chunk.count * g.in_pixels * g.channels * call.variant.acc_itemsize
-            call.device.fill_zero(self.table.pointer, nbytes)
-        pointers = (
-            *_sources(call, images),
-            self.weight.part(*_whole(g)).pointer,
-            grad_output,
-            0 if self.table is None else self.table.pointer,
-            pointer_of(grads.offset),
-            pointer_of(grads.mask),
-        )
-        fields = call.chunk_fields(chunk, images)
-        fields |= {"lanes": _lanes(call, 32), "mmcv": call.mmcv}
-        _launch(call, "deform_direct_backward", call.samples(chunk), pointers, fields)
-        if self.table is not None and grads.input is not None and closes:
-            unpack_input(call, self.table, grads.input, chunk)
-
-    def _sum(self, chunk: Chunk, images: DeviceArray, grad_output: int, partial: Memory) -> None:
-        """Partial sums of the gradients of weight and bias, added to those of earlier chunks."""
-        call, parts = self.call, _parts(self.call.g)
-        pointers = (*_sources(call, images), grad_output, partial.pointer)
-        fields = call.chunk_fields(chunk, images) | {
-            "lanes": tile_lanes(call),
-            "parts": parts,
-            "accumulate": chunk is not self.pieces[0],
-        }
-        tiles = parts * tiles_across(call) * (call.g.taps + 1)
-        _launch(call, "deform_direct_weight", tiles * THREADS, pointers, fields)
+        launch(call, "deform_direct", tiles * THREADS, pointers, fields)
 
 
 def tile_lanes(call: Call) -> int:
     """Threads that share a position: a line of the input between them, if they divide its units."""
     unit_bytes = _unit(call) * call.itemsize
-    return _lanes(call, min(32, max(1, LINE_BYTES // unit_bytes)))
+    return lanes_of(call, min(32, max(1, LINE_BYTES // unit_bytes)))
 
 
 def slots(call: Call) -> int:
@@ -181,7 +99,7 @@ def tiles_across(call: Call) -> int:
     return call.g.channels // (_unit(call) * tile_lanes(call))
 
 
-def _lanes(call: Call, most: int) -> int:
+def lanes_of(call: Call, most: int) -> int:
     """The most threads, a power of 2, that divide the units of an offset group evenly."""
     units = call.g.channels // call.g.offset_groups // _unit(call)
     return min(1 << (most.bit_length() - 1), units & -units)
@@ -197,37 +115,40 @@ def _group(g: Geometry) -> tuple[int, int]:
     return g.channels // g.groups, g.out_channels // g.groups
 
 
-def _call(
+def call_of(
     device: Device,
     g: Geometry,
     options: Options,
     operands: Operands,
     others: Sequence[DeviceArray],
 ) -> Call:
+    """A call whose groups are compiled in, and that also reads ``others``."""
     dtype = operands.input.dtype
-    bits = index_bits_of(g, [*operands.present().values(), *others])
+    bits = index_bits_of(g, [*operands.present().values(), *others], parts_of(g) * sums_of(g))
     variant = Variant(dtype, bits, vector_of(g, dtype), *_group(g))
     return Call(device, g, operands, variant, options.boundary_grad == "mmcv")
 
 
-def _launch(
+def launch(
     call: Call, name: str, items: int, pointers: Sequence[int], fields: dict[str, object]
 ) -> None:
+    """Run a kernel that keeps plans in shared memory."""
     call.launch(name, items, pointers, fields, shared_bytes=THREADS * PLAN_BYTES)
 
 
-def _sources(call: Call, images: DeviceArray) -> tuple[int, int, int]:
+def sources(call: Call, images: DeviceArray) -> tuple[int, int, int]:
     """Addresses of what a sample is made of."""
     operands = call.operands
     return images.pointer, operands.offset.pointer, pointer_of(operands.mask)
 
 
-def _images(call: Call, pieces: Sequence[Chunk]) -> ChannelsLast:
+def images_of(call: Call, pieces: Sequence[Chunk]) -> ChannelsLast:
+    """The input for kernels that sample it."""
     pixels = max(chunk.count for chunk in pieces) * call.g.in_pixels
     return ChannelsLast(call, call.operands.input, pixels, dense=False)
 
 
-def _weight(call: Call) -> ChannelsLast:
+def weight_of(call: Call) -> ChannelsLast:
     """The weight as (C/groups, KH*KW, O), by the kernel that puts channels last."""
     weight = call.operands.weight
     n, c, h, w = weight.strides
@@ -237,36 +158,27 @@ def _weight(call: Call) -> ChannelsLast:
     return ChannelsLast(call, turned, group_in * kernel_h * kernel_w, dense=True)
 
 
-def _whole(g: Geometry) -> tuple[slice, slice]:
+def whole(g: Geometry) -> tuple[slice, slice]:
     """All of the weight, as a part of it."""
     return slice(0, g.channels // g.groups), slice(0, g.kernel_h)
 
 
-def _parts(g: Geometry) -> int:
+def parts_of(g: Geometry) -> int:
+    """Parts of the positions whose sums are made apart."""
     return min(MOST_PARTS, -(-g.batch * g.out_pixels // PART_POSITIONS))
 
 
-def _sums(g: Geometry) -> int:
+def sums_of(g: Geometry) -> int:
     """Elements of the gradient of weight and bias."""
     return (g.taps * (g.channels // g.groups) + 1) * g.out_channels
 
 
-def _costs(call: Call) -> Costs:
+def costs_of(call: Call) -> Costs:
+    """What the input and the weight cost."""
     g, size = call.g, call.itemsize
     as_it_is = readable(call, call.operands.input, dense=False)
     return Costs(
         call=prod(g.weight_shape) * size,
         image=0 if as_it_is else g.channels * g.in_pixels * size,
         position=1,  # nothing; chunks wants a number to divide by
-    )
-
-
-def _backward_costs(call: Call, grad_output: DeviceArray, grads: Gradients) -> Costs:
-    g, acc, plain = call.g, call.variant.acc_itemsize, _costs(call)
-    table = g.channels * g.in_pixels * acc if grads.input is not None else 0
-    dense = readable(call, grad_output, dense=True)
-    return Costs(
-        call=plain.call + _parts(g) * _sums(g) * acc,
-        image=plain.image + table,
-        position=1 if dense else g.out_channels * call.itemsize,
     )

@@ -1,15 +1,20 @@
-"""Forward on a device: per chunk, ``deform_im2col`` and one product that writes the output.
+"""Forward on a device, one of three ways.
 
-Groups of a few channels take another way: ``direct``.
+* ``direct``: groups of a few channels, no columns and no products.
+* ``fused``: one kernel samples and multiplies on tensor cores, no columns.
+* ``im2col``: everything else; per chunk, ``deform_im2col`` and one product that writes the output.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cudeform.geometry import Geometry
-from cudeform.gpu import direct, products
+from cudeform.gpu import direct, fused, products
 from cudeform.gpu.call import PLAN_BYTES, THREADS, Call, most_positions, pointer_of, row_of
 from cudeform.gpu.chunks import Chunk, Costs, chunks
 from cudeform.gpu.layout import ChannelsLast, pack_weight
+from cudeform.gpu.paths import forced_path
 from cudeform.gpu.protocol import Device, DeviceArray, Memory
 from cudeform.gpu.source import ITEMSIZE
 from cudeform.operands import Operands
@@ -22,9 +27,41 @@ def forward(
     """Queue the deformable convolution of ``operands`` into ``output``, contiguous."""
     if 0 in g.output_shape:
         return
-    if direct.fits(g):
+    arrays = [*operands.present().values(), output]
+    path = path_of(g, operands.input.dtype, device, arrays)
+    if path == "direct":
         direct.forward(device, operands, g, options, output)
-        return
+    elif path == "fused":
+        fused.forward(device, operands, g, options, output)
+    else:
+        _im2col_forward(device, operands, g, options, output)
+
+
+def path_of(g: Geometry, dtype: str, device: Device, arrays: Sequence[DeviceArray] = ()) -> str:
+    """The way that a convolution goes: what is forced, if it can go there, or the fastest.
+
+    Args:
+        g: its sizes.
+        dtype: of its arrays.
+        device: where it runs.
+        arrays: those that may have gaps between their elements.
+    """
+    possible = {
+        "direct": direct.fits(g),
+        "fused": fused.can(g, dtype, device, arrays),
+        "im2col": True,
+    }
+    forced = forced_path()
+    if forced is not None and possible[forced]:
+        return forced
+    if possible["direct"]:
+        return "direct"
+    return "fused" if possible["fused"] and fused.pays(g, dtype, device) else "im2col"
+
+
+def _im2col_forward(
+    device: Device, operands: Operands, g: Geometry, options: Options, output: DeviceArray
+) -> None:
     pieces = chunks(g, device, options, _costs(g, operands))
     call = Call.of(device, g, options, operands, pieces)
     weight = pack_weight(call)

@@ -24,11 +24,13 @@ LAUNCH = {
     "mask_tangent": "Strides",
     "weight": "Strides",
     "source": "Strides",  # of what a layout kernel reads
+    "output": "Strides",
     "bias": "index_t",
     "positions": "index_t",  # output positions of the launch
     "samples": "index_t",  # positions * taps * offset_groups
     "cells": "index_t",  # images * offset_groups * (H + 1) * (W + 1)
     "leading": "index_t",  # elements of a row of columns
+    "part_size": "index_t",  # elements of a part of the output's sums
     "first_image": "int",
     "images": "int",
     "first_row": "int",
@@ -42,7 +44,12 @@ LAUNCH = {
     "accumulate": "int",
     "mmcv": "int",
     "turns": "int",  # weights are changes along tangents
-    "parts": "int",  # of the positions, summed apart
+    "parts": "int",  # of the positions, or of the stages, summed apart
+    "tile_w": "int",  # columns of a rectangle of positions; 0: a run of them
+    "plan_taps": "int",  # taps whose samples are planned at a time
+    "chunks": "int",  # of the channels that share a plan
+    "stages": "int",  # of a tile of the fused kernel
+    "part_stages": "int",  # of a part; the last may have fewer
 }
 
 

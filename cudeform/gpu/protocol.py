@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -53,6 +53,20 @@ class Gemm:
     output_dtype: str
     beta: float = 0.0
     allow_tf32: bool = False
+
+    @property
+    def pointers(self) -> tuple[int, int, int]:
+        """Addresses of a, b and c."""
+        return self.a.pointer, self.b.pointer, self.c.pointer
+
+    def at(self, a: int, b: int, c: int) -> Gemm:
+        """The same product of matrices at other addresses."""
+        return replace(
+            self,
+            a=replace(self.a, pointer=a),
+            b=replace(self.b, pointer=b),
+            c=replace(self.c, pointer=c),
+        )
 
 
 class Memory(Protocol):
@@ -103,5 +117,5 @@ class Device(Protocol):
             shared_bytes: dynamic shared memory of a block.
         """
 
-    def gemm(self, gemm: Gemm) -> None:
-        """Multiply matrices."""
+    def gemm(self, gemm: Gemm, pointers: Sequence[int] | None = None) -> None:
+        """Multiply matrices; where ``pointers`` are given, a, b and c lie there instead."""

@@ -35,7 +35,38 @@ PARTS = {
     "deform_direct_backward": ("grid", "sampling", "vector", "plan", "value", "unit", "grads"),
     "deform_direct_weight": ("grid", "sampling", "vector", "plan", "value", "unit"),
     "sum_parts": ("grid",),
+    "pack_tiles": ("mma", "grid", "tile", "stages"),
+    "deform_fused": ("mma", "grid", "sampling", "tile", "stages", "aims"),
+    "sum_splits": ("grid",),
 }
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What a block of the fused kernel multiplies at a time.
+
+    Attributes:
+        m: positions.
+        n: output channels.
+        warps_m: warps along the positions.
+        warps_n: warps along the output channels.
+        blocks: that a multiprocessor shall hold at a time.
+        chunk: channels that are sampled tap by tap, before the next ones.
+        products: for float32, 1 in TF32 or 3 for nearly all digits.
+    """
+
+    m: int
+    n: int
+    warps_m: int
+    warps_n: int
+    blocks: int
+    chunk: int
+    products: int = 1
+
+    @property
+    def threads(self) -> int:
+        """Of a block."""
+        return 32 * self.warps_m * self.warps_n
 
 
 @dataclass(frozen=True)
@@ -48,6 +79,8 @@ class Variant:
         vector: channels of a 16-byte access, or 1 where channels do not come in such runs.
         group_in: input channels of a group, for direct kernels.
         group_out: output channels of a group, for direct kernels.
+        tile: of the fused kernel.
+        adds: neighbours that one addition to global memory takes, 4 or 1.
     """
 
     dtype: str
@@ -55,6 +88,8 @@ class Variant:
     vector: int
     group_in: int = 0
     group_out: int = 0
+    tile: Tile | None = None
+    adds: int = 1
 
     @property
     def acc_itemsize(self) -> int:
@@ -72,6 +107,10 @@ def kernel(name: str, variant: Variant) -> Kernel:
     """A kernel ready to compile."""
     if "unit" not in PARTS[name]:
         variant = replace(variant, group_in=0, group_out=0)
+    if "tile" not in PARTS[name]:
+        variant = replace(variant, tile=None)
+    if "grads" not in PARTS[name]:
+        variant = replace(variant, adds=1)
     parts = [_prelude(variant), read("intrinsics.cuh"), _types(variant)]
     parts += [read(f"{part}.cuh") for part in PARTS[name]]
     return Kernel(name, "\n".join([*parts, read(f"{name}.cu")]))
@@ -85,11 +124,26 @@ def read(file: str) -> str:
 
 
 def _prelude(variant: Variant) -> str:
-    constants = {"VECTOR": variant.vector}
+    constants = {"VECTOR": variant.vector, "ADDS": variant.adds}
     if variant.group_in:
         constants |= {"GROUP_IN": variant.group_in, "GROUP_OUT": variant.group_out}
+    if variant.tile is not None:
+        constants |= _tile_constants(variant.tile, variant.dtype)
     lines = "".join(f"#define {name} {value}\n" for name, value in constants.items())
     return f'#line 1 "prelude"\n{lines}'
+
+
+def _tile_constants(tile: Tile, dtype: str) -> dict[str, int]:
+    return {
+        "TILE_M": tile.m,
+        "TILE_N": tile.n,
+        "WARPS_M": tile.warps_m,
+        "WARPS_N": tile.warps_n,
+        "BLOCKS": tile.blocks,
+        "CHUNK": tile.chunk,
+        "PRODUCTS": tile.products,
+        "ROUNDS": int(dtype == "float32" and tile.products == 1),  # to TF32
+    }
 
 
 def _types(variant: Variant) -> str:

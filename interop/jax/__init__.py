@@ -14,6 +14,8 @@
 * Outside of ``jit`` every call is a program of its own, compiled once for its shapes; inside, a
   call costs a few microseconds.
 * :func:`bridge` makes programs that can be cached on disk and exported.
+* A process that ends waits for the calls that are under way.
+* JAX 0.7 or newer.
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ from cudeform.geometry import Geometry
 from cudeform.operands import DoubleGradients, Gradients, Operands
 from cudeform.options import current
 
+from . import minimum  # noqa: F401, fails if JAX is too old for what follows
+
+# isort: split
 from . import derivatives, vmap
 from .bridges import bridge, chosen
 from .primitives import call

@@ -142,8 +142,6 @@ def _run_on_cpu(frame: Any, task: Task, arrays: list[int], results: list[int]) -
 
 
 def _array(address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-    if 0 in shape:
-        return np.empty(shape, dtype)
     memory: Any = (c.c_char * (dtype.itemsize * prod(shape))).from_address(address)
     return np.ndarray(shape, dtype, memory)
 

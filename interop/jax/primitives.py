@@ -26,7 +26,7 @@ from jax.interpreters import mlir
 
 from cudeform.arguments import GRADIENTS
 
-from .bridges import execute
+from .bridges import execute, host
 from .sharding import execute_sharded, is_partitioned, needs_devices, vary_alike
 from .task import TANGENT, Task
 
@@ -58,7 +58,6 @@ def _abstract(*avals: Any, task: Task) -> list[Any]:
 
 
 def _lower(context: Any, *arrays: Any, task: Task, platform: str) -> Any:
-    run = execute_sharded if is_partitioned(context) else execute
     if task.operation == "second_jvp":
         raise NotImplementedError(
             "deform_conv2d has no forward mode over forward mode; take one of the two derivatives "
@@ -66,8 +65,10 @@ def _lower(context: Any, *arrays: Any, task: Task, platform: str) -> Any:
         )
     if TANGENT + "grad_output" in task.inputs:
         staged = partial(_both_terms, task)
+    elif is_partitioned(context):
+        staged = partial(execute_sharded, task, platform, host(context, task, platform))
     else:
-        staged = partial(run, task, platform)
+        staged = partial(execute, task, platform)
     return mlir.lower_fun(staged, multiple_results=True)(context, *arrays)
 
 

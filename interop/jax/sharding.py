@@ -7,7 +7,6 @@ bias are summed over the devices. Inside ``shard_map`` a call is local, as every
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import partial
 from math import prod
 from typing import Any
@@ -72,21 +71,21 @@ def _vary(array: Any, axes: tuple[Any, ...]) -> Any:
     return jax.lax.pvary(array, axes)
 
 
-@partial(custom_partitioning, static_argnums=(0, 1))
-def execute_sharded(task: Task, platform: str, *arrays: Any) -> list[Any]:
-    """Stage a task into a program for several devices."""
-    return execute(task, platform, *arrays)
+@partial(custom_partitioning, static_argnums=(0, 1, 2))
+def execute_sharded(task: Task, platform: str, hosted: int | None, *arrays: Any) -> list[Any]:
+    """Stage a task into a program for several devices; ``hosted`` is what ``host`` gave."""
+    return execute(task, platform, *arrays, hosted=hosted)
 
 
-def _partition(task: Task, platform: str, mesh: Any, arrays: Any, results: Any) -> Any:
+def _partition(
+    task: Task, platform: str, hosted: int | None, mesh: Any, arrays: Any, results: Any
+) -> Any:
     batch_axes = _batch_axes(task, mesh, arrays)
     shards = prod(mesh.shape[axis] for axis in batch_axes)
-    # A callback of buffer_callback belongs to the module it is lowered in, but this one will be
-    # pasted into another: XLA would call a stranger. The task itself travels as text.
-    local = replace(task.with_sizes(batch=task.geometry.batch // shards), bridge="ffi")
+    local = task.with_sizes(batch=task.geometry.batch // shards)
 
     def run(*arrays: Any) -> list[Any]:
-        results = execute(local, platform, *arrays)
+        results = execute(local, platform, *arrays, hosted=hosted)
         return [
             jax.lax.psum(result, batch_axes) if batch_axes and is_filter(name) else result
             for name, result in zip(task.outputs, results, strict=True)
@@ -111,13 +110,13 @@ def _spec(name: str, batch_axes: tuple[Any, ...]) -> PartitionSpec:
     return PartitionSpec() if is_filter(name) or not batch_axes else PartitionSpec(batch_axes)
 
 
-def _infer(task: Task, platform: str, mesh: Any, arrays: Any, results: Any) -> Any:
+def _infer(task: Task, platform: str, hosted: Any, mesh: Any, arrays: Any, results: Any) -> Any:
     """Shardings of the results, for the partitioner that came before Shardy."""
     axes = _batch_axes(task, mesh, arrays)
     return [NamedSharding(mesh, _spec(name, axes)) for name in task.outputs]
 
 
-def _rule(task: Task, platform: str, mesh: Any, inputs: Any, outputs: Any) -> str:
+def _rule(task: Task, platform: str, hosted: Any, mesh: Any, inputs: Any, outputs: Any) -> str:
     """Which dimensions belong together: the first of everything that is an image."""
     counter = iter(range(100))
 

@@ -30,8 +30,10 @@ FLAGS = (
     *("-Wno-sign-compare", "-Wno-unknown-pragmas"),  # threadIdx is unsigned; #pragma unroll
 )
 
-# The part of a text that is PTX: from its own #line to the next.
-_INTRINSICS = re.compile(r'^#line 1 "intrinsics\.cuh"$.*?(?=^#line 1 )', re.DOTALL | re.MULTILINE)
+# The parts of a text that are PTX: from their own #line to the next.
+_INTRINSICS = re.compile(
+    r'^#line 1 "(?:intrinsics|mma)\.cuh"$.*?(?=^#line 1 )', re.DOTALL | re.MULTILINE
+)
 
 # Calls before every access, for races.h.
 WATCH_RACES = ("-DHOSTCUDA_RACES", "-fsanitize=thread")

@@ -69,6 +69,7 @@ class HostDevice:
         races: bool = False,
         flags: tuple[str, ...] = (),
     ) -> None:
+        self.kind = object()  # plans are made for this device alone
         self.seed = seed
         self.compute_capability = compute_capability
         self.multiprocessors = multiprocessors
@@ -139,8 +140,10 @@ class HostDevice:
         counts = (launch.loaded, launch.stored, launch.added)
         self.log.append(Launched(kernel.name, blocks, threads, shared_bytes, *counts))
 
-    def gemm(self, gemm: Gemm) -> None:
+    def gemm(self, gemm: Gemm, pointers: Sequence[int] | None = None) -> None:
         """Multiply matrices."""
+        if pointers is not None:
+            gemm = gemm.at(*pointers)
         multiply(gemm, self._bytes)
         self.log.append(gemm)
 

@@ -125,3 +125,4 @@ T __shfl_xor_sync(unsigned mask, T value, int other, int width = warpSize,
 unsigned __activemask();
 
 #include "intrinsics.h"
+#include "mma.h"

@@ -1,0 +1,96 @@
+"""The GPUs that CuPy finds: what they are, whether cudeform works there, what to do if not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from cudeform.gpu.device import GpuUnavailableError, usable_cupy
+
+# There as soon as Linux has loaded NVIDIA's driver.
+DRIVER = Path("/proc/driver/nvidia/version")
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """What is known of the GPUs of this machine.
+
+    Attributes:
+        found: their names, or why there are none.
+        facts: what bears on compiling for them.
+        outcome: what came of a small call on one.
+        works: False where there is a GPU and the call failed on it.
+        remarks: what to do.
+    """
+
+    found: str
+    facts: tuple[str, ...] = ()
+    outcome: str = "not here"
+    works: bool = True
+    remarks: tuple[str, ...] = ()
+
+    @classmethod
+    def here(cls, small_call_is_right: Callable[[Any], bool]) -> Gpus:
+        """The GPUs of this machine; ``small_call_is_right`` tries cudeform on CuPy's arrays."""
+        found, facts = gpu(), tuple(gpu_facts())
+        try:
+            cupy = usable_cupy()
+        except GpuUnavailableError as error:
+            # Who has neither a driver nor CuPy need not have a GPU: then this is no fault.
+            missed = DRIVER.exists() or find_spec("cupy") is not None
+            outcome = "not here" if missed else f"not here: {error}"
+            return cls(found, facts, outcome, remarks=(f"{error}.",) if missed else ())
+        # What CuPy, its compiler and its libraries raise is of many kinds.
+        try:
+            works = small_call_is_right(cupy)
+            outcome = "a small convolution came out " + ("right" if works else "wrong")
+        except Exception as error:
+            works, outcome = False, f"a small convolution failed: {error}"
+        remedy = "Run python -m cudeform check, and report what it prints with this note."
+        return cls(found, facts, outcome, works, () if works else (remedy,))
+
+
+def gpu() -> str:
+    """Which GPUs CuPy finds, in a sentence. Imports CuPy."""
+    if find_spec("cupy") is None:
+        return "no CuPy installed"
+    # Without a driver, or with the wrong one, CuPy raises errors of many kinds.
+    try:
+        import cupy
+
+        count = cupy.cuda.runtime.getDeviceCount()
+        names = [cupy.cuda.runtime.getDeviceProperties(device)["name"] for device in range(count)]
+    except Exception as error:
+        return f"CuPy finds no GPU: {error}"
+    return ", ".join(name.decode() for name in names) or "CuPy finds no GPU"
+
+
+def gpu_facts() -> list[str]:
+    """What bears on compiling for a GPU, as far as CuPy is installed and can tell."""
+    if find_spec("cupy") is None:
+        return []
+    import cupy
+
+    cache = os.environ.get("CUPY_CACHE_DIR") or Path.home() / ".cupy" / "kernel_cache"
+    facts = [f"compiled kernels are kept in {cache}"]
+    questions: dict[str, Callable[[], Any]] = {
+        "driver for CUDA": lambda: cupy.cuda.runtime.driverGetVersion(),
+        "NVRTC": lambda: cupy.cuda.nvrtc.getVersion(),
+    }
+    for name, ask in questions.items():
+        # A library that is missing or does not fit answers with an error of its own kind.
+        try:
+            answer = ask()
+        except Exception as error:
+            facts.append(f"{name}: {str(error).splitlines()[0]}")
+            continue
+        if name == "driver for CUDA" and not answer:
+            facts.append("no driver")
+            continue
+        major, minor = answer if isinstance(answer, tuple) else divmod(answer // 10, 100)
+        facts.append(f"{name} {major}.{minor}")
+    return facts

@@ -1,0 +1,144 @@
+"""Tiles of the fused forward: what a block multiplies at a time, and how many of them there are.
+
+Sizes follow from those of the convolution and from the number of multiprocessors; there is no table
+of shapes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd
+
+from cudeform.geometry import Geometry
+from cudeform.gpu.source import ITEMSIZE, Tile, widest
+
+# Taps whose samples a block plans at a time, at most.
+PLAN_TAPS = 9
+
+# Units of 16 bytes of a row in a stage, and in a chunk of channels: 64 bytes of each corner, where
+# the channels allow it.
+STAGE_UNITS = 4
+MOST_CHUNK_UNITS = 8
+
+# Positions of a tile.
+HIGH, LOW = 128, 64
+
+# Output channels of a tile, at most: more of them would leave too few registers.
+MOST_N = {2: 256, 4: 128}
+
+# A rectangle of positions samples a smaller part of the image than a run of them, which is worth
+# this many tiles for one.
+RECTANGLE_TILES = 1.1
+
+# Stages that a part of the sum has at least, and parts at most: each costs a pass over the output.
+LEAST_PART_STAGES = 8
+MOST_PARTS = 8
+
+
+def run_of(g: Geometry) -> int:
+    """Neighbouring channels that lie in one group and in one offset group."""
+    return gcd(g.channels // g.groups, g.channels // g.offset_groups)
+
+
+def tile_for(g: Geometry, dtype: str, products: int, multiprocessors: int) -> Tile:
+    """The tile for a convolution: as wide as an output group, high where that fills the device."""
+    group_out = g.out_channels // g.groups
+    n = next((n for n in (32, 64, 128) if n >= group_out), MOST_N[ITEMSIZE[dtype]])
+    chunk = _chunk_units(run_of(g) // widest(dtype)) * widest(dtype)
+    high_tiles = -(-g.batch * g.out_pixels // HIGH) * g.groups * -(-group_out // n)
+    # Both parts of every factor of 3 products take the registers that a high tile needs.
+    high = products == 1 and high_tiles >= multiprocessors
+    return shaped(n, chunk, products, high=high)
+
+
+def shaped(n: int, chunk: int, products: int, *, high: bool) -> Tile:
+    """The tile of a width, and as many blocks at a time as registers allow without spilling."""
+    if high:
+        warps_m, warps_n, blocks = (4, 2, 2) if n < 128 else (4, 4, 1)
+    elif n == 256:
+        warps_m, warps_n, blocks = 2, 4, 2
+    else:
+        warps_m, warps_n, blocks = 2, 2, 2 if (n, products) == (128, 3) else 3
+    return Tile(HIGH if high else LOW, n, warps_m, warps_n, blocks, chunk, products)
+
+
+def _chunk_units(run_units: int) -> int:
+    """Units of a chunk: a stage, or as much as divides the run."""
+    if run_units % STAGE_UNITS == 0:
+        return STAGE_UNITS
+    return next(units for units in range(MOST_CHUNK_UNITS, 0, -1) if run_units % units == 0)
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a convolution is cut into tiles.
+
+    Attributes:
+        g: its sizes.
+        tile: of each block.
+        dtype: of the arrays.
+    """
+
+    g: Geometry
+    tile: Tile
+    dtype: str
+
+    @property
+    def plan_taps(self) -> int:
+        """Taps that are planned at a time: batches of equal size."""
+        return -(-self.g.taps // -(-self.g.taps // PLAN_TAPS))
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of a run."""
+        return run_of(self.g) // self.tile.chunk
+
+    @property
+    def stages(self) -> int:
+        """Stages of a tile."""
+        runs = self.g.channels // self.g.groups // run_of(self.g)
+        batches = -(-self.g.taps // self.plan_taps)
+        units = self.plan_taps * (self.tile.chunk // widest(self.dtype))
+        return runs * batches * self.chunks * -(-units // STAGE_UNITS)
+
+    @property
+    def strips(self) -> int:
+        """Tiles side by side that make up the output channels of a group."""
+        return -(-(self.g.out_channels // self.g.groups) // self.tile.n)
+
+    @property
+    def packed(self) -> int:
+        """Elements of the packed weight."""
+        unit = widest(self.dtype)
+        return self.g.groups * self.strips * self.stages * self.tile.n * STAGE_UNITS * unit
+
+    def tile_w(self) -> int:
+        """Columns of a rectangle of positions, about a square of them; 0: a run of positions."""
+        width = 16 if self.tile.m == HIGH else 8
+        run = -(-self.g.batch * self.g.out_pixels // self.tile.m)
+        rectangles = self.g.batch * self._rectangles(self.g.out_h, width)
+        return width if rectangles <= RECTANGLE_TILES * run else 0
+
+    def tiles(self, images: int, rows: int) -> int:
+        """Tiles of some rows of some images."""
+        width = self.tile_w()
+        if width:
+            return images * self._rectangles(rows, width)
+        return -(-images * rows * self.g.out_w // self.tile.m)
+
+    def _rectangles(self, rows: int, width: int) -> int:
+        return -(-rows // (self.tile.m // width)) * -(-self.g.out_w // width)
+
+    def part_stages(self, multiprocessors: int) -> int:
+        """Stages of a part: all, or fewer so that a small convolution fills the device."""
+        blocks = self.tiles(self.g.batch, self.g.out_h) * self.g.groups * self.strips
+        idle = multiprocessors * self.tile.blocks // blocks
+        parts = max(1, min(idle, self.stages // LEAST_PART_STAGES, MOST_PARTS))
+        return -(-self.stages // parts)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory of a block: two buffers of each factor, the plans, the positions."""
+        buffers = 2 * (self.tile.m + self.tile.n) * STAGE_UNITS * 16
+        aim, spot = 20, 12
+        return buffers + self.tile.m * (self.plan_taps * aim + spot)

@@ -1,0 +1,13 @@
+"""Where a layer looks: the positions that its taps sample, in numbers and in pictures."""
+
+from cudeform.inspect.locations import sampling_locations
+from cudeform.inspect.plots import plot_displacement, plot_sampling
+from cudeform.inspect.stats import OffsetStats, offset_stats
+
+__all__ = [
+    "OffsetStats",
+    "offset_stats",
+    "plot_displacement",
+    "plot_sampling",
+    "sampling_locations",
+]

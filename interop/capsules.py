@@ -1,0 +1,56 @@
+"""bfloat16 through DLPack, which NumPy does not know: it is told that they are integers."""
+
+from __future__ import annotations
+
+import ctypes as c
+from typing import Any
+
+import numpy as np
+
+UNSIGNED, BFLOAT = 1, 4  # DLPack's codes of kinds of numbers
+BITS = 16
+
+# Where DLManagedTensor and DLManagedTensorVersioned hold the dtype: its code, then its bits.
+DTYPE_AT = {b"dltensor": 20, b"dltensor_versioned": 52}
+
+_name = c.PYFUNCTYPE(c.c_char_p, c.py_object)(("PyCapsule_GetName", c.pythonapi))
+_address = c.PYFUNCTYPE(c.c_void_p, c.py_object, c.c_char_p)(("PyCapsule_GetPointer", c.pythonapi))
+
+
+def borrow_bfloat16(array: Any) -> Any:
+    """A NumPy array over the memory of an array of bfloat16.
+
+    Raises:
+        BufferError: it has another dtype.
+        TypeError: ml_dtypes is missing.
+    """
+    try:
+        from ml_dtypes import bfloat16
+    except ImportError as error:
+        raise TypeError("bfloat16 needs ml_dtypes; pip install ml_dtypes") from error
+    return np.from_dlpack(_Renamed(array, BFLOAT, UNSIGNED)).view(bfloat16)
+
+
+def lend_bfloat16(array: Any) -> Any:
+    """An object with ``__dlpack__`` over the memory of a NumPy array of bfloat16."""
+    return _Renamed(array.view(np.uint16), UNSIGNED, BFLOAT)
+
+
+class _Renamed:
+    """Numbers of 16 bits that say they are of another kind."""
+
+    def __init__(self, array: Any, old: int, new: int) -> None:
+        self._array, self._old, self._new = array, old, new
+
+    def __dlpack_device__(self) -> Any:
+        return self._array.__dlpack_device__()
+
+    def __dlpack__(self, **how: Any) -> Any:
+        capsule = self._array.__dlpack__(**how)
+        name = _name(capsule)
+        at = _address(capsule, name) + DTYPE_AT[name]
+        code, bits = c.c_uint8.from_address(at), c.c_uint8.from_address(at + 1)
+        if (code.value, bits.value) != (self._old, BITS):
+            raise BufferError(f"numbers of kind {code.value} with {bits.value} bits")
+        code.value = self._new
+        return capsule

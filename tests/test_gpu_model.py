@@ -1,0 +1,160 @@
+"""What kernels move, counted by the harness, is what the benchmark's model says they have to.
+
+Samples all lie between four pixels, so that each of them reads four corners. Counted are vectors of
+channels; single numbers, such as offsets, are not.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from cases import Case, build
+from gpu_engine import backward, forward
+from hostcuda import HostDevice, Launched, compiler_path
+
+from cudeform.commands.bench_configs import Config
+from cudeform.commands.bench_gpu_model import MODES, RATES, floors_us
+from cudeform.gpu import paths, scatter
+from cudeform.gpu.call import PLAN_BYTES, THREADS
+from cudeform.options import Options
+
+pytestmark = pytest.mark.skipif(compiler_path() is None, reason="needs a C++ compiler")
+
+PLAIN = Config("plain", 2, 32, 11, 13, 32, stride=2)
+GROUPS = Config("groups", 2, 64, 11, 13, 32, stride=2, groups=2, offset_groups=2)
+DEPTHWISE = Config("depthwise", 2, 32, 11, 13, 32, stride=2, groups=32)
+EVERY_MODE = pytest.mark.parametrize("mode", ["fp32", "fp16", "bf16"])
+
+
+def case_of(config: Config) -> Case:
+    """A configuration without padding, whose windows leave a row and a column."""
+    case = build(
+        config.name,
+        batch=config.batch,
+        channels=config.channels,
+        size=(config.height + 1, config.width + 1),
+        out_channels=config.out_channels,
+        stride=(2, 2),
+        groups=config.groups,
+        offset_groups=config.offset_groups,
+        bias=False,
+    )
+    return replace(case, offset=np.clip(abs(case.offset) % 1, 0.125, 0.875))
+
+
+@dataclass(frozen=True)
+class Model:
+    """Bytes, as ``bench_gpu_model`` has them."""
+
+    gather: int  # four corners of each sample
+    columns: int  # a quarter of them: each element of the columns once
+    scatter: int  # an addition in float32 for each corner
+
+    @classmethod
+    def of(cls, config: Config, mode: str) -> Model:
+        # The case has no padding: as many outputs as a configuration whose image ends there.
+        config = replace(config, height=config.height - 2, width=config.width - 2)
+        floors = floors_us(config, MODES[mode], "backward")
+        gather, added = (round(floors[n] * RATES[n] / 1e6) for n in ("gather", "scatter"))
+        return cls(gather, gather // 4, added)
+
+
+def moved(device: HostDevice, kernel: str) -> tuple[int, int, int]:
+    """Bytes that a kernel loaded, stored and added in its one launch."""
+    [did] = [d for d in device.log if isinstance(d, Launched) and d.kernel == kernel]
+    return did.loaded, did.stored, did.added
+
+
+def launches(device: HostDevice) -> Counter[str]:
+    return Counter(did.kernel if isinstance(did, Launched) else "product" for did in device.log)
+
+
+# ---- forward -------------------------------------------------------------------------------------
+
+
+@EVERY_MODE
+@pytest.mark.parametrize("config", [PLAIN, GROUPS], ids=lambda config: config.name)
+def test_columns(config: Config, mode: str) -> None:
+    case, device = case_of(config).cast(MODES[mode].dtype), HostDevice()
+    with paths.forced("im2col"):
+        forward(device, case)
+    model = Model.of(config, mode)
+    assert moved(device, "deform_im2col") == (model.gather, model.columns, 0)
+    products = min(config.groups, config.batch)
+    wanted = {"pack_weight": 1, "channels_last": 1, "deform_im2col": 1, "product": products}
+    assert launches(device) == wanted
+
+
+@EVERY_MODE
+def test_direct(mode: str) -> None:
+    case, device = case_of(DEPTHWISE).cast(MODES[mode].dtype), HostDevice()
+    forward(device, case)
+    model = Model.of(DEPTHWISE, mode)
+    # A weight for each element that columns would have; outputs are stored a number at a time.
+    assert moved(device, "deform_direct") == (model.gather + model.columns, 0, 0)
+    assert launches(device) == {"channels_last": 2, "deform_direct": 1}
+
+
+# ---- backward ------------------------------------------------------------------------------------
+
+
+@EVERY_MODE
+@pytest.mark.parametrize("name", ["scalar", "vector"])
+@pytest.mark.parametrize("config", [PLAIN, GROUPS], ids=lambda config: config.name)
+def test_backward(config: Config, name: str, mode: str) -> None:
+    case, device = case_of(config).cast(MODES[mode].dtype), HostDevice(compute_capability=90)
+    with scatter.forced(name):
+        backward(device, case)
+    model = Model.of(config, mode)
+    # One pass: the gradient of the columns comes in, corners are read and added to once.
+    assert moved(device, "deform_backward") == (
+        model.columns + model.gather,
+        model.columns,
+        model.scatter,
+    )
+
+
+@EVERY_MODE
+@pytest.mark.parametrize("config", [PLAIN, GROUPS, DEPTHWISE], ids=lambda config: config.name)
+def test_the_gather_reads_columns_four_times_and_adds_nothing(config: Config, mode: str) -> None:
+    case, device = case_of(config).cast(MODES[mode].dtype), HostDevice()
+    if config is DEPTHWISE:  # groups of one channel are not read as vectors
+        config = replace(config, groups=2)
+        case = case_of(config).cast(MODES[mode].dtype)
+    backward(device, case, Options(deterministic=True))
+    model = Model.of(config, mode)
+    assert moved(device, "deform_gather") == (4 * model.columns, 0, 0)
+    assert moved(device, "deform_backward")[2] == 0
+
+
+@EVERY_MODE
+def test_direct_backward(mode: str) -> None:
+    case, device = case_of(DEPTHWISE).cast(MODES[mode].dtype), HostDevice()
+    backward(device, case)
+    model = Model.of(DEPTHWISE, mode)
+    # A weight and a gradient of the output for each element that columns would have.
+    pulled = (model.gather + 2 * model.columns, 0, model.scatter)
+    assert moved(device, "deform_direct_backward") == pulled
+    loaded, _, added = moved(device, "deform_direct_weight")
+    once = model.columns // DEPTHWISE.taps  # for the bias, the gradient of the output once more
+    assert (loaded, added) == (model.gather + model.columns + once, 0)
+
+
+# ---- shared memory -------------------------------------------------------------------------------
+
+
+def test_plans_are_all_that_these_kernels_hold_in_shared_memory() -> None:
+    """Geometry of a sample, once for all of its channels: bytes for each of them."""
+    device = HostDevice()
+    for config in (PLAIN, GROUPS, DEPTHWISE):
+        case = case_of(config).cast("float32")
+        with paths.forced("direct" if config is DEPTHWISE else "im2col"):
+            forward(device, case)
+            backward(device, case)
+    kernels = ("deform_im2col", "deform_backward", "deform_direct", "deform_direct_backward")
+    shared = {d.kernel: d.shared_bytes for d in device.log if isinstance(d, Launched)}
+    for kernel in kernels:
+        assert shared[kernel] == THREADS * PLAN_BYTES

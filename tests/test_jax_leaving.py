@@ -1,0 +1,88 @@
+"""A process may end while calls are under way: it neither hangs nor aborts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import jaxcpu  # noqa: F401, skips where there is no JAX
+import pytest
+
+# A call that waits for a product runs in a thread of XLA, later than the main thread goes on.
+PROGRAM = """
+import sys, threading, time
+import jax, jax.numpy as jnp
+import cudeform
+from cudeform import engine
+from cudeform.interop.jax import bridge
+
+def slow(operands, geometry, options, output, device):
+    time.sleep(0.02)
+    output[...] = 1
+
+engine.forward = slow
+devices, name, end = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+jax.config.update("jax_num_cpu_devices", devices)
+images = jax.sharding.NamedSharding(jax.make_mesh((devices,), "n"), jax.sharding.PartitionSpec("n"))
+big = jax.device_put(jnp.ones((devices, 1000, 1000)), images)
+offset = jax.device_put(jnp.zeros((devices, 2, 4, 4)), images)
+
+product = jax.jit(lambda big: (big @ big @ big)[:, None, :4, :4])
+call = jax.jit(lambda image: cudeform.deform_conv2d(image, offset, jnp.ones((1, 1, 1, 1))))
+
+results = []
+
+def work():
+    with bridge(name):
+        results.extend(call(product(big)) for _ in range(10))
+
+with bridge(name):
+    call(product(big)).block_until_ready()
+if end == "by a thread":
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+else:
+    work()
+assert not results[-1].is_ready()
+if end == "dropped":
+    results.clear()
+if end == "failed":
+    def slow(*arguments): raise ValueError
+    engine.forward = slow
+print("done")
+"""
+
+
+@pytest.mark.parametrize("end", ["kept", "dropped", "failed", "by a thread"])
+@pytest.mark.parametrize(("devices", "bridge"), [(1, "buffer"), (1, "ffi"), (8, "buffer")])
+def test_a_process_may_end_while_calls_are_under_way(devices: int, bridge: str, end: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(devices), bridge, end],
+        timeout=60,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+
+
+FORKS = """
+import os, warnings
+import jax.numpy as jnp
+import cudeform
+warnings.simplefilter("ignore")  # JAX warns of fork
+one = jnp.ones((1, 1, 1, 1))
+cudeform.deform_conv2d(one, jnp.zeros((1, 2, 1, 1)), one).block_until_ready()
+child = os.fork()
+if child:
+    os.waitpid(child, 0)
+    print("done")
+"""
+
+
+def test_a_forked_process_may_end() -> None:
+    # With whatever status: JAX itself does not survive there.
+    command = [sys.executable, "-c", FORKS]
+    done = subprocess.run(command, timeout=60, capture_output=True, text=True, check=False)
+    assert "done" in done.stdout, done.stderr
