@@ -6,6 +6,7 @@ What torch's transforms, compilers and layers make of it is in the files beside 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torchcases import CASE, NAMES, SIZES, close, convolve, quiet, tensors, torc
 
 import cudeform
 from cudeform import engine
+from cudeform.interop.torch import ops as torch_ops
 
 from torch.utils.checkpoint import checkpoint  # isort: skip
 
@@ -177,8 +179,30 @@ def test_tensors_that_are_not_contiguous(torch_device: Any, layout: str) -> None
     assert mine.is_contiguous()
     leaves = [t for t in leaves if t.is_leaf]
     weights = torch.randn_like(mine).transpose(2, 3).contiguous().transpose(2, 3)
+    found = torch.autograd.grad(mine, leaves, weights, retain_graph=True)
+    assert close(found, torch.autograd.grad(wanted, leaves, weights))
+    given = [t for t in changed if t.requires_grad]
+    assert all(g.is_contiguous() for g in torch.autograd.grad(mine, given, weights))
+
+
+def test_an_operand_that_was_overwritten_is_noticed(torch_device: Any) -> None:
+    operands = tensors(torch_device, grad=True)
+    output = convolve(operands[0] * 1, *operands[1:])
+    with torch.no_grad():
+        operands[1].add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()
+
+
+def test_without_the_private_names_of_torch_all_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    operands = tensors("cpu", grad=True)
+    wanted = convolve(*operands)
+    monkeypatch.setattr(torch_ops, "_functorch_active", lambda: True)
+    monkeypatch.setattr(torch_ops, "_below_autograd", nullcontext)
+    output = convolve(*operands)
+    assert torch.equal(output, wanted)
     assert close(
-        torch.autograd.grad(mine, leaves, weights), torch.autograd.grad(wanted, leaves, weights)
+        torch.autograd.grad(output.sum(), operands), torch.autograd.grad(wanted.sum(), operands)
     )
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from torchcases import (
-    SETTINGS,
     SIZES,
     close,
     convolve,
@@ -21,7 +20,7 @@ import cudeform
 from cudeform.interop.torch import DeformConv2d, ModulatedDeformConv2dPack
 
 from torch._dynamo.testing import CompileCounterWithBackend  # isort: skip
-from torch.func import grad, jvp, vmap  # isort: skip
+from torch.func import grad, jvp  # isort: skip
 
 pytestmark = quiet
 
@@ -156,23 +155,3 @@ def test_wrong_shapes_are_told_in_words_even_when_traced() -> None:
         torch._dynamo.reset()
         with pytest.raises(Exception, match=r"offset must have shape|offset.shape\[1\] must be"):
             fails(input, offset[:, 1:], weight, bias, mask)
-
-
-@pytest.mark.parametrize("backend", [None, "eager", "aot_eager"])
-def test_vmap_of_the_operator_and_of_what_is_compiled(backend: str | None) -> None:
-    torch._dynamo.reset()
-    input, offset, weight, bias, mask = tensors("cpu")
-    offsets = torch.stack([torch.stack([offset, offset / 2]), torch.stack([offset / 4, offset])])
-    weights = torch.stack([weight, 2 * weight])
-
-    def by_name(offset: Any, weight: Any) -> Any:
-        return torch.ops.cudeform.deform_conv2d(input, offset, weight, bias, mask, SETTINGS)
-
-    def call(offset: Any, weight: Any) -> Any:
-        return convolve(input, offset, weight, bias, mask)
-
-    function = vmap(vmap(call if backend else by_name, (0, None)), (0, 0))
-    if backend:
-        function = torch.compile(function, fullgraph=True, backend=backend)
-    wanted = [[call(offsets[i, j], weights[i]) for j in range(2)] for i in range(2)]
-    assert torch.allclose(function(offsets, weights), torch.stack([*map(torch.stack, wanted)]))

@@ -21,9 +21,10 @@ from torchcases import (
 )
 
 import cudeform
+from cudeform import engine
 
 from torch.autograd import forward_ad, gradcheck, gradgradcheck  # isort: skip
-from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap  # isort: skip
+from torch.func import grad, hessian, jacfwd, jacrev, jvp  # isort: skip
 
 pytestmark = quiet
 
@@ -109,50 +110,34 @@ def test_second_derivatives_agree_whichever_way_they_are_taken() -> None:
     assert torch.allclose(jacrev(jacfwd(loss))(offset), wanted)
 
 
-def test_gradients_of_each_example() -> None:
-    input, offset, weight, bias, mask = tensors("cpu")
+def test_a_tangent_is_linear_in_the_directions_and_the_gradient_says_so(torch_device: Any) -> None:
+    operands = tuple(tensors(torch_device))
+    directions = tuple(torch.full_like(t, 0.5) for t in operands)
+    factor = torch.tensor(CASE.grad_output, device=torch_device)
 
-    def loss(weight: Any, image: Any, offset: Any, mask: Any) -> Any:
-        return convolve(image[None], offset[None], weight, bias, mask[None]).pow(2).sum()
+    def along(*directions: Any) -> Any:
+        return (jvp(convolve, operands, directions)[1] * factor).sum()
 
-    found = vmap(grad(loss), (None, 0, 0, 0))(weight, input, offset, mask)
-    wanted = [grad(loss)(weight, input[i], offset[i], mask[i]) for i in range(len(input))]
-    assert torch.allclose(found, torch.stack(wanted))
+    leaves = [t.clone().requires_grad_() for t in operands]
+    wanted = torch.autograd.grad((convolve(*leaves) * factor).sum(), leaves)
+    assert close(grad(along, tuple(range(5)))(*directions), wanted)
 
 
-@pytest.mark.parametrize(
-    "dims",
-    [
-        (0, 0, 0, 0, 0),
-        (0, 0, None, None, 0),
-        (0, None, 0, None, None),
-        (None, None, None, 0, None),
-        (1, 2, 3, 0, 1),
-        (None, 0, None, None, None),
-    ],
-)
-def test_vmap_is_a_loop(torch_device: Any, dims: tuple[int | None, ...]) -> None:
-    many = [
-        t if d is None else torch.stack([t * factor for factor in (1.0, 0.5, 2.0)], dim=d)
-        for t, d in zip(tensors(torch_device), dims, strict=True)
-    ]
+def test_a_gradient_that_nobody_uses_costs_no_second_derivative(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used: list[list[str]] = []
+    double_backward = engine.double_backward
 
-    def example(i: int, given: Any = many) -> list[Any]:
-        return [t if d is None else t.select(d, i) for t, d in zip(given, dims, strict=True)]
+    def spy(*args: Any) -> None:
+        used.append([name for name, array in args[4]._asdict().items() if array is not None])
+        double_backward(*args)
 
-    wanted = torch.stack([convolve(*example(i)) for i in range(3)])
-    assert torch.allclose(vmap(convolve, dims)(*many), wanted)
-
-    outer = tuple(None if d is None else 0 for d in dims)
-    nested = [
-        t if d is None else torch.stack([t, t * 0.25]) for t, d in zip(many, dims, strict=True)
-    ]
-    found = vmap(vmap(convolve, dims), outer)(*nested)
-    for j in range(2):
-        inner = [t if d is None else t[j] for t, d in zip(nested, outer, strict=True)]
-        assert torch.allclose(
-            found[j], torch.stack([convolve(*example(i, inner)) for i in range(3)])
-        )
+    monkeypatch.setattr(engine, "double_backward", spy)
+    operands = tensors("cpu", grad=True)
+    grads = torch.autograd.grad(convolve(*operands).sum(), operands, create_graph=True)
+    torch.autograd.grad(grads[2].sum(), operands[1])
+    assert used == [["weight"]]
 
 
 def test_third_derivatives_and_forward_of_forward_are_refused_in_words() -> None:
