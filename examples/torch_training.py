@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+import cudeform
 from cudeform.interop.torch import DeformConv2d
 
 STEPS = 50
@@ -88,6 +89,8 @@ class Training:
 
 def main() -> None:
     torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(1)  # for both the same; threads would mostly wait, the images are tiny
+    cudeform.set_options(num_threads=1)
     contestants = {"cudeform": DeformConv2d}
     try:
         import torchvision
@@ -99,7 +102,7 @@ def main() -> None:
     images, labels = digits()
     trainings = {name: Training(layer) for name, layer in contestants.items()}
     for step in range(STEPS):
-        batch = (torch.arange(128) + 128 * step) % len(images)
+        batch = (torch.arange(64) + 64 * step) % len(images)
         for training in trainings.values():
             training.step(images[batch], labels[batch])
 
