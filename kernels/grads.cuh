@@ -8,11 +8,12 @@ __device__ inline Grads grads_of(const Launch& p, const Plan& plan, const acc_t*
     if (plan.flags & LOST) {
         return {nan, nan, nan};
     }
-    Grads grads = {0, 0, 0};
+    acc_t slope_y = 0, slope_x = 0;
     if (!(plan.flags & EDGE && p.mmcv)) {
-        grads.y = plan.mask * (plan.lx * (d[3] - d[1]) + (1 - plan.lx) * (d[2] - d[0]));
-        grads.x = plan.mask * (plan.ly * (d[3] - d[2]) + (1 - plan.ly) * (d[1] - d[0]));
+        slope_y = plan.lx * (d[3] - d[1]) + (1 - plan.lx) * (d[2] - d[0]);
+        slope_x = plan.ly * (d[3] - d[2]) + (1 - plan.ly) * (d[1] - d[0]);
     }
+    Grads grads = {plan.mask * slope_y, plan.mask * slope_x, 0};
     if (!(plan.flags & EDGE)) {
         grads.mask = plan.weight[0] * d[0] + plan.weight[1] * d[1] + plan.weight[2] * d[2]
             + plan.weight[3] * d[3];

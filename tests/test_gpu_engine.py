@@ -116,6 +116,16 @@ def test_boundary_grad(new_device: NewDevice, boundary_grad: Any, kind: str) -> 
             assert_all_agree(results, case, boundary_grad)
 
 
+@pytest.mark.parametrize("boundary_grad", BOUNDARY_GRADS)
+def test_a_mask_of_nan_at_the_edge(new_device: NewDevice, boundary_grad: Any) -> None:
+    case = build("nan mask", offset="whole", padding=((1, 1), (1, 1)), batch=1).cast("float32")
+    case.mask[:, ::2] = np.nan
+    options = Options(boundary_grad=boundary_grad)
+    for columns in (False, True):
+        with through_columns(columns):
+            assert_all_agree(everything(new_device(), case, options), case, boundary_grad)
+
+
 @pytest.mark.parametrize("columns", [False, True])
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("axis", [0, 1])

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 from cases import Case, build
-from gpu_engine import backward, forward
+from gpu_engine import backward, forward, geometry
 from hostcuda import HostDevice, Launched, compiler_path
 
 from cudeform.commands.bench_configs import Config
 from cudeform.commands.bench_gpu_model import MODES, RATES, floors_us
 from cudeform.gpu import paths, scatter
 from cudeform.gpu.call import PLAN_BYTES, THREADS
+from cudeform.gpu.tile import STAGE_UNITS, Tiling, tile_for
 from cudeform.options import Options
 
 pytestmark = pytest.mark.skipif(compiler_path() is None, reason="needs a C++ compiler")
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.skipif(compiler_path() is None, reason="needs a C++ com
 PLAIN = Config("plain", 2, 32, 11, 13, 32, stride=2)
 GROUPS = Config("groups", 2, 64, 11, 13, 32, stride=2, groups=2, offset_groups=2)
 DEPTHWISE = Config("depthwise", 2, 32, 11, 13, 32, stride=2, groups=32)
+UNITS_BYTES = 16 * STAGE_UNITS  # of a row of a stage
 EVERY_MODE = pytest.mark.parametrize("mode", ["fp32", "fp16", "bf16"])
 
 
@@ -68,6 +70,14 @@ def moved(device: HostDevice, kernel: str) -> tuple[int, int, int]:
     return did.loaded, did.stored, did.added
 
 
+def tiling_of(case: Case, device: HostDevice) -> tuple[Tiling, int]:
+    """How the fused kernel cuts a case, and into how many blocks."""
+    g, dtype = geometry(case), case.input.dtype.name
+    products = 3 if dtype == "float32" else 1
+    tiling = Tiling(g, tile_for(g, dtype, products, device.multiprocessors), dtype)
+    return tiling, tiling.tiles(g.batch, g.out_h) * tiling.strips
+
+
 def launches(device: HostDevice) -> Counter[str]:
     return Counter(did.kernel if isinstance(did, Launched) else "product" for did in device.log)
 
@@ -96,6 +106,24 @@ def test_direct(mode: str) -> None:
     # A weight for each element that columns would have; outputs are stored a number at a time.
     assert moved(device, "deform_direct") == (model.gather + model.columns, 0, 0)
     assert launches(device) == {"channels_last": 2, "deform_direct": 1}
+
+
+@EVERY_MODE
+@pytest.mark.parametrize("out_channels", [32, 300])
+def test_fused(out_channels: int, mode: str) -> None:
+    config, device = replace(PLAIN, out_channels=out_channels), HostDevice(multiprocessors=1)
+    case = case_of(config).cast(MODES[mode].dtype)
+    with paths.forced("fused"):
+        forward(device, case)
+    tiling, blocks = tiling_of(case, device)
+    # Every strip of output channels samples anew; each block copies its strip of the weight once.
+    samples = tiling.strips * Model.of(config, mode).gather
+    weights = blocks * tiling.stages * tiling.tile.n * UNITS_BYTES
+    assert moved(device, "deform_fused") == (samples + weights, 0, 0)
+    wanted = {"pack_tiles": 1, "channels_last": 1, "deform_fused": 1}
+    if tiling.part_stages(device.multiprocessors) < tiling.stages:
+        wanted["sum_splits"] = 1
+    assert launches(device) == wanted
 
 
 # ---- backward ------------------------------------------------------------------------------------
@@ -158,3 +186,21 @@ def test_plans_are_all_that_these_kernels_hold_in_shared_memory() -> None:
     shared = {d.kernel: d.shared_bytes for d in device.log if isinstance(d, Launched)}
     for kernel in kernels:
         assert shared[kernel] == THREADS * PLAN_BYTES
+
+
+@pytest.mark.parametrize("mode", ["fp32", "fp16"])
+def test_factors_pass_through_shared_memory_once_for_each_warp(mode: str) -> None:
+    """Bytes that the fused kernel stores and loads there, beside the plans of its samples."""
+    device = HostDevice(races=True, multiprocessors=1)
+    case = case_of(PLAIN).cast(MODES[mode].dtype)
+    with paths.forced("fused"):
+        forward(device, case)
+    tiling, blocks = tiling_of(case, device)
+    tile = tiling.tile
+    stores, loads = tile.m + tile.n, tile.warps_n * tile.m + tile.warps_m * tile.n
+    factors = blocks * tiling.stages * (stores + loads) * UNITS_BYTES
+    [did] = [d for d in device.log if isinstance(d, Launched) and d.kernel == "deform_fused"]
+    # The 20 bytes of a plan are stored once, and loaded for each unit of channels, several times:
+    # the host's compiler keeps nothing in registers here.
+    units = blocks * tile.m * tiling.stages * STAGE_UNITS
+    assert factors < did.in_shared < factors + units * 6 * 20

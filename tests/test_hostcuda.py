@@ -50,7 +50,9 @@ def test_the_log_tells_launches_and_bytes() -> None:
     )
     a, b = device.put(values(32)), device.empty((32,), "float32")
     run(device, kernel, a, b, threads=8, shared_bytes=48)
-    assert device.log == [Launched("toy", 1, 8, 48, loaded=128, stored=128, added=8 * 20)]
+    assert device.log == [
+        Launched("toy", 1, 8, 48, loaded=128, stored=128, added=8 * 20, in_shared=0)
+    ]
     expected = values(32).reshape(8, 4) + [1, 1, 2, 3]
     assert_array_equal(device.read(b), expected.ravel())
 
@@ -61,8 +63,8 @@ def test_a_device_that_watches_races_counts_every_byte() -> None:
     run(device, toy(REVERSE), a, b, shared_bytes=256)
     run(device, toy("atomicAdd(b, 1.0f); if (i < 8) store16(b + 4 * i + 4, load16(a));"), a, b)
     assert device.log == [
-        Launched("toy", 1, 64, 256, loaded=256, stored=256, added=0),
-        Launched("toy", 1, 64, 0, loaded=128, stored=128, added=256),
+        Launched("toy", 1, 64, 256, loaded=256, stored=256, added=0, in_shared=512),
+        Launched("toy", 1, 64, 0, loaded=128, stored=128, added=256, in_shared=0),
     ]
 
 

@@ -23,9 +23,10 @@ MOST_PARAMETER_BYTES = 4096
 
 @dataclass(frozen=True)
 class Launched:
-    """A launch that went well, and the bytes of global memory that it moved.
+    """A launch that went well, and the bytes of global and of shared memory that it moved.
 
-    Only the intrinsics' accesses are counted, or all if the device watches races.
+    Of global memory only the intrinsics' accesses are counted, or all if the device watches races;
+    of shared memory none, or all.
     """
 
     kernel: str
@@ -35,6 +36,7 @@ class Launched:
     loaded: int
     stored: int
     added: int
+    in_shared: int
 
 
 class HostDevice:
@@ -137,7 +139,7 @@ class HostDevice:
             written = self._arena.repair_margins()
         if written:
             raise KernelError(kernel.name, None, None, f"wrote {written[0]}")
-        counts = (launch.loaded, launch.stored, launch.added)
+        counts = (launch.loaded, launch.stored, launch.added, launch.in_shared)
         self.log.append(Launched(kernel.name, blocks, threads, shared_bytes, *counts))
 
     def gemm(self, gemm: Gemm, pointers: Sequence[int] | None = None) -> None:

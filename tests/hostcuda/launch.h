@@ -48,6 +48,7 @@ struct Launch {
     long long instruction;  // that did it: its place in the library
     long long access;       // 'r', 'w', or 0 if it cannot be told
     long long loaded, stored, added;  // bytes of global memory, by the intrinsics
+    long long in_shared;              // bytes of shared memory, if races are watched
     char message[256];
 };
 

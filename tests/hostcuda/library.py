@@ -61,6 +61,7 @@ class Launch(ctypes.Structure):
         ("loaded", ctypes.c_longlong),
         ("stored", ctypes.c_longlong),
         ("added", ctypes.c_longlong),
+        ("in_shared", ctypes.c_longlong),
         ("message", ctypes.c_char * 256),
     )
 

@@ -132,7 +132,10 @@ inline void touch_bytes(const void* address, std::size_t size, bool write) {
     const bool own = is_within(address, __ehdr_start, _end) && !shared;
     if (own || is_on_stack(address) || is_within(address, launch, launch + 1)) return;
     long long& bytes = in_atomic ? launch->added : write ? launch->stored : launch->loaded;
-    if (!shared && (write || !in_atomic)) bytes += static_cast<long long>(size);
+    if (shared)
+        launch->in_shared += static_cast<long long>(size);
+    else if (write || !in_atomic)
+        bytes += static_cast<long long>(size);
     for (std::size_t i = 0; i < size; ++i) {
         Byte& byte = byte_at(reinterpret_cast<std::uintptr_t>(address) + i);
         touch_byte(byte, write || in_atomic, shared);
