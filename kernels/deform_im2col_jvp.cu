@@ -40,17 +40,12 @@ extern "C" __global__ void deform_im2col_jvp(
     const int lane = threadIdx.x & (p.lanes - 1);
     for (index_t first = static_cast<index_t>(blockIdx.x) * blockDim.x; first < p.samples;
          first += item_stride()) {
-        const index_t left = p.samples - first;
-        const int count = left < blockDim.x ? static_cast<int>(left) : blockDim.x;
+        const int count = samples_from(p, first);
         if (threadIdx.x < count) {
             const Place at = place_of(p, first + threadIdx.x);
             const Sample s = sample_of(p, offset, mask, at);
             moves[threadIdx.x] = move_of(p, s, offset_tangent, mask_tangent, at);
-            const Plan plan = plan_of(p, s, at);
-            plans[threadIdx.x] = plan;
-            if (plan.tap == 0 && plan.channel == 0) {
-                end_rows(p, plan.position, columns);
-            }
+            put_plan(p, s, at, plans + threadIdx.x, columns);
         }
         __syncthreads();
         for (int k = threadIdx.x / p.lanes; k < count; k += blockDim.x / p.lanes) {

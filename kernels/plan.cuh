@@ -67,3 +67,19 @@ __device__ inline void end_rows(const Launch& p, index_t position, scalar_t* col
         }
     }
 }
+
+// How many samples a block takes from `first` on: one for each thread, or what is left.
+__device__ inline int samples_from(const Launch& p, index_t first) {
+    const index_t left = p.samples - first;
+    return left < blockDim.x ? static_cast<int>(left) : blockDim.x;
+}
+
+// Plan a sample; the first of a position also ends the rows of its columns, unless these are null.
+__device__ inline void put_plan(
+        const Launch& p, const Sample& s, Place at, Plan* plan, scalar_t* columns) {
+    const Plan made = plan_of(p, s, at);
+    *plan = made;
+    if (columns && made.tap == 0 && made.channel == 0) {
+        end_rows(p, made.position, columns);
+    }
+}

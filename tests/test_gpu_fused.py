@@ -137,11 +137,14 @@ def test_a_limit_cuts_the_batch(new_device: NewDevice, multiprocessors: int) -> 
 
 
 @EVERY_MODE
-def test_infinite_inputs_and_weights(new_device: NewDevice, dtype: str, tf32: bool) -> None:
-    case = build("", channels=16, out_channels=4, batch=1, offset="zero").cast(dtype)
-    case.input[0, 3, 2, 2], case.input[0, 5, 4, 1] = np.inf, np.nan
+@pytest.mark.parametrize("offset", ["zero", "whole"])
+def test_infinite_inputs_and_weights(
+    new_device: NewDevice, offset: str, dtype: str, tf32: bool
+) -> None:
+    case = build("", channels=16, out_channels=4, batch=1, offset=offset, padding=SAME).cast(dtype)
+    case.input[0, 3, 0, 2], case.input[0, 5, 4, 0] = np.inf, np.nan
     case.weight[2, 1, 0, 0] = -np.inf
-    case.input[0, 1] = abs(case.input[0, 1]) + 1  # no product of infinity and 0
+    case.input[0, 1] = abs(case.input[0, 1]) + 1
     with np.errstate(invalid="ignore"):
         check(run(new_device(), case, tf32=tf32), case, tf32)
 
@@ -179,6 +182,15 @@ def test_three_products_lose_little() -> None:
     ours = run(HostDevice(), case)
     error, allowed = (np.sqrt(np.mean((a - exact) ** 2)) for a in (ours, strict))
     assert error <= 2 * allowed
+
+
+@host_only
+def test_tf32_is_rounded_not_cut_off() -> None:
+    """Else all sums of positive numbers would be too small."""
+    case = build("", channels=32, out_channels=32, offset="zero", bias=False).map(abs)
+    exact = reference(**case.cast("float32").backward_arguments)["output"].value
+    error = run(HostDevice(), case.cast("float32"), tf32=True) / exact - 1
+    assert abs(error.mean()) < 2.0**-14
 
 
 # ---- the rule ------------------------------------------------------------------------------------

@@ -102,6 +102,11 @@ void multiply_lanes(void* const* brought, unsigned active) {
         }
 }
 
+template <class Scalar>
+void multiply(Factors own, Where at) {
+    meet_warp(~0u, &own, multiply_lanes<Scalar>, at);
+}
+
 }  // namespace hostcuda
 
 inline void copy16_async(void* shared, const void* global,
@@ -131,11 +136,19 @@ inline void load_matrices(const void* row, unsigned* words,
     for (int i = 0; i < 4; ++i) words[i] = own.words[i];
 }
 
-template <class Scalar>
-inline void multiply_add(Scalar, const unsigned* a, const unsigned* b, float* sum,
+inline void multiply_add(half_t kind, const unsigned* a, const unsigned* b, float* sum,
                          hostcuda::Where at = hostcuda::here()) {
-    hostcuda::Factors own = {a, b, sum};
-    hostcuda::meet_warp(~0u, &own, hostcuda::multiply_lanes<Scalar>, at);
+    hostcuda::multiply<half_t>({a, b, sum}, at);
+}
+
+inline void multiply_add(bfloat16_t kind, const unsigned* a, const unsigned* b, float* sum,
+                         hostcuda::Where at = hostcuda::here()) {
+    hostcuda::multiply<bfloat16_t>({a, b, sum}, at);
+}
+
+inline void multiply_add(float kind, const unsigned* a, const unsigned* b, float* sum,
+                         hostcuda::Where at = hostcuda::here()) {
+    hostcuda::multiply<float>({a, b, sum}, at);
 }
 
 inline float to_tf32(float value) {
