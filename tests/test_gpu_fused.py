@@ -125,15 +125,17 @@ def test_output_with_channels_last(new_device: NewDevice, multiprocessors: int) 
     check(device.read(output), case, False)
 
 
-@pytest.mark.parametrize("multiprocessors", [1, 1000])
-def test_a_limit_cuts_the_batch(new_device: NewDevice, multiprocessors: int) -> None:
-    case = build("", channels=64, out_channels=3, batch=5).cast("float32")
-    device = new_device(multiprocessors=multiprocessors)
+@pytest.mark.parametrize(("channels", "parts"), [(16, 1), (64, 4)])
+def test_a_limit_cuts_the_batch(new_device: NewDevice, channels: int, parts: int) -> None:
+    case = build("", channels=channels, out_channels=3, batch=5).cast("float32")
+    device = new_device(multiprocessors=1000)
     # The packed weight, and images with their channels last beside the sums of their parts.
-    limit = 32 * 64 * 9 * 4 + 2 * (64 * 30 * 4 + 4 * 3 * 12 * 4)
+    sums = 4 * parts * 3 * 12 if parts > 1 else 0
+    limit = 32 * channels * 9 * 4 + 2 * (channels * 30 * 4 + sums)
     check(run(device, case, limit=limit), case, False)
     if isinstance(device, HostDevice):
-        assert launched(device).count("deform_fused") > 1
+        assert launched(device).count("deform_fused") == 3
+        assert launched(device).count("sum_splits") == (3 if parts > 1 else 0)
 
 
 @EVERY_MODE

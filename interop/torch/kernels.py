@@ -6,7 +6,8 @@ Each is written once, for two kinds of tensors: ``on`` is ``Computed`` where the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -49,13 +50,13 @@ def backward(
     needs: Sequence[bool],
     settings: Sequence[int],
 ) -> Tensors:
-    """Gradients in the order of ``Gradients``; one that is not needed is an empty vector."""
+    """Gradients in the order of ``Gradients``; None for one that is not needed."""
     chosen = unpacked(settings)
     operands = input, offset, weight, bias, mask
     g = on.geometry(operands, chosen, grad_output)
     grads = Gradients(*_wanted(needs, input, offset, weight, bias, mask))
     on.run(engine.backward, operands, g, chosen.options(), grad_output, grads)
-    return _returned(input, grads)
+    return grads
 
 
 def jvp(
@@ -104,7 +105,7 @@ def double_backward(
     results = DoubleGradients(*_wanted(needs, grad_output, input, offset, weight, mask))
     options = chosen.options()
     on.run(engine.double_backward, operands, g, options, grad_output, tangents, results)
-    return _returned(input, results)
+    return results
 
 
 def _wanted(needs: Sequence[bool], *tensors: Tensor | None) -> Tensors:
@@ -117,6 +118,9 @@ def _wanted(needs: Sequence[bool], *tensors: Tensor | None) -> Tensors:
     )
 
 
-def _returned(like: Tensor, tensors: Tensors) -> Tensors:
-    """Torch's operators cannot return None: empty vectors instead."""
-    return tuple(like.new_empty(0) if tensor is None else tensor for tensor in tensors)
+def for_dispatcher(kernel: Callable[..., Any], on: On, *args: Any) -> Any:
+    """The same without None, which no operator can return: empty vectors instead."""
+    results = kernel(on, *args)
+    if not isinstance(results, tuple):
+        return results
+    return tuple(args[0].new_empty(0) if tensor is None else tensor for tensor in results)

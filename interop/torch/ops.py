@@ -34,7 +34,13 @@ FIVE = "(Tensor, Tensor, Tensor, Tensor, Tensor)"
 # Without these private names of torch every call takes the way of a transformed one, and through
 # all of the dispatcher: right, but slow.
 _functorch_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+_dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
 _below_autograd = getattr(torch._C, "_AutoDispatchBelowAutograd", nullcontext)
+_keys = getattr(torch._C, "_dispatch_keys", None)
+
+# What the dispatcher sees of an ordinary tensor on the CPU: no subclass, no other layout, no bit
+# that stands for an operation not done yet.
+PLAIN = _keys(torch.empty(0)).raw_repr() if _keys else None
 
 
 class Operator:
@@ -51,9 +57,11 @@ class Operator:
         self.name, _, arguments = schema.partition("(")
         self.tensors = arguments.count("Tensor", 0, arguments.index("->"))
         LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+        self.kernel = partial(kernel, Computed)
         for key in KEYS:
-            LIBRARY.impl(self.name, partial(kernel, Computed), key)
-        torch.library.register_fake(self._qualified, partial(kernel, Traced), lib=LIBRARY)
+            LIBRARY.impl(self.name, partial(kernels.for_dispatcher, kernel, Computed), key)
+        fake = partial(kernels.for_dispatcher, kernel, Traced)
+        torch.library.register_fake(self._qualified, fake, lib=LIBRARY)
         self.operator = getattr(torch.ops.cudeform, self.name).default
         self.function: Any = None
         self.eager: Any = None
@@ -64,18 +72,22 @@ class Operator:
             return self.operator(*args)
         if _functorch_active() or in_forward_mode():
             return self.function.apply(*args)
-        if torch.is_grad_enabled() and any(
-            tensor is not None and tensor.requires_grad for tensor in args[: self.tensors]
-        ):
+        if _records(args[: self.tensors]):
             # A recorded Function could not be saved; the operator can.
             return (self.operator if torch.jit.is_tracing() else self.eager.apply)(*args)
+        return self.compute(*args)
+
+    def compute(self, *args: Any) -> Any:
+        """Compute, without derivatives."""
         with _below_autograd():
+            if _are_plain(args[: self.tensors]):
+                return self.kernel(*args)
             return self.operator(*args)
 
     def derive(self, function: Any) -> None:
         """Take the derivatives and the rule for vmap from an ``autograd.Function``."""
         self.function = function
-        self.eager = _eager(self.operator, function)
+        self.eager = _eager(self, function)
         torch.library.register_autograd(
             self._qualified, function.backward, setup_context=function.setup_context, lib=LIBRARY
         )
@@ -90,19 +102,40 @@ class Operator:
         return f"cudeform::{self.name}"
 
 
-def _eager(operator: Any, function: Any) -> Any:
+def _eager(operator: Operator, function: Any) -> Any:
     """The Function for calls that nothing transforms."""
 
     def forward(ctx: Any, *args: Any) -> Any:
-        with _below_autograd():
-            output = operator(*args)
+        output = operator.compute(*args)
         function.setup_context(ctx, args, output)
         return output
 
     # Users meet the name in grad_fn and in profiles.
-    name = operator._opname.title().replace("_", "")
+    name = operator.name.title().replace("_", "")
     methods = {"forward": staticmethod(forward), "backward": staticmethod(function.backward)}
     return type(name, (torch.autograd.Function,), methods)
+
+
+# Loops instead of any() and all(): these are on every call's way.
+
+
+def _records(tensors: tuple[Any, ...]) -> bool:
+    """Whether autograd shall know of a call."""
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor is not None and tensor.requires_grad:
+                return True
+    return False
+
+
+def _are_plain(tensors: tuple[Any, ...]) -> bool:
+    """Whether the dispatcher would find nothing to do but call the kernel for the CPU."""
+    if _keys is None or _dispatch_modes() or torch.jit.is_tracing():
+        return False
+    for tensor in tensors:  # noqa: SIM110
+        if tensor is not None and _keys(tensor).raw_repr() != PLAIN:
+            return False
+    return True
 
 
 forward = Operator(f"deform_conv2d({OPERANDS}, {SCHEMA}) -> Tensor", kernels.forward)

@@ -69,13 +69,39 @@ def packed(
     stride: Pair, padding: Padding, dilation: Pair, boundary_grad: str | None = None
 ) -> Packed:
     """Settings of a call under the options in force; ``boundary_grad`` may overrule them."""
-    vertical, horizontal = as_padding(padding)
-    sizes = *as_pair("stride", stride, 1), *vertical, *horizontal, *as_pair("dilation", dilation, 1)
     if torch.compiler.is_compiling():
         assumed = boundary_grad is None and not torch.compiler.is_exporting()
-        return *sizes, _rule(boundary_grad or _boundary_grad()), int(assumed)
+        rule = _rule(boundary_grad or _boundary_grad())
+        return *_sizes(stride, padding, dilation), rule, int(assumed)
     options = current()
-    return *sizes, _rule(boundary_grad or options.boundary_grad), 0, *_tuning(options)
+    try:
+        return _eager(stride, padding, dilation, boundary_grad, options)
+    except TypeError:  # a list has no hash, and what is wrong may have none either
+        return _eager.__wrapped__(stride, padding, dilation, boundary_grad, options)
+
+
+@lru_cache(maxsize=256, typed=True)
+def _eager(
+    stride: Pair, padding: Padding, dilation: Pair, boundary_grad: str | None, options: Options
+) -> Packed:
+    rule = _rule(boundary_grad or options.boundary_grad)
+    tuning = (
+        int(options.deterministic),
+        int(options.allow_tf32),
+        options.workspace_limit or 0,
+        options.num_threads or 0,
+    )
+    return *_sizes(stride, padding, dilation), rule, 0, *tuning
+
+
+def _sizes(stride: Pair, padding: Padding, dilation: Pair) -> Packed:
+    vertical, horizontal = as_padding(padding)
+    return (
+        *as_pair("stride", stride, 1),
+        *vertical,
+        *horizontal,
+        *as_pair("dilation", dilation, 1),
+    )
 
 
 def unpacked(settings: Sequence[int]) -> Settings:
@@ -113,16 +139,6 @@ def _rule(boundary_grad: str) -> int:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _boundary_grad() -> str:
     return current().boundary_grad
-
-
-@lru_cache(maxsize=64)
-def _tuning(options: Options) -> Packed:
-    return (
-        int(options.deterministic),
-        int(options.allow_tf32),
-        options.workspace_limit or 0,
-        options.num_threads or 0,
-    )
 
 
 @lru_cache(maxsize=64)
