@@ -34,7 +34,7 @@ class Loan:
 
     def __init__(self) -> None:
         """Begin with nothing borrowed."""
-        self._borrowed: dict[int, Any] = {}
+        self.borrowed: dict[int, Any] = {}
 
     def dtype_name(self, array: Any) -> str:
         """Name of the dtype, as NumPy or CuPy knows it."""
@@ -81,14 +81,14 @@ class Loan:
 
     def _enter(self, operands: Operands) -> tuple[Callable[[Any], Any], Any, Operands]:
         """The way back, the door of what was borrowed, and the operands for it."""
-        give_back = _way_back(operands.input)
+        give_back = way_back(operands.input)
         borrowed = {name: self._borrow(array) for name, array in operands.present().items()}
         return give_back, _door_of(borrowed["input"]), replace(operands, **borrowed)
 
     def _borrow(self, array: Any) -> Any:
-        if id(array) not in self._borrowed:
-            self._borrowed[id(array)] = _borrowed(array)
-        return self._borrowed[id(array)]
+        if id(array) not in self.borrowed:
+            self.borrowed[id(array)] = borrow(array)
+        return self.borrowed[id(array)]
 
 
 def _each(function: Callable[[Any], Any], arrays: Named) -> Named:
@@ -100,7 +100,7 @@ def _door_of(borrowed: Any) -> Any:
     return numpy_door if isinstance(borrowed, np.ndarray) else cupy_door
 
 
-def _borrowed(array: Any) -> Any:
+def borrow(array: Any) -> Any:
     """The array as a NumPy or CuPy array, over the same memory if it can be lent."""
     kind, index = array.__dlpack_device__() if hasattr(array, "__dlpack__") else (CUDA, None)
     on_gpu = int(kind) in (CUDA, CUDA_MANAGED)
@@ -139,7 +139,7 @@ def _by_cupy(array: Any, index: int | None) -> Any:
         return cupy.from_dlpack(array)
 
 
-def _way_back(array: Any) -> Callable[[Any], Any]:
+def way_back(array: Any) -> Callable[[Any], Any]:
     """A function that makes an array of the library of ``array`` of one that was computed."""
     consumer = _from_dlpack(array)
 

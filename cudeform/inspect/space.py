@@ -58,13 +58,13 @@ def borrowed(array: Any) -> Any:
 
     What is no array comes out as it is.
     """
-    return _door()._borrowed(array) if _is_foreign(array) else array
+    return _door().borrow(array) if _is_foreign(array) else array
 
 
 def way_back(array: Any) -> Callable[[Any], Any]:
     """From what :func:`borrowed` gave to the library of the array."""
     if _is_foreign(array):
-        found: Callable[[Any], Any] = _door()._way_back(array)
+        found: Callable[[Any], Any] = _door().way_back(array)
         return found
     return lambda result: result
 
