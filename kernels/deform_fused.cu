@@ -6,7 +6,8 @@
 //   packed   the weight, see pack_tiles
 //   bias     (O,)                     any stride; may be absent
 //   output   (N, O, OH, OW)           any strides; every element of the launch written once
-//   partial  (parts, N, O, OH, OW)    instead of the output where there are several parts, without bias
+//   partial  (parts, images, O, rows, OW) float, without gaps and without the bias: instead of the
+//                                     output where there are several parts
 //
 // Each block takes one tile of TILE_M positions by TILE_N output channels of a group, and one part of
 // the stages. While the warps multiply a stage, the samples of the next are on their way to registers and

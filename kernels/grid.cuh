@@ -1,4 +1,5 @@
-// grid: which items a thread works on. Every kernel takes as many blocks as it gets and strides.
+// grid: which items a thread works on. Every kernel but deform_fused takes
+// as many blocks as it gets and strides.
 
 __device__ inline index_t first_item() {
     return static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x;

@@ -1,7 +1,8 @@
 // intrinsics: what the language does not say and the processor can do.
 //
 // No header of the toolkit is needed: storage types, conversions, 128-bit accesses and additions to
-// global memory, as small functions with inline PTX. Kernels call nothing machine-specific but these.
+// global memory, as small functions with inline PTX. Kernels call nothing machine-specific but
+// these and those of mma.cuh.
 
 struct half_t { unsigned short bits; };
 struct bfloat16_t { unsigned short bits; };

@@ -1,7 +1,7 @@
 // pack_tiles: the weight as the fused kernel copies it to shared memory, stage by stage.
 //
 //   weight  (O, C/groups, KH, KW)  any strides
-//   packed  (groups, tiles of O/groups, stages, TILE_N, STAGE units)  every element written once
+//   packed  (groups, strips of O/groups, stages, TILE_N, STAGE units)  every element written once
 //
 // Within a stage, units lie as unit_at says. What is no weight is 0: channels of the output behind the
 // last, and the end of a stage that is not full. For TF32 the weight is rounded here, once.
@@ -17,14 +17,14 @@ __device__ inline scalar_t tile_weight(scalar_t value) {
 extern "C" __global__ void pack_tiles(
         const scalar_t* __restrict__ weight, scalar_t* __restrict__ packed, Launch p) {
     const int group_out = p.g.out_channels / p.g.groups;
-    const int tiles = (group_out + TILE_N - 1) / TILE_N, tile_units = TILE_N * STAGE;
-    const index_t size = static_cast<index_t>(p.g.groups) * tiles * p.stages * tile_units * VECTOR;
+    const int strips = (group_out + TILE_N - 1) / TILE_N, strip_units = TILE_N * STAGE;
+    const index_t size = static_cast<index_t>(p.g.groups) * strips * p.stages * strip_units * VECTOR;
     for (index_t item = first_item(); item < size; item += item_stride()) {
-        const int slot = static_cast<int>(item / VECTOR % tile_units), row = slot / STAGE;
-        const index_t tile = item / VECTOR / tile_units / p.stages;
-        const int stage = static_cast<int>(item / VECTOR / tile_units - tile * p.stages);
-        const int group = static_cast<int>(tile / tiles);
-        const int o = static_cast<int>(tile - static_cast<index_t>(group) * tiles) * TILE_N + row;
+        const int slot = static_cast<int>(item / VECTOR % strip_units), row = slot / STAGE;
+        const index_t strip = item / VECTOR / strip_units / p.stages;
+        const int stage = static_cast<int>(item / VECTOR / strip_units - strip * p.stages);
+        const int group = static_cast<int>(strip / strips);
+        const int o = static_cast<int>(strip - static_cast<index_t>(group) * strips) * TILE_N + row;
         const Cursor at = cursor_of(p, stage);
         const int unit = at.unit + unit_at(row, slot % STAGE) % STAGE;
         if (o < group_out && unit < batch_taps(p, at) * CHUNK_UNITS) {

@@ -12,7 +12,7 @@ const int WARP_ROWS = TILE_M / WARPS_M / 16, WARP_COLUMNS = TILE_N / WARPS_N / 1
 struct Sums { float v[WARP_ROWS][2 * WARP_COLUMNS][4]; };
 
 // Where a unit of a row lies. Units change places from row to row, so that the same unit of eight
-// rows lies in different banks; 16 rows on, they do so alike.
+// rows lies in different banks; after eight rows they do so anew.
 __device__ inline int unit_at(int row, int unit) { return row * STAGE + (unit ^ (row / 2 % STAGE)); }
 
 // Which row and which column of the tile a thread's first sum is of.
@@ -35,12 +35,12 @@ __device__ inline void clear(Sums* sums) {
 }
 
 #if PRODUCTS == 3
-// Split numbers into what TF32 holds of them and the rest. An infinity has no rest.
+// Split numbers into what TF32 holds of them and the rest. An infinity has no rest, nor has a NaN.
 __device__ inline void split_words(unsigned* words, unsigned* rests) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
         const float whole = __uint_as_float(words[i]);
-        words[i] &= 0xFFFFE000u;
+        words[i] = whole == whole ? words[i] & 0xFFFFE000u : 0x7FC00000u;
         const float high = __uint_as_float(words[i]);
         rests[i] = __float_as_uint(high == whole ? 0.0f : to_tf32(whole - high));
     }
@@ -54,6 +54,11 @@ __device__ inline void add_products(
     float part[4] = {0, 0, 0, 0};
     multiply_add(scalar_t(), a_rest, b, part);
     multiply_add(scalar_t(), a, b_rest, part);
+    // An infinity times a rest of 0; a NaN that counts comes again with the large parts.
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        part[i] = part[i] == part[i] ? part[i] : 0.0f;
+    }
     multiply_add(scalar_t(), a, b, part);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -62,7 +67,7 @@ __device__ inline void add_products(
 }
 #endif
 
-// Add the product of the first `units` units of a stage.
+// Add the product of the first `units` units of a stage, two at a time: behind the last there is a 0.
 __device__ inline void multiply_stage(
         const vec16_t* a, const vec16_t* b, int units, Sums* sums) {
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;

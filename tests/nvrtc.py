@@ -60,6 +60,8 @@ class Job:
         if v.tile:
             words.append(f"tiles of {v.tile.m} by {v.tile.n}")
             words += [f"{v.tile.products} products"] if v.tile.products > 1 else []
+            odd = v.tile.chunk != STAGE_UNITS * widest(v.dtype)
+            words += [f"chunks of {v.tile.chunk}"] if odd else []
         return ", ".join(words)
 
     @property
@@ -205,11 +207,12 @@ def _fused_jobs(name: str, dtype: str, among: Sequence[int]) -> Iterator[Job]:
 
 
 def _tiles(dtype: str) -> Iterator[Tile]:
-    """Every tile, with chunks as long as a stage."""
+    """Every tile, with chunks as long as a stage, and the largest with others."""
     widths = [n for n in (32, 64, 128, 256) if n <= MOST_N[ITEMSIZE[dtype]]]
     chunk = STAGE_UNITS * widest(dtype)
     for n, high in product(widths, (False, True)):
         yield shaped(n, chunk, 1, high=high)
+    yield shaped(widths[-1], 5 * widest(dtype), 1, high=True)
     for n in widths if dtype == "float32" else []:
         yield shaped(n, chunk, 3, high=False)
 

@@ -187,6 +187,7 @@ def strides_of(array: DeviceArray | None) -> tuple[int, ...]:
 
 
 def _span(array: DeviceArray) -> int:
-    """Elements between the first and the last."""
+    """Elements between the first and the last, or the largest stride, which a kernel takes too."""
     steps = zip(array.shape, array.strides, strict=True)
-    return sum((size - 1) * abs(stride) for size, stride in steps) + 1
+    reach = sum((size - 1) * abs(stride) for size, stride in steps) + 1
+    return max(reach, *map(abs, array.strides))
