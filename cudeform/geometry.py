@@ -14,7 +14,6 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import prod
 from typing import Any
 
 # Coordinates are 32-bit integers, whatever the width of an index.
@@ -93,20 +92,6 @@ class Geometry:
     def output_shape(self) -> Shape:
         """(N, O, OH, OW)."""
         return (self.batch, self.out_channels, self.out_h, self.out_w)
-
-    @property
-    def index_bits(self) -> int:
-        """Width of an index that reaches every element of every array: 32 or 64."""
-        largest = max(
-            prod(shape)
-            for shape in (
-                self.input_shape,
-                self.offset_shape,
-                self.weight_shape,
-                self.output_shape,
-            )
-        )
-        return 32 if largest < 2**31 else 64
 
     def check_grad_output(self, shape: Sequence[int]) -> None:
         """Refuse a gradient whose shape is not the output's."""
