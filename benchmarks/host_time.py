@@ -84,6 +84,7 @@ def install() -> None:
             setMathMode=lambda *_: None,
             getVersion=lambda *_: 0,
         ),
+        driver=SimpleNamespace(launchKernel=lambda *_: None),
         runtime=SimpleNamespace(
             getDeviceCount=lambda: 1,
             deviceGetAttribute=lambda *_: 132,
@@ -96,10 +97,9 @@ def install() -> None:
         """A kernel that is not there."""
 
         max_dynamic_shared_size_bytes = 2**20
+        kernel = SimpleNamespace(ptr=0)
 
         def __init__(self, *_: Any, **how: Any) -> None: ...
-
-        def __call__(self, *_: Any, **how: Any) -> None: ...
 
     cupy.RawKernel = RawKernel
     sys.modules["cupy"] = cupy

@@ -17,10 +17,13 @@ from cudeform.options import Options
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cudeform.gpu.protocol import Device, Memory
+    from cudeform.gpu.protocol import Memory
+    from cudeform.gpu.steps import Executor
 
 
-def gpu_device(index: int, stream: int, allocate: Callable[[int], Memory] | None = None) -> Device:
+def gpu_device(
+    index: int, stream: int, allocate: Callable[[int], Memory] | None = None
+) -> Executor:
     """A GPU to run on.
 
     Args:
@@ -41,7 +44,7 @@ def forward(
     geometry: Geometry,
     options: Options,
     output: Any,
-    device: Device | None = None,
+    device: Executor | None = None,
 ) -> None:
     """Write the deformable convolution of ``operands`` into ``output``, (N, O, OH, OW)."""
     if device is None:
@@ -58,7 +61,7 @@ def backward(
     options: Options,
     grad_output: Any,
     grads: Gradients,
-    device: Device | None = None,
+    device: Executor | None = None,
 ) -> None:
     """Write gradients into the arrays of ``grads``; those that are None are not computed."""
     if device is None:
@@ -75,7 +78,7 @@ def jvp(
     options: Options,
     tangents: Gradients,
     output_tangent: Any,
-    device: Device | None = None,
+    device: Executor | None = None,
 ) -> None:
     """Write the tangent of the output, given tangents of the operands; None stands for zero."""
     if device is None:
@@ -93,7 +96,7 @@ def double_backward(
     grad_output: Any,
     cotangents: Gradients,
     results: DoubleGradients,
-    device: Device | None = None,
+    device: Executor | None = None,
 ) -> None:
     """Write the gradients of ``sum(cotangents * backward(...))`` into ``results``.
 

@@ -1,4 +1,4 @@
-"""A product of matrices as cuBLAS wants it, and cuBLAS itself for products in a captured stream.
+"""Products of matrices by cuBLAS, through CuPy or, in a captured stream, by the library itself.
 
 CuPy will not set the stream of a handle while that stream is captured. The library has no such
 objection. It is the one that CuPy has loaded, so a handle of CuPy's is a handle of this one.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cudeform.gpu.protocol import Gemm
+from cudeform.gpu.steps import Product
 
 CUDA_TYPES = {"float16": 2, "bfloat16": 14, "float32": 0, "float64": 1}
 COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_TF32 = 68, 70, 77
 OP_N, OP_T = 0, 1
 GEMM_DEFAULT = -1
+NO_REDUCED_PRECISION = 16  # CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION
 
 POINTER, INT, LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
 MATRIX: tuple[Any, ...] = (POINTER, INT, INT, LONG)  # address, type, leading dimension, stride
@@ -38,26 +40,66 @@ MULTIPLY: tuple[Any, ...] = (
 )
 
 
-def arguments(gemm: Gemm, pointers: Sequence[int]) -> tuple[int, ...]:
-    """Those of cublasGemmStridedBatchedEx, behind the handle."""
+class WholeSums:
+    """While it lasts, parts of a sum that cuBLAS splits are added up in the precision of the sum.
+
+    Without it, in that of a half-precision result. The handle is everyone's in a thread, so its
+    mode is set back.
+    """
+
+    def __init__(self, cupy: Any) -> None:
+        """For the current device."""
+        self._cublas, self._handle = cupy.cuda.cublas, cupy.cuda.device.get_cublas_handle()
+
+    def __enter__(self) -> None:
+        """Set the mode."""
+        self._mode: int = self._cublas.getMathMode(self._handle)
+        self._cublas.setMathMode(self._handle, self._mode | NO_REDUCED_PRECISION)
+
+    def __exit__(self, *error: object) -> None:
+        """Set it back."""
+        self._cublas.setMathMode(self._handle, self._mode)
+
+
+def ready(cupy: Any, step: Product) -> Callable[[int, Sequence[int]], None]:
+    """What queues a product on a stream, which must be CuPy's current one."""
+    cublas, handle_of = cupy.cuda.cublas, cupy.cuda.device.get_cublas_handle
+    (a, a_from), (b, b_from), (c, c_from) = step.spots
+    head, of_a, of_b, of_c = _around_pointers(step.gemm)
+
+    def queue(stream: int, bases: Sequence[int]) -> None:
+        handle = handle_of()
+        arguments = (
+            *head,
+            bases[a] + a_from,
+            *of_a,
+            bases[b] + b_from,
+            *of_b,
+            bases[c] + c_from,
+            *of_c,
+        )
+        try:
+            cublas.gemmStridedBatchedEx(handle, *arguments)
+        except NotImplementedError:  # the stream is being captured
+            multiply(handle, cublas.getVersion(handle), stream, arguments)
+
+    return queue
+
+
+def _around_pointers(gemm: Gemm) -> tuple[tuple[int, ...], ...]:
+    """Arguments of cublasGemmStridedBatchedEx before, between and behind the three addresses."""
     double = gemm.dtype == "float64"
     compute = COMPUTE_64F if double else COMPUTE_32F
     if gemm.allow_tf32 and gemm.dtype == "float32":
         compute = COMPUTE_32F_FAST_TF32
     a, b, c = gemm.a, gemm.b, gemm.c
     kind, output_kind = CUDA_TYPES[gemm.dtype], CUDA_TYPES[gemm.output_dtype]
+    operations = OP_T if a.transposed else OP_N, OP_T if b.transposed else OP_N
     return (
-        OP_T if a.transposed else OP_N,
-        OP_T if b.transposed else OP_N,
-        *(gemm.m, gemm.n, gemm.k),
-        _scalar(1.0, double),
-        *(pointers[0], kind, a.leading, a.stride),
-        *(pointers[1], kind, b.leading, b.stride),
-        _scalar(gemm.beta, double),
-        *(pointers[2], output_kind, c.leading, c.stride),
-        gemm.batch,
-        compute,
-        GEMM_DEFAULT,
+        (*operations, gemm.m, gemm.n, gemm.k, _scalar(1.0, double)),
+        (kind, a.leading, a.stride),
+        (kind, b.leading, b.stride, _scalar(gemm.beta, double)),
+        (output_kind, c.leading, c.stride, gemm.batch, compute, GEMM_DEFAULT),
     )
 
 

@@ -1,4 +1,4 @@
-"""A GPU through CuPy: memory, launches, cuBLAS. The only file that touches CuPy.
+"""A GPU through CuPy: memory, launches, cuBLAS. The only file that imports CuPy.
 
 Kernels get raw addresses and an explicit stream; CuPy's current device and stream, which belong to
 the thread, are only set around calls that cannot be told otherwise.
@@ -10,24 +10,17 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from threading import local
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from cudeform.gpu import cublas as products
+from cudeform.gpu.cublas import WholeSums
 from cudeform.gpu.protocol import Gemm, Kernel, Memory
-
-# One tuple for all kernels: CuPy compiles an empty file for each new one it meets.
-OPTIONS = ("--std=c++17",)
+from cudeform.gpu.ready import Ready
+from cudeform.gpu.steps import Fill, Launch, Product, Step
 
 MULTIPROCESSOR_COUNT = 16  # cudaDevAttrMultiProcessorCount
-
-# CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION: parts of a sum that cuBLAS splits are added up
-# in the precision of the sum, not in that of a half-precision result.
-NO_REDUCED_PRECISION = 16
-
-# Dynamic shared memory that every kernel may have; more must be asked for.
-PLAIN_SHARED_BYTES = 48 * 1024
 
 
 class GpuUnavailableError(RuntimeError):
@@ -92,7 +85,7 @@ def pool_allocate(nbytes: int) -> Memory:
 
 
 class _Stream(NamedTuple):
-    """A stream by its address, as CuPy's launches and its stream protocol take it."""
+    """A stream by its address, as CuPy's stream protocol takes it."""
 
     ptr: int
 
@@ -109,43 +102,50 @@ class CupyDevice:
         """Choose where to run.
 
         Args:
-            index: number of the device.
+            index: number of the device, which is also its kind: it keeps what it works out.
             stream: address of the stream, 0 for the default one.
             allocate: gives memory on that device that may be used on that stream.
         """
         self._cupy = usable_cupy()
-        self._index, self._stream = index, _Stream(stream)
+        self.kind, self._stream = index, _Stream(stream)
         self._current = self._cupy.cuda.Device(index)
-        self._in_session = False
         self.compute_capability, self.multiprocessors = _properties(index)
         self.allocate = allocate
-
-    def session(self) -> CupyDevice:
-        """A context in which the device is CuPy's current one, for several launches at a time."""
-        return self
-
-    def __enter__(self) -> None:
-        """Begin a session."""
-        self._current.__enter__()
-        self._in_session = True
-
-    def __exit__(self, *error: object) -> None:
-        """End it."""
-        self._in_session = False
-        self._current.__exit__(*error)
 
     def free_bytes(self) -> int:
         """Memory of the device that nobody holds."""
         with self._current:
             return int(self._cupy.cuda.runtime.memGetInfo()[0])
 
+    def replay(self, steps: Sequence[Step], bases: Sequence[int], kept: list[Any]) -> None:
+        """Queue steps; see the protocol.
+
+        What is kept holds the arguments of one call, so calls that overlap make one each.
+        """
+        with self._current:
+            _have_context(self._cupy, self.kind)
+            try:
+                ready = kept.pop()
+            except IndexError:
+                ready = Ready(self._cupy, self.kind, steps)
+            if ready.multiplies:
+                with self._stream_of_cublas(), WholeSums(self._cupy):
+                    ready.queue(self._stream.ptr, bases)
+            else:
+                ready.queue(self._stream.ptr, bases)
+        kept.append(ready)
+
+    def _stream_of_cublas(self) -> AbstractContextManager[Any]:
+        """Make the stream CuPy's current one, for cuBLAS is not told which to take."""
+        cuda = self._cupy.cuda
+        if cuda.get_current_stream().ptr == self._stream.ptr:
+            return _NOTHING
+        stream: AbstractContextManager[Any] = cuda.Stream.from_external(self._stream)
+        return stream
+
     def fill_zero(self, pointer: int, nbytes: int) -> None:
         """Set bytes to 0."""
-        if not self._in_session:
-            with self.session():
-                self.fill_zero(pointer, nbytes)
-            return
-        self._cupy.cuda.runtime.memsetAsync(pointer, 0, nbytes, self._stream.ptr)
+        self.replay([Fill(((1, 0),), nbytes)], [0, pointer], [])
 
     def launch(
         self,
@@ -157,38 +157,14 @@ class CupyDevice:
         shared_bytes: int = 0,
     ) -> None:
         """Run a kernel; see the protocol."""
-        if not self._in_session:
-            with self.session():
-                self.launch(kernel, blocks, threads, pointers, params, shared_bytes)
-            return
-        call = _compiled(kernel, self._index)
-        if shared_bytes > PLAIN_SHARED_BYTES:
-            _allow_shared(call, shared_bytes)
-        call(
-            (blocks,),
-            (threads,),
-            (*pointers, params),
-            shared_mem=shared_bytes,
-            stream=self._stream,
-        )
+        spots = tuple((i, 0) for i in range(len(pointers)))
+        step = Launch(kernel, blocks, threads, spots, params, shared_bytes)
+        self.replay([step], pointers, [])
 
     def gemm(self, gemm: Gemm, pointers: Sequence[int] | None = None) -> None:
         """Multiply matrices by cuBLAS."""
-        if not self._in_session:
-            with self.session():
-                self.gemm(gemm, pointers)
-            return
-        with self._stream_of_cublas():
-            at = gemm.pointers if pointers is None else pointers
-            _multiply(self._cupy, self._stream.ptr, gemm, at)
-
-    def _stream_of_cublas(self) -> AbstractContextManager[Any]:
-        """Make the stream CuPy's current one, for cuBLAS is not told which to take."""
-        cuda = self._cupy.cuda
-        if cuda.get_current_stream().ptr == self._stream.ptr:
-            return _NOTHING
-        stream: AbstractContextManager[Any] = cuda.Stream.from_external(self._stream)
-        return stream
+        bases = gemm.pointers if pointers is None else pointers
+        self.replay([Product(gemm, ((0, 0), (1, 0), (2, 0)))], bases, [])
 
 
 _NOTHING = nullcontext()
@@ -202,32 +178,22 @@ def _properties(index: int) -> tuple[int, int]:
     return capability, cupy.cuda.runtime.deviceGetAttribute(MULTIPROCESSOR_COUNT, index)
 
 
-@cache
-def _compiled(kernel: Kernel, index: int) -> Any:
-    """A callable kernel; CuPy compiles it at its first use and keeps it on disk.
+class _Thread(local):
+    """What this thread has.
 
-    One for each device, for how much shared memory a block may have is set for each device.
+    Attributes:
+        contexts: numbers of devices.
     """
-    del index
-    return usable_cupy().RawKernel(kernel.source, kernel.name, options=OPTIONS)
+
+    def __init__(self) -> None:
+        self.contexts: set[int] = set()
 
 
-@cache
-def _allow_shared(call: Any, nbytes: int) -> None:
-    """Let blocks of a kernel have more dynamic shared memory than kernels have unasked."""
-    if call.max_dynamic_shared_size_bytes < nbytes:  # it may be that of another launch
-        call.max_dynamic_shared_size_bytes = nbytes
+_thread = _Thread()
 
 
-def _multiply(cupy: Any, stream: int, gemm: Gemm, pointers: Sequence[int]) -> None:
-    cublas, handle = cupy.cuda.cublas, cupy.cuda.device.get_cublas_handle()
-    arguments = products.arguments(gemm, pointers)
-    mode = cublas.getMathMode(handle)
-    # The handle is everyone's in this thread.
-    cublas.setMathMode(handle, mode | NO_REDUCED_PRECISION)
-    try:
-        cublas.gemmStridedBatchedEx(handle, *arguments)
-    except NotImplementedError:  # the stream is being captured
-        products.multiply(handle, cublas.getVersion(handle), stream, arguments)
-    finally:
-        cublas.setMathMode(handle, mode)
+def _have_context(cupy: Any, index: int) -> None:
+    """Let this thread have a context of the current device, which only the runtime makes."""
+    if index not in _thread.contexts:
+        cupy.cuda.runtime.memGetInfo()
+        _thread.contexts.add(index)

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
@@ -19,8 +18,9 @@ from cudeform.geometry import Geometry
 from cudeform.gpu.chunks import FREE_SHARE, MOST_DEFAULT
 from cudeform.gpu.paths import forced_path
 from cudeform.gpu.protocol import Device, DeviceArray, Memory
-from cudeform.gpu.recorder import GRAIN, Recorder, Step
+from cudeform.gpu.recorder import GRAIN, Recorder
 from cudeform.gpu.scatter import forced_scatter
+from cudeform.gpu.steps import Executor, Step
 from cudeform.operands import Operands
 from cudeform.options import Options
 
@@ -45,12 +45,14 @@ class Plan:
         workspace: bytes, one block for the whole call.
         tight: whether more free memory could have made it another plan.
         calls: how often it was taken.
+        kept: what the device holds for it.
     """
 
     steps: tuple[Step, ...]
     workspace: int
     tight: bool
     calls: int = 0
+    kept: list[Any] = field(default_factory=list)
 
 
 class Plans:
@@ -97,7 +99,7 @@ PLANS = Plans()
 
 def run(
     function: Callable[..., None],
-    device: Device,
+    device: Executor,
     operands: Operands,
     g: Geometry,
     options: Options,
@@ -114,8 +116,9 @@ def run(
         *rest: arrays and tuples of arrays, of which some may be None.
     """
     arrays = _arrays(operands, rest)
+    hardware = device.kind, device.compute_capability, device.multiprocessors
     forced = forced_path(), forced_scatter()
-    key = (function, _kind(device), g, options, forced, *map(_form, arrays))
+    key = (function, hardware, g, options, forced, *map(_form, arrays))
     plan = PLANS.get(key)
     if plan is not None:
         try:
@@ -127,27 +130,17 @@ def run(
         plan = _recorded(function, device, operands, g, options, rest)
         PLANS.put(key, plan)
         memory = _workspace(device, plan)
-    replay(device, plan, arrays, memory)
+    device.replay(plan.steps, _bases(arrays, memory), plan.kept)
 
 
-def replay(device: Device, plan: Plan, arrays: Arrays, memory: Memory | None) -> None:
-    """Queue the steps of a plan."""
-    bases = [0]
-    bases += [0 if array is None else array.pointer for array in arrays]
-    bases.append(0 if memory is None else memory.pointer)
-    with getattr(device, "session", nullcontext)():
-        for step in plan.steps:
-            step.replay(device, bases)
+def _bases(arrays: Arrays, memory: Memory | None) -> list[int]:
+    """Addresses that spots are counted from."""
+    operands = [0 if array is None else array.pointer for array in arrays]
+    return [0, *operands, 0 if memory is None else memory.pointer]
 
 
 def _workspace(device: Device, plan: Plan) -> Memory | None:
     return device.allocate(plan.workspace) if plan.workspace else None
-
-
-def _kind(device: Device) -> Hashable:
-    """What a plan depends on of a device; one that has no name for it is as others of its type."""
-    kind = getattr(device, "kind", None) or type(device)
-    return kind, device.compute_capability, device.multiprocessors
 
 
 def _arrays(operands: Operands, rest: Sequence[Any]) -> Arrays:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from numpy.typing import NDArray
 
 from cudeform.gpu.protocol import Device, DeviceArray, Gemm, Kernel
+from cudeform.gpu.steps import Fill, Launch, Product, Spot, Step
 
 # Distance of places: no array is as large.
 FAR = 2**64
@@ -22,60 +23,6 @@ GRAIN = 16
 
 # Where pieces of workspace begin in their block.
 ALIGNMENT = 256
-
-# An address when the plan is used: number of a base, and bytes behind it. Base 0 is address 0.
-Spot = tuple[int, int]
-
-
-class Step(Protocol):
-    """Something that is queued."""
-
-    def replay(self, device: Device, bases: Sequence[int]) -> None:
-        """Queue it, with operands and workspace at these addresses."""
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """A launch of a kernel."""
-
-    kernel: Kernel
-    blocks: int
-    threads: int
-    spots: tuple[Spot, ...]
-    params: NDArray[Any]
-    shared_bytes: int
-
-    def replay(self, device: Device, bases: Sequence[int]) -> None:
-        """Launch."""
-        pointers = [bases[base] + distance for base, distance in self.spots]
-        device.launch(
-            self.kernel, self.blocks, self.threads, pointers, self.params, self.shared_bytes
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Product:
-    """A product of matrices."""
-
-    gemm: Gemm
-    spots: tuple[Spot, ...]
-
-    def replay(self, device: Device, bases: Sequence[int]) -> None:
-        """Multiply."""
-        device.gemm(self.gemm, [bases[base] + distance for base, distance in self.spots])
-
-
-@dataclass(frozen=True, slots=True)
-class Fill:
-    """Zeros."""
-
-    spots: tuple[Spot, ...]
-    nbytes: int
-
-    def replay(self, device: Device, bases: Sequence[int]) -> None:
-        """Fill."""
-        [(base, distance)] = self.spots
-        device.fill_zero(bases[base] + distance, self.nbytes)
 
 
 @dataclass

@@ -100,9 +100,11 @@ class Planned:
 
     def __init__(self, device: Any, arena: Arena) -> None:
         """Run on a device with the memory of an arena."""
+        self.kind = "XLA", device.kind
         self.compute_capability: int = device.compute_capability
         self.multiprocessors: int = device.multiprocessors
         self.launch, self.gemm, self.fill_zero = device.launch, device.gemm, device.fill_zero
+        self.replay = device.replay
         self.allocate = arena.take
 
     def free_bytes(self) -> int:
@@ -116,7 +118,7 @@ class Rehearsal(Planned):
     def __init__(self, device: Any, arena: Arena) -> None:
         """Plan for a device."""
         super().__init__(device, arena)
-        self.launch = self.gemm = self.fill_zero = self._nothing
+        self.launch = self.gemm = self.fill_zero = self.replay = self._nothing
 
     def _nothing(self, *what: Any, **how: Any) -> None:
         pass
