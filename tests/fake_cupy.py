@@ -1,4 +1,4 @@
-"""As much of CuPy as the door and the commands use, over the host's device."""
+"""As much of CuPy as cudeform uses, over the host's device."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_driver import Driver
 from hostcuda import HostDevice
 
-from cudeform import engine
-from cudeform.gpu import device
+from cudeform.gpu import device, plans
 from cudeform.operands import DeviceArray
+
+STREAM = 5
 
 
 class ndarray:  # the door knows CuPy's arrays by this name
@@ -67,7 +69,7 @@ ndarray.__module__ = "cupy"
 
 
 def install(monkeypatch: pytest.MonkeyPatch, gpu: HostDevice) -> Any:
-    """Make ``import cupy`` give this fake and the engine run on ``gpu``."""
+    """Make ``import cupy`` give this fake, whose GPU is ``gpu``."""
     cupy: Any = ModuleType("cupy")
     cupy.__spec__ = ModuleSpec("cupy", None)
 
@@ -83,15 +85,16 @@ def install(monkeypatch: pytest.MonkeyPatch, gpu: HostDevice) -> Any:
     cupy.asarray = asarray
     cupy.from_dlpack = lambda array: ndarray(gpu, array.__dlpack__())
     cupy.asnumpy = lambda array: array.gpu.read(array.described)
-    runtime = SimpleNamespace(
-        getDeviceCount=lambda: 1, getDeviceProperties=lambda _: {"name": b"the host"}
-    )
-    stream = SimpleNamespace(ptr=0)
-    cupy.cuda = SimpleNamespace(
-        runtime=runtime, get_current_stream=lambda _: stream, Device=lambda index: _Device()
-    )
+    cupy.driver = Driver(gpu)
+    cupy.RawKernel = cupy.driver.raw_kernel
+    cupy.cuda = cupy.driver.module()
+    cupy.cuda.Device = lambda index: _Device()
+    stream = SimpleNamespace(ptr=STREAM)
+    cupy.cuda.get_current_stream = lambda *_: stream
     cupy.is_available = lambda: True
     monkeypatch.setitem(sys.modules, "cupy", cupy)
-    monkeypatch.setattr(device, "usable_cupy", lambda: cupy)
-    monkeypatch.setattr(engine, "gpu_device", lambda *_: gpu)
+    monkeypatch.setattr(
+        device, "_properties", lambda _: (gpu.compute_capability, gpu.multiprocessors)
+    )
+    monkeypatch.setattr(plans, "PLANS", plans.Plans())
     return cupy

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import fake_cupy
 import numpy as np
 import pytest
 from cases import build
+from fake_driver import gemm_of
 from hostcuda import HostDevice
 
 import cudeform
 from cudeform.__main__ import main
+from cudeform.arguments import GRADIENTS
 from cudeform.commands import check
+from cudeform.gpu import cublas, plans
 
 CASE = build("door", channels=8, groups=2, offset_groups=2, out_channels=4).cast("float32")
 
@@ -39,6 +43,46 @@ def test_gradients_come_back_for_what_is_needed(cupy: Any) -> None:
     for name in ("offset", "bias"):
         got = cupy.asnumpy(getattr(grads, name))
         np.testing.assert_allclose(got, getattr(wanted, name), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_second_call_computes_with_its_own_arrays(cupy: Any, deterministic: bool) -> None:
+    other = CASE.map(lambda array: 0.5 * array[..., ::-1] if array.ndim > 1 else array)
+    with cudeform.options(deterministic=deterministic):
+        for case in (CASE, other):
+            got = cudeform.deform_conv2d_backward(**case.map(cupy.asarray).backward_arguments)
+            wanted = cudeform.deform_conv2d_backward(**case.backward_arguments)
+            for name in GRADIENTS:
+                array, expected = cupy.asnumpy(getattr(got, name)), getattr(wanted, name)
+                np.testing.assert_allclose(array, expected, rtol=1e-4, atol=1e-5)
+    assert len(plans.PLANS) == 1
+
+
+def test_all_is_queued_on_the_current_stream(cupy: Any) -> None:
+    with cudeform.options(deterministic=True):
+        cudeform.deform_conv2d_backward(**CASE.map(cupy.asarray).backward_arguments)
+    assert cupy.driver.streams == {fake_cupy.STREAM}
+
+
+def test_products_of_a_captured_stream(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CuPy refuses cuBLAS there, so the library itself gets the same arguments."""
+    streams = []
+
+    def multiply(handle: int, *arguments: int) -> int:
+        cupy.driver.gpu.gemm(gemm_of(arguments))
+        return 0
+
+    library = SimpleNamespace(
+        cublasSetStream_v2=lambda handle, stream: streams.append(stream) or 0,
+        cublasGemmStridedBatchedEx=multiply,
+    )
+    monkeypatch.setattr(cublas, "_library", lambda major: library)
+    there = CASE.map(cupy.asarray)
+    wanted = cupy.asnumpy(cudeform.deform_conv2d(**there.arguments))
+    cupy.driver.capturing = True
+    got = cupy.asnumpy(cudeform.deform_conv2d(**there.arguments))
+    np.testing.assert_array_equal(got, wanted)
+    assert set(streams) == {fake_cupy.STREAM}
 
 
 def test_cupy_and_numpy_arrays_do_not_mix(cupy: Any) -> None:

@@ -8,19 +8,22 @@ from collections.abc import Iterator
 from ctypes import c_double, c_float
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
+from threading import Thread
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cudeform.gpu import cublas
+from cudeform.gpu import cublas, ready
 from cudeform.gpu import device as module
 from cudeform.gpu.device import CupyDevice
 from cudeform.gpu.protocol import Gemm, Kernel, Matrix
+from cudeform.gpu.steps import Fill, Launch, Product
 
+FUNCTION = 123
 KERNEL = Kernel("name", "text")
-PARAMS = np.zeros(1, np.dtype([("n", np.int32)]))
+PARAMS = np.full(1, 7, np.dtype([("n", np.int32)]))
 GEMM = Gemm(
     m=2,
     n=3,
@@ -36,6 +39,8 @@ GEMM = Gemm(
 
 class FakeCupy(ModuleType):
     """CuPy, as far as a device uses it.
+
+    Its kernels take two addresses and a struct of one number.
 
     Attributes:
         did: calls, in order.
@@ -88,8 +93,17 @@ class FakeCupy(ModuleType):
                 did.append(("allow", nbytes))
                 self.limit = nbytes
 
-            def __call__(self, *what: Any, shared_mem: int, stream: Any) -> None:
-                did.append(("launch", *what, shared_mem, stream.ptr))
+            @property
+            def kernel(self) -> SimpleNamespace:
+                return SimpleNamespace(ptr=FUNCTION)
+
+        def launch(function: int, *how: int) -> None:
+            *shape, stream, table, extra = how
+            assert (function, extra) == (FUNCTION, 0)
+            a, b, struct = (ctypes.c_size_t * 3).from_address(table)
+            passed = [ctypes.c_size_t.from_address(at).value for at in (a, b)]
+            passed.append(ctypes.c_int32.from_address(struct).value)
+            did.append(("launch", shape, passed, stream))
 
         def multiply(*what: Any) -> None:
             if fake.capturing:
@@ -105,6 +119,7 @@ class FakeCupy(ModuleType):
             Stream=SimpleNamespace(from_external=External),
             alloc=lambda nbytes: SimpleNamespace(ptr=512),
             get_current_stream=lambda: SimpleNamespace(ptr=fake.stream),
+            driver=SimpleNamespace(launchKernel=launch),
             device=SimpleNamespace(get_cublas_handle=lambda: 77),
             cublas=SimpleNamespace(
                 gemmStridedBatchedEx=multiply,
@@ -115,7 +130,7 @@ class FakeCupy(ModuleType):
             runtime=SimpleNamespace(
                 getDeviceCount=lambda: 2,
                 deviceGetAttribute=lambda *_: 132,
-                memGetInfo=lambda: (1000, 2000),
+                memGetInfo=lambda: did.append(("context",)) or (1000, 2000),
                 memsetAsync=lambda *what: did.append(("zero", *what)),
             ),
         )
@@ -125,7 +140,8 @@ class FakeCupy(ModuleType):
 def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCupy]:
     fake = FakeCupy()
     monkeypatch.setitem(sys.modules, "cupy", fake)
-    caches = (module._properties, module._compiled, module._allow_shared)
+    caches = (module._properties, ready._compiled, ready._allow_shared)
+    monkeypatch.setattr(module, "_thread", module._Thread())
     for cache in caches:
         cache.cache_clear()
     yield fake
@@ -141,53 +157,106 @@ def test_what_is_known_of_the_device(cupy: FakeCupy) -> None:
     device = CupyDevice(1, 99)
     assert (device.compute_capability, device.multiprocessors) == (90, 132)
     assert device.free_bytes() == 1000
-    assert cupy.did == [("enter", 1), ("exit", 1)]
+    assert kinds(cupy) == ["enter", "context", "exit"]
     assert device.allocate(10).pointer == 512
 
 
 def test_a_launch_gets_addresses_and_the_struct(cupy: FakeCupy) -> None:
-    CupyDevice(1, 99).launch(KERNEL, 3, 64, [16, 0], PARAMS, 100)
+    CupyDevice(1, 99).launch(KERNEL, 3, 64, [2**46 + 16, 0], PARAMS, 100)
     assert cupy.did == [
         ("enter", 1),
+        ("context",),
         ("make", "text", "name"),
-        ("launch", (3,), (64,), (16, 0, PARAMS), 100, 99),
+        ("launch", [3, 1, 1, 64, 1, 1, 100], [2**46 + 16, 0, 7], 99),
         ("exit", 1),
     ]
 
 
-def test_a_session_makes_the_device_current_once(cupy: FakeCupy) -> None:
-    device = CupyDevice(0, 99)
-    with device.session():
-        device.launch(KERNEL, 1, 32, [], PARAMS)
-        device.fill_zero(16, 8)
-        device.gemm(GEMM)
-    assert kinds(cupy) == ["enter", "make", "launch", "zero", "gemm", "exit"]
-    assert cupy.did[3] == ("zero", 16, 0, 8, 99)
-    device.fill_zero(16, 8)
-    assert kinds(cupy)[6:] == ["enter", "zero", "exit"]
+def launch(*spots: tuple[int, int], shared_bytes: int = 0) -> Launch:
+    return Launch(KERNEL, 1, 32, spots, PARAMS, shared_bytes)
 
 
-def test_a_session_ends_with_an_error_too(cupy: FakeCupy) -> None:
-    device = CupyDevice(0, 99)
-    with pytest.raises(KeyError), device.session():
-        raise KeyError
-    device.fill_zero(16, 8)
-    assert kinds(cupy) == ["enter", "exit", "enter", "zero", "exit"]
+STEPS = [
+    launch((1, 0), (2, -8)),
+    Fill(((3, 64),), 8),
+    launch((3, 16), (0, 0)),
+    Product(GEMM, ((1, 0), (2, 4), (3, 8))),
+]
+
+
+def test_steps_are_queued_at_their_addresses(cupy: FakeCupy) -> None:
+    device, kept = CupyDevice(0, 99), list[Any]()
+    for first in (1000, 2000):
+        cupy.did.clear()
+        device.replay(STEPS, [0, first, 2**40, 2**41], kept)
+        passed = [did[2] for did in cupy.did if did[0] == "launch"]
+        assert passed == [[first, 2**40 - 8, 7], [2**41 + 16, 0, 7]]
+        [zeros] = [did for did in cupy.did if did[0] == "zero"]
+        assert zeros == ("zero", 2**41 + 64, 0, 8, 99)
+        [product] = [did[4:] for did in cupy.did if did[0] == "gemm"]
+        assert [product[at] for at in (6, 10, 15)] == [first, 2**40 + 4, 2**41 + 8]
+    assert kinds(cupy) == ["enter", "launch", "zero", "launch", "gemm", "exit"]
+    assert len(kept) == 1
+
+
+def test_calls_that_overlap_have_arguments_of_their_own(
+    cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, kept, inner = CupyDevice(0, 99), list[Any](), []
+    plain = cupy.cuda.driver.launchKernel
+
+    def interrupted(*how: int) -> None:
+        if not inner:
+            inner.append(True)
+            device.replay(STEPS, [0, 5000, 6000, 7000], kept)
+        plain(*how)
+
+    monkeypatch.setattr(cupy.cuda.driver, "launchKernel", interrupted)
+    device.replay(STEPS, [0, 1000, 2000, 3000], kept)
+    passed = [did[2][:2] for did in cupy.did if did[0] == "launch"]
+    assert passed == [[5000, 5992], [7016, 0], [1000, 1992], [3016, 0]]
+    assert len(kept) == 2
+
+
+def test_a_context_is_made_once_in_each_thread(cupy: FakeCupy) -> None:
+    """The driver launches only where there is one, and nobody else may have made it."""
+
+    def run() -> None:
+        for index in (0, 0, 1):
+            CupyDevice(index, 0).fill_zero(16, 8)
+
+    for _ in range(2):
+        thread = Thread(target=run)
+        thread.start()
+        thread.join()
+    assert kinds(cupy).count("context") == 4
+
+
+def test_an_error_leaves_the_device(cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch) -> None:
+    device, kept = CupyDevice(0, 99), list[Any]()
+    with monkeypatch.context() as patch:
+        patch.setattr(cupy.cuda.cublas, "gemmStridedBatchedEx", None)
+        with pytest.raises(TypeError):
+            device.replay(STEPS, [0, 1000, 2000, 3000], kept)
+    assert kinds(cupy)[-1] == "exit"
+    assert (cupy.mode, cupy.stream) == (5, 0)
+    device.replay(STEPS, [0, 1000, 2000, 3000], kept)
+    assert kinds(cupy)[-2:] == ["gemm", "exit"]
 
 
 def test_a_kernel_is_made_once_for_each_device(cupy: FakeCupy) -> None:
     for index in (0, 0, 1):
-        CupyDevice(index, 0).launch(KERNEL, 1, 32, [], PARAMS)
+        CupyDevice(index, 0).launch(KERNEL, 1, 32, [16, 32], PARAMS)
     assert kinds(cupy).count("make") == 2
 
 
 def test_shared_memory_beyond_48_kib_is_asked_for(cupy: FakeCupy) -> None:
     device = CupyDevice(0, 0)
     for shared in (48 * 1024, 50_000, 50_000, 49_500, 60_000):
-        device.launch(KERNEL, 1, 32, [], PARAMS, shared)
+        device.launch(KERNEL, 1, 32, [16, 32], PARAMS, shared)
     allowed = [did[1] for did in cupy.did if did[0] == "allow"]
     assert allowed == [50_000, 60_000]
-    CupyDevice(1, 0).launch(KERNEL, 1, 32, [], PARAMS, 50_000)
+    CupyDevice(1, 0).launch(KERNEL, 1, 32, [16, 32], PARAMS, 50_000)
     assert [did[1] for did in cupy.did if did[0] == "allow"] == [50_000, 60_000, 50_000]
 
 
@@ -285,7 +354,8 @@ def test_addresses_go_into_the_library_whole(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(cublas, "_library", lambda _: library)
     wide, long = 2**45 + 16, 2**33
     gemm = replace(GEMM, a=replace(GEMM.a, stride=long), c=replace(GEMM.c, stride=long))
-    arguments = cublas.arguments(gemm, (wide, wide + 16, wide + 32))
+    head, of_a, of_b, of_c = cublas.around_pointers(gemm)
+    arguments = (*head, wide, *of_a, wide + 16, *of_b, wide + 32, *of_c)
     cublas.multiply(2**46, 130000, 2**46, arguments)
     assert tuple(got) == (2**46, *arguments)
 

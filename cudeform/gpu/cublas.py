@@ -65,7 +65,7 @@ def ready(cupy: Any, step: Product) -> Callable[[int, Sequence[int]], None]:
     """What queues a product on a stream, which must be CuPy's current one."""
     cublas, handle_of = cupy.cuda.cublas, cupy.cuda.device.get_cublas_handle
     (a, a_from), (b, b_from), (c, c_from) = step.spots
-    head, of_a, of_b, of_c = _around_pointers(step.gemm)
+    head, of_a, of_b, of_c = around_pointers(step.gemm)
 
     def queue(stream: int, bases: Sequence[int]) -> None:
         handle = handle_of()
@@ -86,7 +86,7 @@ def ready(cupy: Any, step: Product) -> Callable[[int, Sequence[int]], None]:
     return queue
 
 
-def _around_pointers(gemm: Gemm) -> tuple[tuple[int, ...], ...]:
+def around_pointers(gemm: Gemm) -> tuple[tuple[int, ...], ...]:
     """Arguments of cublasGemmStridedBatchedEx before, between and behind the three addresses."""
     double = gemm.dtype == "float64"
     compute = COMPUTE_64F if double else COMPUTE_32F

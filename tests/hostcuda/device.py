@@ -121,10 +121,7 @@ class HostDevice:
             ValueError: a GPU would not have launched it.
         """
         self._check_launch(blocks, threads, pointers, params, shared_bytes)
-        library = self._libraries.get(kernel)
-        if library is None:
-            library = Library(kernel.name, compiled(kernel, self._flags))
-            self._libraries[kernel] = library
+        library = self.library(kernel)
         shared = Buffer(self._arena, shared_bytes)
         launch = Launch(
             shared=shared.pointer,
@@ -193,6 +190,14 @@ class HostDevice:
     def free(self, array: DeviceArray) -> None:
         """Free an array that ``put`` or ``empty`` made."""
         del self._held[array.pointer]
+
+    def library(self, kernel: Kernel) -> Library:
+        """A kernel, compiled."""
+        library = self._libraries.get(kernel)
+        if library is None:
+            library = Library(kernel.name, compiled(kernel, self._flags))
+            self._libraries[kernel] = library
+        return library
 
     # ---- checks ----------------------------------------------------------------------------------
 

@@ -67,7 +67,12 @@ class Launch(ctypes.Structure):
 
 
 class Library:
-    """One kernel, ready to run."""
+    """One kernel, ready to run.
+
+    Attributes:
+        pointers: how many of its parameters are pointers.
+        struct_bytes: size of the last one, a struct.
+    """
 
     def __init__(self, name: str, path: Path) -> None:
         self._name = name
@@ -75,8 +80,8 @@ class Library:
         # PyDLL keeps the interpreter's lock: a library has one current thread, block and launch.
         self._functions = ctypes.PyDLL(str(path))
         self._functions.hostcuda_launch.restype = None
-        self._pointers = self._functions.hostcuda_parameters() - 1
-        self._struct_bytes = self._functions.hostcuda_struct_bytes()
+        self.pointers = self._functions.hostcuda_parameters() - 1
+        self.struct_bytes = self._functions.hostcuda_struct_bytes()
 
     def run(
         self,
@@ -93,11 +98,11 @@ class Library:
             params: its last one, a struct.
             place: says in words where an address is.
         """
-        if len(pointers) != self._pointers:
-            raise TypeError(f"{self._name} takes {self._pointers} pointers, got {len(pointers)}")
-        if params.size != 1 or params.nbytes != self._struct_bytes:
+        if len(pointers) != self.pointers:
+            raise TypeError(f"{self._name} takes {self.pointers} pointers, got {len(pointers)}")
+        if params.size != 1 or params.nbytes != self.struct_bytes:
             raise TypeError(
-                f"{self._name} takes a struct of {self._struct_bytes} bytes, "
+                f"{self._name} takes a struct of {self.struct_bytes} bytes, "
                 f"got {params.size} of {params.itemsize} bytes"
             )
         values = (ctypes.c_size_t * len(pointers))(*pointers)
@@ -135,9 +140,9 @@ def source_line(library: Path, instruction: int) -> str:
         return ""
     command = [tool, "--inlines", "--exe", str(library), hex(instruction)]
     run = subprocess.run(command, text=True, capture_output=True, check=False)
-    harness = str(Path(__file__).parent)
-    lines = (line.split(" ")[0] for line in run.stdout.splitlines())
-    return next((Path(s).name for s in lines if "?" not in s and not s.startswith(harness)), "")
+    harness = Path(__file__).parent.name  # another checkout's, where that one compiled it
+    lines = (Path(line.split(" ")[0]) for line in run.stdout.splitlines() if "?" not in line)
+    return next((path.name for path in lines if path.parent.name != harness), "")
 
 
 @cache
