@@ -8,9 +8,9 @@ of workspace, which a later call allocates as one block.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from threading import Lock
 from typing import Any
 
@@ -45,6 +45,7 @@ class Plan:
         workspace: bytes, one block for the whole call.
         tight: whether more free memory could have made it another plan.
         calls: how often it was taken.
+        used: when it was taken last; larger is later.
         kept: what the device holds for it.
     """
 
@@ -52,6 +53,7 @@ class Plan:
     workspace: int
     tight: bool
     calls: int = 0
+    used: int = 0
     kept: list[Any] = field(default_factory=list)
 
 
@@ -61,7 +63,8 @@ class Plans:
     def __init__(self, most: int = MOST_PLANS) -> None:
         """Hold so many."""
         self._most = most
-        self._held: OrderedDict[Hashable, Plan] = OrderedDict()
+        self._held: dict[Hashable, Plan] = {}
+        self._clock = count(1)
         self._lock = Lock()
 
     def __len__(self) -> int:
@@ -70,23 +73,22 @@ class Plans:
 
     def get(self, key: Hashable) -> Plan | None:
         """The plan for a key, if there is one and it is still good."""
-        with self._lock:
-            plan = self._held.get(key)
-            if plan is None:
-                return None
-            self._held.move_to_end(key)
-            plan.calls += 1
-            return None if plan.tight and plan.calls > TIGHT_CALLS else plan
+        plan = self._held.get(key)
+        if plan is None:
+            return None
+        plan.calls += 1
+        plan.used = next(self._clock)
+        return None if plan.tight and plan.calls > TIGHT_CALLS else plan
 
     def put(self, key: Hashable, plan: Plan) -> None:
         """Hold a plan, if it is not too long; the one that nobody asked for the longest goes."""
         if len(plan.steps) > MOST_STEPS:
             return
+        plan.used = next(self._clock)
         with self._lock:
             self._held[key] = plan
-            self._held.move_to_end(key)
             if len(self._held) > self._most:
-                self._held.popitem(last=False)
+                del self._held[min(self._held, key=lambda held: self._held[held].used)]
 
     def clear(self) -> None:
         """Forget all of them."""
