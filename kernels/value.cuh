@@ -5,10 +5,8 @@ __device__ inline Vector sample_value(
     const unsigned corners = corners_of(plan.flags);
     Vector value = zero_vector();
     for (int j = 0; j < 4; ++j) {
-        if (corners >> j & 1) {
-            const Vector pixel = load_vector(input + plan.pixel + corner_step(p, j) + c);
-            add_scaled(&value, plan.weight[j], pixel);
-        }
+        const scalar_t* const from = input + plan.pixel + corner_step(p, j) + c;
+        add_scaled(&value, plan.weight[j], load_vector_if(corners >> j & 1, from));
     }
     for (int i = 0; i < VECTOR; ++i) {
         value.v[i] *= plan.mask;

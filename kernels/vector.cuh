@@ -2,18 +2,32 @@
 
 struct Vector { acc_t v[VECTOR]; };
 
-__device__ inline Vector load_vector(const scalar_t* from) {
-    Vector result;
 #if VECTOR > 1
-    const vec16_t raw = load16(from);
-    const scalar_t* values = reinterpret_cast<const scalar_t*>(&raw);
-#else
-    const scalar_t* values = from;
-#endif
+__device__ inline Vector converted(vec16_t raw) {
+    const scalar_t* const values = reinterpret_cast<const scalar_t*>(&raw);
+    Vector result;
     for (int i = 0; i < VECTOR; ++i) {
         result.v[i] = to_acc(values[i]);
     }
     return result;
+}
+#endif
+
+__device__ inline Vector load_vector(const scalar_t* from) {
+#if VECTOR > 1
+    return converted(load16(from));
+#else
+    return {{to_acc(*from)}};
+#endif
+}
+
+// The same where `held`, else zeros without an access. Of memory that no kernel writes meanwhile.
+__device__ inline Vector load_vector_if(bool held, const scalar_t* from) {
+#if VECTOR > 1
+    return converted(load16_if(held, from));
+#else
+    return {{held ? to_acc(*from) : static_cast<acc_t>(0)}};
+#endif
 }
 
 __device__ inline void store_vector(scalar_t* to, Vector value) {

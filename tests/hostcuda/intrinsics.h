@@ -87,6 +87,10 @@ inline vec16_t load16(const void* address, hostcuda::Where at = hostcuda::here()
     return *static_cast<const vec16_t*>(address);
 }
 
+inline vec16_t load16_if(bool held, const void* address, hostcuda::Where at = hostcuda::here()) {
+    return held ? load16(address, at) : vec16_t{};
+}
+
 inline void store16(void* address, vec16_t value, hostcuda::Where at = hostcuda::here()) {
     hostcuda::check_global(address, 16, "store16", at);
     hostcuda::count(&hostcuda::Launch::stored, 16);
