@@ -52,6 +52,8 @@ DIRECT = build(
     batch=5,
 )
 
+FUSED = build("fused", channels=16, out_channels=32, padding=((1, 1), (1, 1)), batch=5)
+
 
 def launches(device: HostDevice) -> Counter[str]:
     return Counter(did.kernel if isinstance(did, Launched) else "gemm" for did in device.log)
@@ -117,6 +119,48 @@ def test_memory_stays_within_the_limit(
         assert 0 < used <= limit
         if share == 0.0 and layout == "contiguous":
             assert used > 0.9 * limit  # and no more is asked for than is used
+
+
+@pytest.mark.parametrize(
+    ("run", "case", "layout", "needs"),
+    [
+        (forward, DIRECT, "contiguous", "the weight and one image"),
+        (forward, DIRECT, "channels last", "the weight"),
+        (forward, FUSED, "contiguous", "the weight and one image"),
+        (forward, FUSED, "channels last", "the weight"),
+        (backward, DIRECT, "contiguous", "the weight, one image and one row of the output"),
+        (backward, DIRECT, "channels last", "the weight and one image"),
+    ],
+    ids=lambda value: value.name if isinstance(value, Case) else None,
+)
+def test_without_columns_the_least_limit_is_what_is_held(
+    run: Callable[..., Any], case: Case, layout: str, needs: str
+) -> None:
+    case, device = case.cast("float32").laid_out(layout), HostDevice()
+    enough = least(run, case, Options())
+    run(device, case, Options(workspace_limit=enough))
+    outputs = case.grad_output.nbytes if run is forward else nbytes(case, *OPERANDS, "grad_output")
+    assert device.peak_bytes - nbytes(case, *OPERANDS) - outputs == enough
+    with pytest.raises(ValueError, match=rf"{enough} bytes .* \({needs}\), got {enough - 1}"):
+        run(HostDevice(), case, Options(workspace_limit=enough - 1))
+
+
+@pytest.mark.parametrize(
+    ("case", "kernel"),
+    [(DIRECT, "deform_direct"), (FUSED, "deform_fused")],
+    ids=["direct", "fused"],
+)
+def test_what_is_just_enough_for_a_batch_does_not_cut_it(case: Case, kernel: str) -> None:
+    case = case.cast("float32")
+    weight, images = case.weight.nbytes, case.input.nbytes
+    for layout, limit, pieces in (
+        ("contiguous", weight + images, 1),
+        ("contiguous", weight + images - 1, 2),
+        ("channels last", weight, 1),
+    ):
+        device = HostDevice()
+        forward(device, case.laid_out(layout), Options(workspace_limit=limit))
+        assert launches(device)[kernel] == pieces
 
 
 def test_the_default_is_a_share_of_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -488,9 +532,10 @@ def test_no_launch_has_more_threads_than_indices_allow_for() -> None:
     assert what["blocks"] * what["threads"] == call_module.MOST_THREADS
 
 
-def test_samples_of_a_chunk_and_their_weights_have_numbers_of_32_bits() -> None:
+@pytest.mark.parametrize("position", [0, 1])
+def test_samples_of_a_chunk_and_their_weights_have_numbers_of_32_bits(position: int) -> None:
     g = geometry(build("any", channels=1, out_channels=1, kernel=(3, 3), batch=1))
-    costs = chunks.Costs(call=0, image=0, position=1)
+    costs = chunks.Costs(call=0, image=0, position=position)
     many = replace(g, batch=2, out_h=2**14, out_w=2**14)
     pieces = chunks.chunks(many, HostDevice(), Options(workspace_limit=2**50), costs)
     counts = [piece.count * piece.height * many.out_w * many.taps for piece in pieces]

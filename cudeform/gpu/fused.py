@@ -85,7 +85,7 @@ def _costs(call: Call, tiling: Tiling, parts: int) -> Costs:
     return Costs(
         call=tiling.packed * size,
         image=(0 if as_it_is else g.channels * g.in_pixels * size) + partial,
-        position=1,  # nothing; chunks wants a number to divide by
+        position=0,
     )
 
 
