@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import Case
+from hostcuda import compiler_path
 from reference import Sum, reference
 
 import cudeform
@@ -45,6 +46,10 @@ def defined(**arguments: Any) -> dict[str, Any]:
 
 # For tests of values that were worked out by hand: the reference must give them too.
 both = pytest.mark.parametrize("compute", [computed, defined], ids=["cudeform", "reference"])
+
+
+# For tests of the CUDA device on the CPU.
+needs_compiler = pytest.mark.skipif(compiler_path() is None, reason="needs a C++ compiler")
 
 
 def assert_agrees(actual: Any, sums: Sum, what: str, *, roundings: int = 1) -> None:

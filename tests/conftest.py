@@ -1,11 +1,14 @@
-"""Settings of every test run, and the devices on which tests of the GPU engine run."""
+"""Settings of every test run, and what several test files ask for: devices, a library."""
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import pytest
+from dlpackcases import from_dlpack
 from gpu_engine import GpuDevice, TestDevice
 from hostcuda import HostDevice, compiler_path
 from hypothesis import HealthCheck, settings
@@ -51,3 +54,12 @@ def torch_device(request: pytest.FixtureRequest) -> Any:
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a GPU")
     return torch.device(request.param)
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The library of ``dlpackcases.Array``, with a way back."""
+    library = ModuleType("elsewhere")
+    library.from_dlpack = from_dlpack  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "elsewhere", library)
+    return library

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
@@ -10,7 +11,7 @@ from unittest import mock
 
 import numpy as np
 from cases import Case
-from hostcuda import HostDevice
+from hostcuda import HostDevice, Launched
 from hostcuda.views import DTYPES, contiguous, reach, view
 from numpy.typing import NDArray
 
@@ -47,6 +48,10 @@ class TestDevice(Device, Protocol):
 
     def read(self, array: DeviceArray) -> NDArray[Any]:
         """A copy of what an array holds now."""
+
+
+# What the fixture ``new_device`` gives; options are those of ``HostDevice``.
+NewDevice = Callable[..., TestDevice]
 
 
 class GpuDevice(CupyDevice):
@@ -117,6 +122,17 @@ class LoggingDevice(HostDevice):
     def fill_zero(self, pointer: int, nbytes: int) -> None:
         super().fill_zero(pointer, nbytes)
         self.zeroed.append(nbytes)
+
+
+def launches(device: HostDevice) -> Counter[str]:
+    """How often each kernel was launched; products are "gemm"."""
+    return Counter(did.kernel if isinstance(did, Launched) else "gemm" for did in device.log)
+
+
+def moved(device: HostDevice, kernel: str) -> tuple[int, int, int]:
+    """Bytes that the one launch of a kernel loaded, stored and added."""
+    [did] = [d for d in device.log if isinstance(d, Launched) and d.kernel == kernel]
+    return did.loaded, did.stored, did.added
 
 
 def geometry(case: Case) -> Geometry:

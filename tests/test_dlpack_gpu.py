@@ -10,13 +10,14 @@ import fake_cupy
 import numpy as np
 import pytest
 from cases import build
-from hostcuda import HostDevice, compiler_path
+from checks import needs_compiler
+from hostcuda import HostDevice
 
 import cudeform
 from cudeform import engine
 from cudeform.gpu.device import device_count
 
-pytestmark = pytest.mark.skipif(compiler_path() is None, reason="needs a C++ compiler")
+pytestmark = needs_compiler
 
 CASE = build("through CuPy", channels=4, out_channels=2).cast("float32")
 CUDA, CUDA_MANAGED, ROCM = 2, 13, 10

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import DTYPES, named
-from test_dlpack import OPERANDS, watch_pointers
+from dlpackcases import OPERANDS, watch_pointers
 
 import cudeform
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from cases import DTYPES, Case, build
-from gpu_engine import TestDevice, backward, everything, forward
+from gpu_engine import NewDevice, backward, everything, forward
 from hostcuda import HostDevice, Launched
 
 from cudeform.gpu import call, chunks
 from cudeform.options import Options
 
-NewDevice = Callable[..., TestDevice]
 ORDERED = Options(deterministic=True)
 SEEDS = range(5)
 

@@ -1,4 +1,4 @@
-"""The host's CUDA device runs kernels as a GPU does. Mistakes are in test_hostcuda_faults.py."""
+"""The host's CUDA device runs kernels as a GPU does."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from hostcuda import HostDevice, Launched, compiler_path
+from checks import needs_compiler
+from hostcuda import HostDevice, Launched
 from hostcuda.toys import DOUBLE, REVERSE, SUM, run, toy, values
 from numpy.testing import assert_array_equal
 
-pytestmark = pytest.mark.skipif(compiler_path() is None, reason="needs a C++ compiler")
+pytestmark = needs_compiler
 
 TESTS = Path(__file__).parent
 SEEDS = range(4)

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import ARRAYS, DTYPES, Case, build
-from checks import assert_agrees
-from hostcuda import compiler_path
+from checks import assert_agrees, needs_compiler
 from reference import reference
 
-pytestmark = pytest.mark.skipif(compiler_path() is None, reason="needs a C++ compiler")
+pytestmark = needs_compiler
 
 SCRIPT = Path(__file__).parent / "hostcuda" / "run.py"
 

@@ -9,7 +9,8 @@ import jaxcpu
 import numpy as np
 import pytest
 from cases import named
-from hostcuda import HostDevice, compiler_path
+from checks import needs_compiler
+from hostcuda import HostDevice
 from jaxcpu import function_of, jax, on_jax, operands
 
 import cudeform
@@ -18,7 +19,7 @@ from cudeform.geometry import geometry_of
 from cudeform.interop.jax import cuda as jax_cuda
 from cudeform.interop.jax.task import TANGENT, Task, shapes_of
 
-pytestmark = pytest.mark.skipif(compiler_path() is None, reason="needs a C++ compiler")
+pytestmark = needs_compiler
 
 CASE = named("torchvision, offset normal").cast("float32")
 OPERANDS = jaxcpu.OPERANDS

@@ -8,13 +8,12 @@ from typing import Any
 import jaxcpu
 import numpy as np
 import pytest
-from cases import DTYPES, build
+from cases import DTYPES, SAME, build
 from jaxcpu import function_of, jax, jnp, loss_of, operands
 
 import cudeform
 from cudeform import engine
 
-SAME = ((1, 1), (1, 1))
 CASE = build(
     "devices", channels=8, groups=2, out_channels=4, offset_groups=2, size=(9, 7), padding=SAME
 )

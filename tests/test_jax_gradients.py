@@ -7,7 +7,7 @@ from typing import Any
 import jaxcpu
 import numpy as np
 import pytest
-from cases import build, named
+from cases import SAME, build, named
 from jaxcpu import function_of, jax, jnp, loss_of, operands
 
 import cudeform
@@ -15,7 +15,6 @@ from cudeform import engine
 
 from jax import test_util  # isort: skip
 
-SAME = ((1, 1), (1, 1))
 # Small, so that finite differences and whole Hessians are cheap.
 SMALL: dict[str, Any] = {"batch": 1, "channels": 2, "size": (3, 4), "kernel": (2, 2)}
 CASES = [

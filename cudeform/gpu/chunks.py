@@ -47,6 +47,17 @@ class Costs:
     image: int
     position: int
 
+    @property
+    def purposes(self) -> str:
+        """What the least workspace is for."""
+        costs = {
+            "the weight": self.call,
+            "one image": self.image,
+            "one row of the output": self.position,
+        }
+        *others, last = [what for what, nbytes in costs.items() if nbytes]
+        return f"{', '.join(others)} and {last}" if others else last
+
 
 def chunks(g: Geometry, device: Device, options: Options, costs: Costs) -> list[Chunk]:
     """Cut a call into chunks of nearly equal size that fit the budget.
@@ -62,13 +73,13 @@ def chunks(g: Geometry, device: Device, options: Options, costs: Costs) -> list[
         )
     row = g.out_w * costs.position
     least = costs.image + row
-    what = "the packed weight, one channels-last image and the columns of one output row"
     if options.deterministic:
         everything = g.batch * (costs.image + g.out_pixels * costs.position)
         least = max(least, min(DETERMINISTIC_BYTES, everything))
-        what = "deterministic results do not depend on the limit, nor may the chunks"
     budget = options.workspace_limit or max(_default_budget(device), costs.call + least)
     if budget < costs.call + least:
+        why = "deterministic results do not depend on the limit, nor may the chunks"
+        what = why if options.deterministic else costs.purposes
         raise ValueError(
             f"workspace_limit must be at least {costs.call + least} bytes for this call ({what}), "
             f"got {budget}"
@@ -77,14 +88,19 @@ def chunks(g: Geometry, device: Device, options: Options, costs: Costs) -> list[
     whole = costs.image + g.out_pixels * costs.position
     samples = g.out_h * row_samples
     if whole <= room and samples <= MOST_SAMPLES:
-        images = min(room // whole, MOST_SAMPLES // samples)
+        images = _fitting(room, whole, MOST_SAMPLES // samples)
         return [Chunk(part, slice(0, g.out_h)) for part in split(g.batch, images)]
-    rows = min((room - costs.image) // row, MOST_SAMPLES // row_samples)
+    rows = _fitting(room - costs.image, row, MOST_SAMPLES // row_samples)
     return [
         Chunk(slice(image, image + 1), part)
         for image in range(g.batch)
         for part in split(g.out_h, rows)
     ]
+
+
+def _fitting(room: int, each: int, most: int) -> int:
+    """How many of at most ``most`` fit; those that take no bytes all do."""
+    return min(room // each, most) if each else most
 
 
 def _default_budget(device: Device) -> int:

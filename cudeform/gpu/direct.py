@@ -180,5 +180,5 @@ def costs_of(call: Call) -> Costs:
     return Costs(
         call=prod(g.weight_shape) * size,
         image=0 if as_it_is else g.channels * g.in_pixels * size,
-        position=1,  # nothing; chunks wants a number to divide by
+        position=0,
     )

@@ -125,5 +125,5 @@ def _costs(call: Call, grad_output: DeviceArray, grads: Gradients) -> Costs:
     return Costs(
         call=plain.call + parts_of(g) * sums_of(g) * acc,
         image=plain.image + table,
-        position=1 if dense else g.out_channels * call.itemsize,
+        position=0 if dense else g.out_channels * call.itemsize,
     )

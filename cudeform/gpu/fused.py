@@ -38,8 +38,7 @@ def can(g: Geometry, dtype: str, device: Device, arrays: Sequence[DeviceArray] =
     able = dtype in DTYPES and device.compute_capability >= LEAST_CAPABILITY
     if not able or g.channels == 0 or run_of(g) % widest(dtype):
         return False
-    packed = Tiling(g, tile_for(g, dtype, 1, device.multiprocessors), dtype).packed
-    return index_bits_of(g, arrays, packed) == 32
+    return index_bits_of(g, arrays, _tiling(g, dtype, 1, device).packed) == 32
 
 
 def pays(g: Geometry, dtype: str, device: Device) -> bool:
@@ -49,10 +48,7 @@ def pays(g: Geometry, dtype: str, device: Device) -> bool:
     sample the same positions again and again.
     """
     group_out = g.out_channels // g.groups
-    if group_out < LEAST_GROUP_OUT:
-        return False
-    tile = tile_for(g, dtype, 1, device.multiprocessors)
-    return Tiling(g, tile, dtype).strips <= MOST_STRIPS
+    return group_out >= LEAST_GROUP_OUT and _tiling(g, dtype, 1, device).strips <= MOST_STRIPS
 
 
 def forward(
@@ -61,9 +57,8 @@ def forward(
     """Queue the deformable convolution of ``operands`` into ``output``, of any strides."""
     dtype = operands.input.dtype
     products = 3 if dtype == "float32" and not options.allow_tf32 else 1
-    tiling = Tiling(g, tile_for(g, dtype, products, device.multiprocessors), dtype)
-    part_stages = tiling.part_stages(device.multiprocessors)
-    parts = -(-tiling.stages // part_stages)
+    tiling = _tiling(g, dtype, products, device)
+    parts = -(-tiling.stages // tiling.part_stages(device.multiprocessors))
     variant = Variant(dtype, 32, widest(dtype), tile=tiling.tile)
     call = Call(device, g, operands, variant, mmcv=False)
     # No sum is cut by a chunk, so there is no need to cut the same way every time.
@@ -73,9 +68,13 @@ def forward(
     if parts > 1:
         partial = call.allocate(parts * most * g.out_channels * g.out_pixels, PARTIAL_BYTES)
     images = ChannelsLast(call, operands.input, most * g.in_pixels, dense=False)
-    fused = _Fused(call, tiling, part_stages, parts, _packed(call, tiling), output, partial)
+    fused = _Fused(call, tiling, parts, _packed(call, tiling), output, partial)
     for chunk in pieces:
         fused.run(chunk, images.part(chunk.images, slice(0, g.in_h)))
+
+
+def _tiling(g: Geometry, dtype: str, products: int, device: Device) -> Tiling:
+    return Tiling(g, tile_for(g, dtype, products, device.multiprocessors), dtype)
 
 
 def _costs(call: Call, tiling: Tiling, parts: int) -> Costs:
@@ -85,7 +84,7 @@ def _costs(call: Call, tiling: Tiling, parts: int) -> Costs:
     return Costs(
         call=tiling.packed * size,
         image=(0 if as_it_is else g.channels * g.in_pixels * size) + partial,
-        position=1,  # nothing; chunks wants a number to divide by
+        position=0,
     )
 
 
@@ -110,7 +109,6 @@ def _stage_fields(tiling: Tiling) -> dict[str, int]:
 class _Fused:
     call: Call
     tiling: Tiling
-    part_stages: int
     parts: int
     weight: Memory
     output: DeviceArray
@@ -123,7 +121,7 @@ class _Fused:
             "output": self.output.strides,
             "bias": 0 if operands.bias is None else operands.bias.strides[0],
             "parts": self.parts,
-            "part_stages": self.part_stages,
+            "part_stages": tiling.part_stages(call.device.multiprocessors),
             "part_size": call.positions(chunk) * g.out_channels,
             "tile_w": tiling.tile_w(),
         }

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 
 from cudeform.gpu.protocol import DeviceArray, Kernel
 from hostcuda.device import HostDevice
+from hostcuda.library import KernelError
 
 # A kernel without barriers, one that waits for its block, one that waits for its warp.
 DOUBLE = "if (i < g.n) b[i] = 2 * a[i];"
@@ -53,6 +55,13 @@ def run(
     """Launch a toy kernel."""
     pointers = [array.pointer for array in arrays]
     device.launch(kernel, blocks, threads, pointers, params(n, what), shared_bytes)
+
+
+def fault(device: HostDevice, kernel: Kernel, *arrays: DeviceArray, **launch: int) -> KernelError:
+    """What a launch of a toy kernel that makes a mistake raises."""
+    with pytest.raises(KernelError) as raised:
+        run(device, kernel, *arrays, **launch)
+    return raised.value
 
 
 def values(count: int, dtype: str = "float32") -> Any:

@@ -1,0 +1,65 @@
+"""A producer of arrays that speak DLPack and nothing else, and calls with them."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import Case, named
+
+import cudeform
+from cudeform import engine
+
+CASE = named("torchvision, offset half")
+OPERANDS = cudeform.Gradients._fields
+
+
+class Array:
+    """The least that a producer must have; everything else of NumPy is hidden."""
+
+    __module__ = "elsewhere.arrays"
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+        self.shape = array.shape
+        self.handed_out = 0
+
+    def __dlpack__(self, **how: Any) -> Any:
+        self.handed_out += 1
+        return self._array.__dlpack__(**how)
+
+    def __dlpack_device__(self) -> Any:
+        return self._array.__dlpack_device__()
+
+
+def from_dlpack(producer: Any) -> Array:
+    """The way back."""
+    return Array(np.from_dlpack(producer))
+
+
+def forward(case: Case) -> Any:
+    """The output of a case."""
+    return cudeform.deform_conv2d(**case.arguments)
+
+
+def backward(case: Case, **more: Any) -> cudeform.Gradients:
+    """The gradients of a case."""
+    return cudeform.deform_conv2d_backward(**case.backward_arguments, **more)
+
+
+def plain(array: Any) -> Any:
+    """A NumPy array of the same memory."""
+    return np.from_dlpack(array)
+
+
+def watch_pointers(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Addresses of what the next forward of the engine reads and writes, by name."""
+    seen: dict[str, int] = {}
+    run = engine.forward
+
+    def watched(operands: Any, geometry: Any, options: Any, output: Any) -> None:
+        seen.update({name: array.ctypes.data for name, array in operands.present().items()})
+        seen["output"] = output.ctypes.data
+        run(operands, geometry, options, output)
+
+    monkeypatch.setattr(engine, "forward", watched)
+    return seen
