@@ -247,6 +247,9 @@ CONTESTANTS: dict[str, Callable[[Tensors, Mode], Calls]] = {
 SAME = ("cudeform", "on CuPy", "torchvision")
 OURS = {"cudeform", "on CuPy"}
 
+# Those whose memory torch's allocator knows nothing of.
+ELSEWHERE = {"on CuPy"}
+
 
 def largest_error(results: Results, exact: Results) -> float:
     """Largest difference to the exact result, in units of that one's largest element."""

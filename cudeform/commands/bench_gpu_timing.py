@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Protocol
@@ -62,24 +62,31 @@ class Samples:
 def measure_in_turns(clock: Clock, calls: dict[str, Call], seconds: float) -> dict[str, Samples]:
     """Time all calls in turn, then the next repeat; the first round does not count.
 
+    There are as many repeats as fit into ``seconds``, and as much time again for the host's clock.
     The GPU is kept busy while a call is queued, so that its marks do not wait for the host.
     """
     for call in calls.values():
         call()
     clock.wait()
     samples = {name: Samples() for name in calls}
-    started = time.perf_counter()
-    for repeat in range(MOST_REPEATS):
-        if repeat >= LEAST_REPEATS and time.perf_counter() - started > seconds:
-            break
+    for _ in _repeats(MOST_REPEATS, seconds):
         for name, call in calls.items():
             call()  # its operands are in the cache now, as far as they fit
             samples[name].warm_ms.append(_on_the_gpu(clock, call, clock.occupy))
             samples[name].cold_ms.append(_on_the_gpu(clock, call, clock.flush))
-    for _ in range(HOST_REPEATS):
+    for _ in _repeats(HOST_REPEATS, seconds):
         for name, call in calls.items():
             samples[name].host_us.append(1e6 * _on_the_host(clock, call))
     return samples
+
+
+def _repeats(most: int, seconds: float) -> Iterator[int]:
+    """Numbers of repeats, until the time is up but a few at the least."""
+    started = time.perf_counter()
+    for repeat in range(most):
+        if repeat >= LEAST_REPEATS and time.perf_counter() - started > seconds:
+            return
+        yield repeat
 
 
 def workspace(clock: Clock, call: Call, nbytes: Callable[[Any], int]) -> int:
