@@ -36,7 +36,7 @@ class FakeClock:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.cold = False
+        self.cold, self.busy = False, 0.0
         self.done: list[str] = []
         self.used = 100
 
@@ -44,8 +44,8 @@ class FakeClock:
         self.cold = True
         self.done.append("flush")
 
-    def occupy(self) -> None:
-        self.cold = False
+    def occupy(self, seconds: float) -> None:
+        self.busy = seconds
         self.done.append("occupy")
 
     def record(self) -> float:
@@ -56,6 +56,7 @@ class FakeClock:
         return second - first
 
     def wait(self) -> None:
+        self.cold = False
         self.done.append("wait")
 
     def reset_peak(self) -> int:
@@ -151,13 +152,30 @@ def test_contestants_take_turns_warm_then_cold() -> None:
     calls = {name: lambda name=name: order.append(name) for name in "ab"}
     samples = measure_in_turns(clock, calls, seconds=0.0)
     repeats = host = bench_gpu_timing.LEAST_REPEATS
-    # Once before all; each repeat fills the cache, then times warm and cold.
-    assert "".join(order) == "ab" + repeats * "aaabbb" + host * "ab"
+    # Once before all, and to see how long the host takes; each repeat fills the cache, then times
+    # warm and cold.
+    assert "".join(order) == "ab" + "aaabbb" + repeats * "aaabbb" + host * "ab"
     for taken in samples.values():
         assert taken.warm_ms == [1.0] * repeats
         assert taken.cold_ms == [3.0] * repeats
         assert len(taken.host_us) == host
-    assert [what for what in clock.done if what != "wait"] == ["occupy", "flush"] * 2 * repeats
+    asked = [what for what in clock.done if what != "wait"]
+    assert asked == ["occupy", "flush", "occupy"] * 2 * repeats
+
+
+@pytest.mark.parametrize(("takes", "busy"), [(1e-6, 3e-4), (1e-3, 2e-3), (1.0, 0.05)])
+def test_the_gpu_is_busy_for_longer_than_the_host(
+    takes: float, busy: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the time between two events would be the host's."""
+    clock, now = FakeClock(), [0.0]
+    monkeypatch.setattr(bench_gpu_timing.time, "perf_counter", lambda: now[0])
+
+    def call() -> None:
+        now[0] += takes
+
+    measure_in_turns(clock, {"a": call}, seconds=0.0)
+    assert clock.busy == pytest.approx(busy)
 
 
 def test_repeats_end_with_the_time_or_at_the_most(monkeypatch: pytest.MonkeyPatch) -> None:

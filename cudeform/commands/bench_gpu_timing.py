@@ -11,6 +11,10 @@ from typing import Any, Protocol
 LEAST_REPEATS, MOST_REPEATS = 5, 200
 HOST_REPEATS = 30
 
+# The GPU is kept busy this many times as long as the host takes to queue a call, within bounds: the
+# first is for what the host takes beside, the last for calls that the host itself bounds.
+BUSY, LEAST_BUSY, MOST_BUSY = 2.0, 3e-4, 0.05
+
 Call = Callable[[], Any]
 
 
@@ -20,8 +24,8 @@ class Clock(Protocol):
     def flush(self) -> None:
         """Queue work that pushes everything out of the second level of the cache."""
 
-    def occupy(self) -> None:
-        """Queue work that lasts longer than the host takes to queue a call, and uses no memory."""
+    def occupy(self, seconds: float) -> None:
+        """Queue work that lasts about so long, and uses no memory."""
 
     def record(self) -> Any:
         """Queue a mark."""
@@ -68,12 +72,14 @@ def measure_in_turns(clock: Clock, calls: dict[str, Call], seconds: float) -> di
     for call in calls.values():
         call()
     clock.wait()
+    busy = {name: _busy(clock, call) for name, call in calls.items()}
     samples = {name: Samples() for name in calls}
     for _ in _repeats(MOST_REPEATS, seconds):
         for name, call in calls.items():
             call()  # its operands are in the cache now, as far as they fit
-            samples[name].warm_ms.append(_on_the_gpu(clock, call, clock.occupy))
-            samples[name].cold_ms.append(_on_the_gpu(clock, call, clock.flush))
+            samples[name].warm_ms.append(_on_the_gpu(clock, call, busy[name]))
+            clock.flush()
+            samples[name].cold_ms.append(_on_the_gpu(clock, call, busy[name]))
     for _ in _repeats(HOST_REPEATS, seconds):
         for name, call in calls.items():
             samples[name].host_us.append(1e6 * _on_the_host(clock, call))
@@ -98,8 +104,14 @@ def workspace(clock: Clock, call: Call, nbytes: Callable[[Any], int]) -> int:
     return clock.peak() - before - nbytes(results)
 
 
-def _on_the_gpu(clock: Clock, call: Call, before: Callable[[], None]) -> float:
-    before()
+def _busy(clock: Clock, call: Call) -> float:
+    """Seconds for which the GPU shall be busy while a call is queued."""
+    slowest = max(_on_the_host(clock, call) for _ in range(3))
+    return min(max(BUSY * slowest, LEAST_BUSY), MOST_BUSY)
+
+
+def _on_the_gpu(clock: Clock, call: Call, busy: float) -> float:
+    clock.occupy(busy)
     first = clock.record()
     results = call()
     second = clock.record()
