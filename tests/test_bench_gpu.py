@@ -144,6 +144,18 @@ def test_shares_are_floors_by_time() -> None:
     assert found == {name: pytest.approx(floor / 10) for name, floor in floors.items()}
 
 
+def test_floors_of_memory_are_those_of_the_gpu() -> None:
+    two, one = (
+        report_of(fake_gpu(name=name)).measurements[0].shares
+        for name in ("NVIDIA H200", "NVIDIA H100 80GB HBM3")
+    )
+    assert one["memory"] == pytest.approx(two["memory"] * 4.3 / 3.0)
+    assert {name: one[name] for name in ("products", "gather")} == {
+        name: two[name] for name in ("products", "gather")
+    }
+    assert report_of(fake_gpu(name="NVIDIA H100 80GB HBM3")).rates["memory"] == 3.0e12
+
+
 # ---- turns ---------------------------------------------------------------------------------------
 
 

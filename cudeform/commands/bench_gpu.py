@@ -17,7 +17,7 @@ from cudeform.commands import bench_gpu_forced as forced
 from cudeform.commands import bench_gpu_peers as peers
 from cudeform.commands import info
 from cudeform.commands.bench_configs import Config, Problem
-from cudeform.commands.bench_gpu_model import MODES, RATES, Mode, shares
+from cudeform.commands.bench_gpu_model import MODES, Mode, rates_of, shares
 from cudeform.commands.bench_gpu_report import GpuMeasurement, GpuReport
 from cudeform.commands.bench_gpu_timing import Clock, measure_in_turns, workspace
 from cudeform.gpu.paths import FORWARD
@@ -218,7 +218,7 @@ class _Run:
             date=datetime.now(UTC).isoformat(" ", "seconds"),
             gpu=self._gpu.name,
             versions={"cudeform": cudeform.__version__} | info.versions(),
-            rates=RATES,
+            rates=rates_of(self._gpu.name),
             tolerances={mode.name: mode.tolerance for mode in MODES.values()},
             absent=self._gpu.absent,
             measurements=tuple(self._measurements),
@@ -309,5 +309,5 @@ def _measured(
             for name, call in calls.items()
             if name not in peers.ELSEWHERE
         },
-        shares=shares(config, mode, direction, 1e3 * cold["cudeform"]),
+        shares=shares(config, mode, direction, 1e3 * cold["cudeform"], rates_of(gpu.name)),
     )
