@@ -163,6 +163,8 @@ class _Run:
         """Start the clock."""
         self._gpu, self._wanted = gpu, wanted
         self._started = time.perf_counter()
+        # Asked once: it looks at every package that is installed.
+        self._versions = {"cudeform": cudeform.__version__} | info.versions()
         self._measurements: list[GpuMeasurement] = []
         self._failures: list[str] = []
         self._skipped: list[str] = []
@@ -217,7 +219,7 @@ class _Run:
             command=shlex.join(["python", "-m", "cudeform", *sys.argv[1:]]),
             date=datetime.now(UTC).isoformat(" ", "seconds"),
             gpu=self._gpu.name,
-            versions={"cudeform": cudeform.__version__} | info.versions(),
+            versions=self._versions,
             rates=rates_of(self._gpu.name),
             tolerances={mode.name: mode.tolerance for mode in MODES.values()},
             absent=self._gpu.absent,
