@@ -152,7 +152,7 @@ def measure_all(
         for mode in (MODES[name] for name in wanted.modes):
             run.measure(config, mode, problem)
             gpu.free()
-            keep(run.report())
+        keep(run.report())
     return run.report()
 
 
