@@ -105,7 +105,12 @@ def library_path() -> Path | None:
 
 @cache
 def _library() -> ctypes.CDLL:
-    return ctypes.CDLL(str(library_path()))
+    path = library_path()
+    assert path is not None
+    # NVRTC opens this one by its name alone, and some releases do not look beside themselves.
+    for builtins in path.parent.glob("libnvrtc-builtins.so.*"):
+        ctypes.CDLL(str(builtins))
+    return ctypes.CDLL(str(path))
 
 
 def version() -> str:

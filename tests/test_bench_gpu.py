@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -19,12 +19,12 @@ from cudeform.commands import (
     bench_gpu_timing,
 )
 from cudeform.commands.bench_configs import GPU, QUICK, Config, Problem, named
-from cudeform.commands.bench_gpu import Gpu, NoGpu
+from cudeform.commands.bench_gpu import Gpu, NoGpu, Wanted
 from cudeform.commands.bench_gpu_model import MODES, floors_us, shares
 from cudeform.commands.bench_gpu_report import GpuReport, table
 from cudeform.commands.bench_gpu_timing import measure_in_turns, workspace
 from cudeform.commands.bench_peers import cudeform_calls
-from cudeform.commands.bench_timing import WrongResult, largest_error
+from cudeform.commands.bench_timing import largest_error
 from cudeform.gpu import paths, scatter
 
 SMALL = QUICK[0]
@@ -36,7 +36,7 @@ class FakeClock:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.cold = False
+        self.cold, self.busy = False, 0.0
         self.done: list[str] = []
         self.used = 100
 
@@ -44,8 +44,8 @@ class FakeClock:
         self.cold = True
         self.done.append("flush")
 
-    def occupy(self) -> None:
-        self.cold = False
+    def occupy(self, seconds: float) -> None:
+        self.busy = seconds
         self.done.append("occupy")
 
     def record(self) -> float:
@@ -56,6 +56,7 @@ class FakeClock:
         return second - first
 
     def wait(self) -> None:
+        self.cold = False
         self.done.append("wait")
 
     def reset_peak(self) -> int:
@@ -143,6 +144,18 @@ def test_shares_are_floors_by_time() -> None:
     assert found == {name: pytest.approx(floor / 10) for name, floor in floors.items()}
 
 
+def test_floors_of_memory_are_those_of_the_gpu() -> None:
+    two, one = (
+        report_of(fake_gpu(name=name)).measurements[0].shares
+        for name in ("NVIDIA H200", "NVIDIA H100 80GB HBM3")
+    )
+    assert one["memory"] == pytest.approx(two["memory"] * 4.3 / 3.0)
+    assert {name: one[name] for name in ("products", "gather")} == {
+        name: two[name] for name in ("products", "gather")
+    }
+    assert report_of(fake_gpu(name="NVIDIA H100 80GB HBM3")).rates["memory"] == 3.0e12
+
+
 # ---- turns ---------------------------------------------------------------------------------------
 
 
@@ -150,14 +163,31 @@ def test_contestants_take_turns_warm_then_cold() -> None:
     clock, order = FakeClock(), []
     calls = {name: lambda name=name: order.append(name) for name in "ab"}
     samples = measure_in_turns(clock, calls, seconds=0.0)
-    repeats, host = bench_gpu_timing.LEAST_REPEATS, bench_gpu_timing.HOST_REPEATS
-    # Once before all; each repeat fills the cache, then times warm and cold.
-    assert "".join(order) == "ab" + repeats * "aaabbb" + host * "ab"
+    repeats = host = bench_gpu_timing.LEAST_REPEATS
+    # Once before all, and to see how long the host takes; each repeat fills the cache, then times
+    # warm and cold.
+    assert "".join(order) == "ab" + "aaabbb" + repeats * "aaabbb" + host * "ab"
     for taken in samples.values():
         assert taken.warm_ms == [1.0] * repeats
         assert taken.cold_ms == [3.0] * repeats
         assert len(taken.host_us) == host
-    assert [what for what in clock.done if what != "wait"] == ["occupy", "flush"] * 2 * repeats
+    asked = [what for what in clock.done if what != "wait"]
+    assert asked == ["occupy", "flush", "occupy"] * 2 * repeats
+
+
+@pytest.mark.parametrize(("takes", "busy"), [(1e-6, 3e-4), (1e-3, 2e-3), (1.0, 0.05)])
+def test_the_gpu_is_busy_for_longer_than_the_host(
+    takes: float, busy: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the time between two events would be the host's."""
+    clock, now = FakeClock(), [0.0]
+    monkeypatch.setattr(bench_gpu_timing.time, "perf_counter", lambda: now[0])
+
+    def call() -> None:
+        now[0] += takes
+
+    measure_in_turns(clock, {"a": call}, seconds=0.0)
+    assert clock.busy == pytest.approx(busy)
 
 
 def test_repeats_end_with_the_time_or_at_the_most(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,8 +206,19 @@ def test_workspace_is_what_is_held_beside_results() -> None:
 # ---- a run ---------------------------------------------------------------------------------------
 
 
+def report_of(
+    gpu: Gpu,
+    configs: Sequence[Config] = (SMALL,),
+    directions: Sequence[str] = ("forward",),
+    modes: Sequence[str] = ("fp16",),
+    **rest: Any,
+) -> GpuReport:
+    """A report with as few repeats as can be."""
+    return bench_gpu.measure_all(gpu, Wanted(configs, directions, modes, 0.0, **rest))
+
+
 def test_a_run_comes_back_from_json_and_makes_a_table() -> None:
-    report = bench_gpu.measure_all(fake_gpu(), QUICK, ["forward", "both"], ["fp32", "tf32"], 0.0)
+    report = report_of(fake_gpu(), QUICK, ["forward", "both"], ["fp32", "tf32"])
     assert GpuReport.from_json(report.to_json()) == report
     assert len(report.measurements) == 2 * len(QUICK) * 2
     for measured in report.measurements:
@@ -206,15 +247,96 @@ def test_a_run_comes_back_from_json_and_makes_a_table() -> None:
 
 def test_ours_must_be_right() -> None:
     gpu = fake_gpu(contestants={"cudeform": shifted})
-    with pytest.raises(WrongResult, match="cudeform is wrong at small forward fp16"):
-        bench_gpu.measure_all(gpu, [SMALL], ["forward"], ["fp16"], 0.0)
+    report = report_of(gpu)
+    assert report.measurements == ()
+    [failure] = report.failures
+    assert "cudeform is wrong at small forward fp16" in failure
+    assert "FAILED: cudeform is wrong at small forward fp16" in table(report)
     assert gpu.clock.now == 0.0  # type: ignore[attr-defined]
+
+
+def broken(problem: Problem, mode: Any) -> Any:
+    def call() -> Any:
+        raise RuntimeError("an illegal\n  address")
+
+    return dict.fromkeys(("forward", "backward", "both"), call)
+
+
+def test_what_breaks_does_not_take_the_others_with_it() -> None:
+    ours = fake_gpu().contestants["cudeform"]
+
+    def sometimes(problem: Problem, mode: Any) -> Any:
+        return (broken if mode.name == "tf32" else ours)(problem, mode)
+
+    contestants = {"cudeform": ours, "torchvision": sometimes, "products": broken}
+    report = report_of(fake_gpu(contestants=contestants), modes=["fp32", "tf32", "fp16"])
+    assert [list(m.host_us) for m in report.measurements] == [
+        ["cudeform", "torchvision"],
+        ["cudeform"],
+        ["cudeform", "torchvision"],
+    ]
+    assert len(report.failures) == 4
+    words = "torchvision broke at small forward tf32: RuntimeError: an illegal address"
+    assert words in report.failures
+    assert table(report).count("FAILED: ") == 4
+
+
+def test_a_table_has_a_gap_where_someone_broke() -> None:
+    ours = fake_gpu().contestants["cudeform"]
+
+    def sometimes(problem: Problem, mode: Any) -> Any:
+        return (broken if problem.config == SMALL else ours)(problem, mode)
+
+    gpu = fake_gpu(contestants={"cudeform": ours, "torchvision": sometimes})
+    text = table(report_of(gpu, QUICK))
+    details = text[text.index("floors and host") :].splitlines()
+    assert details[1].split()[-2:] == ["cudeform", "torchvision"]
+    assert details[3].split()[-1] == "-"
+
+
+def test_a_gpu_that_breaks_for_good_is_told() -> None:
+    def tensors(problem: Problem, dtype: str) -> Any:
+        if dtype == "bfloat16":
+            raise RuntimeError("no more")
+        return problem
+
+    report = report_of(fake_gpu(tensors=tensors), modes=["fp16", "bf16"])
+    assert [m.mode for m in report.measurements] == ["fp16"]
+    assert report.failures == ("small forward bf16 broke: RuntimeError: no more",)
+
+
+def test_after_the_deadline_the_rest_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(perf_counter=lambda: float(len(done)))
+    monkeypatch.setattr(bench_gpu, "time", clock)
+    done: list[str] = []
+    ours = fake_gpu().contestants["cudeform"]
+    gpu = fake_gpu(set_tf32=lambda allowed: done.append("one more"), contestants={"cudeform": ours})
+    report = report_of(gpu, QUICK, modes=["fp32", "fp16"], deadline=1.5)
+    assert [m.mode for m in report.measurements] == ["fp32", "fp16"]
+    left_out = ("small-groups forward fp32", "small-groups forward fp16")
+    assert report.skipped == left_out
+    assert f"Skipped, for the time was up: {', '.join(left_out)}." in table(report)
+    assert GpuReport.from_json(report.to_json()) == report
+
+
+def test_what_was_measured_is_kept_as_the_run_goes_on() -> None:
+    kept: list[int] = []
+    wanted = Wanted(QUICK, ["forward"], ["fp32", "fp16"], 0.0)
+    bench_gpu.measure_all(fake_gpu(), wanted, lambda r: kept.append(len(r.measurements)))
+    assert kept == [2, 4]
+
+
+def test_workspace_is_told_of_those_whose_memory_is_counted() -> None:
+    ours = fake_gpu().contestants["cudeform"]
+    [one] = report_of(fake_gpu(contestants={"cudeform": ours, "on CuPy": ours})).measurements
+    assert list(one.workspace_mib) == ["cudeform"]
+    assert list(one.host_us) == ["cudeform", "on CuPy"]
 
 
 def test_a_peer_that_is_off_is_named() -> None:
     ours = fake_gpu().contestants["cudeform"]
     gpu = fake_gpu(contestants={"cudeform": ours, "torchvision": shifted})
-    text = table(bench_gpu.measure_all(gpu, [SMALL], ["forward"], ["fp16"], 0.0))
+    text = table(report_of(gpu))
     assert "torchvision is off by" in text
     assert "at small forward fp16" in text
 
@@ -234,7 +356,7 @@ def forced_gpu(wrong: bool = False) -> Gpu:
 
 
 def test_what_was_forced_has_a_table_of_its_own() -> None:
-    report = bench_gpu.measure_all(forced_gpu(), [SMALL], ["forward", "backward"], ["fp16"], 0.0)
+    report = report_of(forced_gpu(), directions=["forward", "backward"])
     text = table(report)
     assert "fp16, forward, forced: cold ms\nconfig  chosen  path fused\nsmall   3.0000" in text
     assert "fp16, backward, forced: cold ms\nconfig  chosen  scatter gather\nsmall" in text
@@ -245,8 +367,11 @@ def test_what_was_forced_has_a_table_of_its_own() -> None:
 
 
 def test_what_is_forced_must_be_right() -> None:
-    with pytest.raises(WrongResult, match="path fused is wrong at small forward fp16"):
-        bench_gpu.measure_all(forced_gpu(wrong=True), [SMALL], ["forward"], ["fp16"], 0.0)
+    report = report_of(forced_gpu(wrong=True))
+    [failure] = report.failures
+    assert "path fused is wrong at small forward fp16" in failure
+    [one] = report.measurements  # without it
+    assert list(one.host_us) == ["cudeform", "products"]
 
 
 @pytest.mark.parametrize("capability", [75, 80, 90])
@@ -291,9 +416,7 @@ def test_forced_calls_are_forced(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_tf32_is_allowed_to_all_or_none() -> None:
     said: list[bool] = []
-    bench_gpu.measure_all(
-        fake_gpu(set_tf32=said.append), [SMALL], ["forward"], ["fp32", "tf32", "bf16"], 0.0
-    )
+    report_of(fake_gpu(set_tf32=said.append), modes=["fp32", "tf32", "bf16"])
     assert said == [False, True, False]
 
 
@@ -308,6 +431,12 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Any
     assert "backward" not in printed
     assert main(["bench", "--from", str(file)]) == 0
     assert capsys.readouterr().out == printed
+    monkeypatch.setattr(
+        bench_gpu, "torch_gpu", lambda *what: fake_gpu(contestants={"cudeform": shifted})
+    )
+    assert main(words) == 1
+    assert "FAILED: cudeform is wrong" in capsys.readouterr().out
+    monkeypatch.setattr(bench_gpu, "torch_gpu", lambda *what: asked.append(what) or fake_gpu())
     words += ["--path", "im2col", "--scatter", "--offsets", "zero", "uniform"]
     assert main(words) == 0
     printed = capsys.readouterr().out

@@ -8,7 +8,8 @@ installed are left out.
 Ratios are a peer's time divided by cudeform's. GFLOP/s counts the matrix products only.
 
 With --device gpu the contestants are cudeform and torchvision on tensors of torch, and two that
-compute something else: cuDNN's ordinary convolution of the same shape, and the bare products.
+compute something else: cuDNN's ordinary convolution of the same shape, and the bare products. There
+all that is right is timed, whatever else is wrong, and the JSON is written again as it grows.
 """
 
 from __future__ import annotations
@@ -86,6 +87,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "if they take longer",
     )
     parser.add_argument(
+        "--deadline",
+        type=float,
+        default=bench_gpu.DEADLINE,
+        help="on a GPU, seconds after which nothing more is begun; what was skipped is named "
+        "(default: %(default)g)",
+    )
+    parser.add_argument(
         "--quick", action="store_true", help="as few repeats as can be, of tiny configurations"
     )
     parser.add_argument("--json", type=_new_file, metavar="FILE", help="write everything there")
@@ -110,9 +118,13 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     print(_text(report))
+    _write(arguments, report)
+    return 1 if isinstance(report, GpuReport) and report.failures else 0
+
+
+def _write(arguments: argparse.Namespace, report: Report | GpuReport) -> None:
     if arguments.json is not None:
         arguments.json.write_text(report.to_json() + "\n", encoding="utf-8")
-    return 0
 
 
 def _measured(arguments: argparse.Namespace, configs: Sequence[Config]) -> Report | GpuReport:
@@ -122,7 +134,10 @@ def _measured(arguments: argparse.Namespace, configs: Sequence[Config]) -> Repor
         seconds = 0.0 if arguments.quick else usual
     if arguments.device == "gpu":
         gpu = bench_gpu.torch_gpu(arguments.path, arguments.scatter)
-        return bench_gpu.measure_all(gpu, configs, arguments.direction, arguments.mode, seconds)
+        wanted = bench_gpu.Wanted(
+            configs, arguments.direction, arguments.mode, seconds, arguments.deadline
+        )
+        return bench_gpu.measure_all(gpu, wanted, lambda report: _write(arguments, report))
     threads = arguments.threads or available_threads()
     return measure_all(configs, arguments.direction, threads, seconds)
 

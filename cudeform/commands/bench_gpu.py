@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,15 +17,16 @@ from cudeform.commands import bench_gpu_forced as forced
 from cudeform.commands import bench_gpu_peers as peers
 from cudeform.commands import info
 from cudeform.commands.bench_configs import Config, Problem
-from cudeform.commands.bench_gpu_model import MODES, RATES, Mode, shares
+from cudeform.commands.bench_gpu_model import MODES, Mode, rates_of, shares
 from cudeform.commands.bench_gpu_report import GpuMeasurement, GpuReport
 from cudeform.commands.bench_gpu_timing import Clock, measure_in_turns, workspace
-from cudeform.commands.bench_timing import WrongResult
 from cudeform.gpu.paths import FORWARD
 from cudeform.gpu.scatter import SCATTERS
 
-# Fourteen configurations, four modes and three directions are meant to fit into ten minutes.
+# Fourteen configurations, four modes and three directions are meant to fit into ten minutes, with
+# what it takes to start and to end.
 SECONDS = 0.5
+DEADLINE = 540.0
 
 NEEDS = {"cudeform": ("torch", "cupy"), "torchvision": ("torch", "torchvision")}
 
@@ -111,79 +114,173 @@ def exact_calls(tensors: Any, absent: dict[str, str]) -> peers.Calls:
     return peers.CONTESTANTS[name](tensors.to("float64"), MODES["fp32"])
 
 
-def measure_all(
-    gpu: Gpu,
-    configs: Sequence[Config],
-    directions: Sequence[str],
-    modes: Sequence[str],
-    seconds: float,
-) -> GpuReport:
-    """Check and time configurations.
+@dataclass(frozen=True)
+class Wanted:
+    """What a run shall measure.
 
-    Args:
-        gpu: where.
+    Attributes:
         configs: what to compute.
         directions: of "forward", "backward" and "both".
         modes: names in ``MODES``.
         seconds: time for each configuration, direction and mode.
-
-    Raises:
-        WrongResult: cudeform differs from float64 by more than rounding.
+        deadline: seconds from the start after which none of these is begun.
     """
-    measurements = []
-    for config in configs:
-        problem = Problem.of(config)
-        for mode in (MODES[name] for name in modes):
-            gpu.set_tf32(mode.tf32)
-            tensors = gpu.tensors(problem, mode.dtype)
-            exact = gpu.exact(tensors)
-            calls = {name: of(tensors, mode) for name, of in gpu.contestants.items()}
-            for direction in directions:
-                print(f"{config.name} {mode.name} {direction}", file=sys.stderr)
-                able = {name: of[direction] for name, of in calls.items() if direction in of}
-                errors = check(gpu, config, mode, direction, able, exact[direction]())
-                measurements.append(_measured(gpu, config, mode, direction, able, errors, seconds))
-            del tensors, exact, calls
+
+    configs: Sequence[Config]
+    directions: Sequence[str]
+    modes: Sequence[str]
+    seconds: float
+    deadline: float = DEADLINE
+
+
+def measure_all(
+    gpu: Gpu, wanted: Wanted, keep: Callable[[GpuReport], None] = lambda report: None
+) -> GpuReport:
+    """Check and time configurations.
+
+    What is wrong or breaks is named in the report and not timed; all else is measured still: time
+    on a GPU is dear, and the first run on a new one shall tell as much as it can.
+
+    Args:
+        gpu: where.
+        wanted: what.
+        keep: is given the report again and again as it grows, since the run may be killed.
+    """
+    run = _Run(gpu, wanted)
+    for config in wanted.configs:
+        problem = cache(partial(Problem.of, config))
+        for mode in (MODES[name] for name in wanted.modes):
+            run.measure(config, mode, problem)
             gpu.free()
-    return GpuReport(
-        command=shlex.join(["python", "-m", "cudeform", *sys.argv[1:]]),
-        date=datetime.now(UTC).isoformat(" ", "seconds"),
-        gpu=gpu.name,
-        versions={"cudeform": cudeform.__version__} | info.versions(),
-        rates=RATES,
-        tolerances={mode.name: mode.tolerance for mode in MODES.values()},
-        absent=gpu.absent,
-        measurements=tuple(measurements),
-    )
+        keep(run.report())
+    return run.report()
+
+
+class _Run:
+    """What was measured so far."""
+
+    def __init__(self, gpu: Gpu, wanted: Wanted) -> None:
+        """Start the clock."""
+        self._gpu, self._wanted = gpu, wanted
+        self._started = time.perf_counter()
+        # Asked once: it looks at every package that is installed.
+        self._versions = {"cudeform": cudeform.__version__} | info.versions()
+        self._measurements: list[GpuMeasurement] = []
+        self._failures: list[str] = []
+        self._skipped: list[str] = []
+
+    def measure(self, config: Config, mode: Mode, problem: Callable[[], Problem]) -> None:
+        """Measure a configuration in a mode, in all directions for which there is time."""
+        ready: tuple[dict[str, peers.Calls], peers.Calls] | None = None
+        for direction in self._wanted.directions:
+            where = f"{config.name} {direction} {mode.name}"
+            if time.perf_counter() - self._started > self._wanted.deadline:
+                self._skipped.append(where)
+                continue
+            print(where, file=sys.stderr)
+            try:
+                ready = ready or self._ready(problem(), mode)
+                self._measure(config, mode, direction, *ready)
+            except Exception as error:  # an error on a GPU may take everything with it
+                self._fail(f"{where} broke: {_in_a_line(error)}")
+
+    def _ready(self, problem: Problem, mode: Mode) -> tuple[dict[str, peers.Calls], peers.Calls]:
+        """Calls by contestant, and exact ones."""
+        self._gpu.set_tf32(mode.tf32)
+        tensors = self._gpu.tensors(problem, mode.dtype)
+        calls = {name: of(tensors, mode) for name, of in self._gpu.contestants.items()}
+        return calls, self._gpu.exact(tensors)
+
+    def _measure(
+        self,
+        config: Config,
+        mode: Mode,
+        direction: str,
+        calls: dict[str, peers.Calls],
+        exact: peers.Calls,
+    ) -> None:
+        able = {name: of[direction] for name, of in calls.items() if direction in of}
+        where = f"{config.name} {direction} {mode.name}"
+        checked = check(self._gpu, where, mode, able, exact[direction]())
+        for failure in checked.failures:
+            self._fail(failure)
+        if "cudeform" in checked.calls:  # all else is told in relation to it
+            seconds = self._wanted.seconds
+            measured = _measured(self._gpu, config, mode, direction, checked, seconds)
+            self._measurements.append(measured)
+
+    def _fail(self, why: str) -> None:
+        print(f"FAILED: {why}", file=sys.stderr)
+        self._failures.append(why)
+
+    def report(self) -> GpuReport:
+        """All of it."""
+        return GpuReport(
+            command=shlex.join(["python", "-m", "cudeform", *sys.argv[1:]]),
+            date=datetime.now(UTC).isoformat(" ", "seconds"),
+            gpu=self._gpu.name,
+            versions=self._versions,
+            rates=rates_of(self._gpu.name),
+            tolerances={mode.name: mode.tolerance for mode in MODES.values()},
+            absent=self._gpu.absent,
+            measurements=tuple(self._measurements),
+            failures=tuple(self._failures),
+            skipped=tuple(self._skipped),
+        )
+
+
+@dataclass
+class Checked:
+    """What may be timed.
+
+    Attributes:
+        calls: those that ran and are right, by contestant.
+        errors: largest difference to float64, of all that compute the same.
+        failures: what is wrong or broke, in words.
+    """
+
+    calls: dict[str, Callable[[], peers.Results]]
+    errors: dict[str, float]
+    failures: list[str]
 
 
 def check(
     gpu: Gpu,
-    config: Config,
+    where: str,
     mode: Mode,
-    direction: str,
     calls: dict[str, Callable[[], peers.Results]],
     exact: peers.Results,
-) -> dict[str, float]:
-    """Errors of all that compute the same. A peer's are reported; one of ours ends the run.
+) -> Checked:
+    """Call everyone once. A peer's error is reported and it is timed; ours must be right.
 
     torchvision works out coordinates in float16 where that is the dtype, which no tolerance that
     means anything would let pass.
-
-    Raises:
-        WrongResult: ours differ by more than rounding.
     """
-    same = [name for name in calls if name in peers.SAME or forced.is_forced(name)]
-    errors = {name: gpu.error(calls[name](), exact) for name in same}
-    for name in same:
-        ours = name in peers.OURS or forced.is_forced(name)
-        if ours and not errors[name] <= mode.tolerance:  # true of NaN, too
-            raise WrongResult(
-                f"{name} is wrong at {config.name} {direction} {mode.name}: it differs from the "
-                f"float64 result by {errors[name]:.2g} of its largest element, "
-                f"{mode.tolerance:g} is allowed; not timed"
+    checked = Checked({}, {}, [])
+    for name, call in calls.items():
+        forced_one = forced.is_forced(name)
+        try:
+            results = call()
+            if name in peers.SAME or forced_one:
+                checked.errors[name] = gpu.error(results, exact)
+            gpu.clock.wait()  # what breaks on the GPU is told to whoever waits for it
+        except Exception as error:
+            checked.failures.append(f"{name} broke at {where}: {_in_a_line(error)}")
+            continue
+        off = checked.errors.get(name, 0.0)
+        if (name in peers.OURS or forced_one) and not off <= mode.tolerance:  # true of NaN, too
+            checked.failures.append(
+                f"{name} is wrong at {where}: it differs from the float64 result by {off:.2g} of "
+                f"its largest element, {mode.tolerance:g} is allowed; not timed"
             )
-    return errors
+            continue
+        checked.calls[name] = call
+    return checked
+
+
+def _in_a_line(error: Exception) -> str:
+    """An error as part of a sentence."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _measured(
@@ -191,10 +288,10 @@ def _measured(
     config: Config,
     mode: Mode,
     direction: str,
-    calls: dict[str, Callable[[], peers.Results]],
-    errors: dict[str, float],
+    checked: Checked,
     seconds: float,
 ) -> GpuMeasurement:
+    calls = checked.calls
     samples = measure_in_turns(gpu.clock, calls, seconds)
     medians = {name: taken.medians for name, taken in samples.items()}
     cold = {name: of[1] for name, of in medians.items()}
@@ -208,9 +305,11 @@ def _measured(
         },
         median_ms={"warm": {name: of[0] for name, of in medians.items()}, "cold": cold},
         host_us={name: of[2] for name, of in medians.items()},
-        errors=errors,
+        errors=checked.errors,
         workspace_mib={
-            name: workspace(gpu.clock, call, gpu.nbytes) / 2**20 for name, call in calls.items()
+            name: workspace(gpu.clock, call, gpu.nbytes) / 2**20
+            for name, call in calls.items()
+            if name not in peers.ELSEWHERE
         },
-        shares=shares(config, mode, direction, 1e3 * cold["cudeform"]),
+        shares=shares(config, mode, direction, 1e3 * cold["cudeform"], rates_of(gpu.name)),
     )

@@ -1,12 +1,14 @@
 """What a GPU has to do for a configuration, and how long each part takes at the least.
 
-The constants are those of one H200. Memory and products were measured or published; what the first
-level of the cache delivers follows from its width and clock, and the rate of additions to memory is
-a guess until it is measured. A report states them, so that a share of a roofline can be judged.
+The constants are those of one H200; an H100 is the same but for its memory. Memory and products
+were measured or published; what the first level of the cache delivers follows from its width and
+clock, and the rate of additions to memory is a guess until it is measured. A report states them, so
+that a share of a roofline can be judged.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cudeform.commands.bench_configs import Config
@@ -21,6 +23,12 @@ RATES = {
     "fp16": 790e12,
     "bf16": 790e12,
 }
+H100_MEMORY = 3.0e12
+
+
+def rates_of(gpu: str) -> dict[str, float]:
+    """Rates of a GPU by its name; one that is not known is taken for an H200."""
+    return RATES | ({"memory": H100_MEMORY} if "H100" in gpu else {})
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,9 @@ PRODUCTS = {"forward": 1, "backward": 2, "both": 3}
 GATHERS = {"forward": 1, "backward": 1, "both": 2}
 
 
-def floors_us(config: Config, mode: Mode, direction: str) -> dict[str, float]:
+def floors_us(
+    config: Config, mode: Mode, direction: str, rates: Mapping[str, float] = RATES
+) -> dict[str, float]:
     """Least microseconds of each resource: the larger of them bounds any implementation.
 
     ``memory`` counts every array once, ``gather`` the four corners of each sample, ``scatter``,
@@ -68,18 +78,24 @@ def floors_us(config: Config, mode: Mode, direction: str) -> dict[str, float]:
     """
     corners = 4 * _samples(config) * config.channels
     floors = {
-        "products": PRODUCTS[direction] * config.gemm_flop / RATES[mode.name],
-        "memory": _array_elements(config, direction) * mode.itemsize / RATES["memory"],
-        "gather": GATHERS[direction] * corners * mode.itemsize / RATES["gather"],
+        "products": PRODUCTS[direction] * config.gemm_flop / rates[mode.name],
+        "memory": _array_elements(config, direction) * mode.itemsize / rates["memory"],
+        "gather": GATHERS[direction] * corners * mode.itemsize / rates["gather"],
     }
     if direction != "forward":
-        floors["scatter"] = corners * 4 / RATES["scatter"]
+        floors["scatter"] = corners * 4 / rates["scatter"]
     return {name: 1e6 * seconds for name, seconds in floors.items()}
 
 
-def shares(config: Config, mode: Mode, direction: str, microseconds: float) -> dict[str, float]:
+def shares(
+    config: Config,
+    mode: Mode,
+    direction: str,
+    microseconds: float,
+    rates: Mapping[str, float] = RATES,
+) -> dict[str, float]:
     """Which part of a measured time each floor is."""
-    floors = floors_us(config, mode, direction)
+    floors = floors_us(config, mode, direction, rates)
     return {name: floor / microseconds for name, floor in floors.items()}
 
 

@@ -27,7 +27,7 @@ class GpuMeasurement:
         errors: largest difference to float64 of those that compute the same, in units of the
             largest element.
         workspace_mib: most memory of torch's allocator held beside arguments and results, by
-            contestant.
+            contestant; without those that take theirs elsewhere.
         shares: part of cudeform's cold time that each floor of the model is.
     """
 
@@ -71,6 +71,8 @@ class GpuReport:
         tolerances: largest error allowed, by mode.
         absent: contestants that took no part, and why.
         measurements: what came out.
+        failures: what is wrong or broke, in words; not timed.
+        skipped: what there was no time for.
     """
 
     command: str
@@ -81,6 +83,8 @@ class GpuReport:
     tolerances: dict[str, float]
     absent: dict[str, str]
     measurements: tuple[GpuMeasurement, ...]
+    failures: tuple[str, ...]
+    skipped: tuple[str, ...]
 
     def to_json(self) -> str:
         """Everything, as text."""
@@ -94,6 +98,8 @@ class GpuReport:
             GpuMeasurement(**measured | {"config": Config(**measured["config"])})
             for measured in fields["measurements"]
         )
+        for name in ("failures", "skipped"):
+            fields[name] = tuple(fields[name])
         return cls(**fields)
 
 
@@ -116,11 +122,14 @@ def table(report: GpuReport) -> str:
 
 def _details(measured: list[GpuMeasurement]) -> str:
     """How close to each floor cudeform's cold time is; how long calls keep the host."""
-    floors, names = list(measured[0].shares), list(_unforced(measured[0].host_us))
+    floors = list(measured[0].shares)
+    names = list(dict.fromkeys(name for m in measured for name in _unforced(m.host_us)))
     rows = [["config", *floors, *names], ["", *("" for _ in floors), *("host us" for _ in names)]]
     for m in measured:
         shares = [f"{m.shares[floor]:.0%}" for floor in floors]
-        rows.append([_label(m, measured), *shares, *(f"{m.host_us[name]:.1f}" for name in names)])
+        times = [m.host_us.get(name) for name in names]
+        host = ["-" if us is None else f"{us:.1f}" for us in times]
+        rows.append([_label(m, measured), *shares, *host])
     return aligned(rows, left=1)
 
 
@@ -150,4 +159,8 @@ def _notes(report: GpuReport) -> list[str]:
             if not error <= report.tolerances[m.mode]:  # true of NaN, too
                 where = f"{m.config.name} {m.direction} {m.mode}"
                 notes.append(f"{name} is off by {error:.2g} of the largest element at {where}.")
-    return [*notes, *(f"Without {name}: {why}." for name, why in report.absent.items())]
+    notes += [f"Without {name}: {why}." for name, why in report.absent.items()]
+    notes += [f"FAILED: {failure}." for failure in report.failures]
+    if report.skipped:
+        notes.append(f"Skipped, for the time was up: {', '.join(report.skipped)}.")
+    return notes
