@@ -5,19 +5,20 @@
 
 struct Spot { int image, row, col; };  // an output position; the image is -1 where there is none
 
-struct Aim {
-    index_t pixel;  // top left corner in the input, at channel 0
+struct alignas(16) Aim {
     acc_t ly, lx, mask;
-    unsigned corners;
+    index_t pixel;  // top left corner in the input, at channel 0
 };
 
 const int SLOTS = TILE_M * STAGE / THREADS;  // units of a stage that a thread samples
+const int SLOT_ROWS = THREADS / STAGE;       // from a slot's row to the next one's
 
 struct Corners { vec16_t v[SLOTS][4]; };
 
 struct Plans {
-    Spot* spots;  // (TILE_M,)
-    Aim* aims;    // (plan_taps, TILE_M)
+    Aim* aims;            // (plan_taps, TILE_M)
+    Spot* spots;          // (TILE_M,)
+    unsigned char* held;  // (plan_taps, TILE_M)  which corners count, HELD bits
 };
 
 __device__ inline Spot spot_of(const Launch& p, int tile, int m) {
@@ -48,71 +49,78 @@ __device__ inline void take_places(const Launch& p, int tile, const Plans& plans
     }
 }
 
-__device__ inline Aim aim_of(
-        const Launch& p, const scalar_t* offset, const scalar_t* mask, Spot spot, int tap, int og) {
-    Aim aim = {0, 0, 0, 0, 0};
-    if (spot.image >= 0) {
-        const Place at = {spot.image, spot.row, spot.col, tap, og, 0};
-        const Sample s = sample_of(p, offset, mask, at);
-        aim.pixel = element_of(p.input, at.image, 0, s.y0, s.x0);
-        aim.ly = s.ly;
-        aim.lx = s.lx;
-        aim.mask = s.flags & LOST ? static_cast<acc_t>(nanf("")) : s.mask;
-        aim.corners = corners_of(s.flags);
-    }
-    return aim;
-}
-
 // Plan the samples of a batch of taps, one a thread at a time.
 __device__ inline void take_aim(
-        const Launch& p, const scalar_t* offset, const scalar_t* mask, const Plans& plans, int group,
-        Cursor at) {
-    const int group_in = p.g.channels / p.g.groups;
-    const int c = group * group_in + chunk_channel(p, at);
+        const Launch& p, const scalar_t* offset, const scalar_t* mask, const Plans& plans,
+        Route route, int first_channel, Cursor at) {
+    const int c = first_channel + chunk_channel(route, at);
     const int og = c / (p.g.channels / p.g.offset_groups);
-    for (int k = threadIdx.x; k < batch_taps(p, at) * TILE_M; k += THREADS) {
-        plans.aims[k] = aim_of(p, offset, mask, plans.spots[k % TILE_M], at.tap + k / TILE_M, og);
+    for (int k = threadIdx.x; k < batch_taps(route, at) * TILE_M; k += THREADS) {
+        const Spot spot = plans.spots[k % TILE_M];
+        Aim aim = {0, 0, 0, 0};
+        unsigned held = 0;
+        if (spot.image >= 0) {
+            const Place place = {spot.image, spot.row, spot.col, at.tap + k / TILE_M, og, 0};
+            const Sample s = sample_of(p, offset, mask, place);
+            const acc_t factor = s.flags & LOST ? static_cast<acc_t>(nanf("")) : s.mask;
+            aim = {s.ly, s.lx, factor, element_of(p.input, spot.image, 0, s.y0, s.x0)};
+            held = corners_of(s.flags);
+        }
+        plans.aims[k] = aim;
+        plans.held[k] = static_cast<unsigned char>(held);
     }
 }
 
-// The sample of a thread's slot; null where the stage is not full.
-__device__ inline const Aim* aim_at(const Launch& p, const Plans& plans, Cursor at, int slot) {
-    const int k = threadIdx.x + slot * THREADS, tap = (at.unit + k % STAGE) / CHUNK_UNITS;
-    return tap < batch_taps(p, at) ? plans.aims + tap * TILE_M + k / STAGE : nullptr;
+// What a thread samples in every stage: one unit of the rows `row`, `row` + SLOT_ROWS and so on.
+struct Share {
+    int row, unit, store;       // store: where the first of them goes
+    index_t right, below;       // from a corner to the next ones
+};
+
+__device__ inline Share share_of(const Launch& p) {
+    const int row = threadIdx.x / STAGE, unit = threadIdx.x % STAGE;
+    return {kept(row), kept(unit), kept(unit_at(row, unit)), p.input.w, p.input.h};
 }
 
-// Begin to load what the stage samples.
+// Tap of the batch and channel of the chunk of a thread's unit. The tap may be one behind the last.
+__device__ inline int tap_of(Share share, Cursor at) {
+    return static_cast<unsigned>(CHUNK_UNITS == STAGE ? at.unit : at.unit + share.unit) / CHUNK_UNITS;
+}
+
+__device__ inline int channel_of(Share share, Cursor at) {
+    const int unit = CHUNK_UNITS == STAGE ? share.unit : (at.unit + share.unit) % CHUNK_UNITS;
+    return unit * VECTOR;
+}
+
+// Begin to load what the stage samples; `first_channel` is that of the chunk.
 __device__ inline void load_corners(
-        const Launch& p, const scalar_t* __restrict__ input, const Plans& plans, int group, Cursor at,
-        Corners* corners) {
-    const int unit = at.unit + threadIdx.x % STAGE;
-    const int c = group * (p.g.channels / p.g.groups) + chunk_channel(p, at)
-        + unit % CHUNK_UNITS * VECTOR;
+        const scalar_t* __restrict__ input, const Plans& plans, Share share, Cursor at, int taps,
+        int first_channel, Corners* corners) {
+    const int tap = tap_of(share, at), c = first_channel + channel_of(share, at);
+    const int first = (tap < taps ? tap * TILE_M : 0) + share.row;
 #pragma unroll
     for (int slot = 0; slot < SLOTS; ++slot) {
-        const Aim* const aim = aim_at(p, plans, at, slot);
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-            if (aim && aim->corners >> j & 1) {
-                const index_t from = aim->pixel + (j >> 1) * p.input.h + (j & 1) * p.input.w + c;
-                corners->v[slot][j] = load16(input + from);
-            }
-        }
+        const unsigned held = tap < taps ? plans.held[first + slot * SLOT_ROWS] : 0;
+        const index_t from = plans.aims[first + slot * SLOT_ROWS].pixel + c;
+        const index_t below = from + share.below;
+        corners->v[slot][0] = load16_if(held & HELD_00, input + from);
+        corners->v[slot][1] = load16_if(held & HELD_01, input + (from + share.right));
+        corners->v[slot][2] = load16_if(held & HELD_10, input + below);
+        corners->v[slot][3] = load16_if(held & HELD_11, input + (below + share.right));
     }
 }
 
-__device__ inline vec16_t blended(const Aim& aim, const vec16_t* corners) {
+// The corners' sum; those that do not count were loaded as zeros.
+__device__ inline vec16_t blended(Aim aim, const vec16_t* corners) {
     const acc_t hy = 1 - aim.ly, hx = 1 - aim.lx;
     const acc_t weights[4] = {hy * hx, hy * aim.lx, aim.ly * hx, aim.ly * aim.lx};
     acc_t sums[VECTOR] = {};
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-        if (aim.corners >> j & 1) {
-            const scalar_t* const values = reinterpret_cast<const scalar_t*>(corners + j);
+        const scalar_t* const values = reinterpret_cast<const scalar_t*>(corners + j);
 #pragma unroll
-            for (int i = 0; i < VECTOR; ++i) {
-                sums[i] += weights[j] * to_acc(values[i]);
-            }
+        for (int i = 0; i < VECTOR; ++i) {
+            sums[i] += weights[j] * to_acc(values[i]);
         }
     }
     vec16_t result;
@@ -130,15 +138,16 @@ __device__ inline vec16_t blended(const Aim& aim, const vec16_t* corners) {
 
 // Blend what was loaded, and put it where the warps multiply it.
 __device__ inline void store_samples(
-        const Launch& p, const Plans& plans, Cursor at, const Corners& corners, vec16_t* a) {
+        const Plans& plans, Share share, Cursor at, int taps, const Corners& corners, vec16_t* a) {
+    const int tap = tap_of(share, at);
+    const int first = (tap < taps ? tap * TILE_M : 0) + share.row;
 #pragma unroll
     for (int slot = 0; slot < SLOTS; ++slot) {
-        const int k = threadIdx.x + slot * THREADS;
-        const Aim* const aim = aim_at(p, plans, at, slot);
-        vec16_t value = {{0, 0, 0, 0}};
-        if (aim) {
-            value = blended(*aim, corners.v[slot]);
+        vec16_t value = blended(plans.aims[first + slot * SLOT_ROWS], corners.v[slot]);
+        if (tap >= taps) {
+            value = {{0, 0, 0, 0}};  // even if that mask is NaN
         }
-        a[unit_at(k / STAGE, k % STAGE)] = value;
+        // SLOT_ROWS is a multiple of 8: units lie there as they do here.
+        a[share.store + slot * SLOT_ROWS * STAGE] = value;
     }
 }

@@ -32,50 +32,73 @@ __device__ inline Job job_of(const Launch& p) {
     return job;
 }
 
-// Begin to copy the weights of a stage.
-__device__ inline void copy_weights(
-        const Launch& p, const vec16_t* __restrict__ packed, const Job& job, int stage, vec16_t* b) {
+// Begin to copy the weights of a stage; `from` and `to` are those of the thread's first unit.
+__device__ inline void copy_weights(const vec16_t* __restrict__ from, vec16_t* to) {
     const int units = TILE_N * STAGE;
-    const index_t strip = static_cast<index_t>(job.group) * strips_of(p) + job.strip;
-    const vec16_t* const from = packed + (strip * p.stages + stage) * units;
 #pragma unroll
-    for (int k = threadIdx.x; k < units; k += THREADS) {
-        copy16_async(b + k, from + k);
+    for (int i = 0; i < (units + THREADS - 1) / THREADS; ++i) {
+        if (units % THREADS == 0 || threadIdx.x + i * THREADS < units) {
+            copy16_async(to + i * THREADS, from + i * THREADS);
+        }
     }
 }
 
-__device__ inline void write_sum(
-        const Launch& p, const Job& job, Spot spot, int column, float sum,
-        const scalar_t* __restrict__ bias, scalar_t* __restrict__ output,
-        float* __restrict__ partial) {
-    const int group_out = p.g.out_channels / p.g.groups, in_group = job.strip * TILE_N + column;
-    if (spot.image < 0 || in_group >= group_out) {
-        return;
+// Where the sums of a thread's rows go, seen from those of channel 0; a bit for each row that is one.
+struct Goals {
+    index_t at[2 * WARP_ROWS];
+    unsigned there;
+};
+
+__device__ inline Goals goals_of(const Launch& p, const Spot* spots) {
+    const index_t plane = static_cast<index_t>(p.rows) * p.g.out_w;
+    Goals goals;
+    goals.there = 0;
+#pragma unroll
+    for (int i = 0; i < 2 * WARP_ROWS; ++i) {
+        const Spot spot = spots[first_row() + 8 * i];
+        goals.at[i] = p.parts > 1
+            ? spot.image * p.g.out_channels * plane + (spot.row - p.first_row) * p.g.out_w + spot.col
+            : element_of(p.output, p.first_image + spot.image, 0, spot.row, spot.col);
+        goals.there |= spot.image < 0 ? 0 : 1 << i;
     }
-    const int o = job.group * group_out + in_group;
-    if (p.parts > 1) {
-        const index_t plane = static_cast<index_t>(spot.image) * p.g.out_channels + o;
-        const index_t line = plane * p.rows + spot.row - p.first_row;
-        partial[job.part * p.part_size + line * p.g.out_w + spot.col] = sum;
-    } else {
-        const int n = p.first_image + spot.image;
-        sum = bias ? sum + to_acc(bias[o * p.bias]) : sum;
-        from_acc(sum, output + element_of(p.output, n, o, spot.row, spot.col));
-    }
+    return goals;
+}
+
+// Channel of the output that a column of the thread's sums is of; -1 where there is none.
+__device__ inline int column_channel(const Launch& p, const Job& job, int j) {
+    const int group_out = p.g.out_channels / p.g.groups;
+    const int in_group = job.strip * TILE_N + first_column() + j / 2 * 8 + j % 2;
+    return in_group < group_out ? job.group * group_out + in_group : -1;
 }
 
 __device__ inline void write_sums(
         const Launch& p, const Job& job, const Spot* spots, const Sums& sums,
         const scalar_t* __restrict__ bias, scalar_t* __restrict__ output,
         float* __restrict__ partial) {
+    const int columns = 4 * WARP_COLUMNS;
+    const index_t plane = static_cast<index_t>(p.rows) * p.g.out_w;
+    const Goals goals = goals_of(p, spots);
+    // All are on their way before one is needed.
+    float biases[columns];
 #pragma unroll
-    for (int i = 0; i < 2 * WARP_ROWS; ++i) {
-        const Spot spot = spots[first_row() + 8 * i];
+    for (int j = 0; j < columns; ++j) {
+        const int o = column_channel(p, job, j);
+        biases[j] = bias && p.parts == 1 && o >= 0 ? to_acc(bias[o * p.bias]) : 0;
+    }
 #pragma unroll
-        for (int j = 0; j < 4 * WARP_COLUMNS; ++j) {
-            const int column = first_column() + j / 2 * 8 + j % 2;
+    for (int j = 0; j < columns; ++j) {
+        const int o = column_channel(p, job, j);
+#pragma unroll
+        for (int i = 0; i < 2 * WARP_ROWS; ++i) {
             const float sum = sums.v[i / 2][j / 2][i % 2 * 2 + j % 2];
-            write_sum(p, job, spot, column, sum, bias, output, partial);
+            if (o < 0 || !(goals.there >> i & 1)) {
+                continue;
+            }
+            if (p.parts > 1) {
+                partial[job.part * p.part_size + o * plane + goals.at[i]] = sum;
+            } else {
+                from_acc(sum + biases[j], output + (o * p.output.c + goals.at[i]));
+            }
         }
     }
 }
@@ -91,35 +114,49 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) deform_fused(
     Plans plans;
     plans.aims = reinterpret_cast<Aim*>(b + 2 * b_units);
     plans.spots = reinterpret_cast<Spot*>(plans.aims + p.plan_taps * TILE_M);
+    plans.held = reinterpret_cast<unsigned char*>(plans.spots + TILE_M);
     const Job job = job_of(p);
     const int begin = job.part * p.part_stages, left = p.stages - begin;
     const int end = begin + (left < p.part_stages ? left : p.part_stages);
-    Cursor at = cursor_of(p, begin);
+    const Route route = {kept(p.g.kernel_h * p.g.kernel_w), kept(p.plan_taps), kept(p.chunks)};
+    const int first_channel = kept(job.group * (p.g.channels / p.g.groups));
+    const int thread = kept(threadIdx.x);
+    const Share share = share_of(p);
+    const Given given = given_units();
+    Cursor at = cursor_of(route, begin);
     take_places(p, job.tile, plans);
     __syncthreads();
-    take_aim(p, offset, mask, plans, job.group, at);
+    take_aim(p, offset, mask, plans, route, first_channel, at);
     __syncthreads();
     Corners corners;
-    load_corners(p, input, plans, job.group, at, &corners);
-    copy_weights(p, packed, job, begin, b + begin % 2 * b_units);
+    int taps = batch_taps(route, at);
+    load_corners(
+        input, plans, share, at, taps, first_channel + chunk_channel(route, at), &corners);
+    const index_t strip = static_cast<index_t>(job.group) * strips_of(p) + job.strip;
+    const vec16_t* weights = packed + (strip * p.stages + begin) * b_units + thread;
+    copy_weights(weights, b + thread);
     Sums sums;
     clear(&sums);
+    int second = 0;  // whether the second buffers are in use
     for (int stage = begin; stage < end; ++stage) {
-        const int buffer = stage % 2;
-        store_samples(p, plans, at, corners, a + buffer * a_units);
+        store_samples(plans, share, at, taps, corners, a + second * a_units);
         wait_for_copies();
         __syncthreads();
-        const int units = batch_taps(p, at) * CHUNK_UNITS - at.unit;
-        at = next_stage(p, at);
+        const int units = taps * CHUNK_UNITS - at.unit;
+        at = next_stage(route, at);
         if (stage + 1 < end) {
             if (at.chunk == 0 && at.unit == 0) {
-                take_aim(p, offset, mask, plans, job.group, at);
+                take_aim(p, offset, mask, plans, route, first_channel, at);
                 __syncthreads();
+                taps = batch_taps(route, at);
             }
-            load_corners(p, input, plans, job.group, at, &corners);
-            copy_weights(p, packed, job, stage + 1, b + (1 - buffer) * b_units);
+            const int c = first_channel + chunk_channel(route, at);
+            load_corners(input, plans, share, at, taps, c, &corners);
+            weights += b_units;
+            copy_weights(weights, b + (1 - second) * b_units + thread);
         }
-        multiply_stage(a + buffer * a_units, b + buffer * b_units, units, &sums);
+        multiply_stage(a + second * a_units, b + second * b_units, given, units, &sums);
+        second = 1 - second;
     }
     write_sums(p, job, plans.spots, sums, bias, output, partial);
 }

@@ -47,15 +47,15 @@ __device__ inline vec16_t load16(const void* from) {
     return {{value.x, value.y, value.z, value.w}};
 }
 
-// The same where `held`, else zeros without an access; never a branch. Of memory that no kernel writes
-// meanwhile.
-__device__ inline vec16_t load16_if(bool held, const void* from) {
+// The same where `held` is not 0, else zeros without an access; never a branch. Of memory that no kernel
+// writes meanwhile.
+__device__ inline vec16_t load16_if(unsigned held, const void* from) {
     vec16_t value;
     asm("{ .reg .pred held; setp.ne.u32 held, %4, 0;"
         " mov.u32 %0, 0; mov.u32 %1, 0; mov.u32 %2, 0; mov.u32 %3, 0;"
         " @held ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%5]; }"
         : "=&r"(value.w[0]), "=&r"(value.w[1]), "=&r"(value.w[2]), "=&r"(value.w[3])
-        : "r"(static_cast<unsigned>(held)), "l"(__cvta_generic_to_global(from)));
+        : "r"(held), "l"(__cvta_generic_to_global(from)));
     return value;
 }
 
@@ -75,6 +75,12 @@ __device__ inline void add_global4(float* to, float a, float b, float c, float d
                  :: "l"(__cvta_generic_to_global(to)), "f"(a), "f"(b), "f"(c), "f"(d) : "memory");
 }
 #endif
+
+// The same number. The compiler cannot work it out again where it is needed, so it keeps it.
+__device__ inline int kept(int value) {
+    asm volatile("" : "+r"(value));
+    return value;
+}
 
 // The block's dynamic shared memory.
 

@@ -18,6 +18,7 @@ extern "C" __global__ void pack_tiles(
         const scalar_t* __restrict__ weight, scalar_t* __restrict__ packed, Launch p) {
     const int group_out = p.g.out_channels / p.g.groups;
     const int strips = (group_out + TILE_N - 1) / TILE_N, strip_units = TILE_N * STAGE;
+    const Route route = route_of(p);
     const index_t size = static_cast<index_t>(p.g.groups) * strips * p.stages * strip_units * VECTOR;
     for (index_t item = first_item(); item < size; item += item_stride()) {
         const int slot = static_cast<int>(item / VECTOR % strip_units), row = slot / STAGE;
@@ -25,11 +26,11 @@ extern "C" __global__ void pack_tiles(
         const int stage = static_cast<int>(item / VECTOR / strip_units - strip * p.stages);
         const int group = static_cast<int>(strip / strips);
         const int o = static_cast<int>(strip - static_cast<index_t>(group) * strips) * TILE_N + row;
-        const Cursor at = cursor_of(p, stage);
+        const Cursor at = cursor_of(route, stage);
         const int unit = at.unit + unit_at(row, slot % STAGE) % STAGE;
-        if (o < group_out && unit < batch_taps(p, at) * CHUNK_UNITS) {
+        if (o < group_out && unit < batch_taps(route, at) * CHUNK_UNITS) {
             const int tap = at.tap + unit / CHUNK_UNITS;
-            const int c = chunk_channel(p, at) + unit % CHUNK_UNITS * VECTOR
+            const int c = chunk_channel(route, at) + unit % CHUNK_UNITS * VECTOR
                 + static_cast<int>(item % VECTOR);
             const int i = tap / p.g.kernel_w, j = tap - i * p.g.kernel_w;
             const index_t from = element_of(p.weight, group * group_out + o, c, i, j);

@@ -10,34 +10,37 @@ struct Cursor {
     int run, tap, chunk, unit;  // tap: the first of its batch; unit: the first of the stage
 };
 
-__device__ inline int chunk_stages(const Launch& p) {
-    return (p.plan_taps * CHUNK_UNITS + STAGE - 1) / STAGE;
+// What the order depends on.
+struct Route { int taps, plan_taps, chunks; };
+
+__device__ inline Route route_of(const Launch& p) {
+    return {p.g.kernel_h * p.g.kernel_w, p.plan_taps, p.chunks};
 }
 
-__device__ inline Cursor cursor_of(const Launch& p, int stage) {
-    const int taps = p.g.kernel_h * p.g.kernel_w;
-    const int batches = (taps + p.plan_taps - 1) / p.plan_taps;
-    const int chunk = stage / chunk_stages(p), plan = chunk / p.chunks;
+__device__ inline Cursor cursor_of(Route route, int stage) {
+    const int chunk_stages = (route.plan_taps * CHUNK_UNITS + STAGE - 1) / STAGE;
+    const int batches = (route.taps + route.plan_taps - 1) / route.plan_taps;
+    const int chunk = stage / chunk_stages, plan = chunk / route.chunks;
     Cursor at;
     at.run = plan / batches;
-    at.tap = (plan - at.run * batches) * p.plan_taps;
-    at.chunk = chunk - plan * p.chunks;
-    at.unit = (stage - chunk * chunk_stages(p)) * STAGE;
+    at.tap = (plan - at.run * batches) * route.plan_taps;
+    at.chunk = chunk - plan * route.chunks;
+    at.unit = (stage - chunk * chunk_stages) * STAGE;
     return at;
 }
 
-__device__ inline Cursor next_stage(const Launch& p, Cursor at) {
+__device__ inline Cursor next_stage(Route route, Cursor at) {
     at.unit += STAGE;
-    if (at.unit < p.plan_taps * CHUNK_UNITS) {
+    if (at.unit < route.plan_taps * CHUNK_UNITS) {
         return at;
     }
     at.unit = 0;
-    if (++at.chunk < p.chunks) {
+    if (++at.chunk < route.chunks) {
         return at;
     }
     at.chunk = 0;
-    at.tap += p.plan_taps;
-    if (at.tap >= p.g.kernel_h * p.g.kernel_w) {
+    at.tap += route.plan_taps;
+    if (at.tap >= route.taps) {
         at.tap = 0;
         ++at.run;
     }
@@ -45,12 +48,12 @@ __device__ inline Cursor next_stage(const Launch& p, Cursor at) {
 }
 
 // Taps of the batch; the last one may have fewer.
-__device__ inline int batch_taps(const Launch& p, Cursor at) {
-    const int left = p.g.kernel_h * p.g.kernel_w - at.tap;
-    return left < p.plan_taps ? left : p.plan_taps;
+__device__ inline int batch_taps(Route route, Cursor at) {
+    const int left = route.taps - at.tap;
+    return left < route.plan_taps ? left : route.plan_taps;
 }
 
 // First channel of the chunk, in the group.
-__device__ inline int chunk_channel(const Launch& p, Cursor at) {
-    return (at.run * p.chunks + at.chunk) * CHUNK;
+__device__ inline int chunk_channel(Route route, Cursor at) {
+    return (at.run * route.chunks + at.chunk) * CHUNK;
 }

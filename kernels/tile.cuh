@@ -67,13 +67,19 @@ __device__ inline void add_products(
 }
 #endif
 
-// Add the product of the first `units` units of a stage, two at a time: behind the last there is a 0.
-__device__ inline void multiply_stage(
-        const vec16_t* a, const vec16_t* b, int units, Sums* sums) {
+// The units whose addresses a thread gives when its warp loads matrices.
+struct Given { int a, b; };
+
+__device__ inline Given given_units() {
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     const int row = warp % WARPS_M * (16 * WARP_ROWS) + (lane & 15);
     const int column = warp / WARPS_M * (16 * WARP_COLUMNS) + (lane & 7) + (lane >> 4) * 8;
-    const int a_at = unit_at(row, lane >> 4), b_at = unit_at(column, lane >> 3 & 1);
+    return {kept(unit_at(row, lane >> 4)), kept(unit_at(column, lane >> 3 & 1))};
+}
+
+// Add the product of the first `units` units of a stage, two at a time: behind the last there is a 0.
+__device__ inline void multiply_stage(
+        const vec16_t* a, const vec16_t* b, Given given, int units, Sums* sums) {
 #pragma unroll
     for (int unit = 0; unit < STAGE; unit += 2) {
         if (unit >= units) {
@@ -82,7 +88,7 @@ __device__ inline void multiply_stage(
         unsigned rows[WARP_ROWS][4];
 #pragma unroll
         for (int i = 0; i < WARP_ROWS; ++i) {
-            load_matrices(a + (a_at ^ unit) + 16 * STAGE * i, rows[i]);
+            load_matrices(a + (given.a ^ unit) + 16 * STAGE * i, rows[i]);
         }
 #if PRODUCTS == 3
         unsigned row_rests[WARP_ROWS][4], column_rests[4];
@@ -94,7 +100,7 @@ __device__ inline void multiply_stage(
 #pragma unroll
         for (int j = 0; j < WARP_COLUMNS; ++j) {
             unsigned columns[4];
-            load_matrices(b + (b_at ^ unit) + 16 * STAGE * j, columns);
+            load_matrices(b + (given.b ^ unit) + 16 * STAGE * j, columns);
 #if PRODUCTS == 3
             split_words(columns, column_rests);
 #endif

@@ -6,7 +6,7 @@ __device__ inline Vector sample_value(
     Vector value = zero_vector();
     for (int j = 0; j < 4; ++j) {
         const scalar_t* const from = input + plan.pixel + corner_step(p, j) + c;
-        add_scaled(&value, plan.weight[j], load_vector_if(corners >> j & 1, from));
+        add_scaled(&value, plan.weight[j], load_vector_if(corners & 1u << j, from));
     }
     for (int i = 0; i < VECTOR; ++i) {
         value.v[i] *= plan.mask;

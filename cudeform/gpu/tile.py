@@ -140,5 +140,5 @@ class Tiling:
     def shared_bytes(self) -> int:
         """Shared memory of a block: two buffers of each factor, the plans, the positions."""
         buffers = 2 * (self.tile.m + self.tile.n) * STAGE_UNITS * 16
-        aim, spot = 20, 12
-        return buffers + self.tile.m * (self.plan_taps * aim + spot)
+        aim, held, spot = 16, 1, 12
+        return buffers + self.tile.m * (self.plan_taps * (aim + held) + spot)

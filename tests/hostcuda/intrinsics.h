@@ -77,6 +77,8 @@ void add(T* address, T value, const char* what, Where at) {
 
 }  // namespace hostcuda
 
+inline int kept(int value) { return value; }
+
 inline unsigned char* dynamic_shared() {
     return reinterpret_cast<unsigned char*>(hostcuda::launch->shared);
 }
@@ -87,7 +89,8 @@ inline vec16_t load16(const void* address, hostcuda::Where at = hostcuda::here()
     return *static_cast<const vec16_t*>(address);
 }
 
-inline vec16_t load16_if(bool held, const void* address, hostcuda::Where at = hostcuda::here()) {
+inline vec16_t load16_if(unsigned held, const void* address,
+                         hostcuda::Where at = hostcuda::here()) {
     return held ? load16(address, at) : vec16_t{};
 }
 
