@@ -110,44 +110,60 @@ __device__ inline void load_corners(
     }
 }
 
+struct Blend { acc_t v[VECTOR]; };
+
 // The corners' sum; those that do not count were loaded as zeros.
-__device__ inline vec16_t blended(Aim aim, const vec16_t* corners) {
+__device__ inline Blend blended(Aim aim, const vec16_t* corners) {
     const acc_t hy = 1 - aim.ly, hx = 1 - aim.lx;
     const acc_t weights[4] = {hy * hx, hy * aim.lx, aim.ly * hx, aim.ly * aim.lx};
-    acc_t sums[VECTOR] = {};
+    Blend blend = {};
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
         const scalar_t* const values = reinterpret_cast<const scalar_t*>(corners + j);
 #pragma unroll
         for (int i = 0; i < VECTOR; ++i) {
-            sums[i] += weights[j] * to_acc(values[i]);
+            blend.v[i] += weights[j] * to_acc(values[i]);
         }
     }
-    vec16_t result;
-    scalar_t* const to = reinterpret_cast<scalar_t*>(&result);
 #pragma unroll
     for (int i = 0; i < VECTOR; ++i) {
-#if ROUNDS
-        to[i] = to_tf32(sums[i] * aim.mask);
-#else
-        from_acc(sums[i] * aim.mask, to + i);
-#endif
+        blend.v[i] *= aim.mask;
     }
-    return result;
+    return blend;
 }
 
-// Blend what was loaded, and put it where the warps multiply it.
+// Put numbers where the warps multiply them, in the parts that they multiply.
+__device__ inline void put(const Blend& blend, vec16_t* a) {
+    vec16_t unit[FACTOR_PARTS];
+    scalar_t* const to = reinterpret_cast<scalar_t*>(unit);
+#pragma unroll
+    for (int i = 0; i < VECTOR; ++i) {
+#if PRODUCTS == 3
+        split(blend.v[i], to + i, to + VECTOR + i);
+#elif ROUNDS
+        to[i] = to_tf32(blend.v[i]);
+#else
+        from_acc(blend.v[i], to + i);
+#endif
+    }
+#pragma unroll
+    for (int part = 0; part < FACTOR_PARTS; ++part) {
+        a[part * A_PART] = unit[part];
+    }
+}
+
+// Blend what was loaded for a stage.
 __device__ inline void store_samples(
         const Plans& plans, Share share, Cursor at, int taps, const Corners& corners, vec16_t* a) {
     const int tap = tap_of(share, at);
     const int first = (tap < taps ? tap * TILE_M : 0) + share.row;
 #pragma unroll
     for (int slot = 0; slot < SLOTS; ++slot) {
-        vec16_t value = blended(plans.aims[first + slot * SLOT_ROWS], corners.v[slot]);
+        Blend blend = blended(plans.aims[first + slot * SLOT_ROWS], corners.v[slot]);
         if (tap >= taps) {
-            value = {{0, 0, 0, 0}};  // even if that mask is NaN
+            blend = {};  // even if that mask is NaN
         }
         // SLOT_ROWS is a multiple of 8: units lie there as they do here.
-        a[share.store + slot * SLOT_ROWS * STAGE] = value;
+        put(blend, a + share.store + slot * SLOT_ROWS * STAGE);
     }
 }

@@ -34,10 +34,9 @@ __device__ inline Job job_of(const Launch& p) {
 
 // Begin to copy the weights of a stage; `from` and `to` are those of the thread's first unit.
 __device__ inline void copy_weights(const vec16_t* __restrict__ from, vec16_t* to) {
-    const int units = TILE_N * STAGE;
 #pragma unroll
-    for (int i = 0; i < (units + THREADS - 1) / THREADS; ++i) {
-        if (units % THREADS == 0 || threadIdx.x + i * THREADS < units) {
+    for (int i = 0; i < (B_UNITS + THREADS - 1) / THREADS; ++i) {
+        if (B_UNITS % THREADS == 0 || threadIdx.x + i * THREADS < B_UNITS) {
             copy16_async(to + i * THREADS, from + i * THREADS);
         }
     }
@@ -108,11 +107,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) deform_fused(
         const scalar_t* __restrict__ mask, const vec16_t* __restrict__ packed,
         const scalar_t* __restrict__ bias, scalar_t* __restrict__ output,
         float* __restrict__ partial, Launch p) {
-    const int a_units = TILE_M * STAGE, b_units = TILE_N * STAGE;
     vec16_t* const a = reinterpret_cast<vec16_t*>(dynamic_shared());
-    vec16_t* const b = a + 2 * a_units;
+    vec16_t* const b = a + 2 * A_UNITS;
     Plans plans;
-    plans.aims = reinterpret_cast<Aim*>(b + 2 * b_units);
+    plans.aims = reinterpret_cast<Aim*>(b + 2 * B_UNITS);
     plans.spots = reinterpret_cast<Spot*>(plans.aims + p.plan_taps * TILE_M);
     plans.held = reinterpret_cast<unsigned char*>(plans.spots + TILE_M);
     const Job job = job_of(p);
@@ -133,13 +131,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) deform_fused(
     load_corners(
         input, plans, share, at, taps, first_channel + chunk_channel(route, at), &corners);
     const index_t strip = static_cast<index_t>(job.group) * strips_of(p) + job.strip;
-    const vec16_t* weights = packed + (strip * p.stages + begin) * b_units + thread;
+    const vec16_t* weights = packed + (strip * p.stages + begin) * B_UNITS + thread;
     copy_weights(weights, b + thread);
     Sums sums;
     clear(&sums);
     int second = 0;  // whether the second buffers are in use
     for (int stage = begin; stage < end; ++stage) {
-        store_samples(plans, share, at, taps, corners, a + second * a_units);
+        store_samples(plans, share, at, taps, corners, a + second * A_UNITS);
         wait_for_copies();
         __syncthreads();
         const int units = taps * CHUNK_UNITS - at.unit;
@@ -152,10 +150,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) deform_fused(
             }
             const int c = first_channel + chunk_channel(route, at);
             load_corners(input, plans, share, at, taps, c, &corners);
-            weights += b_units;
-            copy_weights(weights, b + (1 - second) * b_units + thread);
+            weights += B_UNITS;
+            copy_weights(weights, b + (1 - second) * B_UNITS + thread);
         }
-        multiply_stage(a + second * a_units, b + second * b_units, given, units, &sums);
+        multiply_stage(a + second * A_UNITS, b + second * B_UNITS, given, units, &sums);
         second = 1 - second;
     }
     write_sums(p, job, plans.spots, sums, bias, output, partial);

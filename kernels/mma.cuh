@@ -28,8 +28,8 @@ __device__ inline void load_matrices(const void* row, unsigned* words) {
                  : "r"(shared_address(row)) : "memory");
 }
 
-// sum += a * b; volatile, so that no branch draws it in. The first argument says of which numbers the words are; of a float the processor
-// takes the 19 bits of TF32.
+// sum += a * b; volatile, so that no branch draws it in. The first argument says of which numbers the
+// words are; of a float the processor takes the 19 bits of TF32.
 
 __device__ inline void multiply_add(half_t kind, const unsigned* a, const unsigned* b, float* sum) {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "

@@ -1,42 +1,64 @@
 // pack_tiles: the weight as the fused kernel copies it to shared memory, stage by stage.
 //
 //   weight  (O, C/groups, KH, KW)  any strides
-//   packed  (groups, strips of O/groups, stages, TILE_N, STAGE units)  every element written once
+//   packed  (groups, strips of O/groups, stages, FACTOR_PARTS, TILE_N, STAGE units)
+//                                  every element written once
 //
-// Within a stage, units lie as unit_at says. What is no weight is 0: channels of the output behind the
-// last, and the end of a stage that is not full. For TF32 the weight is rounded here, once.
+// A thread takes a unit. Within a stage, units lie as unit_at says. What is no weight is 0: channels of the
+// output behind the last, and the end of a stage that is not full. For TF32 the weight is rounded here, for
+// three products it is split here, once.
 
-__device__ inline scalar_t tile_weight(scalar_t value) {
-#if ROUNDS
-    return to_tf32(value);
+// Load a unit: neighbouring channels of a tap. `unit` counts from the first of the batch.
+__device__ inline void load_unit(
+        const Launch& p, const scalar_t* __restrict__ weight, Route route, Cursor at, int unit, int o,
+        scalar_t* values) {
+    const int tap = at.tap + unit / CHUNK_UNITS;
+    const int c = chunk_channel(route, at) + unit % CHUNK_UNITS * VECTOR;
+    const int i = tap / p.g.kernel_w, j = tap - i * p.g.kernel_w;
+    const scalar_t* const from = weight + element_of(p.weight, o, c, i, j);
+#pragma unroll
+    for (int k = 0; k < VECTOR; ++k) {
+        values[k] = from[k * p.weight.c];
+    }
+}
+
+// Write a unit in the parts that the warps multiply.
+__device__ inline void store_unit(const scalar_t* values, vec16_t* packed) {
+    vec16_t unit[FACTOR_PARTS];
+    scalar_t* const to = reinterpret_cast<scalar_t*>(unit);
+#pragma unroll
+    for (int k = 0; k < VECTOR; ++k) {
+#if PRODUCTS == 3
+        split(values[k], to + k, to + VECTOR + k);
+#elif ROUNDS
+        to[k] = to_tf32(values[k]);
 #else
-    return value;
+        to[k] = values[k];
 #endif
+    }
+#pragma unroll
+    for (int part = 0; part < FACTOR_PARTS; ++part) {
+        store16(packed + part * B_PART, unit[part]);
+    }
 }
 
 extern "C" __global__ void pack_tiles(
-        const scalar_t* __restrict__ weight, scalar_t* __restrict__ packed, Launch p) {
+        const scalar_t* __restrict__ weight, vec16_t* __restrict__ packed, Launch p) {
     const int group_out = p.g.out_channels / p.g.groups;
-    const int strips = (group_out + TILE_N - 1) / TILE_N, strip_units = TILE_N * STAGE;
+    const int strips = (group_out + TILE_N - 1) / TILE_N;
     const Route route = route_of(p);
-    const index_t size = static_cast<index_t>(p.g.groups) * strips * p.stages * strip_units * VECTOR;
-    for (index_t item = first_item(); item < size; item += item_stride()) {
-        const int slot = static_cast<int>(item / VECTOR % strip_units), row = slot / STAGE;
-        const index_t strip = item / VECTOR / strip_units / p.stages;
-        const int stage = static_cast<int>(item / VECTOR / strip_units - strip * p.stages);
+    const index_t units = static_cast<index_t>(p.g.groups) * strips * p.stages * B_PART;
+    for (index_t item = first_item(); item < units; item += item_stride()) {
+        const index_t tile = item / B_PART, strip = tile / p.stages;
+        const int slot = static_cast<int>(item - tile * B_PART), row = slot / STAGE;
         const int group = static_cast<int>(strip / strips);
-        const int o = static_cast<int>(strip - static_cast<index_t>(group) * strips) * TILE_N + row;
-        const Cursor at = cursor_of(route, stage);
+        const int in_group = static_cast<int>(strip - group * strips) * TILE_N + row;
+        const Cursor at = cursor_of(route, static_cast<int>(tile - strip * p.stages));
         const int unit = at.unit + unit_at(row, slot % STAGE) % STAGE;
-        if (o < group_out && unit < batch_taps(route, at) * CHUNK_UNITS) {
-            const int tap = at.tap + unit / CHUNK_UNITS;
-            const int c = chunk_channel(route, at) + unit % CHUNK_UNITS * VECTOR
-                + static_cast<int>(item % VECTOR);
-            const int i = tap / p.g.kernel_w, j = tap - i * p.g.kernel_w;
-            const index_t from = element_of(p.weight, group * group_out + o, c, i, j);
-            packed[item] = tile_weight(weight[from]);
-        } else {
-            from_acc(static_cast<acc_t>(0), packed + item);
+        scalar_t values[VECTOR] = {};
+        if (in_group < group_out && unit < batch_taps(route, at) * CHUNK_UNITS) {
+            load_unit(p, weight, route, at, unit, group * group_out + in_group, values);
         }
+        store_unit(values, packed + tile * B_UNITS + slot);
     }
 }

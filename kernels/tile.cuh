@@ -2,10 +2,13 @@
 //
 // A block multiplies TILE_M rows of a by TILE_N columns of b, STAGE units of each at a time; its warps
 // share the tile, WARPS_M by WARPS_N of them. Where numbers are float, PRODUCTS is 1 for TF32, or 3 for
-// nearly all digits of float32: both factors are then split in two, and only the product of the two
-// small parts is left out.
+// nearly all digits of float32: both factors are then split in two, the rests of all their numbers lie
+// behind what TF32 holds of them, and only the product of the rests is left out.
 
 const int STAGE = 4;  // units of a row
+const int FACTOR_PARTS = PRODUCTS == 3 ? 2 : 1;
+const int A_PART = TILE_M * STAGE, A_UNITS = FACTOR_PARTS * A_PART;
+const int B_PART = TILE_N * STAGE, B_UNITS = FACTOR_PARTS * B_PART;
 const int THREADS = 32 * WARPS_M * WARPS_N;
 const int WARP_ROWS = TILE_M / WARPS_M / 16, WARP_COLUMNS = TILE_N / WARPS_N / 16;
 
@@ -35,35 +38,55 @@ __device__ inline void clear(Sums* sums) {
 }
 
 #if PRODUCTS == 3
-// Split numbers into what TF32 holds of them and the rest. An infinity has no rest, nor has a NaN.
-__device__ inline void split_words(unsigned* words, unsigned* rests) {
+// Split a number into what TF32 holds of it and the rest. An infinity has no rest.
+__device__ inline void split(float whole, float* large, float* rest) {
+    const unsigned bits = __float_as_uint(whole);
+    *large = __uint_as_float(whole == whole ? bits & 0xFFFFE000u : 0x7FC00000u);
+    *rest = *large == whole ? 0.0f : to_tf32(whole - *large);
+}
+
+// What rests are multiplied by: an infinity times a rest of 0 would be a NaN.
+__device__ inline void keep_finite(const unsigned* words, unsigned* finite) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-        const float whole = __uint_as_float(words[i]);
-        words[i] = whole == whole ? words[i] & 0xFFFFE000u : 0x7FC00000u;
-        const float high = __uint_as_float(words[i]);
-        rests[i] = __float_as_uint(high == whole ? 0.0f : to_tf32(whole - high));
+        const float number = __uint_as_float(words[i]);
+        finite[i] = fabsf(number) <= 3.4028235e38f ? words[i] : 0;
     }
+}
+
+struct Factor { unsigned large[4], finite[4], rest[4]; };
+
+__device__ inline Factor load_factor(const vec16_t* large, int part) {
+    Factor factor;
+    load_matrices(large, factor.large);
+    load_matrices(large + part, factor.rest);
+    keep_finite(factor.large, factor.finite);
+    return factor;
 }
 
 // Tensor cores cut sums off instead of rounding them; over many stages that would add up. So they sum
 // two units from zero, and the rest is rounded additions.
-__device__ inline void add_products(
-        const unsigned* a, const unsigned* a_rest, const unsigned* b, const unsigned* b_rest,
-        float* sum) {
+__device__ inline void add_products(const Factor& a, const Factor& b, int half, float* sum) {
     float part[4] = {0, 0, 0, 0};
-    multiply_add(scalar_t(), a_rest, b, part);
-    multiply_add(scalar_t(), a, b_rest, part);
-    // An infinity times a rest of 0; a NaN that counts comes again with the large parts.
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        part[i] = part[i] == part[i] ? part[i] : 0.0f;
-    }
-    multiply_add(scalar_t(), a, b, part);
+    multiply_add(scalar_t(), a.rest, b.finite + 2 * half, part);
+    multiply_add(scalar_t(), a.finite, b.rest + 2 * half, part);
+    multiply_add(scalar_t(), a.large, b.large + 2 * half, part);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
         sum[i] += part[i];
     }
+}
+#else
+struct Factor { unsigned large[4]; };
+
+__device__ inline Factor load_factor(const vec16_t* large, int part) {
+    Factor factor;
+    load_matrices(large, factor.large);
+    return factor;
+}
+
+__device__ inline void add_products(const Factor& a, const Factor& b, int half, float* sum) {
+    multiply_add(scalar_t(), a.large, b.large + 2 * half, sum);
 }
 #endif
 
@@ -85,34 +108,18 @@ __device__ inline void multiply_stage(
         if (unit >= units) {
             break;
         }
-        unsigned rows[WARP_ROWS][4];
+        Factor rows[WARP_ROWS];
 #pragma unroll
         for (int i = 0; i < WARP_ROWS; ++i) {
-            load_matrices(a + (given.a ^ unit) + 16 * STAGE * i, rows[i]);
+            rows[i] = load_factor(a + (given.a ^ unit) + 16 * STAGE * i, A_PART);
         }
-#if PRODUCTS == 3
-        unsigned row_rests[WARP_ROWS][4], column_rests[4];
-#pragma unroll
-        for (int i = 0; i < WARP_ROWS; ++i) {
-            split_words(rows[i], row_rests[i]);
-        }
-#endif
 #pragma unroll
         for (int j = 0; j < WARP_COLUMNS; ++j) {
-            unsigned columns[4];
-            load_matrices(b + (given.b ^ unit) + 16 * STAGE * j, columns);
-#if PRODUCTS == 3
-            split_words(columns, column_rests);
-#endif
+            const Factor columns = load_factor(b + (given.b ^ unit) + 16 * STAGE * j, B_PART);
 #pragma unroll
             for (int k = 0; k < 2 * WARP_ROWS; ++k) {
                 const int i = k / 2, half = k % 2;
-                float* const sum = sums->v[i][2 * j + half];
-#if PRODUCTS == 3
-                add_products(rows[i], row_rests[i], columns + 2 * half, column_rests + 2 * half, sum);
-#else
-                multiply_add(scalar_t(), rows[i], columns + 2 * half, sum);
-#endif
+                add_products(rows[i], columns, half, sums->v[i][2 * j + half]);
             }
         }
     }

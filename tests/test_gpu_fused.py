@@ -123,9 +123,9 @@ def test_output_with_channels_last(new_device: NewDevice, multiprocessors: int) 
 def test_a_limit_cuts_the_batch(new_device: NewDevice, channels: int, parts: int) -> None:
     case = build("", channels=channels, out_channels=3, batch=5).cast("float32")
     device = new_device(multiprocessors=1000)
-    # The packed weight, and two images with their channels last beside the sums of their parts.
+    # The packed weight in its two parts, and two images with their channels last beside the sums of their parts.
     sums = 4 * parts * 3 * 12 if parts > 1 else 0
-    limit = 32 * channels * 9 * 4 + 2 * (channels * 30 * 4 + sums)
+    limit = 2 * 32 * channels * 9 * 4 + 2 * (channels * 30 * 4 + sums)
     check(run(device, case, limit=limit), case, False)
     if isinstance(device, HostDevice):
         assert launched(device).count("deform_fused") == 3

@@ -93,7 +93,7 @@ def _packed(call: Call, tiling: Tiling) -> Memory:
     packed = call.allocate(tiling.packed)
     fields = {"weight": strides_of(call.operands.weight)} | _stage_fields(tiling)
     pointers = (call.operands.weight.pointer, packed.pointer)
-    call.launch("pack_tiles", tiling.packed, pointers, fields)
+    call.launch("pack_tiles", tiling.packed_units, pointers, fields)
     return packed
 
 

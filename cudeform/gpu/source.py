@@ -68,6 +68,11 @@ class Tile:
         """Of a block."""
         return 32 * self.warps_m * self.warps_n
 
+    @property
+    def parts(self) -> int:
+        """Parts of each factor, which are multiplied in turn."""
+        return 2 if self.products == 3 else 1
+
 
 @dataclass(frozen=True)
 class Variant:

@@ -107,10 +107,14 @@ class Tiling:
         return -(-(self.g.out_channels // self.g.groups) // self.tile.n)
 
     @property
+    def packed_units(self) -> int:
+        """Units of the packed weight, each in as many parts as are multiplied."""
+        return self.g.groups * self.strips * self.stages * self.tile.n * STAGE_UNITS
+
+    @property
     def packed(self) -> int:
         """Elements of the packed weight."""
-        unit = widest(self.dtype)
-        return self.g.groups * self.strips * self.stages * self.tile.n * STAGE_UNITS * unit
+        return self.packed_units * self.tile.parts * widest(self.dtype)
 
     def tile_w(self) -> int:
         """Columns of a rectangle of positions, about a square of them; 0: a run of positions."""
@@ -139,6 +143,6 @@ class Tiling:
     @property
     def shared_bytes(self) -> int:
         """Shared memory of a block: two buffers of each factor, the plans, the positions."""
-        buffers = 2 * (self.tile.m + self.tile.n) * STAGE_UNITS * 16
+        buffers = 2 * self.tile.parts * (self.tile.m + self.tile.n) * STAGE_UNITS * 16
         aim, held, spot = 16, 1, 12
         return buffers + self.tile.m * (self.plan_taps * (aim + held) + spot)
