@@ -46,15 +46,13 @@ def tile_for(g: Geometry, dtype: str, products: int, multiprocessors: int) -> Ti
     n = next((n for n in (32, 64, 128) if n >= group_out), MOST_N[ITEMSIZE[dtype]])
     chunk = _chunk_units(run_of(g) // widest(dtype)) * widest(dtype)
     high_tiles = -(-g.batch * g.out_pixels // HIGH) * g.groups * -(-group_out // n)
-    # Both parts of every factor of 3 products take the registers that a high tile needs.
-    high = products == 1 and high_tiles >= multiprocessors
-    return shaped(n, chunk, products, high=high)
+    return shaped(n, chunk, products, high=high_tiles >= multiprocessors)
 
 
 def shaped(n: int, chunk: int, products: int, *, high: bool) -> Tile:
     """The tile of a width, and as many blocks at a time as registers allow without spilling."""
     if high:
-        warps_m, warps_n, blocks = (4, 2, 2) if n < 128 else (4, 4, 1)
+        warps_m, warps_n, blocks = (4, 2, 2) if n * products < 128 else (4, 4, 1)
     elif n == 256:
         warps_m, warps_n, blocks = 2, 4, 2
     else:
