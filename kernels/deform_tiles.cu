@@ -6,56 +6,44 @@
 //   grad_input  (images, H, W, C)  acc_t      added to, in no fixed order
 //
 // A block takes a tile of `tile_w` by `tile_w` positions and a run of `lanes` channels, and holds a
-// window of the image of `window_h` by `window_w` pixels. A walker, one of the first WALKERS threads,
-// owns a channel of the run: it alone adds to that channel's cells of the window, sample by sample,
-// so that neither atomics nor barriers come between two samples. Meanwhile the other threads plan the
-// next `plan_pairs` pairs. Corners beyond the window are added to global memory at once, and so is
-// the window at the end, as far as it is not 0.
+// window of the image, `window_h` by `window_w` pixels of them. A walker, one of the first WALKERS
+// threads, owns a channel of the run: it alone adds to that channel's cells of the window, sample
+// by sample, so neither atomics nor barriers come between two samples. Meanwhile the other threads
+// plan the next `plan_pairs` pairs. What falls beyond the window is added to global memory at once,
+// and the window at the end, as far as it is not 0.
 
-const int WALKERS = 32;
+const int WALKERS = 32, PLANNERS = 96;
+const int BLOCKS = 4;  // that a multiprocessor shall hold at a time, as far as registers go
 const int AHEAD = 8;  // gradients that a walker has on their way; divides plan_pairs
 
-// Where a walker is to load from next: it goes through the pairs of the tile in order.
-struct Cursor {
-    index_t from;
+// A walker goes through the pairs of its tile in order. Where it loads from is added up, since a
+// division for each sample would take longer than the sample.
+struct Walk {
+    scalar_t grads[AHEAD];  // as they were loaded: to convert them would be to wait for them
+    index_t from;           // of the next
+    index_t to_tap, to_spot, to_line;
     int tap, col;
 };
 
-struct Walk {
-    Cursor at;
-    scalar_t grads[AHEAD];  // as they were loaded: to convert them would be to wait for them
-};
-
-__device__ inline Cursor cursor_of(const Launch& p, const Tile& tile, int channel) {
-    const index_t line = static_cast<index_t>(tile.image) * p.rows + tile.row;
-    return {column_of(p, line * p.g.out_w + tile.col, 0, channel), 0, 0};
+__device__ inline void advance(const Tile& tile, int taps, bool more, Walk* walk) {
+    const bool spot = ++walk->tap == taps;
+    walk->tap = spot ? 0 : walk->tap;
+    walk->col += spot;
+    const bool line = walk->col == tile.cols;
+    walk->col = line ? 0 : walk->col;
+    const index_t step = line ? walk->to_line : spot ? walk->to_spot : walk->to_tap;
+    walk->from += more ? step : 0;
 }
 
-// Steps are added up, since a division for each sample would take longer than the sample.
-__device__ inline void advance(const Launch& p, const Tile& tile, Cursor* at) {
-    const int group_channels = p.g.channels / p.g.groups, taps = p.g.kernel_h * p.g.kernel_w;
-    at->from += group_channels;
-    if (++at->tap == taps) {
-        at->tap = 0;
-        at->from += p.leading - taps * group_channels;
-        if (++at->col == tile.cols) {
-            at->col = 0;
-            at->from += (p.g.out_w - tile.cols) * p.leading;
-        }
-    }
-}
-
-// Load a walker's next gradients; past the last of the tile, 0.
+// Load a walker's next gradients, of which `left` are left in the tile.
 __device__ inline void load_ahead(
         const Launch& p, const Tile& tile, const scalar_t* __restrict__ columns, int left,
-        Cursor* at, scalar_t* grads) {
+        Walk* walk, scalar_t* grads) {
+    const int taps = p.g.kernel_h * p.g.kernel_w;
 #pragma unroll
     for (int i = 0; i < AHEAD; ++i) {
-        grads[i] = scalar_t();
-        if (i < left) {
-            grads[i] = columns[at->from];
-            advance(p, tile, at);
-        }
+        grads[i] = i < left ? columns[walk->from] : scalar_t();
+        advance(tile, taps, i + 1 < left, walk);
     }
 }
 
@@ -87,8 +75,14 @@ __device__ inline void let_fall(
 __device__ inline void begin_walk(
         const Launch& p, const Tile& tile, const scalar_t* __restrict__ columns, int channel,
         acc_t* own, Walk* walk) {
-    walk->at = cursor_of(p, tile, channel);
-    load_ahead(p, tile, columns, pairs_of(p, tile), &walk->at, walk->grads);
+    const int last_tap = p.g.kernel_h * p.g.kernel_w - 1;
+    const index_t row = static_cast<index_t>(tile.image) * p.rows + tile.row;
+    walk->from = column_of(p, row * p.g.out_w + tile.col, 0, channel);
+    walk->to_tap = p.g.channels / p.g.groups;
+    walk->to_spot = p.leading - last_tap * walk->to_tap;
+    walk->to_line = walk->to_spot + (p.g.out_w - tile.cols) * p.leading;
+    walk->tap = walk->col = 0;
+    load_ahead(p, tile, columns, pairs_of(p, tile), walk, walk->grads);
     for (int cell = 0; cell < p.window_h * p.window_w; ++cell) {
         own[cell * p.lanes] = 0;
     }
@@ -99,13 +93,20 @@ __device__ inline void walk_on(
         const Launch& p, const Tile& tile, const scalar_t* __restrict__ columns, const Drop* drops,
         int left, acc_t* own, acc_t* table, Walk* walk) {
     const int count = min(p.plan_pairs, left);
+    Drop drop = drops[0];
     for (int k = 0; k < count; k += AHEAD) {
         scalar_t next[AHEAD];
-        load_ahead(p, tile, columns, left - k - AHEAD, &walk->at, next);
+        load_ahead(p, tile, columns, left - k - AHEAD, walk, next);
 #pragma unroll
         for (int i = 0; i < AHEAD; ++i) {
+            // The next drop is loaded before this one falls. For all that the compiler knows, it
+            // could lie where this one falls, too.
+            const Drop here = drop;
+            if (k + i + 1 < count) {
+                drop = drops[(k + i + 1) * p.plan_groups];
+            }
             if (k + i < count) {
-                let_fall(p, drops[(k + i) * p.plan_groups], to_acc(walk->grads[i]), own, table);
+                let_fall(p, here, to_acc(walk->grads[i]), own, table);
             }
             walk->grads[i] = next[i];
         }
@@ -119,7 +120,7 @@ __device__ inline void plan_drops(
     const int og = group_of(p, tile.channel);
     const int groups = group_of(p, tile.channel + tile.channels - 1) - og + 1;
     const int pairs = min(p.plan_pairs, pairs_of(p, tile) - first);
-    for (int k = threadIdx.x - WALKERS; k < pairs * groups; k += blockDim.x - WALKERS) {
+    for (int k = threadIdx.x - WALKERS; k < pairs * groups; k += PLANNERS) {
         const int pair = k / groups, group = k - pair * groups;
         drops[pair * p.plan_groups + group] =
             drop_of(p, tile, offset, mask, first + pair, og + group);
@@ -129,7 +130,7 @@ __device__ inline void plan_drops(
 __device__ inline void add_window(
         const Launch& p, const Tile& tile, const acc_t* window, acc_t* grad_input) {
     const int vectors = tile.channels / VECTOR;
-    for (int k = threadIdx.x; k < p.window_h * p.window_w * vectors; k += blockDim.x) {
+    for (int k = threadIdx.x; k < p.window_h * p.window_w * vectors; k += WALKERS + PLANNERS) {
         const int cell = k / vectors, c = (k - cell * vectors) * VECTOR;
         const int y = cell / p.window_w, x = cell - y * p.window_w;
         Vector sum;
@@ -146,7 +147,7 @@ __device__ inline void add_window(
     }
 }
 
-extern "C" __global__ void deform_tiles(
+extern "C" __global__ void __launch_bounds__(WALKERS + PLANNERS, BLOCKS) deform_tiles(
         const scalar_t* __restrict__ offset, const scalar_t* __restrict__ mask,
         const scalar_t* __restrict__ columns, acc_t* __restrict__ grad_input, Launch p) {
     const int plans = p.plan_pairs * p.plan_groups;  // of one of two buffers

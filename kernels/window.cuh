@@ -1,8 +1,8 @@
 // window: the part of the image that a block of deform_tiles sums up in shared memory.
 //
-// A *pair* is a (position, tap) of the block's tile, numbered in that order. A *drop* is what a pair
-// gives to one offset group: four weights, and where they go. The window lies in the image, as near
-// to the middle of what the tile's taps reach as it can.
+// A *pair* is a (position, tap) of the block's tile, numbered in that order. A *drop* is what a
+// pair gives to one offset group: four weights, and where they go. The window surrounds what the
+// taps of the tile reach without displacements; at a border it is moved into the image.
 
 struct Tile {
     int image, row, col;    // first output position; image and row count from the launch's first
