@@ -136,10 +136,11 @@ def test_gradients_and_masks_that_are_no_numbers_reach_their_pixels(
         case = case.cast("float32")
         array = getattr(case, name)
         array[0, 0, 3, 4] = array[0, 0, 17, 18] = bad
-        with np.errstate(invalid="ignore"):
-            result, sums = grad_input(new_device(), case), expected(case)
-            assert not np.isfinite(sums.value).all()
-            assert_agrees(result, sums, f"{name} {offset}", roundings=2)
+        result = grad_input(new_device(), case)
+        with scatter.forced("scalar"):
+            plain = grad_input(new_device(), case)
+        assert not np.isfinite(plain).all()
+        np.testing.assert_allclose(result, plain, rtol=1e-4, atol=1e-5)
 
 
 @given(
