@@ -301,17 +301,27 @@ def test_within_reach_nothing_but_windows_is_added() -> None:
     assert added(case) <= squares * side**2 * 8 * 4
 
 
-def test_one_pixel_beyond_the_window_is_added_at_once() -> None:
-    case = build("beyond", channels=8, size=(40, 40), kernel=(1, 1), batch=1, mask=False)
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize(
+    ("first", "begin", "end"),
+    [(16, 13, 28), (0, 0, 15), (32, 25, 40)],
+    ids=["in the middle", "moved from the one border", "and from the other"],
+)
+def test_a_window_reaches_so_far(first: int, begin: int, end: int, axis: int) -> None:
+    """Two samples fall on the same place: pixels in the window are added once, others twice."""
+    case = build("reach", channels=4, size=(40, 40), kernel=(1, 1), batch=1, mask=False)
     offset, grad = np.zeros(case.offset.shape), np.zeros(case.grad_output.shape)
-    grad[0, :, 16, 16] = 1.0
-    for where in (-MOST_REACH - 0.5, -MOST_REACH + 0.5, 7 + MOST_REACH + 0.5, 8 + MOST_REACH + 0.5):
-        offset[:] = 0.0
-        offset[0, 0, 16, 16] = where
-        # Both rows of the sample come out, whichever of them the window holds.
-        here = replace(case, offset=offset, grad_output=grad).cast("float32")
-        assert_right(HostDevice(), here)
-        assert added(here) == 2 * 8 * 4
+    across = np.arange(40)[first : first + 2]
+    at = (across, 20) if axis == 0 else (20, across)
+    grad[:, :, at[0], at[1]] = 1.0
+    case = replace(case, grad_output=grad)
+    # In the middle of a pixel's upper and lower neighbour: those before the image are none.
+    for place in (begin - 0.5, begin + 0.5, end - 1.5, end - 0.5):
+        offset[0, axis, at[0], at[1]] = place - across
+        pixels = [y for y in (int(np.floor(place)), int(np.floor(place)) + 1) if 0 <= y < 40]
+        times = sum(1 if begin <= y < end else 2 for y in pixels)
+        here = replace(case, offset=offset).cast("float32")
+        assert added(here) == times * 4 * 4, place
 
 
 def test_cells_that_nothing_fell_on_are_not_added() -> None:
