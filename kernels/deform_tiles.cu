@@ -14,7 +14,7 @@
 
 const int WALKERS = 32, PLANNERS = 96;
 const int BLOCKS = 4;  // that a multiprocessor shall hold at a time, as far as registers go
-const int AHEAD = 8;  // gradients that a walker has on their way; divides plan_pairs
+const int AHEAD = 8;   // gradients that a walker has on their way; divides plan_pairs
 
 // A walker goes through the pairs of its tile in order. Where it loads from is added up, since a
 // division for each sample would take longer than the sample.

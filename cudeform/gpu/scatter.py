@@ -4,8 +4,8 @@
 * ``vector``: the same, four float32 numbers at a time (``red.global.add.v4.f32``).
 * ``gather``: no additions to memory; each pixel sums what a sorted list names, in its order.
 * ``tiles``: a block sums a window of the image in shared memory and adds that to global memory,
-  as above, in no fixed order. Where not even the least window fits, and in gradients of gradients,
-  it is ``vector`` or ``scalar``.
+  as above, in no fixed order. Where not even the least window fits, where a convolution goes the
+  way of ``direct``, and in gradients of gradients, it is ``vector`` or ``scalar``.
 
 The rule: ``gather`` where results shall be deterministic; else ``vector`` where the processor can
 (compute capability 9.0 and later), sums are float32 and channels come in runs; else ``scalar``.
