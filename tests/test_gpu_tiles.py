@@ -301,6 +301,15 @@ def test_within_reach_nothing_but_windows_is_added() -> None:
     assert added(case) <= squares * side**2 * 8 * 4
 
 
+def test_windows_lie_where_the_rows_of_a_chunk_are() -> None:
+    case, device = placed(MOST_REACH), HostDevice()
+    grad_input(device, case, Options(workspace_limit=80_000))
+    assert len(launches(device)) > 3
+    side = SIDE + 2 + 1 + 2 * MOST_REACH
+    for did in launches(device):
+        assert did.added <= did.blocks * side**2 * 8 * 4
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize(
     ("first", "begin", "end"),
