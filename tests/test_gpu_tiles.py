@@ -353,6 +353,7 @@ def test_columns_are_read_once() -> None:
     assert_right(device, case)
     [did] = launches(device)
     g = geometry(case)
+    assert did.blocks == 2 * 3  # two tiles side by side, three runs of channels
     # Beside them offset and mask, for each run of 32 channels, of which all touch two groups but
     # the last, which is half as long.
     samples = g.out_pixels * g.taps * (2 + 2 + 1)
