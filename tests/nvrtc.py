@@ -25,7 +25,17 @@ from typing import Any
 from cudeform.gpu import fused
 from cudeform.gpu.direct import MOST_PRODUCT
 from cudeform.gpu.scatter import adds_of
-from cudeform.gpu.source import ITEMSIZE, PARTS, SCALARS, Tile, Variant, kernel, read, widest
+from cudeform.gpu.source import (
+    ADDING,
+    ITEMSIZE,
+    PARTS,
+    SCALARS,
+    Tile,
+    Variant,
+    kernel,
+    read,
+    widest,
+)
 from cudeform.gpu.tile import MOST_N, STAGE_UNITS, shaped
 from cudeform.options import available_threads
 
@@ -224,7 +234,8 @@ def _tiles(dtype: str) -> Iterator[Tile]:
 
 def _most_adds(name: str, variant: Variant, arch: int) -> int:
     """Neighbours that one addition to memory takes where the engine chooses."""
-    return adds_of(variant.dtype, variant.vector, arch) if "grads" in PARTS[name] else 1
+    adds = not ADDING.isdisjoint(PARTS[name])
+    return adds_of(variant.dtype, variant.vector, arch) if adds else 1
 
 
 def _small_groups() -> list[tuple[int, int]]:

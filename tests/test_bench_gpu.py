@@ -388,9 +388,16 @@ def test_what_can_be_forced(capability: int) -> None:
         assert able["direct"] == (three if config.name == "C4" else ())
         fused = config.name != "C4" and capability >= 80
         assert able["fused"] == (("forward",) if fused else ())
-        for name, can in {"scalar": True, "gather": True, "vector": capability >= 90}.items():
-            assert bench_gpu_forced.can_scatter(name, g, "float16", processor) == can
+        can = {"scalar": True, "vector": capability >= 90, "gather": True}
+        can["tiles"] = config.name != "C4"
+        assert can == {
+            name: bench_gpu_forced.can_scatter(name, g, "float16", processor)
+            for name in scatter.SCATTERS
+        }
         assert not bench_gpu_forced.can_scatter("vector", g, "float64", processor)
+    far = replace(GPU[0], kernel=127)
+    g = bench_gpu_forced.geometry(far)
+    assert not bench_gpu_forced.can_scatter("tiles", g, "float16", processor)
 
 
 def test_forced_calls_are_forced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -220,10 +220,12 @@ def test_a_forced_scatter_makes_another_plan() -> None:
     case, device = COLUMNS.cast("float32"), HostDevice()
     with planned() as store:
         backward(device, case)
-        with scatter.forced("gather"):
-            backward(device, case)
-        assert len(store) == 2
-    assert {did.kernel for did in device.log if isinstance(did, Launched)} >= {"deform_gather"}
+        for name in ("gather", "tiles"):
+            with scatter.forced(name):
+                backward(device, case)
+        assert len(store) == 3
+    kernels = {did.kernel for did in device.log if isinstance(did, Launched)}
+    assert kernels >= {"deform_gather", "deform_tiles"}
 
 
 def test_functions_do_not_share_plans() -> None:

@@ -19,7 +19,7 @@ from cudeform.gpu import paths, scatter
 from cudeform.gpu.params import Layout
 from cudeform.gpu.protocol import Kernel
 from cudeform.gpu.recorder import Recorder
-from cudeform.gpu.scatter import SCATTERS, adds_of, gathers
+from cudeform.gpu.scatter import SCATTERS, adds_of, gathers, owns
 from cudeform.gpu.source import Variant, kernel
 from cudeform.operands import Gradients
 from cudeform.options import Options
@@ -45,8 +45,9 @@ def test_vectors_are_added_where_the_processor_can(dtype: str, capability: int) 
     assert adds_of("float64", 4, capability) == 1
     with scatter.forced("scalar"):
         assert adds_of(dtype, wide, capability) == 1
-    with scatter.forced("vector"):
-        assert adds_of(dtype, wide, capability) == (4 if able else 1)
+    for name in ("vector", "tiles"):
+        with scatter.forced(name):
+            assert adds_of(dtype, wide, capability) == (4 if able else 1)
 
 
 def test_deterministic_calls_gather_whatever_is_forced() -> None:
@@ -56,6 +57,12 @@ def test_deterministic_calls_gather_whatever_is_forced() -> None:
         with scatter.forced(name):
             assert gathers(Options(deterministic=True))
             assert gathers(Options()) == (name == "gather")
+            assert not owns(Options(deterministic=True))
+            assert owns(Options()) == (name == "tiles")
+
+
+def test_tiles_are_never_chosen() -> None:
+    assert not owns(Options())
 
 
 @pytest.mark.parametrize("choice", [paths, scatter])
@@ -103,7 +110,8 @@ def test_the_kernel_adds_as_it_is_told(forced: str | None, capability: int) -> N
 def test_kernels_that_add_nothing_have_one_text() -> None:
     one, four = (Variant("float32", 32, 4, adds=adds) for adds in (1, 4))
     assert kernel("deform_im2col", one) == kernel("deform_im2col", four)
-    assert kernel("deform_double", one) != kernel("deform_double", four)
+    for name in ("deform_double", "deform_tiles"):
+        assert kernel(name, one) != kernel(name, four)
 
 
 def test_a_vector_is_added_at_multiples_of_16_bytes_only() -> None:
@@ -145,6 +153,7 @@ def test_all_give_the_same_gradients(
     if isinstance(device, HostDevice):
         kernels = {did.kernel for did in device.log if isinstance(did, Launched)}
         assert ("deform_gather" in kernels) == (name == "gather")
+        assert ("deform_tiles" in kernels) == (name == "tiles" and case.name != "depthwise")
         assert ("deform_direct_backward" in kernels) == (
             name != "gather" and case.name == "depthwise"
         )

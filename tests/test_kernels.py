@@ -24,6 +24,7 @@ REGISTERS = 65536  # of a multiprocessor
 FOUR_BLOCKS, TWO_BLOCKS = 64, 128
 BUDGETS = {
     "deform_double": 80,  # three blocks
+    "deform_tiles": TWO_BLOCKS,  # half as large, so four
     # A thread holds all of a unit of channels, and of its groups.
     "deform_direct": TWO_BLOCKS,
     "deform_direct_backward": TWO_BLOCKS,

@@ -14,6 +14,8 @@ from cudeform.geometry import Geometry, geometry_of
 from cudeform.gpu import call as columns
 from cudeform.gpu import direct, paths, scatter
 from cudeform.gpu.forward import path_of
+from cudeform.gpu.source import ITEMSIZE
+from cudeform.gpu.tiles import window_of
 
 # Names of these contestants begin so.
 PATH, SCATTER = "path ", "scatter "
@@ -84,6 +86,9 @@ def path_directions(name: str, g: Geometry, dtype: str, processor: Processor) ->
 
 def can_scatter(name: str, g: Geometry, dtype: str, processor: Processor) -> bool:
     """Whether a convolution can sum the gradient of its input so."""
+    if name == "tiles":
+        window = window_of(g, max(4, ITEMSIZE[dtype]), columns.vector_of(g, dtype))
+        return window is not None and not direct.fits(g)
     way = direct if direct.fits(g) else columns
     adds = scatter.adds_of(dtype, way.vector_of(g, dtype), processor.compute_capability)
     return name != "vector" or adds > 1

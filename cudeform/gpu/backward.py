@@ -16,8 +16,9 @@ from cudeform.gpu import direct, direct_backward, products
 from cudeform.gpu.call import PLAN_BYTES, THREADS, Call, most_positions, pointer_of, row_of
 from cudeform.gpu.chunks import Chunk, Costs, chunks
 from cudeform.gpu.forward import im2col, input_images
-from cudeform.gpu.gather import Scratch, cells_of, gather, image_bytes, sample_bytes
-from cudeform.gpu.layout import ChannelsLast, pack_weight, unpack_input, unpack_weight
+from cudeform.gpu.gather import image_bytes, sample_bytes
+from cudeform.gpu.grad_input import InputSums
+from cudeform.gpu.layout import ChannelsLast, pack_weight, unpack_weight
 from cudeform.gpu.paths import forced_path
 from cudeform.gpu.protocol import Device, DeviceArray, Memory
 from cudeform.gpu.scatter import gathers
@@ -71,8 +72,7 @@ class _Backward:
     weight: Memory
     columns: Memory
     grad_weight: Memory | None
-    grad_images: Memory | None
-    scratch: Scratch | None
+    sums: InputSums | None  # of the input's gradient
 
     @classmethod
     def of(
@@ -87,10 +87,8 @@ class _Backward:
         ordered = gathers(options) and grads.input is not None
         pieces = chunks(g, device, options, _costs(g, operands, ordered))
         call = Call.of(device, g, options, operands, pieces, [grad_output])
-        acc, count = call.variant.acc_itemsize, max(chunk.count for chunk in pieces)
-        positions = most_positions(g, pieces)
-        samples = positions * g.taps * g.offset_groups
-        sums = not (grads.weight is grads.bias is None)
+        positions, acc = most_positions(g, pieces), call.variant.acc_itemsize
+        weighs = not (grads.weight is grads.bias is None)
         return cls(
             call=call,
             options=options,
@@ -100,13 +98,8 @@ class _Backward:
             grad_output=ChannelsLast(call, grad_output, positions, dense=True),
             weight=pack_weight(call),
             columns=call.allocate(positions * row_of(g, operands)),
-            grad_weight=call.allocate(g.out_channels * call.leading, acc) if sums else None,
-            grad_images=(
-                None
-                if grads.input is None
-                else call.allocate(count * g.in_pixels * g.channels, acc)
-            ),
-            scratch=Scratch.of(call, samples, cells_of(g, count)) if ordered else None,
+            grad_weight=call.allocate(g.out_channels * call.leading, acc) if weighs else None,
+            sums=None if grads.input is None else InputSums.of(call, pieces, options, grads.input),
         )
 
     def run(self) -> None:
@@ -139,24 +132,8 @@ class _Backward:
 
     def _pull(self, chunk: Chunk, images: DeviceArray) -> None:
         """From the gradient of the columns to those of input, offset and mask, and the columns."""
-        call, g, grads = self.call, self.call.g, self.grads
-        opens, closes = chunk.rows.start == 0, chunk.rows.stop == g.out_h
-        scatter = 0
-        if self.grad_images is not None and self.scratch is not None:
-            gather(
-                call,
-                chunk,
-                images,
-                self.columns,
-                self.grad_images,
-                self.scratch,
-                accumulate=not opens,
-            )
-        elif self.grad_images is not None:
-            scatter = self.grad_images.pointer
-            if opens:
-                nbytes = chunk.count * g.in_pixels * g.channels * call.variant.acc_itemsize
-                call.device.fill_zero(scatter, nbytes)
+        call, grads = self.call, self.grads
+        scatter = 0 if self.sums is None else self.sums.begin(chunk, images, self.columns)
         fields = call.chunk_fields(chunk, images) | {
             "keep_columns": self.grad_weight is not None,
             "mmcv": call.mmcv,
@@ -173,8 +150,8 @@ class _Backward:
         )
         shared = THREADS * PLAN_BYTES
         call.launch("deform_backward", call.samples(chunk), pointers, fields, shared_bytes=shared)
-        if self.grad_images is not None and grads.input is not None and closes:
-            unpack_input(call, self.grad_images, grads.input, chunk)
+        if self.sums is not None:
+            self.sums.end(chunk)
 
 
 def _costs(g: Geometry, operands: Operands, ordered: bool) -> Costs:

@@ -77,6 +77,11 @@ class Call:
         """Elements of a row of columns."""
         return leading_of(self.g, self.operands)
 
+    @property
+    def most_blocks(self) -> int:
+        """Blocks of a launch whose blocks stride."""
+        return min(self.device.multiprocessors * BLOCKS_PER_MULTIPROCESSOR, MOST_THREADS // THREADS)
+
     def allocate(self, elements: int, itemsize: int | None = None) -> Memory:
         """Memory for some elements, of the call's dtype unless another size is given."""
         return self.device.allocate(max(1, elements) * (itemsize or self.itemsize))
@@ -93,8 +98,7 @@ class Call:
         """Run a kernel with a thread for each item, or fewer that stride."""
         if items == 0:
             return
-        most = min(self.device.multiprocessors * BLOCKS_PER_MULTIPROCESSOR, MOST_THREADS // THREADS)
-        blocks = min(-(-items // THREADS), most)
+        blocks = min(-(-items // THREADS), self.most_blocks)
         self.launch_blocks(name, blocks, THREADS, pointers, fields, shared_bytes)
 
     def launch_blocks(

@@ -46,6 +46,11 @@ LAUNCH = {
     "turns": "int",  # weights are changes along tangents
     "parts": "int",  # of the positions, or of the stages, summed apart
     "tile_w": "int",  # columns of a rectangle of positions; 0: a run of them
+    "window_h": "int",  # pixels of the image that a block sums up
+    "window_w": "int",
+    "reach": "int",  # pixels of it on each side of where the taps would be
+    "plan_pairs": "int",  # (position, tap) planned at a time
+    "plan_groups": "int",  # offset groups of a run of channels, at most
     "plan_taps": "int",  # taps whose samples are planned at a time
     "chunks": "int",  # of the channels that share a plan
     "stages": "int",  # of a tile of the fused kernel

@@ -31,6 +31,7 @@ PARTS = {
     "list_cells": ("grid",),
     "order_cells": ("grid",),
     "deform_gather": ("grid", "sampling", "vector", "plan"),
+    "deform_tiles": ("grid", "sampling", "vector", "plan", "window"),
     "deform_direct": ("grid", "sampling", "vector", "plan", "value", "unit"),
     "deform_direct_backward": ("grid", "sampling", "vector", "plan", "value", "unit", "grads"),
     "deform_direct_weight": ("grid", "sampling", "vector", "plan", "value", "unit"),
@@ -39,6 +40,9 @@ PARTS = {
     "deform_fused": ("mma", "grid", "sampling", "tile", "stages", "aims"),
     "sum_splits": ("grid",),
 }
+
+# Parts of kernels that add vectors to global memory.
+ADDING = frozenset({"grads", "window"})
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ def kernel(name: str, variant: Variant) -> Kernel:
         variant = replace(variant, group_in=0, group_out=0)
     if "tile" not in PARTS[name]:
         variant = replace(variant, tile=None)
-    if "grads" not in PARTS[name]:
+    if ADDING.isdisjoint(PARTS[name]):
         variant = replace(variant, adds=1)
     parts = [_prelude(variant), read("intrinsics.cuh"), _types(variant)]
     parts += [read(f"{part}.cuh") for part in PARTS[name]]
