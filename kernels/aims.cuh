@@ -16,9 +16,9 @@ const int SLOT_ROWS = THREADS / STAGE;       // from a slot's row to the next on
 struct Corners { vec16_t v[SLOTS][4]; };
 
 struct Plans {
-    Aim* aims;            // (plan_taps, TILE_M)
+    Aim* aims;            // (planned_taps, TILE_M)
     Spot* spots;          // (TILE_M,)
-    unsigned char* held;  // (plan_taps, TILE_M)  which corners count, HELD bits
+    unsigned char* held;  // (planned_taps, TILE_M)  which corners count, HELD bits
 };
 
 __device__ inline Spot spot_of(const Launch& p, int tile, int m) {
@@ -49,17 +49,18 @@ __device__ inline void take_places(const Launch& p, int tile, const Plans& plans
     }
 }
 
-// Plan the samples of a batch of taps, one a thread at a time.
+// Plan the samples of a batch of taps, one a thread at a time. Behind the last tap, where units only fill
+// a stage, nothing is held and the mask is 0.
 __device__ inline void take_aim(
         const Launch& p, const scalar_t* offset, const scalar_t* mask, const Plans& plans,
         Route route, int first_channel, Cursor at) {
     const int c = first_channel + chunk_channel(route, at);
-    const int og = c / (p.g.channels / p.g.offset_groups);
-    for (int k = threadIdx.x; k < batch_taps(route, at) * TILE_M; k += THREADS) {
+    const int og = c / (p.g.channels / p.g.offset_groups), taps = batch_taps(route, at);
+    for (int k = threadIdx.x; k < planned_taps(route) * TILE_M; k += THREADS) {
         const Spot spot = plans.spots[k % TILE_M];
         Aim aim = {0, 0, 0, 0};
         unsigned held = 0;
-        if (spot.image >= 0) {
+        if (spot.image >= 0 && k / TILE_M < taps) {
             const Place place = {spot.image, spot.row, spot.col, at.tap + k / TILE_M, og, 0};
             const Sample s = sample_of(p, offset, mask, place);
             const acc_t factor = s.flags & LOST ? static_cast<acc_t>(nanf("")) : s.mask;
@@ -82,25 +83,25 @@ __device__ inline Share share_of(const Launch& p) {
     return {kept(row), kept(unit), kept(unit_at(row, unit)), p.input.w, p.input.h};
 }
 
-// Tap of the batch and channel of the chunk of a thread's unit. The tap may be one behind the last.
-__device__ inline int tap_of(Share share, Cursor at) {
-    return static_cast<unsigned>(CHUNK_UNITS == STAGE ? at.unit : at.unit + share.unit) / CHUNK_UNITS;
+// The first of the thread's samples among those planned, and the channel of the chunk.
+__device__ inline int first_aim(Share share, Cursor at) {
+    const unsigned unit = CHUNK_UNITS == STAGE ? at.unit : at.unit + share.unit;
+    return unit / CHUNK_UNITS * TILE_M + share.row;
 }
 
 __device__ inline int channel_of(Share share, Cursor at) {
-    const int unit = CHUNK_UNITS == STAGE ? share.unit : (at.unit + share.unit) % CHUNK_UNITS;
+    const unsigned unit = CHUNK_UNITS == STAGE ? share.unit : (at.unit + share.unit) % CHUNK_UNITS;
     return unit * VECTOR;
 }
 
 // Begin to load what the stage samples; `first_channel` is that of the chunk.
 __device__ inline void load_corners(
-        const scalar_t* __restrict__ input, const Plans& plans, Share share, Cursor at, int taps,
+        const scalar_t* __restrict__ input, const Plans& plans, Share share, Cursor at,
         int first_channel, Corners* corners) {
-    const int tap = tap_of(share, at), c = first_channel + channel_of(share, at);
-    const int first = (tap < taps ? tap * TILE_M : 0) + share.row;
+    const int first = first_aim(share, at), c = first_channel + channel_of(share, at);
 #pragma unroll
     for (int slot = 0; slot < SLOTS; ++slot) {
-        const unsigned held = tap < taps ? plans.held[first + slot * SLOT_ROWS] : 0;
+        const unsigned held = plans.held[first + slot * SLOT_ROWS];
         const index_t from = plans.aims[first + slot * SLOT_ROWS].pixel + c;
         const index_t below = from + share.below;
         corners->v[slot][0] = load16_if(held & HELD_00, input + from);
@@ -154,15 +155,11 @@ __device__ inline void put(const Blend& blend, vec16_t* a) {
 
 // Blend what was loaded for a stage.
 __device__ inline void store_samples(
-        const Plans& plans, Share share, Cursor at, int taps, const Corners& corners, vec16_t* a) {
-    const int tap = tap_of(share, at);
-    const int first = (tap < taps ? tap * TILE_M : 0) + share.row;
+        const Plans& plans, Share share, Cursor at, const Corners& corners, vec16_t* a) {
+    const int first = first_aim(share, at);
 #pragma unroll
     for (int slot = 0; slot < SLOTS; ++slot) {
-        Blend blend = blended(plans.aims[first + slot * SLOT_ROWS], corners.v[slot]);
-        if (tap >= taps) {
-            blend = {};  // even if that mask is NaN
-        }
+        const Blend blend = blended(plans.aims[first + slot * SLOT_ROWS], corners.v[slot]);
         // SLOT_ROWS is a multiple of 8: units lie there as they do here.
         put(blend, a + share.store + slot * SLOT_ROWS * STAGE);
     }

@@ -111,7 +111,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) deform_fused(
     vec16_t* const b = a + 2 * A_UNITS;
     Plans plans;
     plans.aims = reinterpret_cast<Aim*>(b + 2 * B_UNITS);
-    plans.spots = reinterpret_cast<Spot*>(plans.aims + p.plan_taps * TILE_M);
+    plans.spots = reinterpret_cast<Spot*>(plans.aims + planned_taps(route_of(p)) * TILE_M);
     plans.held = reinterpret_cast<unsigned char*>(plans.spots + TILE_M);
     const Job job = job_of(p);
     const int begin = job.part * p.part_stages, left = p.stages - begin;
@@ -127,9 +127,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) deform_fused(
     take_aim(p, offset, mask, plans, route, first_channel, at);
     __syncthreads();
     Corners corners;
-    int taps = batch_taps(route, at);
-    load_corners(
-        input, plans, share, at, taps, first_channel + chunk_channel(route, at), &corners);
+    load_corners(input, plans, share, at, first_channel + chunk_channel(route, at), &corners);
     const index_t strip = static_cast<index_t>(job.group) * strips_of(p) + job.strip;
     const vec16_t* weights = packed + (strip * p.stages + begin) * B_UNITS + thread;
     copy_weights(weights, b + thread);
@@ -137,23 +135,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) deform_fused(
     clear(&sums);
     int second = 0;  // whether the second buffers are in use
     for (int stage = begin; stage < end; ++stage) {
-        store_samples(plans, share, at, taps, corners, a + second * A_UNITS);
+        store_samples(plans, share, at, corners, a + second * A_UNITS);
         wait_for_copies();
         __syncthreads();
-        const int units = taps * CHUNK_UNITS - at.unit;
         at = next_stage(route, at);
         if (stage + 1 < end) {
             if (at.chunk == 0 && at.unit == 0) {
                 take_aim(p, offset, mask, plans, route, first_channel, at);
                 __syncthreads();
-                taps = batch_taps(route, at);
             }
             const int c = first_channel + chunk_channel(route, at);
-            load_corners(input, plans, share, at, taps, c, &corners);
+            load_corners(input, plans, share, at, c, &corners);
             weights += B_UNITS;
             copy_weights(weights, b + (1 - second) * B_UNITS + thread);
         }
-        multiply_stage(a + second * A_UNITS, b + second * B_UNITS, given, units, &sums);
+        multiply_stage(a + second * A_UNITS, b + second * B_UNITS, given, &sums);
         second = 1 - second;
     }
     write_sums(p, job, plans.spots, sums, bias, output, partial);

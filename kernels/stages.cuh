@@ -17,15 +17,23 @@ __device__ inline Route route_of(const Launch& p) {
     return {p.g.kernel_h * p.g.kernel_w, p.plan_taps, p.chunks};
 }
 
+__device__ inline int chunk_stages(Route route) {
+    return (route.plan_taps * CHUNK_UNITS + STAGE - 1) / STAGE;
+}
+
+// Taps of a batch, and those that its last stage would reach.
+__device__ inline int planned_taps(Route route) {
+    return (chunk_stages(route) * STAGE + CHUNK_UNITS - 1) / CHUNK_UNITS;
+}
+
 __device__ inline Cursor cursor_of(Route route, int stage) {
-    const int chunk_stages = (route.plan_taps * CHUNK_UNITS + STAGE - 1) / STAGE;
     const int batches = (route.taps + route.plan_taps - 1) / route.plan_taps;
-    const int chunk = stage / chunk_stages, plan = chunk / route.chunks;
+    const int chunk = stage / chunk_stages(route), plan = chunk / route.chunks;
     Cursor at;
     at.run = plan / batches;
     at.tap = (plan - at.run * batches) * route.plan_taps;
     at.chunk = chunk - plan * route.chunks;
-    at.unit = (stage - chunk * chunk_stages) * STAGE;
+    at.unit = (stage - chunk * chunk_stages(route)) * STAGE;
     return at;
 }
 

@@ -12,6 +12,9 @@ const int B_PART = TILE_N * STAGE, B_UNITS = FACTOR_PARTS * B_PART;
 const int THREADS = 32 * WARPS_M * WARPS_N;
 const int WARP_ROWS = TILE_M / WARPS_M / 16, WARP_COLUMNS = TILE_N / WARPS_N / 16;
 
+// Pairs of units that are loaded before they are multiplied; large tiles have no registers for both.
+const int PAIRS_AT_ONCE = PRODUCTS == 3 || TILE_N == 256 ? 1 : STAGE / 2;
+
 struct Sums { float v[WARP_ROWS][2 * WARP_COLUMNS][4]; };
 
 // Where a unit of a row lies. Units change places from row to row, so that the same unit of eight
@@ -100,14 +103,11 @@ __device__ inline Given given_units() {
     return {kept(unit_at(row, lane >> 4)), kept(unit_at(column, lane >> 3 & 1))};
 }
 
-// Add the product of the first `units` units of a stage, two at a time: behind the last there is a 0.
+// Add the product of a stage, two units at a time.
 __device__ inline void multiply_stage(
-        const vec16_t* a, const vec16_t* b, Given given, int units, Sums* sums) {
-#pragma unroll
+        const vec16_t* a, const vec16_t* b, Given given, Sums* sums) {
+#pragma unroll PAIRS_AT_ONCE
     for (int unit = 0; unit < STAGE; unit += 2) {
-        if (unit >= units) {
-            break;
-        }
         Factor rows[WARP_ROWS];
 #pragma unroll
         for (int i = 0; i < WARP_ROWS; ++i) {

@@ -36,7 +36,7 @@ from cudeform.gpu.source import (
     read,
     widest,
 )
-from cudeform.gpu.tile import MOST_N, STAGE_UNITS, shaped
+from cudeform.gpu.tile import MOST_N, STAGE_UNITS, shapes
 from cudeform.options import available_threads
 
 RECORD = Path(__file__).resolve().parents[1] / "benchmarks" / "registers.json"
@@ -225,11 +225,10 @@ def _tiles(dtype: str) -> Iterator[Tile]:
     """Every tile, with chunks as long as a stage, and the largest with others."""
     widths = [n for n in (32, 64, 128, 256) if n <= MOST_N[ITEMSIZE[dtype]]]
     chunk = STAGE_UNITS * widest(dtype)
-    for n, high in product(widths, (False, True)):
-        yield shaped(n, chunk, 1, high=high)
-    yield shaped(widths[-1], 5 * widest(dtype), 1, high=True)
-    for n in widths if dtype == "float32" else []:
-        yield shaped(n, chunk, 3, high=False)
+    for products in (1, 3) if dtype == "float32" else (1,):
+        for n in widths:
+            yield from shapes(n, chunk, products)
+        yield shapes(widths[-1], 5 * widest(dtype), products)[0]
 
 
 def _most_adds(name: str, variant: Variant, arch: int) -> int:

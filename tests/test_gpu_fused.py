@@ -123,7 +123,7 @@ def test_output_with_channels_last(new_device: NewDevice, multiprocessors: int) 
 def test_a_limit_cuts_the_batch(new_device: NewDevice, channels: int, parts: int) -> None:
     case = build("", channels=channels, out_channels=3, batch=5).cast("float32")
     device = new_device(multiprocessors=1000)
-    # The packed weight in its two parts, and two images with their channels last beside the sums of their parts.
+    # The packed weight, twice, and two images with their channels last beside the sums of parts.
     sums = 4 * parts * 3 * 12 if parts > 1 else 0
     limit = 2 * 32 * channels * 9 * 4 + 2 * (channels * 30 * 4 + sums)
     check(run(device, case, limit=limit), case, False)
@@ -243,10 +243,24 @@ def test_it_is_chosen() -> None:
         assert kernel in launched(device)
 
 
-def test_tiles_grow_with_the_convolution() -> None:
-    small, large = sizes(64, 64), sizes(64, 64, batch=64, size=(20, 20))
-    assert tile_for(small, "float16", 1, 132).m == 64
-    assert tile_for(large, "float16", 1, 132).m == 128
+@pytest.mark.parametrize(
+    ("blocks", "multiprocessors", "m"),
+    [
+        (1, 132, 64),
+        (132, 132, 64),
+        (133, 132, 128),
+        (264, 132, 128),
+        (396, 132, 64),
+        (397, 132, 128),
+    ],
+)
+def test_the_height_that_keeps_all_busy(blocks: int, multiprocessors: int, m: int) -> None:
+    """Low tiles where they end together, high ones, which read less, where that takes no longer."""
+    g = sizes(64, 64, batch=blocks, size=(10, 10))  # 8 by 8 positions
+    assert tile_for(g, "float16", 1, multiprocessors).m == m
+
+
+def test_tiles_are_as_wide_as_a_group() -> None:
     assert [tile_for(sizes(64, n), "float16", 1, 1).n for n in (32, 33, 128, 129, 600)] == [
         *(32, 64, 128, 256, 256)
     ]

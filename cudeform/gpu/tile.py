@@ -41,23 +41,37 @@ def run_of(g: Geometry) -> int:
 
 
 def tile_for(g: Geometry, dtype: str, products: int, multiprocessors: int) -> Tile:
-    """The tile for a convolution: as wide as an output group, high where that fills the device."""
+    """The tile for a convolution: as wide as an output group, and as high as keeps all busy.
+
+    Of the heights, the one with which the busiest multiprocessor has the fewest positions; the
+    larger one if they are equal, since it reads the weight less often.
+    """
     group_out = g.out_channels // g.groups
     n = next((n for n in (32, 64, 128) if n >= group_out), MOST_N[ITEMSIZE[dtype]])
     chunk = _chunk_units(run_of(g) // widest(dtype)) * widest(dtype)
-    high_tiles = -(-g.batch * g.out_pixels // HIGH) * g.groups * -(-group_out // n)
-    return shaped(n, chunk, products, high=high_tiles >= multiprocessors)
+
+    def positions(tile: Tile) -> int:
+        blocks = -(-g.batch * g.out_pixels // tile.m) * g.groups * -(-group_out // n)
+        return -(-blocks // multiprocessors) * tile.m
+
+    return min(shapes(n, chunk, products), key=positions)
 
 
-def shaped(n: int, chunk: int, products: int, *, high: bool) -> Tile:
-    """The tile of a width, and as many blocks at a time as registers allow without spilling."""
-    if high:
-        warps_m, warps_n, blocks = (4, 2, 2) if n * products < 128 else (4, 4, 1)
-    elif n == 256:
-        warps_m, warps_n, blocks = 2, 4, 2
+def shapes(n: int, chunk: int, products: int) -> list[Tile]:
+    """Tiles of a width, high ones first, each with as many blocks at a time as registers allow.
+
+    A warp of the high tile of 128 would have but 32 columns for what it samples and loads; that of
+    the low one has 64.
+    """
+    if n == 256:
+        warps = [(HIGH, 4, 4, 1), (LOW, 2, 4, 2)]
+    elif products == 3:
+        warps = [(HIGH, 4, 2, 2) if n == 32 else (HIGH, 4, 4, 1)]
+        warps += [(LOW, 2, 2, 2) if n == 128 else (LOW, 2, 2, 3)]
     else:
-        warps_m, warps_n, blocks = 2, 2, 2 if (n, products) == (128, 3) else 3
-    return Tile(HIGH if high else LOW, n, warps_m, warps_n, blocks, chunk, products)
+        warps = [(HIGH, 4, 2, 2)] if n < 128 else []
+        warps += [(LOW, 2, 2, 3)]
+    return [Tile(m, n, across, down, blocks, chunk, products) for m, across, down, blocks in warps]
 
 
 def _chunk_units(run_units: int) -> int:
@@ -96,8 +110,16 @@ class Tiling:
         """Stages of a tile."""
         runs = self.g.channels // self.g.groups // run_of(self.g)
         batches = -(-self.g.taps // self.plan_taps)
-        units = self.plan_taps * (self.tile.chunk // widest(self.dtype))
-        return runs * batches * self.chunks * -(-units // STAGE_UNITS)
+        return runs * batches * self.chunks * self._chunk_stages
+
+    @property
+    def _chunk_units(self) -> int:
+        return self.tile.chunk // widest(self.dtype)
+
+    @property
+    def _chunk_stages(self) -> int:
+        """Stages of a chunk of a batch of taps; the last one may not be full."""
+        return -(-self.plan_taps * self._chunk_units // STAGE_UNITS)
 
     @property
     def strips(self) -> int:
@@ -143,4 +165,5 @@ class Tiling:
         """Shared memory of a block: two buffers of each factor, the plans, the positions."""
         buffers = 2 * self.tile.parts * (self.tile.m + self.tile.n) * STAGE_UNITS * 16
         aim, held, spot = 16, 1, 12
-        return buffers + self.tile.m * (self.plan_taps * (aim + held) + spot)
+        planned = -(-self._chunk_stages * STAGE_UNITS // self._chunk_units)
+        return buffers + self.tile.m * (planned * (aim + held) + spot)
