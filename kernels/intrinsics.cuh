@@ -40,6 +40,20 @@ __device__ inline void from_acc(float value, bfloat16_t* result) {
 __device__ inline void from_acc(float value, float* result) { *result = value; }
 __device__ inline void from_acc(double value, double* result) { *result = value; }
 
+// Number i of those in 16 bytes.
+
+template <class T>
+__device__ inline auto number_of(const vec16_t& raw, int i) {
+    return to_acc(reinterpret_cast<const T*>(&raw)[i]);
+}
+
+// A word at a time, the compiler would take the halves apart first.
+template <>
+__device__ inline auto number_of<bfloat16_t>(const vec16_t& raw, int i) {
+    const unsigned int word = raw.w[i / 2];
+    return __uint_as_float(i % 2 ? word & 0xffff0000 : word << 16);
+}
+
 // 128-bit accesses to global memory; the address is a multiple of 16.
 
 __device__ inline vec16_t load16(const void* from) {
@@ -47,15 +61,15 @@ __device__ inline vec16_t load16(const void* from) {
     return {{value.x, value.y, value.z, value.w}};
 }
 
-// The same where `held`, else zeros without an access; never a branch. Of memory that no kernel writes
-// meanwhile.
-__device__ inline vec16_t load16_if(bool held, const void* from) {
+// The same where `held` is not 0, else zeros without an access; never a branch. Of memory that no
+// kernel writes meanwhile.
+__device__ inline vec16_t load16_if(unsigned held, const void* from) {
     vec16_t value;
     asm("{ .reg .pred held; setp.ne.u32 held, %4, 0;"
         " mov.u32 %0, 0; mov.u32 %1, 0; mov.u32 %2, 0; mov.u32 %3, 0;"
         " @held ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%5]; }"
         : "=&r"(value.w[0]), "=&r"(value.w[1]), "=&r"(value.w[2]), "=&r"(value.w[3])
-        : "r"(static_cast<unsigned>(held)), "l"(__cvta_generic_to_global(from)));
+        : "r"(held), "l"(__cvta_generic_to_global(from)));
     return value;
 }
 

@@ -57,6 +57,11 @@ inline void from_acc(float x, bfloat16_t* result) {
 inline void from_acc(float x, float* result) { *result = x; }
 inline void from_acc(double x, double* result) { *result = x; }
 
+template <class T>
+inline auto number_of(const vec16_t& raw, int i) {
+    return to_acc(reinterpret_cast<const T*>(&raw)[i]);
+}
+
 // ---- memory -------------------------------------------------------------------------------------
 
 namespace hostcuda {
@@ -87,7 +92,8 @@ inline vec16_t load16(const void* address, hostcuda::Where at = hostcuda::here()
     return *static_cast<const vec16_t*>(address);
 }
 
-inline vec16_t load16_if(bool held, const void* address, hostcuda::Where at = hostcuda::here()) {
+inline vec16_t load16_if(unsigned held, const void* address,
+                         hostcuda::Where at = hostcuda::here()) {
     return held ? load16(address, at) : vec16_t{};
 }
 
