@@ -11,7 +11,8 @@
 //
 // Plans and threads are those of deform_im2col. Each corner is read once and serves all gradients:
 // those of offset and mask need only the four dot products over channels of the corners with the
-// gradient, which the `lanes` threads of a sample add up by shuffles.
+// gradient. The `lanes` threads of a sample add them up by shuffles and leave them in its plan, and the
+// thread that made the plan makes gradients of them.
 
 // One vector of channels of one sample: adds its share to d, scatters it, replaces it.
 __device__ inline void pull_vector(
@@ -34,6 +35,7 @@ __device__ inline void pull_vector(
         }
     }
     if (p.keep_columns) {
+        // A corner at an edge has a weight of 0, but may be infinite.
         const bool counts = plan.flags & 15 * COUNTS;
         store_vector(cell, scaled(plan.mask, counts ? value : zero_vector()));
     }
@@ -60,12 +62,12 @@ extern "C" __global__ void __launch_bounds__(256, 4) deform_backward(
         }
         __syncthreads();
         acc_t d[4] = {0, 0, 0, 0};
-        for (Walk at = first_vectors(p); at.k < count; at = next_vectors(p, at, VECTOR)) {
+        for (Round at = first_round(p); at.k < count; at = next_round(p, at, VECTOR)) {
             const int k = at.k + slot_of(p), c = at.c + lane_of(p) * VECTOR;
             if (k < count) {
                 pull_vector(p, plans[k], input, columns, grad_input, c, d);
             }
-            if (next_vectors(p, at, VECTOR).c == 0) {
+            if (next_round(p, at, VECTOR).c == 0) {
                 add_up(p, d, k < count, plans[k].weight);
                 d[0] = d[1] = d[2] = d[3] = 0;
             }

@@ -81,12 +81,12 @@ extern "C" __global__ void deform_direct_backward(
         }
         __syncthreads();
         acc_t d[4] = {0, 0, 0, 0};
-        for (Walk at = first_vectors(p); at.k < count; at = next_vectors(p, at, UNIT_IN)) {
+        for (Round at = first_round(p); at.k < count; at = next_round(p, at, UNIT_IN)) {
             const int k = at.k + slot_of(p), c = at.c + lane_of(p) * UNIT_IN;
             if (k < count) {
                 pull_unit(p, plans[k], input, weight, grad_output, grad_input, c, d);
             }
-            if (next_vectors(p, at, UNIT_IN).c == 0) {
+            if (next_round(p, at, UNIT_IN).c == 0) {
                 add_up(p, d, k < count, plans[k].weight);
                 d[0] = d[1] = d[2] = d[3] = 0;
             }

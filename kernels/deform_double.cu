@@ -11,7 +11,7 @@
 //   grad_mask     as mask, contiguous           every element of the launch written; may be absent
 //
 // With x the pixels, v their tangents, c and o the two gradients, offset and mask need the corners'
-// dot products `still` = c.x and `moved` = c.v + o.x, added up by shuffles as in deform_backward.
+// dot products `still` = c.x and `moved` = c.v + o.x, added up as in deform_backward.
 
 struct Dots { acc_t still[4], moved[4]; };
 
@@ -83,7 +83,7 @@ __device__ inline void pull_vector(
     }
 }
 
-extern "C" __global__ void deform_double(
+extern "C" __global__ void __launch_bounds__(256, 3) deform_double(
         const scalar_t* __restrict__ input, const scalar_t* __restrict__ input_tangent,
         const scalar_t* __restrict__ offset, const scalar_t* __restrict__ mask,
         const scalar_t* __restrict__ offset_tangent, const scalar_t* __restrict__ mask_tangent,
@@ -114,13 +114,13 @@ extern "C" __global__ void deform_double(
         }
         __syncthreads();
         Dots dots = {};
-        for (Walk at = first_vectors(p); at.k < count; at = next_vectors(p, at, VECTOR)) {
+        for (Round at = first_round(p); at.k < count; at = next_round(p, at, VECTOR)) {
             const int k = at.k + slot_of(p), c = at.c + lane_of(p) * VECTOR;
             if (k < count) {
                 pull_vector(p, plans[k], moves[k], input, input_tangent, columns, others,
                             grad_input, c, &dots);
             }
-            if (next_vectors(p, at, VECTOR).c == 0) {
+            if (next_round(p, at, VECTOR).c == 0) {
                 add_up(p, dots.still, k < count, plans[k].weight);
                 add_up(p, dots.moved, k < count, moves[k].turn);
                 dots = {};

@@ -22,7 +22,7 @@ extern "C" __global__ void deform_im2col(
             end_rows_once(p, at, columns);
         }
         __syncthreads();
-        for (Walk at = first_vectors(p); at.k < count; at = next_vectors(p, at, VECTOR)) {
+        for (Round at = first_round(p); at.k < count; at = next_round(p, at, VECTOR)) {
             const int k = at.k + slot_of(p), c = at.c + lane_of(p) * VECTOR;
             if (k < count) {
                 const Plan plan = plans[k];

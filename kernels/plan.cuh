@@ -104,19 +104,19 @@ __device__ inline void end_rows(const Launch& p, index_t position, scalar_t* col
 
 // How a block goes through the vectors of its plans: the sample and the channel of its first thread. It
 // is the same in all threads, and the compiler shall see that: there may be shuffles.
-struct Walk { int k, c; };
+struct Round { int k, c; };
 
 __device__ inline int lane_of(const Launch& p) { return threadIdx.x & (p.lanes - 1); }
 
 // Where there are no channels, it is at its end.
-__device__ inline Walk first_vectors(const Launch& p) {
+__device__ inline Round first_round(const Launch& p) {
     return {p.offset_channels ? 0 : static_cast<int>(blockDim.x), 0};
 }
 
 // A thread takes `width` channels at a time; lanes divide those of a sample evenly.
-__device__ inline Walk next_vectors(const Launch& p, Walk at, int width) {
+__device__ inline Round next_round(const Launch& p, Round at, int width) {
     const int c = at.c + p.lanes * width;
-    return c < p.offset_channels ? Walk{at.k, c} : Walk{at.k + slots_of(p), 0};
+    return c < p.offset_channels ? Round{at.k, c} : Round{at.k + slots_of(p), 0};
 }
 
 // How many samples a block takes from `first` on: one for each thread, or what is left.
