@@ -25,9 +25,10 @@ __device__ inline Spot spot_of(const Launch& p, int tile, int m) {
     const int out_w = p.g.out_w;
     Spot spot = {-1, 0, 0};
     if (p.tile_w == 0) {
-        const index_t position = static_cast<index_t>(tile) * TILE_M + m, line = position / out_w;
+        const index_t position = static_cast<index_t>(tile) * TILE_M + m;
+        const index_t line = quotient(position, p.by_out_w);
         if (position < p.positions) {
-            spot.image = static_cast<int>(line / p.rows);
+            spot.image = static_cast<int>(quotient(line, p.by_rows));
             spot.row = static_cast<int>(line - static_cast<index_t>(spot.image) * p.rows);
             spot.col = static_cast<int>(position - line * out_w);
         }
@@ -55,7 +56,7 @@ __device__ inline void take_aim(
         const Launch& p, const scalar_t* offset, const scalar_t* mask, const Plans& plans,
         Route route, int first_channel, Cursor at) {
     const int c = first_channel + chunk_channel(route, at);
-    const int og = c / (p.g.channels / p.g.offset_groups), taps = batch_taps(route, at);
+    const int og = c / p.offset_channels, taps = batch_taps(route, at);
     for (int k = threadIdx.x; k < planned_taps(route) * TILE_M; k += THREADS) {
         const Spot spot = plans.spots[k % TILE_M];
         Aim aim = {0, 0, 0, 0};
@@ -120,10 +121,9 @@ __device__ inline Blend blended(Aim aim, const vec16_t* corners) {
     Blend blend = {};
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-        const scalar_t* const values = reinterpret_cast<const scalar_t*>(corners + j);
 #pragma unroll
         for (int i = 0; i < VECTOR; ++i) {
-            blend.v[i] += weights[j] * to_acc(values[i]);
+            blend.v[i] += weights[j] * number_of(scalar_t(), corners[j], i);
         }
     }
 #pragma unroll

@@ -11,74 +11,70 @@
 //
 // Plans and threads are those of deform_im2col. Each corner is read once and serves all gradients:
 // those of offset and mask need only the four dot products over channels of the corners with the
-// gradient, which the `lanes` threads of a sample add up by shuffles.
+// gradient. The `lanes` threads of a sample add them up by shuffles and leave them in its plan, and the
+// thread that made the plan makes gradients of them.
 
 // One vector of channels of one sample: adds its share to d, scatters it, replaces it.
 __device__ inline void pull_vector(
-        const Launch& p, const Plan& plan, const scalar_t* input, scalar_t* columns,
-        acc_t* grad_input, int c, acc_t* d) {
-    scalar_t* const cell = columns + column_of(p, plan.position, plan.tap, plan.channel + c);
+        const Launch& p, const Plan plan, const scalar_t* __restrict__ input,
+        scalar_t* __restrict__ columns, acc_t* __restrict__ grad_input, int c, acc_t* d) {
+    scalar_t* const cell = columns + cell_of(p, plan, c);
     const Vector grad = load_vector(cell);
-    const unsigned corners = corners_of(plan.flags);
+    Vector pixel[4];
+    for (int j = 0; j < 4; ++j) {
+        const scalar_t* const from = input + (plan.pixel + corner_step(p, j) + c);
+        pixel[j] = load_vector_if(plan.flags & 1 << j, from);
+    }
     Vector value = zero_vector();
     for (int j = 0; j < 4; ++j) {
-        if (!(plan.flags >> j & 1)) {
-            continue;
-        }
-        const index_t from = plan.pixel + corner_step(p, j) + c;
-        const Vector pixel = load_vector(input + from);
-        d[j] += dot(grad, pixel);
-        if (corners) {
-            add_scaled(&value, plan.weight[j], pixel);
-        }
-        const acc_t weight = scatter_weight(plan.weight[j], plan.mask);
-        if (corners && grad_input && weight != 0) {
-            Vector share = zero_vector();
-            add_scaled(&share, weight, grad);
-            add_vector(grad_input + plan.table + table_step(p, j) + c, share);
+        add_dot(d + j, grad, pixel[j]);
+        add_scaled(&value, plan.weight[j], pixel[j]);
+        if (plan.flags & GAINS << j) {
+            acc_t* const to = grad_input + (plan.table + table_step(p, j) + c);
+            add_vector(to, scaled(plan.weight[j] * plan.mask, grad));
         }
     }
     if (p.keep_columns) {
-        for (int i = 0; i < VECTOR; ++i) {
-            value.v[i] *= plan.mask;
-        }
-        store_vector(cell, value);
+        // A corner at an edge has a weight of 0, but may be infinite.
+        const bool counts = plan.flags & 15 * COUNTS;
+        store_vector(cell, scaled(plan.mask, counts ? value : zero_vector()));
     }
 }
 
-extern "C" __global__ void deform_backward(
+extern "C" __global__ void __launch_bounds__(256, 4) deform_backward(
         const scalar_t* __restrict__ input, const scalar_t* __restrict__ offset,
         const scalar_t* __restrict__ mask, scalar_t* __restrict__ columns,
         acc_t* __restrict__ grad_input, scalar_t* __restrict__ grad_offset,
         scalar_t* __restrict__ grad_mask, Launch p) {
     Plan* plans = reinterpret_cast<Plan*>(dynamic_shared());
-    const int group_channels = p.g.channels / p.g.offset_groups;
-    const int lane = threadIdx.x & (p.lanes - 1);
+    Plan* const own = plans + threadIdx.x;
     for (index_t first = static_cast<index_t>(blockIdx.x) * blockDim.x; first < p.samples;
          first += item_stride()) {
         const int count = samples_from(p, first);
+        const Place place = place_of(p, first + threadIdx.x);
         if (threadIdx.x < count) {
-            const Place at = place_of(p, first + threadIdx.x);
-            const Sample s = sample_of(p, offset, mask, at);
-            put_plan(p, s, at, plans + threadIdx.x, p.keep_columns ? columns : nullptr);
+            Plan plan = column_plan_of(p, sample_of(p, offset, mask, place), place);
+            plan.flags |= grad_input ? gains_of(plan) : 0;
+            *own = plan;
+            if (p.keep_columns) {
+                end_rows_once(p, place, columns);
+            }
         }
         __syncthreads();
-        // Every thread of a warp takes part in the shuffles, so all go round equally often.
-        for (int k0 = 0; k0 < count; k0 += blockDim.x / p.lanes) {
-            const int k = k0 + threadIdx.x / p.lanes;
-            acc_t d[4] = {0, 0, 0, 0};
-            for (int c = lane * VECTOR; k < count && c < group_channels; c += p.lanes * VECTOR) {
+        acc_t d[4] = {0, 0, 0, 0};
+        for (Round at = first_round(p); at.k < count; at = next_round(p, at, VECTOR)) {
+            const int k = at.k + slot_of(p), c = at.c + lane_of(p) * VECTOR;
+            if (k < count) {
                 pull_vector(p, plans[k], input, columns, grad_input, c, d);
             }
-            for (int distance = p.lanes / 2; distance > 0; distance /= 2) {
-                for (int j = 0; j < 4; ++j) {
-                    d[j] += __shfl_xor_sync(0xffffffff, d[j], distance);
-                }
-            }
-            if (k < count && lane == 0) {
-                write_grads(p, first + k, grads_of(p, plans[k], d), grad_offset, grad_mask);
+            if (next_round(p, at, VECTOR).c == 0) {
+                add_up(p, d, k < count, plans[k].weight);
+                d[0] = d[1] = d[2] = d[3] = 0;
             }
         }
         __syncthreads();
+        if (threadIdx.x < count) {
+            write_grads(p, place, grads_of(p, *own, own->weight), grad_offset, grad_mask);
+        }
     }
 }

@@ -13,11 +13,11 @@
 // that stores run along the positions; one more column keeps the banks apart.
 
 __device__ inline void add_sample(
-        const Launch& p, const Plan& plan, const scalar_t* __restrict__ input,
-        const scalar_t* __restrict__ weight, int unit, Out* sums) {
+        const Launch& p, const Plan plan, const scalar_t* __restrict__ input,
+        const scalar_t* __restrict__ weight, int tap, int unit, Out* sums) {
     const In value = sample_unit(p, plan, input, unit * UNIT_IN - plan.channel);
     for (int i = 0; i < GROUP_IN; ++i) {
-        const Out factor = weight_of(p, weight, i, plan.tap, unit);
+        const Out factor = weight_of(p, weight, i, tap, unit);
         for (int o = 0; o < UNIT_OUT; ++o) {
             sums->v[o] += factor.v[o] * value.v[partner_of(o, i)];
         }
@@ -39,29 +39,29 @@ extern "C" __global__ void deform_direct(
         const scalar_t* __restrict__ bias, scalar_t* __restrict__ output, Launch p) {
     Plan* plans = reinterpret_cast<Plan*>(dynamic_shared());
     scalar_t* tile = reinterpret_cast<scalar_t*>(dynamic_shared());  // once the plans are done with
-    const int taps = p.g.kernel_h * p.g.kernel_w;
-    const int slots = blockDim.x / p.lanes, width = slots + 1;
-    const int lane = threadIdx.x % p.lanes, slot = threadIdx.x / p.lanes;
+    const int slots = slots_of(p), width = slots + 1;
+    const int lane = lane_of(p), slot = slot_of(p);
     const int column = threadIdx.x % slots, line = threadIdx.x / slots;
     const int down = p.g.channels / (UNIT_IN * p.lanes);
     const index_t across = (p.positions + slots - 1) / slots;
     for (index_t square = blockIdx.x; square < across * down; square += gridDim.x) {
         const index_t first = square / down * slots;
         const int unit0 = static_cast<int>(square % down) * p.lanes, unit = unit0 + lane;
-        const int og = unit0 * UNIT_IN / (p.g.channels / p.g.offset_groups);
+        const int og = unit0 * UNIT_IN / p.offset_channels;
         Out sums;
         for (int o = 0; o < UNIT_OUT; ++o) {
             sums.v[o] = bias ? to_acc(bias[(unit * UNIT_OUT + o) * p.bias]) : static_cast<acc_t>(0);
         }
-        for (int tap0 = 0; tap0 < taps; tap0 += p.lanes) {
+        for (int tap0 = 0; tap0 < p.taps; tap0 += p.lanes) {
             const int tap = tap0 + line;
-            if (tap < taps && first + column < p.positions) {
+            if (tap < p.taps && first + column < p.positions) {
                 plans[threadIdx.x] = plan_sample(p, offset, mask, first + column, tap, og);
             }
             __syncthreads();
-            const int count = taps - tap0 < p.lanes ? taps - tap0 : p.lanes;
-            for (int k = 0; k < count && first + slot < p.positions; ++k) {
-                add_sample(p, plans[k * slots + slot], input, weight, unit, &sums);
+            const int left = first + slot < p.positions ? p.taps - tap0 : 0;
+            const int count = left < p.lanes ? left : p.lanes;
+            for (int k = 0; k < count; ++k) {
+                add_sample(p, plans[k * slots + slot], input, weight, tap0 + k, unit, &sums);
             }
             __syncthreads();
         }

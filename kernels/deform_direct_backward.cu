@@ -12,18 +12,19 @@
 // As deform_backward, but a thread works out the gradient of its columns, which takes a few
 // products, instead of reading them: `lanes` threads share a sample and walk its units.
 
-// Gradient of the columns of a unit.
+// A plan's cell is its (position, tap). Gradient of the columns of a unit.
 __device__ inline In grad_columns_of(
         const Launch& p, const Plan& plan, const scalar_t* __restrict__ weight,
         const scalar_t* __restrict__ grad_output, int unit) {
-    const index_t from = plan.position * p.g.out_channels + unit * UNIT_OUT;
-    const Out grad = load_out(grad_output + from);
+    const index_t position = quotient(plan.cell, p.by_taps);
+    const int tap = static_cast<int>(plan.cell - position * p.taps);
+    const Out grad = load_out(grad_output + (position * p.g.out_channels + unit * UNIT_OUT));
     In result;
     for (int c = 0; c < UNIT_IN; ++c) {
         result.v[c] = 0;
     }
     for (int i = 0; i < GROUP_IN; ++i) {
-        const Out factor = weight_of(p, weight, i, plan.tap, unit);
+        const Out factor = weight_of(p, weight, i, tap, unit);
         for (int o = 0; o < UNIT_OUT; ++o) {
             result.v[partner_of(o, i)] += factor.v[o] * grad.v[o];
         }
@@ -33,20 +34,31 @@ __device__ inline In grad_columns_of(
 
 // One vector of channels of one sample: adds its share to d and scatters it.
 __device__ inline void pull_vector(
-        const Launch& p, const Plan& plan, const scalar_t* __restrict__ input, acc_t* grad_input,
-        const Vector& grad, int c, acc_t* d) {
-    const unsigned corners = corners_of(plan.flags);
+        const Launch& p, const Plan& plan, const scalar_t* __restrict__ input,
+        acc_t* __restrict__ grad_input, const Vector& grad, int c, acc_t* d) {
     for (int j = 0; j < 4; ++j) {
-        if (!(plan.flags >> j & 1)) {
-            continue;
+        const scalar_t* const from = input + (plan.pixel + corner_step(p, j) + c);
+        add_dot(d + j, grad, load_vector_if(plan.flags & 1 << j, from));
+    }
+    for (int j = 0; j < 4; ++j) {
+        if (plan.flags & GAINS << j) {
+            acc_t* const to = grad_input + (plan.table + table_step(p, j) + c);
+            add_vector(to, scaled(plan.weight[j] * plan.mask, grad));
         }
-        d[j] += dot(grad, load_vector(input + plan.pixel + corner_step(p, j) + c));
-        const acc_t weight = scatter_weight(plan.weight[j], plan.mask);
-        if (corners && grad_input && weight != 0) {
-            Vector share = zero_vector();
-            add_scaled(&share, weight, grad);
-            add_vector(grad_input + plan.table + table_step(p, j) + c, share);
+    }
+}
+
+__device__ inline void pull_unit(
+        const Launch& p, const Plan plan, const scalar_t* __restrict__ input,
+        const scalar_t* __restrict__ weight, const scalar_t* __restrict__ grad_output,
+        acc_t* __restrict__ grad_input, int c, acc_t* d) {
+    const In grad = grad_columns_of(p, plan, weight, grad_output, (plan.channel + c) / UNIT_IN);
+    for (int i = 0; i < UNIT_IN; i += VECTOR) {
+        Vector part;
+        for (int v = 0; v < VECTOR; ++v) {
+            part.v[v] = grad.v[i + v];
         }
+        pull_vector(p, plan, input, grad_input, part, c + i, d);
     }
 }
 
@@ -56,41 +68,32 @@ extern "C" __global__ void deform_direct_backward(
         const scalar_t* __restrict__ grad_output, acc_t* __restrict__ grad_input,
         scalar_t* __restrict__ grad_offset, scalar_t* __restrict__ grad_mask, Launch p) {
     Plan* plans = reinterpret_cast<Plan*>(dynamic_shared());
-    const int group_channels = p.g.channels / p.g.offset_groups;
-    const int lane = threadIdx.x & (p.lanes - 1);
+    Plan* const own = plans + threadIdx.x;
     for (index_t first = static_cast<index_t>(blockIdx.x) * blockDim.x; first < p.samples;
          first += item_stride()) {
-        const index_t left = p.samples - first;
-        const int count = left < blockDim.x ? static_cast<int>(left) : blockDim.x;
+        const int count = samples_from(p, first);
+        const Place place = place_of(p, first + threadIdx.x);
         if (threadIdx.x < count) {
-            const Place at = place_of(p, first + threadIdx.x);
-            plans[threadIdx.x] = plan_of(p, sample_of(p, offset, mask, at), at);
+            Plan plan = plan_of(p, sample_of(p, offset, mask, place), place);
+            plan.cell = place.position * p.taps + place.tap;
+            plan.flags |= grad_input ? gains_of(plan) : 0;
+            *own = plan;
         }
         __syncthreads();
-        // Every thread of a warp takes part in the shuffles, so all go round equally often.
-        for (int k0 = 0; k0 < count; k0 += blockDim.x / p.lanes) {
-            const int k = k0 + threadIdx.x / p.lanes;
-            acc_t d[4] = {0, 0, 0, 0};
-            for (int c = lane * UNIT_IN; k < count && c < group_channels; c += p.lanes * UNIT_IN) {
-                const int unit = (plans[k].channel + c) / UNIT_IN;
-                const In grad = grad_columns_of(p, plans[k], weight, grad_output, unit);
-                for (int i = 0; i < UNIT_IN; i += VECTOR) {
-                    Vector part;
-                    for (int v = 0; v < VECTOR; ++v) {
-                        part.v[v] = grad.v[i + v];
-                    }
-                    pull_vector(p, plans[k], input, grad_input, part, c + i, d);
-                }
+        acc_t d[4] = {0, 0, 0, 0};
+        for (Round at = first_round(p); at.k < count; at = next_round(p, at, UNIT_IN)) {
+            const int k = at.k + slot_of(p), c = at.c + lane_of(p) * UNIT_IN;
+            if (k < count) {
+                pull_unit(p, plans[k], input, weight, grad_output, grad_input, c, d);
             }
-            for (int distance = p.lanes / 2; distance > 0; distance /= 2) {
-                for (int j = 0; j < 4; ++j) {
-                    d[j] += __shfl_xor_sync(0xffffffff, d[j], distance);
-                }
-            }
-            if (k < count && lane == 0) {
-                write_grads(p, first + k, grads_of(p, plans[k], d), grad_offset, grad_mask);
+            if (next_round(p, at, UNIT_IN).c == 0) {
+                add_up(p, d, k < count, plans[k].weight);
+                d[0] = d[1] = d[2] = d[3] = 0;
             }
         }
         __syncthreads();
+        if (threadIdx.x < count) {
+            write_grads(p, place, grads_of(p, *own, own->weight), grad_offset, grad_mask);
+        }
     }
 }

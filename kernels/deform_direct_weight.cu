@@ -59,8 +59,7 @@ extern "C" __global__ void deform_direct_weight(
         const scalar_t* __restrict__ mask, const scalar_t* __restrict__ grad_output,
         acc_t* __restrict__ partial, Launch p) {
     Plan* plans = reinterpret_cast<Plan*>(dynamic_shared());
-    const int taps = p.g.kernel_h * p.g.kernel_w;
-    const int lane = threadIdx.x % p.lanes;
+    const int taps = p.taps, lane = lane_of(p);
     const int down = p.g.channels / (UNIT_IN * p.lanes);
     const index_t most = (p.positions + p.parts - 1) / p.parts;
     const index_t items = static_cast<index_t>(p.parts) * down * (taps + 1);
@@ -68,7 +67,7 @@ extern "C" __global__ void deform_direct_weight(
         const index_t part = item / (taps + 1) / down;
         const int tap = static_cast<int>(item % (taps + 1));
         const int unit0 = static_cast<int>(item / (taps + 1) % down) * p.lanes, unit = unit0 + lane;
-        const int og = unit0 * UNIT_IN / (p.g.channels / p.g.offset_groups);
+        const int og = unit0 * UNIT_IN / p.offset_channels;
         const index_t end = (part + 1) * most < p.positions ? (part + 1) * most : p.positions;
         Products sums = {};
         for (index_t first = part * most; first < end; first += blockDim.x) {
@@ -77,14 +76,15 @@ extern "C" __global__ void deform_direct_weight(
                 plans[threadIdx.x] = plan_sample(p, offset, mask, first + threadIdx.x, tap, og);
             }
             __syncthreads();
-            for (int k = threadIdx.x / p.lanes; k < count; k += blockDim.x / p.lanes) {
+            for (int k = slot_of(p); k < count; k += slots_of(p)) {
                 const index_t from = (first + k) * p.g.out_channels + unit * UNIT_OUT;
                 In value;
                 for (int c = 0; c < UNIT_IN; ++c) {
                     value.v[c] = 1;
                 }
                 if (tap < taps) {
-                    value = sample_unit(p, plans[k], input, unit * UNIT_IN - plans[k].channel);
+                    const Plan plan = plans[k];
+                    value = sample_unit(p, plan, input, unit * UNIT_IN - plan.channel);
                 }
                 add_products(load_out(grad_output + from), value, &sums);
             }

@@ -116,8 +116,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) deform_fused(
     const Job job = job_of(p);
     const int begin = job.part * p.part_stages, left = p.stages - begin;
     const int end = begin + (left < p.part_stages ? left : p.part_stages);
-    const Route route = {kept(p.g.kernel_h * p.g.kernel_w), kept(p.plan_taps), kept(p.chunks)};
-    const int first_channel = kept(job.group * (p.g.channels / p.g.groups));
+    const Route route = {kept(p.taps), kept(p.plan_taps), kept(p.chunks)};
+    const int first_channel = kept(job.group * p.group_channels);
     const int thread = kept(threadIdx.x);
     const Share share = share_of(p);
     const Given given = given_units();

@@ -13,22 +13,20 @@ extern "C" __global__ void deform_im2col(
         const scalar_t* __restrict__ input, const scalar_t* __restrict__ offset,
         const scalar_t* __restrict__ mask, scalar_t* __restrict__ columns, Launch p) {
     Plan* plans = reinterpret_cast<Plan*>(dynamic_shared());
-    const int group_channels = p.g.channels / p.g.offset_groups;
-    const int lane = threadIdx.x & (p.lanes - 1);
     for (index_t first = static_cast<index_t>(blockIdx.x) * blockDim.x; first < p.samples;
          first += item_stride()) {
         const int count = samples_from(p, first);
         if (threadIdx.x < count) {
             const Place at = place_of(p, first + threadIdx.x);
-            const Sample s = sample_of(p, offset, mask, at);
-            put_plan(p, s, at, plans + threadIdx.x, columns);
+            plans[threadIdx.x] = column_plan_of(p, sample_of(p, offset, mask, at), at);
+            end_rows_once(p, at, columns);
         }
         __syncthreads();
-        for (int k = threadIdx.x / p.lanes; k < count; k += blockDim.x / p.lanes) {
-            const Plan& plan = plans[k];
-            for (int c = lane * VECTOR; c < group_channels; c += p.lanes * VECTOR) {
-                const index_t to = column_of(p, plan.position, plan.tap, plan.channel + c);
-                store_vector(columns + to, sample_value(p, plan, input, c));
+        for (Round at = first_round(p); at.k < count; at = next_round(p, at, VECTOR)) {
+            const int k = at.k + slot_of(p), c = at.c + lane_of(p) * VECTOR;
+            if (k < count) {
+                const Plan plan = plans[k];
+                store_vector(columns + cell_of(p, plan, c), sample_value(p, plan, input, c));
             }
         }
         __syncthreads();

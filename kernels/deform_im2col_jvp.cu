@@ -11,20 +11,14 @@
 __device__ inline Vector tangent_value(
         const Launch& p, const Plan& plan, const Move& move, const scalar_t* __restrict__ input,
         const scalar_t* __restrict__ input_tangent, int c) {
-    const acc_t nan = static_cast<acc_t>(nanf(""));
-    const unsigned corners = corners_of(plan.flags);
     Vector value = zero_vector();
     for (int j = 0; j < 4; ++j) {
-        if (plan.flags >> j & 1) {
-            add_scaled(&value, move.turn[j], load_vector(input + plan.pixel + corner_step(p, j) + c));
-        }
-        if (input_tangent && (corners >> j & 1)) {
-            const index_t from = plan.pixel_tangent + tangent_step(p, j) + c;
-            add_scaled(&value, plan.weight[j] * plan.mask, load_vector(input_tangent + from));
-        }
+        const scalar_t* const from = input + (plan.pixel + corner_step(p, j) + c);
+        add_scaled(&value, move.turn[j], load_vector_if(plan.flags & 1 << j, from));
     }
-    for (int i = 0; i < VECTOR; ++i) {
-        value.v[i] = plan.flags & LOST ? nan : value.v[i];
+    for (int j = 0; input_tangent && j < 4; ++j) {
+        const scalar_t* const from = input_tangent + (move.pixel + tangent_step(p, j) + c);
+        add_scaled(&value, plan.weight[j], load_vector_if(plan.flags & COUNTS << j, from));
     }
     return value;
 }
@@ -36,24 +30,29 @@ extern "C" __global__ void deform_im2col_jvp(
         scalar_t* __restrict__ columns, Launch p) {
     Plan* plans = reinterpret_cast<Plan*>(dynamic_shared());
     Move* moves = reinterpret_cast<Move*>(plans + blockDim.x);
-    const int group_channels = p.g.channels / p.g.offset_groups;
-    const int lane = threadIdx.x & (p.lanes - 1);
     for (index_t first = static_cast<index_t>(blockIdx.x) * blockDim.x; first < p.samples;
          first += item_stride()) {
         const int count = samples_from(p, first);
         if (threadIdx.x < count) {
-            const Place at = place_of(p, first + threadIdx.x);
-            const Sample s = sample_of(p, offset, mask, at);
-            moves[threadIdx.x] = move_of(p, s, offset_tangent, mask_tangent, at);
-            put_plan(p, s, at, plans + threadIdx.x, columns);
+            const Place place = place_of(p, first + threadIdx.x);
+            const Sample s = sample_of(p, offset, mask, place);
+            Move move = move_of(p, s, offset_tangent, mask_tangent, place);
+            Plan plan = move_plan_of(p, s, place, &move);
+            for (int j = 0; j < 4; ++j) {
+                const bool counts = plan.flags & COUNTS << j;
+                plan.weight[j] = counts ? plan.weight[j] * plan.mask : static_cast<acc_t>(0);
+            }
+            plans[threadIdx.x] = plan;
+            moves[threadIdx.x] = move;
+            end_rows_once(p, place, columns);
         }
         __syncthreads();
-        for (int k = threadIdx.x / p.lanes; k < count; k += blockDim.x / p.lanes) {
-            const Plan& plan = plans[k];
-            for (int c = lane * VECTOR; c < group_channels; c += p.lanes * VECTOR) {
-                const index_t to = column_of(p, plan.position, plan.tap, plan.channel + c);
+        for (Round at = first_round(p); at.k < count; at = next_round(p, at, VECTOR)) {
+            const int k = at.k + slot_of(p), c = at.c + lane_of(p) * VECTOR;
+            if (k < count) {
+                const Plan plan = plans[k];
                 const Vector value = tangent_value(p, plan, moves[k], input, input_tangent, c);
-                store_vector(columns + to, value);
+                store_vector(columns + cell_of(p, plan, c), value);
             }
         }
         __syncthreads();

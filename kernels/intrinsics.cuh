@@ -40,6 +40,26 @@ __device__ inline void from_acc(float value, bfloat16_t* result) {
 __device__ inline void from_acc(float value, float* result) { *result = value; }
 __device__ inline void from_acc(double value, double* result) { *result = value; }
 
+// Number i of those in 16 bytes; the first argument says of which kind they are.
+
+__device__ inline float number_of(half_t kind, const vec16_t& raw, int i) {
+    return to_acc(reinterpret_cast<const half_t*>(&raw)[i]);
+}
+
+// A word at a time: the compiler would take the halves apart first.
+__device__ inline float number_of(bfloat16_t kind, const vec16_t& raw, int i) {
+    const unsigned int word = raw.w[i / 2];
+    return __uint_as_float(i % 2 ? word & 0xffff0000 : word << 16);
+}
+
+__device__ inline float number_of(float kind, const vec16_t& raw, int i) {
+    return reinterpret_cast<const float*>(&raw)[i];
+}
+
+__device__ inline double number_of(double kind, const vec16_t& raw, int i) {
+    return reinterpret_cast<const double*>(&raw)[i];
+}
+
 // 128-bit accesses to global memory; the address is a multiple of 16.
 
 __device__ inline vec16_t load16(const void* from) {
@@ -47,8 +67,8 @@ __device__ inline vec16_t load16(const void* from) {
     return {{value.x, value.y, value.z, value.w}};
 }
 
-// The same where `held` is not 0, else zeros without an access; never a branch. Of memory that no kernel
-// writes meanwhile.
+// The same where `held` is not 0, else zeros without an access; never a branch. Of memory that no
+// kernel writes meanwhile.
 __device__ inline vec16_t load16_if(unsigned held, const void* from) {
     vec16_t value;
     asm("{ .reg .pred held; setp.ne.u32 held, %4, 0;"

@@ -1,8 +1,9 @@
 // move: how a sample changes when offset and mask move along tangents.
 
-struct Move {
-    acc_t dy, dx, mask;  // tangents, 0 where absent
+struct alignas(16) Move {
     acc_t turn[4];       // changes of the weights of the corners, mask included
+    acc_t dy, dx, mask;  // tangents, 0 where absent
+    index_t pixel;       // as in the plan, in the tangent of the input; see move_plan
 };
 
 __device__ inline acc_t tangent_at(
@@ -15,8 +16,9 @@ __device__ inline acc_t tangent_at(
 
 __device__ inline Move move_of(
         const Launch& p, const Sample& s, const scalar_t* offset, const scalar_t* mask, Place at) {
-    const int channel = at.og * p.g.kernel_h * p.g.kernel_w + at.tap;
+    const int channel = at.og * p.taps + at.tap;
     Move m;
+    m.pixel = 0;
     m.dy = tangent_at(offset, p.offset_tangent, p, 2 * channel, at);
     m.dx = tangent_at(offset, p.offset_tangent, p, 2 * channel + 1, at);
     m.mask = tangent_at(mask, p.mask_tangent, p, channel, at);

@@ -14,7 +14,7 @@ __device__ inline void load_unit(
         scalar_t* values) {
     const int tap = at.tap + unit / CHUNK_UNITS;
     const int c = chunk_channel(route, at) + unit % CHUNK_UNITS * VECTOR;
-    const int i = tap / p.g.kernel_w, j = tap - i * p.g.kernel_w;
+    const int i = quotient(tap, p.by_kernel_w), j = tap - i * p.g.kernel_w;
     const scalar_t* const from = weight + element_of(p.weight, o, c, i, j);
 #pragma unroll
     for (int k = 0; k < VECTOR; ++k) {

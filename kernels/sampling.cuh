@@ -23,18 +23,23 @@ const unsigned HELD_11 = 8;  // bottom right
 const unsigned EDGE = 16;    // a coordinate is exactly -1: corners are held, the sample is 0
 const unsigned LOST = 32;    // a coordinate is NaN
 
-__device__ inline Place place_of(const Launch& p, index_t sample) {
+__device__ inline Place place_at(const Launch& p, index_t position, int tap, int og) {
     Place at;
-    const index_t pair = sample / p.g.offset_groups;
-    const int taps = p.g.kernel_h * p.g.kernel_w;
-    at.og = static_cast<int>(sample - pair * p.g.offset_groups);
-    at.position = pair / taps;
-    at.tap = static_cast<int>(pair - at.position * taps);
-    const index_t line = at.position / p.g.out_w;
-    at.col = static_cast<int>(at.position - line * p.g.out_w);
-    at.image = static_cast<int>(line / p.rows);
+    at.og = og;
+    at.tap = tap;
+    at.position = position;
+    const index_t line = quotient(position, p.by_out_w);
+    at.col = static_cast<int>(position - line * p.g.out_w);
+    at.image = static_cast<int>(quotient(line, p.by_rows));
     at.row = static_cast<int>(line - static_cast<index_t>(at.image) * p.rows) + p.first_row;
     return at;
+}
+
+__device__ inline Place place_of(const Launch& p, index_t sample) {
+    const index_t pair = quotient(sample, p.by_offset_groups);
+    const index_t position = quotient(pair, p.by_taps);
+    const int tap = static_cast<int>(pair - position * p.taps);
+    return place_at(p, position, tap, static_cast<int>(sample - pair * p.g.offset_groups));
 }
 
 // Split base + displacement into a whole number and a fraction. The fraction comes from the
@@ -48,7 +53,7 @@ __device__ inline bool split(acc_t displacement, int base, int size, int* whole,
     if (!(below >= -limit && below < limit)) {
         return false;
     }
-    const long long moved = static_cast<long long>(below) + base;
+    const long long moved = static_cast<long long>(static_cast<int>(below)) + base;
     if (moved < -1 || moved >= size) {
         return false;
     }
@@ -61,8 +66,8 @@ __device__ inline Sample sample_of(
         const Launch& p, const scalar_t* offset, const scalar_t* mask, Place at) {
     const Geometry& g = p.g;
     const int n = p.first_image + at.image;
-    const int channel = at.og * g.kernel_h * g.kernel_w + at.tap;
-    const int i = at.tap / g.kernel_w;
+    const int channel = at.og * p.taps + at.tap;
+    const int i = quotient(at.tap, p.by_kernel_w);
     const int j = at.tap - i * g.kernel_w;
     const acc_t dy = to_acc(offset[element_of(p.offset, n, 2 * channel, at.row, at.col)]);
     const acc_t dx = to_acc(offset[element_of(p.offset, n, 2 * channel + 1, at.row, at.col)]);

@@ -14,7 +14,7 @@ struct Cursor {
 struct Route { int taps, plan_taps, chunks; };
 
 __device__ inline Route route_of(const Launch& p) {
-    return {p.g.kernel_h * p.g.kernel_w, p.plan_taps, p.chunks};
+    return {p.taps, p.plan_taps, p.chunks};
 }
 
 __device__ inline int chunk_stages(Route route) {

@@ -31,7 +31,7 @@ __device__ inline Out load_out(const scalar_t* from) {
 
 __device__ inline Out weight_of(
         const Launch& p, const scalar_t* __restrict__ weight, int i, int tap, int unit) {
-    const int row = i * p.g.kernel_h * p.g.kernel_w + tap;
+    const int row = i * p.taps + tap;
     return load_out(weight + static_cast<index_t>(row) * p.g.out_channels + unit * UNIT_OUT);
 }
 
@@ -48,11 +48,10 @@ __device__ inline In sample_unit(
     return result;
 }
 
-// Plan a sample by its parts; the plan tells where its channels begin.
+// Plan a sample by its parts.
 __device__ inline Plan plan_sample(
         const Launch& p, const scalar_t* __restrict__ offset, const scalar_t* __restrict__ mask,
         index_t position, int tap, int og) {
-    const int taps = p.g.kernel_h * p.g.kernel_w;
-    const Place at = place_of(p, (position * taps + tap) * p.g.offset_groups + og);
+    const Place at = place_at(p, position, tap, og);
     return plan_of(p, sample_of(p, offset, mask, at), at);
 }

@@ -2,14 +2,10 @@
 
 __device__ inline Vector sample_value(
         const Launch& p, const Plan& plan, const scalar_t* __restrict__ input, int c) {
-    const unsigned corners = corners_of(plan.flags);
     Vector value = zero_vector();
     for (int j = 0; j < 4; ++j) {
-        const scalar_t* const from = input + plan.pixel + corner_step(p, j) + c;
-        add_scaled(&value, plan.weight[j], load_vector_if(corners & 1u << j, from));
+        const scalar_t* const from = input + (plan.pixel + corner_step(p, j) + c);
+        add_scaled(&value, plan.weight[j], load_vector_if(plan.flags & COUNTS << j, from));
     }
-    for (int i = 0; i < VECTOR; ++i) {
-        value.v[i] *= plan.mask;
-    }
-    return value;
+    return scaled(plan.mask, value);
 }

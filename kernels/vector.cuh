@@ -4,10 +4,9 @@ struct Vector { acc_t v[VECTOR]; };
 
 #if VECTOR > 1
 __device__ inline Vector converted(vec16_t raw) {
-    const scalar_t* const values = reinterpret_cast<const scalar_t*>(&raw);
     Vector result;
     for (int i = 0; i < VECTOR; ++i) {
-        result.v[i] = to_acc(values[i]);
+        result.v[i] = number_of(scalar_t(), raw, i);
     }
     return result;
 }
@@ -21,7 +20,8 @@ __device__ inline Vector load_vector(const scalar_t* from) {
 #endif
 }
 
-// The same where `held` is not 0, else zeros without an access. Of memory that no kernel writes meanwhile.
+// The same where `held` is not 0, else zeros without an access. Of memory that no kernel writes
+// meanwhile.
 __device__ inline Vector load_vector_if(unsigned held, const scalar_t* from) {
 #if VECTOR > 1
     return converted(load16_if(held, from));
@@ -72,10 +72,16 @@ __device__ inline void add_scaled(Vector* sum, acc_t factor, const Vector& value
     }
 }
 
-__device__ inline acc_t dot(const Vector& a, const Vector& b) {
-    acc_t sum = 0;
+__device__ inline Vector scaled(acc_t factor, const Vector& value) {
+    Vector result;
     for (int i = 0; i < VECTOR; ++i) {
-        sum += a.v[i] * b.v[i];
+        result.v[i] = factor * value.v[i];
     }
-    return sum;
+    return result;
+}
+
+__device__ inline void add_dot(acc_t* sum, const Vector& a, const Vector& b) {
+    for (int i = 0; i < VECTOR; ++i) {
+        *sum += a.v[i] * b.v[i];
+    }
 }

@@ -147,6 +147,19 @@ def _check(status: int) -> None:
 
 def compiled(source: str, arch: int) -> tuple[bool, str]:
     """Compile a text to machine code: whether that succeeded, and the log."""
+    succeeded, log, _ = _compiled(source, arch)
+    return succeeded, log
+
+
+def machine_code(source: str, arch: int) -> bytes:
+    """A text as the file that a GPU loads."""
+    succeeded, log, code = _compiled(source, arch)
+    if not succeeded:
+        raise RuntimeError(log)
+    return code
+
+
+def _compiled(source: str, arch: int) -> tuple[bool, str, bytes]:
     lib, program = _library(), ctypes.c_void_p()
     _check(lib.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"", 0, None, None))
     try:
@@ -157,7 +170,12 @@ def compiled(source: str, arch: int) -> tuple[bool, str]:
         _check(lib.nvrtcGetProgramLogSize(program, ctypes.byref(size)))
         log = ctypes.create_string_buffer(size.value)
         _check(lib.nvrtcGetProgramLog(program, log))
-        return status == 0, log.value.decode()
+        code = ctypes.create_string_buffer(0)
+        if status == 0:
+            _check(lib.nvrtcGetCUBINSize(program, ctypes.byref(size)))
+            code = ctypes.create_string_buffer(size.value)
+            _check(lib.nvrtcGetCUBIN(program, code))
+        return status == 0, log.value.decode(), code.raw
     finally:
         lib.nvrtcDestroyProgram(ctypes.byref(program))
 

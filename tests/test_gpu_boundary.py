@@ -59,3 +59,18 @@ def test_boundary_grads_differ() -> None:
     case = named("offset whole").cast("float32")
     one, other = (expected(case, rule)["offset"].value for rule in BOUNDARY_GRADS)
     assert (one != other).any()
+
+
+@pytest.mark.parametrize("columns", [False, True])
+def test_an_infinite_gradient_is_not_felt_outside(new_device: NewDevice, columns: bool) -> None:
+    """Zeros stand for corners outside, and zero times infinity is no number."""
+    case = build("outside", groups=4, out_channels=4, batch=1).cast("float32")
+    case = replace(
+        case,
+        offset=np.full_like(case.offset, 1000),
+        grad_output=np.full_like(case.grad_output, np.inf),
+    )
+    with through_columns(columns):
+        results = everything(new_device(), case)
+    for name in ("input", "offset", "mask"):
+        assert (results[name] == 0).all(), name

@@ -11,6 +11,7 @@ import pytest
 from nvrtc import Compiled, Job
 
 from cudeform.gpu import fused
+from cudeform.gpu.call import move_bytes, plan_bytes
 from cudeform.gpu.source import PARTS, SCALARS, Variant, kernel
 
 pytestmark = pytest.mark.skipif(
@@ -64,6 +65,17 @@ def test_every_kernel_compiles_for_every_architecture(results: list[Compiled]) -
     able = [arch for arch in archs if arch >= fused.LEAST_CAPABILITY]
     assert {("deform_fused", dtype, a) for dtype in ("float16", "float32") for a in able} <= done
     assert {(name, dtype, 90) for name in nvrtc.FUSED for dtype in fused.DTYPES} <= done
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("dtype", SCALARS)
+def test_plans_and_moves_are_as_large_as_the_host_believes(dtype: str, bits: int) -> None:
+    variant = Variant(dtype, bits, 1)
+    claims = {"Plan": plan_bytes(variant), "Move": move_bytes(variant)}
+    lines = [f'static_assert(sizeof({name}) == {size}, "");' for name, size in claims.items()]
+    source = "\n".join([kernel("deform_double", variant).source, *lines])
+    succeeded, log = nvrtc.compiled(source, 90)
+    assert succeeded, log
 
 
 def test_without_a_warning(results: list[Compiled]) -> None:

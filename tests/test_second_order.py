@@ -178,9 +178,12 @@ def on_host(
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("rule", ["torchvision", "mmcv"])
-@pytest.mark.parametrize("offset", ["large", "half"])
-def test_the_gpu_engine_agrees(offset: str, rule: Any, dtype: str, deterministic: bool) -> None:
-    case = build("both", channels=8, groups=2, offset_groups=2, out_channels=6, offset=offset)
+@pytest.mark.parametrize(("offset", "groups"), [("large", 2), ("half", 2), ("half", 4)])
+def test_the_gpu_engine_agrees(
+    offset: str, groups: int, rule: Any, dtype: str, deterministic: bool
+) -> None:
+    # With 4 groups, an offset group has channels of two of them.
+    case = build("both", channels=8, groups=groups, offset_groups=2, out_channels=8, offset=offset)
     case = case.cast(dtype)
     tangents = {n: a.astype(dtype) for n, a in random_like(present(case)).items()}
     options = Options(boundary_grad=rule, deterministic=deterministic)
@@ -206,6 +209,31 @@ def test_tiles_are_no_way_of_the_second_order() -> None:
     assert {n: a.tobytes() for n, a in forced[1].items()} == {
         n: a.tobytes() for n, a in plain[1].items()
     }
+
+
+def test_an_infinite_mask_is_not_felt_outside() -> None:
+    """Zeros stand for corners outside, and zero times infinity is no number."""
+    case = build("outside", channels=8, out_channels=4).cast("float32")
+    case.offset[...] = 1000
+    case.mask[...] = np.inf
+    operands = {name: array for name, array in present(case).items() if name != "weight"}
+    tangents = {name: a.astype("float32") for name, a in random_like(operands).items()}
+    tangent, grads = on_host(case, tangents, Options())
+    assert (tangent == tangents["bias"][:, None, None]).all()
+    assert (grads["grad_output"] == tangent).all()
+    assert (grads["input"] == 0).all()
+
+
+def test_a_lost_sample_changes_to_nan() -> None:
+    case = build("lost", channels=8, out_channels=4).cast("float32")
+    case.offset[:, 0, 1, 2] = np.nan
+    tangents = {n: a.astype("float32") for n, a in random_like(present(case)).items()}
+    del tangents["weight"]
+    tangent, grads = on_host(case, tangents, Options())
+    lost = np.zeros(tangent.shape, bool)
+    lost[:, :, 1, 2] = True
+    assert (np.isnan(tangent) == lost).all()
+    assert (np.isnan(grads["grad_output"]) == lost).all()
 
 
 @pytest.mark.parametrize("deterministic", [False, True])

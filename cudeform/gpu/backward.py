@@ -13,7 +13,7 @@ from math import prod
 
 from cudeform.geometry import Geometry
 from cudeform.gpu import direct, direct_backward, products
-from cudeform.gpu.call import PLAN_BYTES, THREADS, Call, most_positions, pointer_of, row_of
+from cudeform.gpu.call import THREADS, Call, most_positions, pointer_of, row_of
 from cudeform.gpu.chunks import Chunk, Costs, chunks
 from cudeform.gpu.forward import im2col, input_images
 from cudeform.gpu.gather import image_bytes, sample_bytes
@@ -148,7 +148,7 @@ class _Backward:
             pointer_of(grads.offset),
             pointer_of(grads.mask),
         )
-        shared = THREADS * PLAN_BYTES
+        shared = THREADS * call.plan_bytes
         call.launch("deform_backward", call.samples(chunk), pointers, fields, shared_bytes=shared)
         if self.sums is not None:
             self.sums.end(chunk)

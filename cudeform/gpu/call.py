@@ -26,10 +26,6 @@ BLOCKS_PER_MULTIPROCESSOR = 32
 MOST_THREADS = 2**24
 MOST_INDEXED = 2**31 - 1 - MOST_THREADS
 
-# Bytes of a struct Plan and of a struct Move in shared memory, at most.
-PLAN_BYTES = 120
-MOVE_BYTES = 56
-
 
 @dataclass(frozen=True)
 class Call:
@@ -71,6 +67,11 @@ class Call:
     def itemsize(self) -> int:
         """Bytes of an element."""
         return ITEMSIZE[self.variant.dtype]
+
+    @property
+    def plan_bytes(self) -> int:
+        """Bytes of a struct Plan in shared memory."""
+        return plan_bytes(self.variant)
 
     @property
     def leading(self) -> int:
@@ -146,6 +147,16 @@ class Call:
         """Threads that share a sample: the most that divide its vectors evenly, a warp at most."""
         vectors = self.g.channels // self.g.offset_groups // self.variant.vector
         return min(32, vectors & -vectors) if vectors else 1
+
+
+def plan_bytes(variant: Variant) -> int:
+    """Bytes of a struct Plan: 16 at a time, what a thread loads at once."""
+    return 48 + 32 * (variant.acc_itemsize == 8) + 16 * (variant.index_bits == 64)
+
+
+def move_bytes(variant: Variant) -> int:
+    """Bytes of a struct Move."""
+    return 64 if variant.acc_itemsize == 8 else 32 + 16 * (variant.index_bits == 64)
 
 
 def index_bits_of(g: Geometry, arrays: Sequence[DeviceArray | None], columns: int = 0) -> int:

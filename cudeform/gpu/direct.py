@@ -13,7 +13,6 @@ from math import prod
 from cudeform.geometry import Geometry
 from cudeform.gpu.call import (
     MOST_INDEXED,
-    PLAN_BYTES,
     THREADS,
     Call,
     index_bits_of,
@@ -110,6 +109,13 @@ def _unit(call: Call) -> int:
     return max(call.variant.vector, call.variant.group_in)
 
 
+def _tile_bytes(call: Call) -> int:
+    """Bytes of the outputs of a tile of the forward, with a gap behind those of each channel."""
+    group_in, group_out = _group(call.g)
+    outputs = _unit(call) // group_in * group_out * tile_lanes(call)
+    return outputs * (slots(call) + 1) * call.itemsize
+
+
 def _group(g: Geometry) -> tuple[int, int]:
     """Channels of a group, of the input and of the output."""
     return g.channels // g.groups, g.out_channels // g.groups
@@ -132,8 +138,9 @@ def call_of(
 def launch(
     call: Call, name: str, items: int, pointers: Sequence[int], fields: dict[str, object]
 ) -> None:
-    """Run a kernel that keeps plans in shared memory."""
-    call.launch(name, items, pointers, fields, shared_bytes=THREADS * PLAN_BYTES)
+    """Run a kernel that keeps plans in shared memory, and then sums or a tile of outputs."""
+    shared = max(THREADS * call.plan_bytes, _tile_bytes(call))
+    call.launch(name, items, pointers, fields, shared_bytes=shared)
 
 
 def sources(call: Call, images: DeviceArray) -> tuple[int, int, int]:

@@ -17,7 +17,7 @@ from cudeform.gpu.gather import Scratch, cells_of, gather
 from cudeform.gpu.layout import ChannelsLast, unpack_input, unpack_weight
 from cudeform.gpu.protocol import Device, Memory
 from cudeform.gpu.scatter import gathers
-from cudeform.gpu.tangent import SHARED_BYTES, Direction, Images
+from cudeform.gpu.tangent import Direction, Images
 from cudeform.operands import DeviceArray, DoubleGradients, Gradients, Operands
 from cudeform.options import Options
 
@@ -143,7 +143,7 @@ class _Double:
                 pointer_of(results.mask),
             ),
             direction.fields(chunk, images) | {"keep_columns": kept},
-            shared_bytes=SHARED_BYTES,
+            shared_bytes=direction.shared_bytes,
         )
         closes = chunk.rows.stop == call.g.out_h
         if self.grad_images is not None and results.input is not None and closes:

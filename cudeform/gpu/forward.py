@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from cudeform.geometry import Geometry
 from cudeform.gpu import direct, fused, products
-from cudeform.gpu.call import PLAN_BYTES, THREADS, Call, most_positions, pointer_of, row_of
+from cudeform.gpu.call import THREADS, Call, most_positions, pointer_of, row_of
 from cudeform.gpu.chunks import Chunk, Costs, chunks
 from cudeform.gpu.layout import ChannelsLast, pack_weight
 from cudeform.gpu.paths import forced_path
@@ -97,5 +97,5 @@ def im2col(call: Call, chunk: Chunk, images: DeviceArray, columns: Memory) -> No
         columns.pointer,
     )
     fields = call.chunk_fields(chunk, images)
-    shared = THREADS * PLAN_BYTES
+    shared = THREADS * call.plan_bytes
     call.launch("deform_im2col", call.samples(chunk), pointers, fields, shared_bytes=shared)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,17 @@ LAUNCH = {
     "chunks": "int",  # of the channels that share a plan
     "stages": "int",  # of a tile of the fused kernel
     "part_stages": "int",  # of a part; the last may have fewer
+    # What follows from the rest: see ``_derived``.
+    "taps": "int",
+    "group_channels": "int",  # of a group
+    "offset_channels": "int",  # of an offset group
+    "crossing": "int",  # an offset group has channels of several groups
+    "by_offset_groups": "Divisor",
+    "by_taps": "Divisor",
+    "by_kernel_w": "Divisor",
+    "by_out_w": "Divisor",
+    "by_rows": "Divisor",
+    "by_group_channels": "Divisor",
 }
 
 
@@ -83,6 +94,7 @@ class Layout:
             f"typedef {index} index_t;\n"
             f"struct Geometry {{ {geometry} }};\n"
             f"struct Strides {{ index_t {', '.join(STRIDES)}; }};\n"
+            "struct Divisor { int by; unsigned int multiplier; int shift; };\n"
             f"struct Launch {{\n{launch}\n}};\n"
         )
 
@@ -90,14 +102,48 @@ class Layout:
         """One struct Launch; what is not named is 0."""
         struct = np.zeros(1, self.launch)
         struct["g"] = tuple(vars(geometry).values())
-        for name, value in values.items():
+        for name, value in (_derived(geometry, values.get("rows", 0)) | values).items():
             struct[name] = value
         return struct
+
+
+@lru_cache
+def divisor(by: int) -> tuple[int, int, int]:
+    """A struct Divisor: ``n // by == 2 * n * multiplier >> 32 + shift`` for all 0 <= n < 2**31."""
+    shift = max(0, by - 1).bit_length()
+    return by, -(-(2 ** (31 + shift)) // by) if by else 0, shift
+
+
+@lru_cache
+def _derived(g: Geometry, rows: int) -> dict[str, Any]:
+    """Fields that follow from the sizes, so that no thread has to divide for them."""
+    group_channels, offset_channels = g.channels // g.groups, g.channels // g.offset_groups
+    return {
+        "taps": g.taps,
+        "group_channels": group_channels,
+        "offset_channels": offset_channels,
+        "crossing": offset_channels > 0 and group_channels % offset_channels != 0,
+        "by_offset_groups": divisor(g.offset_groups),
+        "by_taps": divisor(g.taps),
+        "by_kernel_w": divisor(g.kernel_w),
+        "by_out_w": divisor(g.out_w),
+        "by_rows": divisor(rows),
+        "by_group_channels": divisor(group_channels),
+    }
 
 
 @cache
 def _launch_dtype(index: np.dtype[Any]) -> np.dtype[Any]:
     geometry = np.dtype([(field.name, np.int32) for field in fields(Geometry)], align=True)
     strides = np.dtype([(name, index) for name in STRIDES], align=True)
-    kinds = {"Geometry": geometry, "Strides": strides, "index_t": index, "int": np.dtype(np.int32)}
+    divisor = np.dtype(
+        [("by", np.int32), ("multiplier", np.uint32), ("shift", np.int32)], align=True
+    )
+    kinds = {
+        "Geometry": geometry,
+        "Strides": strides,
+        "Divisor": divisor,
+        "index_t": index,
+        "int": np.dtype(np.int32),
+    }
     return np.dtype([(name, kinds[kind]) for name, kind in LAUNCH.items()], align=True)

@@ -13,11 +13,10 @@ from typing import Any
 from cudeform.geometry import Geometry
 from cudeform.gpu import products
 from cudeform.gpu.call import (
-    MOVE_BYTES,
-    PLAN_BYTES,
     THREADS,
     Call,
     most_positions,
+    move_bytes,
     pointer_of,
     row_of,
     strides_of,
@@ -124,6 +123,11 @@ class Direction:
             "mmcv": self.call.mmcv,
         }
 
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory of a kernel that samples along the tangents."""
+        return THREADS * (self.call.plan_bytes + move_bytes(self.call.variant))
+
     def pointers(self, images: Images) -> tuple[int, ...]:
         """What every kernel that samples along the tangents reads first."""
         operands, tangents = self.call.operands, self.tangents
@@ -143,7 +147,7 @@ class Direction:
             self.call.samples(chunk),
             (*self.pointers(images), self.columns.pointer),
             self.fields(chunk, images),
-            shared_bytes=SHARED_BYTES,
+            shared_bytes=self.shared_bytes,
         )
 
     def output(self, chunk: Chunk, images: Images, result: DeviceArray) -> None:
@@ -155,9 +159,6 @@ class Direction:
             im2col(call, chunk, images.here, self.columns)
             other = self.weight_tangent.pointer
             products.output(call, chunk, columns, other, result, tf32, add=True)
-
-
-SHARED_BYTES = THREADS * (PLAN_BYTES + MOVE_BYTES)
 
 
 def _costs(g: Geometry, operands: Operands, ordered: bool) -> Costs:
