@@ -90,6 +90,14 @@ __device__ inline void add_global4(float* to, float a, float b, float c, float d
 }
 #endif
 
+// The same number, of which the compiler knows nothing: it works out anew what follows from it, instead
+// of keeping that in registers all the while.
+
+__device__ inline int anew(int value) {
+    asm volatile("" : "+r"(value));
+    return value;
+}
+
 // The block's dynamic shared memory.
 
 __device__ inline unsigned char* dynamic_shared() {

@@ -86,6 +86,8 @@ inline unsigned char* dynamic_shared() {
     return reinterpret_cast<unsigned char*>(hostcuda::launch->shared);
 }
 
+inline int anew(int value) { return value; }
+
 inline vec16_t load16(const void* address, hostcuda::Where at = hostcuda::here()) {
     hostcuda::check_global(address, 16, "load16", at);
     hostcuda::count(&hostcuda::Launch::loaded, 16);
