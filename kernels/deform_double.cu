@@ -135,7 +135,8 @@ extern "C" __global__ void __launch_bounds__(256, 3) deform_double(
                 sums.still[j] = plan.weight[j];
                 sums.moved[j] = move.turn[j];
             }
-            const Place place = place_of(p, first + anew(threadIdx.x));
+            // Worked out again: to keep it from above takes registers all the while.
+            const Place place = place_of(p, first + kept(threadIdx.x));
             write_grads(p, place, grads_of(p, plan, move, sums), grad_offset, grad_mask);
         }
     }

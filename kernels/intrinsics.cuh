@@ -61,8 +61,8 @@ __device__ inline vec16_t load16(const void* from) {
     return {{value.x, value.y, value.z, value.w}};
 }
 
-// The same where `held` is not 0, else zeros without an access; never a branch. Of memory that no
-// kernel writes meanwhile.
+// The same where `held` is not 0, else zeros without an access; never a branch. Of memory that no kernel
+// writes meanwhile.
 __device__ inline vec16_t load16_if(unsigned held, const void* from) {
     vec16_t value;
     asm("{ .reg .pred held; setp.ne.u32 held, %4, 0;"
@@ -90,10 +90,8 @@ __device__ inline void add_global4(float* to, float a, float b, float c, float d
 }
 #endif
 
-// The same number, of which the compiler knows nothing: it works out anew what follows from it, instead
-// of keeping that in registers all the while.
-
-__device__ inline int anew(int value) {
+// The same number. The compiler cannot work it out again where it is needed, so it keeps it.
+__device__ inline int kept(int value) {
     asm volatile("" : "+r"(value));
     return value;
 }

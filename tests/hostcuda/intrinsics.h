@@ -82,11 +82,11 @@ void add(T* address, T value, const char* what, Where at) {
 
 }  // namespace hostcuda
 
+inline int kept(int value) { return value; }
+
 inline unsigned char* dynamic_shared() {
     return reinterpret_cast<unsigned char*>(hostcuda::launch->shared);
 }
-
-inline int anew(int value) { return value; }
 
 inline vec16_t load16(const void* address, hostcuda::Where at = hostcuda::here()) {
     hostcuda::check_global(address, 16, "load16", at);
