@@ -51,8 +51,8 @@ extern "C" __global__ void __launch_bounds__(256, 4) deform_backward(
     for (index_t first = static_cast<index_t>(blockIdx.x) * blockDim.x; first < p.samples;
          first += item_stride()) {
         const int count = samples_from(p, first);
-        const Place place = place_of(p, first + threadIdx.x);
         if (threadIdx.x < count) {
+            const Place place = place_of(p, first + threadIdx.x);
             Plan plan = column_plan_of(p, sample_of(p, offset, mask, place), place);
             plan.flags |= grad_input ? gains_of(plan) : 0;
             *own = plan;
@@ -74,6 +74,8 @@ extern "C" __global__ void __launch_bounds__(256, 4) deform_backward(
         }
         __syncthreads();
         if (threadIdx.x < count) {
+            // Worked out again: to keep it from above takes registers all the while.
+            const Place place = place_of(p, first + kept(threadIdx.x));
             write_grads(p, place, grads_of(p, *own, own->weight), grad_offset, grad_mask);
         }
     }

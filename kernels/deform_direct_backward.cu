@@ -72,8 +72,8 @@ extern "C" __global__ void deform_direct_backward(
     for (index_t first = static_cast<index_t>(blockIdx.x) * blockDim.x; first < p.samples;
          first += item_stride()) {
         const int count = samples_from(p, first);
-        const Place place = place_of(p, first + threadIdx.x);
         if (threadIdx.x < count) {
+            const Place place = place_of(p, first + threadIdx.x);
             Plan plan = plan_of(p, sample_of(p, offset, mask, place), place);
             plan.cell = place.position * p.taps + place.tap;
             plan.flags |= grad_input ? gains_of(plan) : 0;
@@ -93,6 +93,8 @@ extern "C" __global__ void deform_direct_backward(
         }
         __syncthreads();
         if (threadIdx.x < count) {
+            // Worked out again: to keep it from above takes registers all the while.
+            const Place place = place_of(p, first + kept(threadIdx.x));
             write_grads(p, place, grads_of(p, *own, own->weight), grad_offset, grad_mask);
         }
     }

@@ -95,8 +95,8 @@ extern "C" __global__ void __launch_bounds__(256, 3) deform_double(
     for (index_t first = static_cast<index_t>(blockIdx.x) * blockDim.x; first < p.samples;
          first += item_stride()) {
         const int count = samples_from(p, first);
-        const Place place = place_of(p, first + threadIdx.x);
         if (threadIdx.x < count) {
+            const Place place = place_of(p, first + threadIdx.x);
             const Sample s = sample_of(p, offset, mask, place);
             Move move = move_of(p, s, offset_tangent, mask_tangent, place);
             Plan plan = move_plan_of(p, s, place, &move);
@@ -135,6 +135,8 @@ extern "C" __global__ void __launch_bounds__(256, 3) deform_double(
                 sums.still[j] = plan.weight[j];
                 sums.moved[j] = move.turn[j];
             }
+            // Worked out again: to keep it from above takes registers all the while.
+            const Place place = place_of(p, first + kept(threadIdx.x));
             write_grads(p, place, grads_of(p, plan, move, sums), grad_offset, grad_mask);
         }
     }

@@ -67,8 +67,8 @@ __device__ inline vec16_t load16(const void* from) {
     return {{value.x, value.y, value.z, value.w}};
 }
 
-// The same where `held` is not 0, else zeros without an access; never a branch. Of memory that no
-// kernel writes meanwhile.
+// The same where `held` is not 0, else zeros without an access; never a branch. Of memory that no kernel
+// writes meanwhile.
 __device__ inline vec16_t load16_if(unsigned held, const void* from) {
     vec16_t value;
     asm("{ .reg .pred held; setp.ne.u32 held, %4, 0;"

@@ -20,8 +20,7 @@ __device__ inline Vector load_vector(const scalar_t* from) {
 #endif
 }
 
-// The same where `held` is not 0, else zeros without an access. Of memory that no kernel writes
-// meanwhile.
+// The same where `held` is not 0, else zeros without an access. Of memory that no kernel writes meanwhile.
 __device__ inline Vector load_vector_if(unsigned held, const scalar_t* from) {
 #if VECTOR > 1
     return converted(load16_if(held, from));

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import prod
 
 import numpy as np
 import pytest
@@ -23,12 +22,14 @@ class Model:
 
     columns: int  # of columns, without the ends of the rows
     corners: int  # 4 for each of these
+    ends: int  # 16 for each row: a 1 for the bias, and zeros
 
     @classmethod
     def of(cls, case: Case) -> Model:
         g = geometry(case)
         elements = g.batch * g.out_pixels * g.taps * g.channels
-        return cls(elements * case.input.itemsize, 4 * elements * case.input.itemsize)
+        size, rows = case.input.itemsize, g.batch * g.out_pixels * g.groups
+        return cls(elements * size, 4 * elements * size, 16 * rows)
 
 
 def inside(dtype: str) -> Case:
@@ -53,7 +54,7 @@ class TestBytes:
         case, device = inside(dtype), HostDevice()
         forward(device, case)
         model = Model.of(case)
-        assert moved(device, "deform_im2col") == (model.corners, model.columns, 0)
+        assert moved(device, "deform_im2col") == (model.corners, model.columns + model.ends, 0)
 
     def test_backward_reads_columns_and_corners_once(self, dtype: str) -> None:
         case, device = inside(dtype), HostDevice()
@@ -62,7 +63,7 @@ class TestBytes:
         acc = max(4, case.input.itemsize) // case.input.itemsize
         assert moved(device, "deform_backward") == (
             model.columns + model.corners,
-            model.columns,
+            model.columns + model.ends,
             model.corners * acc,
         )
 
@@ -77,7 +78,7 @@ class TestBytes:
         backward(device, case, Options(deterministic=True))
         model = Model.of(case)
         assert moved(device, "deform_gather") == (4 * model.columns, 0, 0)
-        backward_bytes = (model.columns + model.corners, model.columns, 0)
+        backward_bytes = (model.columns + model.corners, model.columns + model.ends, 0)
         assert moved(device, "deform_backward") == backward_bytes
 
 
@@ -85,17 +86,16 @@ def test_geometry_is_read_once_for_each_sample() -> None:
     """A device that watches races counts every byte, those of single numbers too."""
     case, device = inside("float32"), HostDevice(races=True)
     everything(device, case)
-    model, size = Model.of(case), case.input.itemsize
-    ends = size * len(case.input) * prod(case.offset.shape[2:]) * 2 * 4  # bias and zeros, 2 groups
+    model = Model.of(case)
     geometry_bytes = case.offset.nbytes + case.mask.nbytes
     assert moved(device, "deform_im2col") == (
         model.corners + geometry_bytes,
-        model.columns + ends,
+        model.columns + model.ends,
         0,
     )
     assert moved(device, "deform_backward") == (
         model.columns + model.corners + geometry_bytes,
-        model.columns + ends + geometry_bytes,  # gradients are as large
+        model.columns + model.ends + geometry_bytes,  # gradients are as large
         model.corners,
     )
     assert moved(device, "channels_first")[:2] == (case.input.nbytes,) * 2

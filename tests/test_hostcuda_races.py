@@ -75,12 +75,16 @@ RACY = {
         r"race: writes what several threads of block \d read"
     ),
     "b[i] = a[i]; if (i % 32 == 5) b[i + 1] = b[i - 1];": "race: (reads|writes) what thread",
+    "b[i] = a[i / 64 * 64]; __syncwarp(); if (i % 64 == 5) a[i - 5] = 1;": (
+        r"race: (reads|writes) what (thread \d+|several threads) of block \d (read|wrote)"
+    ),
 }
 
 NOT_RACY = [
     "atomicAdd(b, a[i]); add_global(b + 1, 1.0f);",
     "b[i] = a[0] + a[i];",
     "b[i] = a[i]; __syncwarp(); if (i % 32 == 5) b[i] = b[i - 1] + b[i + 1];",
+    "b[i] = a[i / 32 * 32]; __syncwarp(); if (i % 32 == 5) a[i - 5] = 1;",
     "b[i] = a[i]; __syncthreads(); if (i % 64 == 5) b[i] = b[i - 1] + b[i + 40];",
     "__shared__ float x[64]; x[threadIdx.x] = a[i]; b[i] = x[threadIdx.x];",
 ]

@@ -40,8 +40,10 @@ constexpr bool watches_races = true;
 constexpr unsigned several = ~0u;  // threads, or blocks
 constexpr std::uintptr_t page_bytes = 4096;
 
+constexpr unsigned several_of_warp = most_threads + 1;  // and the number of the warp
+
 struct Touch {
-    unsigned who;  // thread + 1; 0: nobody yet
+    unsigned who;  // thread + 1, or several of a warp, or several; 0: nobody yet
     unsigned block, phase, warp_phase;
     bool atomic;
 };
@@ -87,19 +89,24 @@ inline Byte& byte_at(std::uintptr_t address) {
         }
 }
 
+// Where all who touched are of one warp.
+inline unsigned warp_of(unsigned who) {
+    return who < several_of_warp ? (who - 1) / lanes_of_warp : who - several_of_warp;
+}
+
 // Did the touch happen before what the current thread does now, on every GPU?
 inline bool ordered(const Touch& touch, bool shared) {
     if (touch.who == 0) return true;
     if (touch.block != blockIdx.x) return shared;  // which each block has for itself
     if (touch.who == threadIdx.x + 1 || touch.phase != now.phase) return true;
-    const bool same_warp = touch.who != several &&
-                           (touch.who - 1) / lanes_of_warp == threadIdx.x / lanes_of_warp;
+    const bool same_warp =
+        touch.who != several && warp_of(touch.who) == threadIdx.x / lanes_of_warp;
     return same_warp && touch.warp_phase != now.warps[threadIdx.x / lanes_of_warp].phase;
 }
 
 [[noreturn]] inline void report_race(const char* verb, const char* done, const Touch& by) {
     char thread[32] = "several threads", block[32] = "of several blocks";
-    if (by.who != several) std::snprintf(thread, sizeof thread, "thread %u", by.who - 1);
+    if (by.who < several_of_warp) std::snprintf(thread, sizeof thread, "thread %u", by.who - 1);
     if (by.block != several) std::snprintf(block, sizeof block, "of block %u", by.block);
     fail("race: %s what %s %s %s, and nothing puts them in order", verb, thread, block, done);
 }
@@ -110,7 +117,9 @@ inline void remember(Touch& last, const Touch& touch, bool shared) {
         last = touch;
         return;
     }
-    if (last.who != touch.who) last.who = several;
+    const unsigned warp = warp_of(touch.who);
+    if (last.who != several && warp_of(last.who) != warp) last.who = several;
+    if (last.who != several && last.who != touch.who) last.who = several_of_warp + warp;
     if (last.block != touch.block) last.block = several;
 }
 
