@@ -7,7 +7,7 @@ struct Spot { int image, row, col; };  // an output position; the image is -1 wh
 
 struct alignas(16) Aim {
     acc_t ly, lx, mask;
-    index_t pixel;  // top left corner in the input, at channel 0
+    index_t pixel;  // top left corner in the input, at the first channel of the run
 };
 
 const int SLOTS = TILE_M * STAGE / THREADS;  // units of a stage that a thread samples
@@ -55,17 +55,18 @@ __device__ inline void take_places(const Launch& p, int tile, const Plans& plans
 __device__ inline void take_aim(
         const Launch& p, const scalar_t* offset, const scalar_t* mask, const Plans& plans,
         Route route, int first_channel, Cursor at) {
-    const int c = first_channel + chunk_channel(route, at);
-    const int og = c / p.offset_channels, taps = batch_taps(route, at);
+    const int taps = batch_taps(route, at);
     for (int k = threadIdx.x; k < planned_taps(route) * TILE_M; k += THREADS) {
         const Spot spot = plans.spots[k % TILE_M];
         Aim aim = {0, 0, 0, 0};
         unsigned held = 0;
         if (spot.image >= 0 && k / TILE_M < taps) {
-            const Place place = {spot.image, spot.row, spot.col, at.tap + k / TILE_M, og, 0};
-            const Sample s = sample_of(p, offset, mask, place);
+            const Tap tap = tap_at(p, at, k / TILE_M);
+            const int c = first_channel + tap.channel, og = quotient(c, p.by_offset_channels);
+            const Sample s =
+                sample_of(p, offset, mask, {spot.image, spot.row, spot.col, tap.tap, og, 0});
             const acc_t factor = s.flags & LOST ? static_cast<acc_t>(nanf("")) : s.mask;
-            aim = {s.ly, s.lx, factor, element_of(p.input, spot.image, 0, s.y0, s.x0)};
+            aim = {s.ly, s.lx, factor, element_of(p.input, spot.image, 0, s.y0, s.x0) + c};
             held = corners_of(s.flags);
         }
         plans.aims[k] = aim;
@@ -84,7 +85,7 @@ __device__ inline Share share_of(const Launch& p) {
     return {kept(row), kept(unit), kept(unit_at(row, unit)), p.input.w, p.input.h};
 }
 
-// The first of the thread's samples among those planned, and the channel of the chunk.
+// The first of the thread's samples among those planned, and the channel of the run.
 __device__ inline int first_aim(Share share, Cursor at) {
     const unsigned unit = CHUNK_UNITS == STAGE ? at.unit : at.unit + share.unit;
     return unit / CHUNK_UNITS * TILE_M + share.row;
@@ -92,14 +93,14 @@ __device__ inline int first_aim(Share share, Cursor at) {
 
 __device__ inline int channel_of(Share share, Cursor at) {
     const unsigned unit = CHUNK_UNITS == STAGE ? share.unit : (at.unit + share.unit) % CHUNK_UNITS;
-    return unit * VECTOR;
+    return at.chunk * CHUNK + unit * VECTOR;
 }
 
-// Begin to load what the stage samples; `first_channel` is that of the chunk.
+// Begin to load what the stage samples.
 __device__ inline void load_corners(
         const scalar_t* __restrict__ input, const Plans& plans, Share share, Cursor at,
-        int first_channel, Corners* corners) {
-    const int first = first_aim(share, at), c = first_channel + channel_of(share, at);
+        Corners* corners) {
+    const int first = first_aim(share, at), c = channel_of(share, at);
 #pragma unroll
     for (int slot = 0; slot < SLOTS; ++slot) {
         const unsigned held = plans.held[first + slot * SLOT_ROWS];

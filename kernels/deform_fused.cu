@@ -116,7 +116,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) deform_fused(
     const Job job = job_of(p);
     const int begin = job.part * p.part_stages, left = p.stages - begin;
     const int end = begin + (left < p.part_stages ? left : p.part_stages);
-    const Route route = {kept(p.taps), kept(p.plan_taps), kept(p.chunks)};
+    const Route route = {kept(p.route_taps), kept(p.plan_taps), kept(p.chunks)};
     const int first_channel = kept(job.group * p.group_channels);
     const int thread = kept(threadIdx.x);
     const Share share = share_of(p);
@@ -127,7 +127,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) deform_fused(
     take_aim(p, offset, mask, plans, route, first_channel, at);
     __syncthreads();
     Corners corners;
-    load_corners(input, plans, share, at, first_channel + chunk_channel(route, at), &corners);
+    load_corners(input, plans, share, at, &corners);
     const index_t strip = static_cast<index_t>(job.group) * strips_of(p) + job.strip;
     const vec16_t* weights = packed + (strip * p.stages + begin) * B_UNITS + thread;
     copy_weights(weights, b + thread);
@@ -144,8 +144,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) deform_fused(
                 take_aim(p, offset, mask, plans, route, first_channel, at);
                 __syncthreads();
             }
-            const int c = first_channel + chunk_channel(route, at);
-            load_corners(input, plans, share, at, c, &corners);
+            load_corners(input, plans, share, at, &corners);
             weights += B_UNITS;
             copy_weights(weights, b + (1 - second) * B_UNITS + thread);
         }

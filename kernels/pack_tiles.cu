@@ -10,11 +10,11 @@
 
 // Load a unit: neighbouring channels of a tap. `unit` counts from the first of the batch.
 __device__ inline void load_unit(
-        const Launch& p, const scalar_t* __restrict__ weight, Route route, Cursor at, int unit, int o,
+        const Launch& p, const scalar_t* __restrict__ weight, Cursor at, int unit, int o,
         scalar_t* values) {
-    const int tap = at.tap + unit / CHUNK_UNITS;
-    const int c = chunk_channel(route, at) + unit % CHUNK_UNITS * VECTOR;
-    const int i = quotient(tap, p.by_kernel_w), j = tap - i * p.g.kernel_w;
+    const Tap tap = tap_at(p, at, unit / CHUNK_UNITS);
+    const int c = tap.channel + at.chunk * CHUNK + unit % CHUNK_UNITS * VECTOR;
+    const int i = quotient(tap.tap, p.by_kernel_w), j = tap.tap - i * p.g.kernel_w;
     const scalar_t* const from = weight + element_of(p.weight, o, c, i, j);
 #pragma unroll
     for (int k = 0; k < VECTOR; ++k) {
@@ -57,7 +57,7 @@ extern "C" __global__ void pack_tiles(
         const int unit = at.unit + unit_at(row, slot % STAGE) % STAGE;
         scalar_t values[VECTOR] = {};
         if (in_group < group_out && unit < batch_taps(route, at) * CHUNK_UNITS) {
-            load_unit(p, weight, route, at, unit, group * group_out + in_group, values);
+            load_unit(p, weight, at, unit, group * group_out + in_group, values);
         }
         store_unit(values, packed + tile * B_UNITS + slot);
     }

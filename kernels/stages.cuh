@@ -2,7 +2,9 @@
 //
 // A *run* is as many channels as lie in one group and one offset group. For each run and each batch of
 // `plan_taps` taps, whose samples are planned once, come the run's chunks of CHUNK channels; and for each
-// chunk its taps, tap by tap, in stages of STAGE units. The last stage of a chunk may not be full.
+// chunk its taps, tap by tap, in stages of STAGE units. The last stage of a chunk may not be full. Where a
+// run is one chunk, all runs are gone through as if they were one: its taps are those of the first, then
+// those of the second, and so on.
 
 const int CHUNK_UNITS = CHUNK / VECTOR;
 
@@ -14,7 +16,7 @@ struct Cursor {
 struct Route { int taps, plan_taps, chunks; };
 
 __device__ inline Route route_of(const Launch& p) {
-    return {p.taps, p.plan_taps, p.chunks};
+    return {p.route_taps, p.plan_taps, p.chunks};
 }
 
 __device__ inline int chunk_stages(Route route) {
@@ -61,7 +63,10 @@ __device__ inline int batch_taps(Route route, Cursor at) {
     return left < route.plan_taps ? left : route.plan_taps;
 }
 
-// First channel of the chunk, in the group.
-__device__ inline int chunk_channel(Route route, Cursor at) {
-    return (at.run * route.chunks + at.chunk) * CHUNK;
+// Tap `i` of a batch: which one of the kernel it is, and the first channel of its run, in the group.
+struct Tap { int tap, channel; };
+
+__device__ inline Tap tap_at(const Launch& p, Cursor at, int i) {
+    const int tap = at.tap + i, run = quotient(tap, p.by_taps);
+    return {tap - run * p.taps, (at.run + run) * p.chunks * CHUNK};
 }

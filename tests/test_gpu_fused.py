@@ -27,10 +27,13 @@ CASES = [
     build("offset groups across groups", channels=48, groups=2, offset_groups=3, out_channels=8),
     build("several chunks of a run", channels=96, out_channels=2, size=(3, 4), bias=False),
     build("chunks of 40 channels", channels=40, offset="nan and inf", padding=SAME, batch=1),
-    build("7x7, plans of 9 taps", channels=8, size=(8, 7), kernel=(7, 7), padding=((3, 3), (3, 2))),
+    build(
+        "7x7, plans of 12 taps", channels=8, size=(8, 7), kernel=(7, 7), padding=((3, 3), (3, 2))
+    ),
     build("far, without a mask", channels=16, offset="far", padding=SAME, mask=False),
     build("a tap, no bias", channels=24, kernel=(1, 1), batch=3, size=(9, 9), bias=False),
     build("strides", channels=16, stride=(2, 1), dilation=(1, 2), padding=((0, 2), (3, 1))),
+    build("runs as one", channels=64, groups=2, offset_groups=8, out_channels=4, padding=SAME),
     build("rectangles of positions", channels=8, size=(18, 18), batch=1, out_channels=2),
 ]
 # dtype, and whether TF32 is allowed.

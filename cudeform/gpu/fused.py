@@ -99,6 +99,7 @@ def _packed(call: Call, tiling: Tiling) -> Memory:
 
 def _stage_fields(tiling: Tiling) -> dict[str, int]:
     return {
+        "route_taps": tiling.route_taps,
         "plan_taps": tiling.plan_taps,
         "chunks": tiling.chunks,
         "stages": tiling.stages,

@@ -51,7 +51,8 @@ LAUNCH = {
     "reach": "int",  # pixels of it on each side of where the taps would be
     "plan_pairs": "int",  # (position, tap) planned at a time
     "plan_groups": "int",  # offset groups of a run of channels, at most
-    "plan_taps": "int",  # taps whose samples are planned at a time
+    "route_taps": "int",  # those of all runs of channels that the fused kernel goes through as one
+    "plan_taps": "int",  # of these, whose samples are planned at a time
     "chunks": "int",  # of the channels that share a plan
     "stages": "int",  # of a tile of the fused kernel
     "part_stages": "int",  # of a part; the last may have fewer
@@ -66,6 +67,7 @@ LAUNCH = {
     "by_out_w": "Divisor",
     "by_rows": "Divisor",
     "by_group_channels": "Divisor",
+    "by_offset_channels": "Divisor",
 }
 
 
@@ -129,6 +131,7 @@ def _derived(g: Geometry, rows: int) -> dict[str, Any]:
         "by_out_w": divisor(g.out_w),
         "by_rows": divisor(rows),
         "by_group_channels": divisor(group_channels),
+        "by_offset_channels": divisor(offset_channels),
     }
 
 

@@ -13,7 +13,7 @@ from cudeform.geometry import Geometry
 from cudeform.gpu.source import ITEMSIZE, Tile, widest
 
 # Taps whose samples a block plans at a time, at most.
-PLAN_TAPS = 9
+MOST_PLAN_TAPS = 12
 
 # Units of 16 bytes of a row in a stage, and in a chunk of channels: 64 bytes of each corner, where
 # the channels allow it.
@@ -51,8 +51,7 @@ def tile_for(g: Geometry, dtype: str, products: int, multiprocessors: int) -> Ti
     chunk = _chunk_units(run_of(g) // widest(dtype)) * widest(dtype)
 
     def positions(tile: Tile) -> int:
-        blocks = -(-g.batch * g.out_pixels // tile.m) * g.groups * -(-group_out // n)
-        return -(-blocks // multiprocessors) * tile.m
+        return -(-Tiling(g, tile, dtype).blocks // multiprocessors) * tile.m
 
     return min(shapes(n, chunk, products), key=positions)
 
@@ -96,30 +95,38 @@ class Tiling:
     dtype: str
 
     @property
-    def plan_taps(self) -> int:
-        """Taps that are planned at a time: batches of equal size."""
-        return -(-self.g.taps // -(-self.g.taps // PLAN_TAPS))
-
-    @property
     def chunks(self) -> int:
         """Chunks of a run."""
         return run_of(self.g) // self.tile.chunk
 
     @property
+    def route_taps(self) -> int:
+        """Taps that a tile goes through in turn: of all runs if each is one chunk, else of one."""
+        return self.g.taps * (self._runs if self.chunks == 1 else 1)
+
+    @property
+    def plan_taps(self) -> int:
+        """Taps that are planned at a time: the most with which stages are as full as can be."""
+        return min(range(MOST_PLAN_TAPS, 0, -1), key=self._batch_stages)
+
+    @property
     def stages(self) -> int:
         """Stages of a tile."""
-        runs = self.g.channels // self.g.groups // run_of(self.g)
-        batches = -(-self.g.taps // self.plan_taps)
-        return runs * batches * self.chunks * self._chunk_stages
+        routes = 1 if self.chunks == 1 else self._runs
+        return routes * self.chunks * self._batch_stages(self.plan_taps)
+
+    @property
+    def _runs(self) -> int:
+        return self.g.channels // self.g.groups // run_of(self.g)
+
+    def _batch_stages(self, plan_taps: int) -> int:
+        """Stages of a chunk of all batches of so many taps; the last of a batch may not be full."""
+        batches = -(-self.route_taps // plan_taps)
+        return batches * -(-plan_taps * self._chunk_units // STAGE_UNITS)
 
     @property
     def _chunk_units(self) -> int:
         return self.tile.chunk // widest(self.dtype)
-
-    @property
-    def _chunk_stages(self) -> int:
-        """Stages of a chunk of a batch of taps; the last one may not be full."""
-        return -(-self.plan_taps * self._chunk_units // STAGE_UNITS)
 
     @property
     def strips(self) -> int:
@@ -153,10 +160,14 @@ class Tiling:
     def _rectangles(self, rows: int, width: int) -> int:
         return -(-rows // (self.tile.m // width)) * -(-self.g.out_w // width)
 
+    @property
+    def blocks(self) -> int:
+        """Tiles of the whole convolution."""
+        return self.tiles(self.g.batch, self.g.out_h) * self.g.groups * self.strips
+
     def part_stages(self, multiprocessors: int) -> int:
         """Stages of a part: all, or fewer so that a small convolution fills the device."""
-        blocks = self.tiles(self.g.batch, self.g.out_h) * self.g.groups * self.strips
-        idle = multiprocessors * self.tile.blocks // blocks
+        idle = multiprocessors * self.tile.blocks // self.blocks
         parts = max(1, min(idle, self.stages // LEAST_PART_STAGES, MOST_PARTS))
         return -(-self.stages // parts)
 
@@ -165,5 +176,6 @@ class Tiling:
         """Shared memory of a block: two buffers of each factor, the plans, the positions."""
         buffers = 2 * self.tile.parts * (self.tile.m + self.tile.n) * STAGE_UNITS * 16
         aim, held, spot = 16, 1, 12
-        planned = -(-self._chunk_stages * STAGE_UNITS // self._chunk_units)
+        units = -(-self.plan_taps * self._chunk_units // STAGE_UNITS) * STAGE_UNITS
+        planned = -(-units // self._chunk_units)
         return buffers + self.tile.m * (planned * (aim + held) + spot)
