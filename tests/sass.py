@@ -11,6 +11,9 @@ Counted is what the text of a loop holds, branches that are seldom taken include
   kernel without barriers, the smallest such loop.
 * ``plan``: what the smallest loop around it has besides: once for each sample, or item, of a
   thread.
+
+In the fused kernel ``vector`` is a stage, in which a thread samples ``SLOTS`` vectors and its warp
+multiplies; ``plan`` is the loop inside of it that plans samples.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ import nvrtc
 
 from cudeform.gpu.scatter import adds_of
 from cudeform.gpu.source import Variant, kernel, widest
+from cudeform.gpu.tile import STAGE_UNITS, shapes
 from cudeform.options import available_threads
 
 RECORD = Path(__file__).resolve().parents[1] / "benchmarks" / "instructions.json"
@@ -47,6 +51,12 @@ def _variant(dtype: str, group: int = 0) -> Variant:
     return Variant(dtype, 32, wide, group, group, adds=adds_of(dtype, wide, ARCH))
 
 
+def _fused(dtype: str) -> Variant:
+    """For 128 output channels; float32 as TF32."""
+    [tile] = shapes(128, STAGE_UNITS * widest(dtype), 1)
+    return Variant(dtype, 32, widest(dtype), tile=tile)
+
+
 # Kernels and what is compiled in, for a dtype.
 VARIANTS = {
     "deform_im2col": _variant,
@@ -57,6 +67,7 @@ VARIANTS = {
     "deform_direct": lambda dtype: _variant(dtype, 1),
     "deform_direct_backward": lambda dtype: _variant(dtype, 1),
     "deform_direct_weight": lambda dtype: _variant(dtype, 1),
+    "deform_fused": _fused,
 }
 
 
@@ -137,10 +148,18 @@ def counted(text: str) -> Counts:
     if not loading:
         raise ValueError("no loop loads vectors")
     free = [loop for loop in loading if not has(loop, r"\bBAR\.SYNC\b")]
-    mixed = 0 < len(free) < len(loading)
+    if not free:
+        return staged(min(loading, key=len), list(loops(instructions, labels)))
+    mixed = len(free) < len(loading)
     vector = max(free, key=len) if mixed else min(loading, key=len)
     around = min((loop for loop in loading if loop.holds(vector)), key=len, default=vector)
     return Counts(len(vector), len(around) - len(vector))
+
+
+def staged(stage: Loop, among: list[Loop]) -> Counts:
+    """The counts where every loop has a barrier: of a stage, and of the loop in it that plans."""
+    inside = [len(loop) for loop in among if stage.holds(loop)]
+    return Counts(len(stage) - sum(inside), max(inside, default=0))
 
 
 def count(name: str, dtype: str) -> Counts:
