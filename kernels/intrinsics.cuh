@@ -40,6 +40,10 @@ __device__ inline void from_acc(float value, bfloat16_t* result) {
 __device__ inline void from_acc(float value, float* result) { *result = value; }
 __device__ inline void from_acc(double value, double* result) { *result = value; }
 
+// The largest integer that is not above; of what is beyond 32 bits the nearest, of a NaN any.
+__device__ inline int floor_to_int(float value) { return __float2int_rd(value); }
+__device__ inline int floor_to_int(double value) { return __double2int_rd(value); }
+
 // Number i of those in 16 bytes; the first argument says of which kind they are.
 
 __device__ inline float number_of(half_t kind, const vec16_t& raw, int i) {

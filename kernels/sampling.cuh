@@ -43,23 +43,22 @@ __device__ inline Place place_of(const Launch& p, index_t sample) {
 }
 
 // Split base + displacement into a whole number and a fraction. The fraction comes from the
-// displacement alone, so a large image costs no precision. False where no pixel is within reach; what
-// is no 32-bit integer, NaN included, is found out before the conversion.
+// displacement alone, so a large image costs no precision. False where no pixel is within reach. A size and
+// its padding together fit into 32 bits, so both limits of the step do; a step beyond 32 bits comes as one
+// that is outside of these.
 __device__ inline bool split(acc_t displacement, int base, int size, int* whole, acc_t* fraction) {
-    const acc_t limit = static_cast<acc_t>(2147483648.0);
-    const acc_t below = floor(displacement);
-    *whole = 0;
-    *fraction = 0;
-    if (!(below >= -limit && below < limit)) {
-        return false;
-    }
-    const long long moved = static_cast<long long>(static_cast<int>(below)) + base;
-    if (moved < -1 || moved >= size) {
-        return false;
-    }
-    *whole = static_cast<int>(moved);
-    *fraction = displacement - below;
-    return true;
+    const int step = floor_to_int(displacement);
+    const bool near = step >= -1 - base && step < size - base;
+    *whole = near ? step + base : 0;
+    *fraction = displacement - floor(displacement);
+    return near;
+}
+
+// The corners that lie in the image.
+__device__ inline unsigned held_of(const Geometry& g, int y0, int x0) {
+    const unsigned rows = (y0 >= 0 ? HELD_00 | HELD_01 : 0) | (y0 < g.in_h - 1 ? HELD_10 | HELD_11 : 0);
+    const unsigned cols = (x0 >= 0 ? HELD_00 | HELD_10 : 0) | (x0 < g.in_w - 1 ? HELD_01 | HELD_11 : 0);
+    return rows & cols;
 }
 
 __device__ inline Sample sample_of(
@@ -74,22 +73,15 @@ __device__ inline Sample sample_of(
 
     Sample s;
     s.mask = mask ? to_acc(mask[element_of(p.mask, n, channel, at.row, at.col)]) : static_cast<acc_t>(1);
-    s.flags = 0;
     const int base_y = at.row * g.stride_h - g.pad_top + i * g.dilation_h;
     const int base_x = at.col * g.stride_w - g.pad_left + j * g.dilation_w;
     const bool near_y = split(dy, base_y, g.in_h, &s.y0, &s.ly);
     const bool near_x = split(dx, base_x, g.in_w, &s.x0, &s.lx);
-    if (near_y && near_x) {
-        const bool top = s.y0 >= 0, bottom = s.y0 < g.in_h - 1;
-        const bool left = s.x0 >= 0, right = s.x0 < g.in_w - 1;
-        s.flags |= (top && left ? HELD_00 : 0) | (top && right ? HELD_01 : 0)
-            | (bottom && left ? HELD_10 : 0) | (bottom && right ? HELD_11 : 0);
-        const bool edge = (s.y0 == -1 && s.ly == 0) || (s.x0 == -1 && s.lx == 0);
-        s.flags |= edge ? EDGE : 0;
-    } else {
-        s.ly = s.lx = 0;
-        s.flags |= dy != dy || dx != dx ? LOST : 0;
-    }
+    const bool lost = dy != dy || dx != dx, near = near_y && near_x && !lost;
+    const bool edge = (s.y0 == -1 && s.ly == 0) || (s.x0 == -1 && s.lx == 0);
+    s.flags = near ? held_of(g, s.y0, s.x0) | (edge ? EDGE : 0) : lost ? LOST : 0;
+    s.ly = near ? s.ly : 0;
+    s.lx = near ? s.lx : 0;
     return s;
 }
 

@@ -57,6 +57,11 @@ inline void from_acc(float x, bfloat16_t* result) {
 inline void from_acc(float x, float* result) { *result = x; }
 inline void from_acc(double x, double* result) { *result = x; }
 
+inline int floor_to_int(double value) {
+    const double below = std::floor(value);
+    return std::isnan(value) ? 0 : static_cast<int>(std::fmin(std::fmax(below, INT_MIN), INT_MAX));
+}
+
 template <class T>
 inline auto number_of(T, const vec16_t& raw, int i) {
     return to_acc(reinterpret_cast<const T*>(&raw)[i]);
