@@ -83,7 +83,10 @@ __device__ inline void pull_vector(
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256, 3) deform_double(
+// Blocks that a multiprocessor shall hold at a time; wide indices take the registers of the third.
+const int BLOCKS = sizeof(index_t) == 8 ? 2 : 3;
+
+extern "C" __global__ void __launch_bounds__(256, BLOCKS) deform_double(
         const scalar_t* __restrict__ input, const scalar_t* __restrict__ input_tangent,
         const scalar_t* __restrict__ offset, const scalar_t* __restrict__ mask,
         const scalar_t* __restrict__ offset_tangent, const scalar_t* __restrict__ mask_tangent,

@@ -38,6 +38,8 @@ def budget(job: Job) -> int:
     tile = job.variant.tile
     if tile is not None and job.name == "deform_fused":
         return REGISTERS // (tile.threads * tile.blocks)
+    if job.name == "deform_double" and job.variant.index_bits == 64:
+        return TWO_BLOCKS
     return BUDGETS.get(job.name, FOUR_BLOCKS)
 
 
