@@ -52,12 +52,10 @@ class Driver:
             ),
         )
 
-    def raw_kernel(self, source: str, name: str, options: tuple[str, ...]) -> SimpleNamespace:
+    def raw_kernel(self, source: str, name: str, options: tuple[str, ...]) -> RawKernel:
         """``cupy.RawKernel``."""
         self._kernels.append(Kernel(name, source))
-        return SimpleNamespace(
-            kernel=SimpleNamespace(ptr=len(self._kernels)), max_dynamic_shared_size_bytes=48 * 1024
-        )
+        return RawKernel(len(self._kernels))
 
     def _alloc(self, nbytes: int) -> Any:
         buffer = self.gpu.allocate(nbytes)
@@ -102,6 +100,15 @@ class Driver:
             raise NotImplementedError("calling cuBLAS API during stream capture")
         assert (handle, self._mode) == (HANDLE, cublas.NO_REDUCED_PRECISION)
         self.gpu.gemm(gemm_of(arguments))
+
+
+class RawKernel:
+    """A compiled kernel."""
+
+    def __init__(self, function: int) -> None:
+        """Its address stands for it."""
+        self.kernel = SimpleNamespace(ptr=function)
+        self.max_dynamic_shared_size_bytes = 48 * 1024
 
 
 def gemm_of(arguments: tuple[int, ...]) -> Gemm:

@@ -43,8 +43,8 @@ MULTIPLY: tuple[Any, ...] = (
 class WholeSums:
     """While it lasts, parts of a sum that cuBLAS splits are added up in the precision of the sum.
 
-    Without it, in that of a half-precision result. The handle is everyone's in a thread, so its
-    mode is set back.
+    Without it, in that of a half-precision result. Nor is TF32 taken unasked. The handle is
+    everyone's in a thread, so its mode is set back.
     """
 
     def __init__(self, cupy: Any) -> None:
@@ -54,7 +54,7 @@ class WholeSums:
     def __enter__(self) -> None:
         """Set the mode."""
         self._mode: int = self._cublas.getMathMode(self._handle)
-        self._cublas.setMathMode(self._handle, self._mode | NO_REDUCED_PRECISION)
+        self._cublas.setMathMode(self._handle, NO_REDUCED_PRECISION)
 
     def __exit__(self, *error: object) -> None:
         """Set it back."""

@@ -77,7 +77,8 @@ class Arguments:
     """
 
     def __init__(self, launches: Sequence[Launch]) -> None:
-        """Lay them out; the launches must live as long."""
+        """Lay them out; the structs stay where the launches have them."""
+        self._held = launches
         spots = [spot for launch in launches for spot in launch.spots]
         self._bases = np.array([base for base, _ in spots], np.intp)
         self._distances = np.array([distance for _, distance in spots], np.int64)
