@@ -274,5 +274,15 @@ def test_a_small_convolution_is_cut_into_parts() -> None:
     g = sizes(512, 512, size=(8, 8))
     tiling = Tiling(g, tile_for(g, "float16", 1, 132), "float16")
     assert tiling.stages == 512 * 9 // 32
-    assert tiling.part_stages(132) == tiling.stages // 8
-    assert tiling.part_stages(1) == tiling.stages
+    assert tiling.part_stages(HostDevice(multiprocessors=132)) == tiling.stages // 8
+    assert tiling.part_stages(HostDevice(multiprocessors=1)) == tiling.stages
+
+
+@pytest.mark.parametrize(("capability", "parts"), [(86, 1), (90, 2)])
+def test_no_more_parts_than_blocks_that_shared_memory_has_room_for(
+    capability: int, parts: int
+) -> None:
+    g = sizes(256, 256, size=(10, 10))  # as many tiles as multiprocessors
+    tiling = Tiling(g, tile_for(g, "float16", 1, g.batch), "float16")
+    device = HostDevice(multiprocessors=g.batch, compute_capability=capability)
+    assert tiling.part_stages(device) == tiling.stages // parts

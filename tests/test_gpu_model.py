@@ -121,7 +121,7 @@ def test_fused(out_channels: int, mode: str) -> None:
     weights = blocks * tiling.stages * tiling.tile.n * UNITS_BYTES * tiling.tile.parts
     assert moved(device, "deform_fused") == (samples + weights, 0, 0)
     wanted = {"pack_tiles": 1, "channels_last": 1, "deform_fused": 1}
-    if tiling.part_stages(device.multiprocessors) < tiling.stages:
+    if tiling.part_stages(device) < tiling.stages:
         wanted["sum_splits"] = 1
     assert launches(device) == wanted
 

@@ -58,7 +58,7 @@ def forward(
     dtype = operands.input.dtype
     products = 3 if dtype == "float32" and not options.allow_tf32 else 1
     tiling = _tiling(g, dtype, products, device)
-    parts = -(-tiling.stages // tiling.part_stages(device.multiprocessors))
+    parts = -(-tiling.stages // tiling.part_stages(device))
     variant = Variant(dtype, 32, widest(dtype), tile=tiling.tile)
     call = Call(device, g, operands, variant, mmcv=False)
     # No sum is cut by a chunk, so there is no need to cut the same way every time.
@@ -122,7 +122,7 @@ class _Fused:
             "output": self.output.strides,
             "bias": 0 if operands.bias is None else operands.bias.strides[0],
             "parts": self.parts,
-            "part_stages": tiling.part_stages(call.device.multiprocessors),
+            "part_stages": tiling.part_stages(call.device),
             "part_size": call.positions(chunk) * g.out_channels,
             "tile_w": tiling.tile_w(),
         }

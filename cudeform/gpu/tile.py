@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import gcd
 
 from cudeform.geometry import Geometry
+from cudeform.gpu.protocol import Device
 from cudeform.gpu.source import ITEMSIZE, Tile, widest
 
 # Taps whose samples a block plans at a time, at most.
@@ -25,6 +26,12 @@ HIGH, LOW = 128, 64
 
 # Output channels of a tile, at most: more of them would leave too few registers.
 MOST_N = {2: 256, 4: 128}
+
+# Shared memory of a multiprocessor, by compute capability and elsewhere; a block takes some of it for
+# the system (CUDA C++ Programming Guide, "Compute Capabilities").
+SHARED_KIB = {80: 164, 87: 164, 90: 228, 100: 228}
+LEAST_SHARED_KIB = 100
+SYSTEM_BYTES = 1024
 
 # A rectangle of positions samples a smaller part of the image than a run of them, which is worth
 # this many tiles for one.
@@ -165,11 +172,16 @@ class Tiling:
         """Tiles of the whole convolution."""
         return self.tiles(self.g.batch, self.g.out_h) * self.g.groups * self.strips
 
-    def part_stages(self, multiprocessors: int) -> int:
+    def part_stages(self, device: Device) -> int:
         """Stages of a part: all, or fewer so that a small convolution fills the device."""
-        idle = multiprocessors * self.tile.blocks // self.blocks
+        idle = device.multiprocessors * self._resident(device.compute_capability) // self.blocks
         parts = max(1, min(idle, self.stages // LEAST_PART_STAGES, MOST_PARTS))
         return -(-self.stages // parts)
+
+    def _resident(self, capability: int) -> int:
+        """Blocks that a multiprocessor holds at a time, as registers and shared memory allow."""
+        shared = 1024 * SHARED_KIB.get(capability, LEAST_SHARED_KIB)
+        return min(self.tile.blocks, shared // (self.shared_bytes + SYSTEM_BYTES))
 
     @property
     def shared_bytes(self) -> int:
