@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from cupy_calls import FakeCupy
 from dlpackcases import from_dlpack
-from gpu_engine import GpuDevice, TestDevice
+from gpu_engine import GpuDevice, TestDevice, through_columns
 from hostcuda import HostDevice, compiler_path
 from hypothesis import HealthCheck, settings
 
 from cudeform.gpu import device as gpu_device
-from cudeform.gpu import ready
+from cudeform.gpu import ready, scatter
 from cudeform.gpu.device import device_count
 
 # The same examples in every run: a test that fails in CI fails everywhere.
@@ -66,6 +66,13 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     library.from_dlpack = from_dlpack  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "elsewhere", library)
     return library
+
+
+@pytest.fixture
+def owned_tiles() -> Iterator[None]:
+    """The gradient of the input is summed in owned tiles, whatever the rule would choose."""
+    with scatter.forced("tiles"), through_columns():
+        yield
 
 
 @pytest.fixture
