@@ -8,11 +8,14 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from cupy_calls import FakeCupy
 from dlpackcases import from_dlpack
-from gpu_engine import GpuDevice, TestDevice
+from gpu_engine import GpuDevice, TestDevice, through_columns
 from hostcuda import HostDevice, compiler_path
 from hypothesis import HealthCheck, settings
 
+from cudeform.gpu import device as gpu_device
+from cudeform.gpu import ready, scatter
 from cudeform.gpu.device import device_count
 
 # The same examples in every run: a test that fails in CI fails everywhere.
@@ -63,3 +66,24 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     library.from_dlpack = from_dlpack  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "elsewhere", library)
     return library
+
+
+@pytest.fixture
+def owned_tiles() -> Iterator[None]:
+    """The gradient of the input is summed in owned tiles, whatever the rule would choose."""
+    with scatter.forced("tiles"), through_columns():
+        yield
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCupy]:
+    """A CuPy that only writes down what it is asked."""
+    fake = FakeCupy()
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    caches = (gpu_device._properties, ready._compiled, ready._allow_shared)
+    monkeypatch.setattr(gpu_device, "_thread", gpu_device._Thread())
+    for cache in caches:
+        cache.cache_clear()
+    yield fake
+    for cache in caches:
+        cache.cache_clear()

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 from cases import Case, build
+from checks import needs_compiler
 from gpu_engine import backward, forward, geometry
-from hostcuda import HostDevice, Launched, compiler_path
+from hostcuda import HostDevice, Launched
 
 from cudeform.commands.bench_configs import Config
 from cudeform.commands.bench_gpu_model import MODES, RATES, floors_us
@@ -22,7 +23,7 @@ from cudeform.gpu.call import THREADS
 from cudeform.gpu.tile import STAGE_UNITS, Tiling, tile_for
 from cudeform.options import Options
 
-pytestmark = pytest.mark.skipif(compiler_path() is None, reason="needs a C++ compiler")
+pytestmark = needs_compiler
 
 PLAIN = Config("plain", 2, 32, 11, 13, 32, stride=2)
 GROUPS = Config("groups", 2, 64, 11, 13, 32, stride=2, groups=2, offset_groups=2)

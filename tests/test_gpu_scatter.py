@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import DTYPES, LAYOUTS, Case, build
-from checks import assert_agrees
+from checks import assert_agrees, needs_compiler
 from gpu_engine import TestDevice, backward, geometry, through_columns
 from gpu_engine import operands as put
-from hostcuda import HostDevice, KernelError, Launched, compiler_path
+from hostcuda import HostDevice, KernelError, Launched
 from reference import reference
 
 from cudeform import gpu
@@ -24,7 +24,7 @@ from cudeform.gpu.source import Variant, kernel
 from cudeform.operands import Gradients
 from cudeform.options import Options
 
-pytestmark = pytest.mark.skipif(compiler_path() is None, reason="needs a C++ compiler")
+pytestmark = needs_compiler
 
 WIDE = build("wide", channels=32, size=(6, 5), out_channels=6, groups=2, offset_groups=2)
 DEPTHWISE = build("depthwise", channels=16, size=(6, 5), out_channels=16, groups=16)

@@ -27,8 +27,8 @@ HIGH, LOW = 128, 64
 # Output channels of a tile, at most: more of them would leave too few registers.
 MOST_N = {2: 256, 4: 128}
 
-# Shared memory of a multiprocessor, by compute capability and elsewhere; a block takes some of it for
-# the system (CUDA C++ Programming Guide, "Compute Capabilities").
+# Shared memory of a multiprocessor, by compute capability, and of others; a block takes
+# some of it for the system (CUDA C++ Programming Guide, "Compute Capabilities").
 SHARED_KIB = {80: 164, 87: 164, 90: 228, 100: 228}
 LEAST_SHARED_KIB = 100
 SYSTEM_BYTES = 1024
