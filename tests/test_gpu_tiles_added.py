@@ -14,7 +14,7 @@ from gpu_tiles import ACROSS, assert_right, grad_input, launches
 from hostcuda import HostDevice, Launched
 
 from cudeform.gpu import scatter
-from cudeform.gpu.tiles import MOST_REACH, SIDE
+from cudeform.gpu.owned_tiles import MOST_REACH, SIDE
 from cudeform.options import Options
 
 pytestmark = [needs_compiler, pytest.mark.usefixtures("owned_tiles")]

@@ -14,9 +14,9 @@ from hostcuda import HostDevice
 
 from cudeform.commands.bench_configs import GPU, Config
 from cudeform.commands.bench_gpu_forced import geometry as geometry_of_config
-from cudeform.gpu import tiles
+from cudeform.gpu import owned_tiles
+from cudeform.gpu.owned_tiles import AHEAD, MOST_SHARED_BYTES, Window, window_of
 from cudeform.gpu.source import read
-from cudeform.gpu.tiles import AHEAD, MOST_SHARED_BYTES, Window, window_of
 
 
 def test_the_sizes_of_three_by_three_taps() -> None:
@@ -65,7 +65,7 @@ def test_windows_fit_and_lie_in_the_image() -> None:
 
 def test_the_kernel_has_the_same_threads() -> None:
     text = read("deform_tiles.cu")
-    assert f"WALKERS = {tiles.WALKERS}, PLANNERS = {tiles.PLANNERS};" in text
+    assert f"WALKERS = {owned_tiles.WALKERS}, PLANNERS = {owned_tiles.PLANNERS};" in text
     assert f"AHEAD = {AHEAD};" in text
 
 

@@ -14,8 +14,8 @@ from cudeform.geometry import Geometry, geometry_of
 from cudeform.gpu import call as columns
 from cudeform.gpu import direct, paths, scatter
 from cudeform.gpu.forward import path_of
+from cudeform.gpu.owned_tiles import window_of
 from cudeform.gpu.source import ITEMSIZE
-from cudeform.gpu.tiles import window_of
 
 # Names of these contestants begin so.
 PATH, SCATTER = "path ", "scatter "

@@ -12,9 +12,9 @@ from cudeform.gpu.call import Call, most_positions
 from cudeform.gpu.chunks import Chunk
 from cudeform.gpu.gather import Scratch, cells_of, gather
 from cudeform.gpu.layout import unpack_input
+from cudeform.gpu.owned_tiles import Window, add_tiles, window_of
 from cudeform.gpu.protocol import DeviceArray, Memory
 from cudeform.gpu.scatter import gathers, owns
-from cudeform.gpu.tiles import Window, add_tiles, window_of
 from cudeform.options import Options
 
 
