@@ -93,13 +93,16 @@ def test_without_columns_the_least_limit_is_what_is_held(
 
 
 @pytest.mark.parametrize(
-    ("case", "kernel"),
-    [(DEPTHWISE, "deform_direct"), (FUSED, "deform_fused")],
+    ("case", "kernel", "parts"),
+    [(DEPTHWISE, "deform_direct", 1), (FUSED, "deform_fused", 2)],
     ids=["direct", "fused"],
 )
-def test_what_is_just_enough_for_a_batch_does_not_cut_it(case: Case, kernel: str) -> None:
+def test_what_is_just_enough_for_a_batch_does_not_cut_it(
+    case: Case, kernel: str, parts: int
+) -> None:
+    """Float32 is multiplied by three products: the packed weight has two parts."""
     case = case.cast("float32")
-    weight, images = case.weight.nbytes, case.input.nbytes
+    weight, images = parts * case.weight.nbytes, case.input.nbytes
     for layout, limit, pieces in (
         ("contiguous", weight + images, 1),
         ("contiguous", weight + images - 1, 2),

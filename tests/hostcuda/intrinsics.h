@@ -62,9 +62,28 @@ inline int floor_to_int(double value) {
     return std::isnan(value) ? 0 : static_cast<int>(std::fmin(std::fmax(below, INT_MIN), INT_MAX));
 }
 
+inline int floor_to_int(float value) { return floor_to_int(static_cast<double>(value)); }
+
+namespace hostcuda {
+
 template <class T>
-inline auto number_of(T, const vec16_t& raw, int i) {
+auto number_at(const vec16_t& raw, int i) {
     return to_acc(reinterpret_cast<const T*>(&raw)[i]);
+}
+
+}  // namespace hostcuda
+
+inline float number_of(half_t kind, const vec16_t& raw, int i) {
+    return hostcuda::number_at<half_t>(raw, i);
+}
+inline float number_of(bfloat16_t kind, const vec16_t& raw, int i) {
+    return hostcuda::number_at<bfloat16_t>(raw, i);
+}
+inline float number_of(float kind, const vec16_t& raw, int i) {
+    return hostcuda::number_at<float>(raw, i);
+}
+inline double number_of(double kind, const vec16_t& raw, int i) {
+    return hostcuda::number_at<double>(raw, i);
 }
 
 // ---- memory -------------------------------------------------------------------------------------
