@@ -99,7 +99,11 @@ class _Backward:
             weight=pack_weight(call),
             columns=call.allocate(positions * row_of(g, operands)),
             grad_weight=call.allocate(g.out_channels * call.leading, acc) if weighs else None,
-            sums=None if grads.input is None else InputSums.of(call, pieces, options, grads.input),
+            sums=(
+                None
+                if grads.input is None
+                else InputSums.of(call, pieces, options, grads.input, tiles=True)
+            ),
         )
 
     def run(self) -> None:

@@ -13,8 +13,8 @@ from cudeform.gpu import products
 from cudeform.gpu.backward import zero
 from cudeform.gpu.call import most_positions, pointer_of, row_of
 from cudeform.gpu.chunks import Chunk
-from cudeform.gpu.gather import Scratch, cells_of, gather
-from cudeform.gpu.layout import ChannelsLast, unpack_input, unpack_weight
+from cudeform.gpu.grad_input import InputSums
+from cudeform.gpu.layout import ChannelsLast, unpack_weight
 from cudeform.gpu.protocol import Device, Memory
 from cudeform.gpu.scatter import gathers
 from cudeform.gpu.tangent import Direction, Images
@@ -50,8 +50,7 @@ class _Double:
     grad_output: ChannelsLast
     others: Memory | None  # gradient of the columns that meets the weight's tangent
     grad_weight: Memory | None
-    grad_images: Memory | None
-    scratch: Scratch | None
+    sums: InputSums | None  # of the input's gradient
 
     @classmethod
     def of(
@@ -59,10 +58,7 @@ class _Double:
     ) -> _Double:
         call = direction.call
         g, pieces, acc = call.g, direction.pieces, call.variant.acc_itemsize
-        count, positions = max(chunk.count for chunk in pieces), most_positions(g, pieces)
-        scratch = None
-        if gathers(direction.options) and results.input is not None:
-            scratch = Scratch.of(call, positions * g.taps * g.offset_groups, cells_of(g, count))
+        positions = most_positions(g, pieces)
         return cls(
             direction=direction,
             results=results,
@@ -77,12 +73,11 @@ class _Double:
                 if results.weight is None
                 else call.allocate(g.out_channels * call.leading, acc)
             ),
-            grad_images=(
+            sums=(
                 None
                 if results.input is None
-                else call.allocate(count * g.in_pixels * g.channels, acc)
+                else InputSums.of(call, pieces, direction.options, results.input)
             ),
-            scratch=scratch,
         )
 
     def run(self) -> None:
@@ -121,15 +116,11 @@ class _Double:
     def _pull(self, chunk: Chunk, images: Images) -> None:
         """From the gradients of the columns to those of input, offset and mask, and the tangent."""
         direction, results = self.direction, self.results
-        call = direction.call
-        scatter = 0
-        if self.grad_images is not None and self.scratch is not None:
-            self._gather(chunk, images, self.grad_images, self.scratch)
-        elif self.grad_images is not None:
-            scatter = self.grad_images.pointer
-            if chunk.rows.start == 0:
-                elements = chunk.count * call.g.in_pixels * call.g.channels
-                call.device.fill_zero(scatter, elements * call.variant.acc_itemsize)
+        call, scatter = direction.call, 0
+        if self.sums is not None:
+            scatter = self.sums.begin(
+                chunk, images.here, direction.columns, direction.tangents, self.others
+            )
         kept = self.grad_weight is not None or results.grad_output is not None
         call.launch(
             "deform_double",
@@ -145,22 +136,5 @@ class _Double:
             direction.fields(chunk, images) | {"keep_columns": kept},
             shared_bytes=direction.shared_bytes,
         )
-        closes = chunk.rows.stop == call.g.out_h
-        if self.grad_images is not None and results.input is not None and closes:
-            unpack_input(call, self.grad_images, results.input, chunk)
-
-    def _gather(self, chunk: Chunk, images: Images, grad_images: Memory, scratch: Scratch) -> None:
-        direction, more = self.direction, chunk.rows.start > 0
-        call, here = direction.call, images.here
-        gather(
-            call,
-            chunk,
-            here,
-            direction.columns,
-            grad_images,
-            scratch,
-            accumulate=more,
-            along=direction.tangents,
-        )
-        if self.others is not None:
-            gather(call, chunk, here, self.others, grad_images, scratch, accumulate=True)
+        if self.sums is not None:
+            self.sums.end(chunk)

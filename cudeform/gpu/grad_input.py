@@ -1,7 +1,8 @@
-"""The gradient of the input in the backward by columns: its sums, in each of the ways there are.
+"""The gradient of the input in a backward by columns: its sums, in each of the ways there are.
 
 ``scatter`` has the ways and the rule. Those that read the gradient of the columns on their own come
-before ``deform_backward``, which overwrites it; the others are left to that kernel.
+before the kernel that overwrites it, ``deform_backward`` or ``deform_double``; the others are left
+to that kernel.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from cudeform.gpu.layout import unpack_input
 from cudeform.gpu.owned_tiles import Window, add_tiles, window_of
 from cudeform.gpu.protocol import DeviceArray, Memory
 from cudeform.gpu.scatter import gathers, owns
+from cudeform.operands import Gradients
 from cudeform.options import Options
 
 
@@ -38,9 +40,15 @@ class InputSums:
 
     @classmethod
     def of(
-        cls, call: Call, pieces: list[Chunk], options: Options, result: DeviceArray
+        cls,
+        call: Call,
+        pieces: list[Chunk],
+        options: Options,
+        result: DeviceArray,
+        *,
+        tiles: bool = False,
     ) -> InputSums:
-        """Memory for a call that is worked through in ``pieces``."""
+        """Memory for a call that is worked through in ``pieces``; tiles may be no way of it."""
         g, acc = call.g, call.variant.acc_itemsize
         count = max(chunk.count for chunk in pieces)
         samples = most_positions(g, pieces) * g.taps * g.offset_groups
@@ -49,18 +57,35 @@ class InputSums:
             result=result,
             images=call.allocate(count * g.in_pixels * g.channels, acc),
             scratch=Scratch.of(call, samples, cells_of(g, count)) if gathers(options) else None,
-            window=window_of(g, acc, call.variant.vector) if owns(options) else None,
+            window=window_of(g, acc, call.variant.vector) if tiles and owns(options) else None,
         )
 
-    def begin(self, chunk: Chunk, images: DeviceArray, columns: Memory) -> int:
-        """Sum what the gradient of the columns gives, unless ``deform_backward`` is to do it.
+    def begin(
+        self,
+        chunk: Chunk,
+        images: DeviceArray,
+        columns: Memory,
+        along: Gradients | None = None,
+        others: Memory | None = None,
+    ) -> int:
+        """Sum what the gradient of the columns gives, unless the kernel that follows is to do it.
+
+        Args:
+            chunk: what the columns cover.
+            images: the images that they were sampled from.
+            columns: their gradient.
+            along: tangents, as :func:`gather` takes them.
+            others: the gradient of more columns, which no tangent turns.
 
         Returns:
             Where that kernel shall add to, 0 if it shall not.
         """
         call, opens = self.call, chunk.rows.start == 0
         if self.scratch is not None:
-            gather(call, chunk, images, columns, self.images, self.scratch, accumulate=not opens)
+            where = self.images, self.scratch
+            gather(call, chunk, images, columns, *where, accumulate=not opens, along=along)
+            if others is not None:
+                gather(call, chunk, images, others, *where, accumulate=True)
             return 0
         if opens:
             elements = chunk.count * call.g.in_pixels * call.g.channels

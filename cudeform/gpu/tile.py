@@ -128,8 +128,11 @@ class Tiling:
 
     def _batch_stages(self, plan_taps: int) -> int:
         """Stages of a chunk of all batches of so many taps; the last of a batch may not be full."""
-        batches = -(-self.route_taps // plan_taps)
-        return batches * -(-plan_taps * self._chunk_units // STAGE_UNITS)
+        return -(-self.route_taps // plan_taps) * self._chunk_stages(plan_taps)
+
+    def _chunk_stages(self, plan_taps: int) -> int:
+        """Stages of a chunk of one batch of so many taps."""
+        return -(-plan_taps * self._chunk_units // STAGE_UNITS)
 
     @property
     def _chunk_units(self) -> int:
@@ -188,6 +191,5 @@ class Tiling:
         """Shared memory of a block: two buffers of each factor, the plans, the positions."""
         buffers = 2 * self.tile.parts * (self.tile.m + self.tile.n) * STAGE_UNITS * 16
         aim, held, spot = 16, 1, 12
-        units = -(-self.plan_taps * self._chunk_units // STAGE_UNITS) * STAGE_UNITS
-        planned = -(-units // self._chunk_units)
+        planned = -(-self._chunk_stages(self.plan_taps) * STAGE_UNITS // self._chunk_units)
         return buffers + self.tile.m * (planned * (aim + held) + spot)
