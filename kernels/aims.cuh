@@ -134,26 +134,6 @@ __device__ inline Blend blended(Aim aim, const vec16_t* corners) {
     return blend;
 }
 
-// Put numbers where the warps multiply them, in the parts that they multiply.
-__device__ inline void put(const Blend& blend, vec16_t* a) {
-    vec16_t unit[FACTOR_PARTS];
-    scalar_t* const to = reinterpret_cast<scalar_t*>(unit);
-#pragma unroll
-    for (int i = 0; i < VECTOR; ++i) {
-#if PRODUCTS == 3
-        split(blend.v[i], to + i, to + VECTOR + i);
-#elif ROUNDS
-        to[i] = to_tf32(blend.v[i]);
-#else
-        from_acc(blend.v[i], to + i);
-#endif
-    }
-#pragma unroll
-    for (int part = 0; part < FACTOR_PARTS; ++part) {
-        a[part * A_PART] = unit[part];
-    }
-}
-
 // Blend what was loaded for a stage.
 __device__ inline void store_samples(
         const Plans& plans, Share share, Cursor at, const Corners& corners, vec16_t* a) {
@@ -161,7 +141,11 @@ __device__ inline void store_samples(
 #pragma unroll
     for (int slot = 0; slot < SLOTS; ++slot) {
         const Blend blend = blended(plans.aims[first + slot * SLOT_ROWS], corners.v[slot]);
-        // SLOT_ROWS is a multiple of 8: units lie there as they do here.
-        put(blend, a + share.store + slot * SLOT_ROWS * STAGE);
+        const Unit unit = unit_of(blend.v);
+#pragma unroll
+        for (int part = 0; part < FACTOR_PARTS; ++part) {
+            // SLOT_ROWS is a multiple of 8: units lie there as they do here.
+            a[share.store + slot * SLOT_ROWS * STAGE + part * A_PART] = unit.part[part];
+        }
     }
 }

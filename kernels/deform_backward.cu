@@ -74,9 +74,7 @@ extern "C" __global__ void __launch_bounds__(256, 4) deform_backward(
         }
         __syncthreads();
         if (threadIdx.x < count) {
-            // Worked out again: to keep it from above takes registers all the while.
-            const Place place = place_of(p, first + kept(threadIdx.x));
-            write_grads(p, place, grads_of(p, *own, own->weight), grad_offset, grad_mask);
+            write_own_grads(p, first, *own, grad_offset, grad_mask);
         }
     }
 }

@@ -79,3 +79,12 @@ __device__ inline void write_grads(
         from_acc(grads.mask, grad_mask + channel * plane + pixel);
     }
 }
+
+// Write the gradients of the thread's own sample, which was planned in `own`: dot products lie where its
+// weights were.
+__device__ inline void write_own_grads(
+        const Launch& p, index_t first, const Plan& own, scalar_t* grad_offset, scalar_t* grad_mask) {
+    // Its place is worked out again: to keep it takes registers all the while.
+    const Place place = place_of(p, first + kept(threadIdx.x));
+    write_grads(p, place, grads_of(p, own, own.weight), grad_offset, grad_mask);
+}

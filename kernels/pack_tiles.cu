@@ -11,34 +11,14 @@
 // Load a unit: neighbouring channels of a tap. `unit` counts from the first of the batch.
 __device__ inline void load_unit(
         const Launch& p, const scalar_t* __restrict__ weight, Cursor at, int unit, int o,
-        scalar_t* values) {
+        acc_t* values) {
     const Tap tap = tap_at(p, at, unit / CHUNK_UNITS);
     const int c = tap.channel + at.chunk * CHUNK + unit % CHUNK_UNITS * VECTOR;
     const int i = quotient(tap.tap, p.by_kernel_w), j = tap.tap - i * p.g.kernel_w;
     const scalar_t* const from = weight + element_of(p.weight, o, c, i, j);
 #pragma unroll
     for (int k = 0; k < VECTOR; ++k) {
-        values[k] = from[k * p.weight.c];
-    }
-}
-
-// Write a unit in the parts that the warps multiply.
-__device__ inline void store_unit(const scalar_t* values, vec16_t* packed) {
-    vec16_t unit[FACTOR_PARTS];
-    scalar_t* const to = reinterpret_cast<scalar_t*>(unit);
-#pragma unroll
-    for (int k = 0; k < VECTOR; ++k) {
-#if PRODUCTS == 3
-        split(values[k], to + k, to + VECTOR + k);
-#elif ROUNDS
-        to[k] = to_tf32(values[k]);
-#else
-        to[k] = values[k];
-#endif
-    }
-#pragma unroll
-    for (int part = 0; part < FACTOR_PARTS; ++part) {
-        store16(packed + part * B_PART, unit[part]);
+        values[k] = to_acc(from[k * p.weight.c]);
     }
 }
 
@@ -55,10 +35,14 @@ extern "C" __global__ void pack_tiles(
         const int in_group = static_cast<int>(strip - group * strips) * TILE_N + row;
         const Cursor at = cursor_of(route, static_cast<int>(tile - strip * p.stages));
         const int unit = at.unit + unit_at(row, slot % STAGE) % STAGE;
-        scalar_t values[VECTOR] = {};
+        acc_t values[VECTOR] = {};
         if (in_group < group_out && unit < batch_taps(route, at) * CHUNK_UNITS) {
             load_unit(p, weight, at, unit, group * group_out + in_group, values);
         }
-        store_unit(values, packed + tile * B_UNITS + slot);
+        const Unit filled = unit_of(values);
+#pragma unroll
+        for (int part = 0; part < FACTOR_PARTS; ++part) {
+            store16(packed + tile * B_UNITS + slot + part * B_PART, filled.part[part]);
+        }
     }
 }

@@ -42,7 +42,7 @@ __device__ inline void clear(Sums* sums) {
 
 #if PRODUCTS == 3
 // Split a number into what TF32 holds of it and the rest. An infinity has no rest.
-__device__ inline void split(float whole, float* large, float* rest) {
+__device__ inline void split_tf32(float whole, float* large, float* rest) {
     const unsigned bits = __float_as_uint(whole);
     *large = __uint_as_float(whole == whole ? bits & 0xFFFFE000u : 0x7FC00000u);
     *rest = *large == whole ? 0.0f : to_tf32(whole - *large);
@@ -92,6 +92,25 @@ __device__ inline void add_products(const Factor& a, const Factor& b, int half, 
     multiply_add(scalar_t(), a.large, b.large + 2 * half, sum);
 }
 #endif
+
+// A unit of a factor, in the parts that are multiplied.
+struct Unit { vec16_t part[FACTOR_PARTS]; };
+
+__device__ inline Unit unit_of(const acc_t* values) {
+    Unit unit;
+    scalar_t* const to = reinterpret_cast<scalar_t*>(unit.part);
+#pragma unroll
+    for (int i = 0; i < VECTOR; ++i) {
+#if PRODUCTS == 3
+        split_tf32(values[i], to + i, to + VECTOR + i);
+#elif ROUNDS
+        to[i] = to_tf32(values[i]);
+#else
+        from_acc(values[i], to + i);
+#endif
+    }
+    return unit;
+}
 
 // The units whose addresses a thread gives when its warp loads matrices.
 struct Given { int a, b; };
