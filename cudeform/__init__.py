@@ -12,6 +12,7 @@ The result is an array of the kind that came in.
 """
 
 from cudeform import _checkout  # noqa: F401  it must come first
+from cudeform.arrays import DoubleGradients, Gradients
 from cudeform.geometry import Geometry, geometry_of
 from cudeform.inspect import (
     OffsetStats,
@@ -20,8 +21,7 @@ from cudeform.inspect import (
     plot_sampling,
     sampling_locations,
 )
-from cudeform.operands import DoubleGradients, Gradients
-from cudeform.ops import (
+from cudeform.operators.deform_conv import (
     deform_conv2d,
     deform_conv2d_backward,
     deform_conv2d_double_backward,

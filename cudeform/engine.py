@@ -10,15 +10,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cudeform import cpu
+from cudeform.arrays import DoubleGradients, Gradients, Operands
 from cudeform.geometry import Geometry
-from cudeform.operands import DoubleGradients, Gradients, Operands
 from cudeform.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cudeform.gpu.protocol import Memory
-    from cudeform.gpu.steps import Executor
+    from cudeform.gpu.device_api.commands import Executor
+    from cudeform.gpu.device_api.protocol import Memory
 
 
 def gpu_device(
@@ -34,7 +34,7 @@ def gpu_device(
     Raises:
         RuntimeError: CuPy or a GPU is missing; the text says what to do.
     """
-    from cudeform.gpu.device import CupyDevice, pool_allocate
+    from cudeform.gpu.cuda.device import CupyDevice, pool_allocate
 
     return CupyDevice(index, stream, allocate or pool_allocate)
 

@@ -6,8 +6,8 @@ from functools import cache, lru_cache
 from typing import Any
 
 from cudeform import engine
+from cudeform.arrays import DeviceArray, DoubleGradients, Gradients, Operands
 from cudeform.geometry import Geometry
-from cudeform.operands import DeviceArray, DoubleGradients, Gradients, Operands
 from cudeform.options import current
 
 

@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cudeform import engine
+from cudeform.arrays import DoubleGradients, Gradients, Operands
 from cudeform.geometry import Geometry
-from cudeform.operands import DoubleGradients, Gradients, Operands
 
 from . import cupy as cupy_door
 from . import numpy as numpy_door
-from .capsules import borrow_bfloat16, lend_bfloat16
+from .dlpack_bfloat16 import borrow_bfloat16, lend_bfloat16
 
 CUDA, CUDA_MANAGED = 2, 13  # DLPack's numbers of the kinds of device that are CuPy's
 

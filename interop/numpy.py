@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from cudeform import engine
+from cudeform.arrays import DoubleGradients, Gradients, Operands
 from cudeform.geometry import Geometry
-from cudeform.operands import DoubleGradients, Gradients, Operands
 from cudeform.options import current
 
 

@@ -8,15 +8,16 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from cupy_calls import FakeCupy
-from dlpackcases import from_dlpack
-from gpu_engine import GpuDevice, TestDevice, through_columns
 from hostcuda import HostDevice, compiler_path
 from hypothesis import HealthCheck, settings
+from support.cupy_calls import FakeCupy
+from support.dlpackcases import from_dlpack
+from support.gpu_engine import GpuDevice, TestDevice, through_columns
 
-from cudeform.gpu import device as gpu_device
-from cudeform.gpu import ready, scatter
-from cudeform.gpu.device import device_count
+from cudeform.gpu import scatter
+from cudeform.gpu.cuda import device as gpu_device
+from cudeform.gpu.cuda import prepared_launch
+from cudeform.gpu.cuda.device import device_count
 
 # The same examples in every run: a test that fails in CI fails everywhere.
 settings.register_profile(
@@ -80,7 +81,7 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCupy]:
     """A CuPy that only writes down what it is asked."""
     fake = FakeCupy()
     monkeypatch.setitem(sys.modules, "cupy", fake)
-    caches = (gpu_device._properties, ready._compiled, ready._allow_shared)
+    caches = (gpu_device._properties, prepared_launch._compiled, prepared_launch._allow_shared)
     monkeypatch.setattr(gpu_device, "_thread", gpu_device._Thread())
     for cache in caches:
         cache.cache_clear()

@@ -12,10 +12,11 @@ from cudeform.commands.bench_gpu_model import Mode
 from cudeform.commands.bench_gpu_peers import Calls, Tensors, cudeform_calls
 from cudeform.geometry import Geometry, geometry_of
 from cudeform.gpu import call as columns
-from cudeform.gpu import direct, paths, scatter
+from cudeform.gpu import paths, scatter
+from cudeform.gpu.algorithms import direct
+from cudeform.gpu.device_api.kernel_source import ITEMSIZE
 from cudeform.gpu.forward import path_of
 from cudeform.gpu.owned_tiles import window_of
-from cudeform.gpu.source import ITEMSIZE
 
 # Names of these contestants begin so.
 PATH, SCATTER = "path ", "scatter "

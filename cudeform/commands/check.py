@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 import cudeform
+from cudeform.arrays import Gradients
 from cudeform.commands import gpus, info
-from cudeform.gpu.device import GpuUnavailableError, usable_cupy
-from cudeform.operands import Gradients
+from cudeform.gpu.cuda.device import GpuUnavailableError, usable_cupy
 
 # Largest difference allowed, of the largest value: one rounding of columns and result each.
 ALLOWED = {"float16": 4e-3, "float32": 1e-5, "float64": 1e-12}

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cudeform.gpu.device import GpuUnavailableError, usable_cupy
+from cudeform.gpu.cuda.device import GpuUnavailableError, usable_cupy
 
 # There as soon as Linux has loaded NVIDIA's driver.
 DRIVER = Path("/proc/driver/nvidia/version")

@@ -25,7 +25,7 @@ LIBRARIES = (
 )  # fmt: skip
 
 # Those whose arrays go through the CPU engine as NumPy's do.
-DOORS = {"torch": "PyTorch tensors", "jax": "JAX arrays"}
+ADAPTERS = {"torch": "PyTorch tensors", "jax": "JAX arrays"}
 WIDTH = 88
 COMMAND = re.compile(r"(pip install|python -m cudeform) \S+")
 HARD_SPACE = "\N{NO-BREAK SPACE}"
@@ -67,7 +67,7 @@ def note(machine: Machine, libraries: Mapping[str, str], gpus: Gpus, works: bool
     lines += [wrapped("", f"NumPy arrays, on the CPU: a small convolution came out {came_out}")]
     lines += [
         wrapped("", f"{arrays}, on the CPU: by the same engine, not tried here")
-        for library, arrays in DOORS.items()
+        for library, arrays in ADAPTERS.items()
         if library in libraries
     ]
     lines += [wrapped("", f"CuPy arrays, on a GPU: {gpus.outcome}")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from cudeform.arrays import Gradients, Operands
 from cudeform.cpu.blas import single_threaded
 from cudeform.cpu.call import Array, Call, Table
 from cudeform.cpu.panels import Gain, Panel, Sums, work_through
@@ -12,7 +13,6 @@ from cudeform.cpu.products import grad_columns_of
 from cudeform.cpu.tiles import Tile
 from cudeform.cpu.workspace import backward_plan
 from cudeform.geometry import Geometry
-from cudeform.operands import Gradients, Operands
 from cudeform.options import Options
 
 

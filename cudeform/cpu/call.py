@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cudeform.arrays import Operands
 from cudeform.cpu.products import taps_first
 from cudeform.cpu.samples import Samples
 from cudeform.cpu.sampling import samples
 from cudeform.cpu.tiles import Item, Result, Tile, in_order, tiles
 from cudeform.cpu.workspace import Plan
 from cudeform.geometry import Geometry
-from cudeform.operands import Operands
 from cudeform.options import Options
 from cudeform.partition import split
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from cudeform.arrays import DoubleGradients, Gradients, Operands
 from cudeform.cpu.backward import write_mask, write_offset
 from cudeform.cpu.blas import single_threaded
 from cudeform.cpu.call import Array, Call
@@ -24,7 +25,6 @@ from cudeform.cpu.tangents import Direction, Move, Place
 from cudeform.cpu.tiles import Tile
 from cudeform.cpu.workspace import double_plan
 from cudeform.geometry import Geometry
-from cudeform.operands import DoubleGradients, Gradients, Operands
 from cudeform.options import Options
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
+from cudeform.arrays import Operands
 from cudeform.cpu.blas import single_threaded
 from cudeform.cpu.call import Array, Call, Table
 from cudeform.cpu.products import output_of
 from cudeform.cpu.tiles import Tile
 from cudeform.cpu.workspace import forward_plan
 from cudeform.geometry import Geometry
-from cudeform.operands import Operands
 from cudeform.options import Options
 
 

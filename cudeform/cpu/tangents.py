@@ -18,12 +18,12 @@ from itertools import repeat
 import numpy as np
 import scipy.sparse as sp
 
+from cudeform.arrays import Gradients
 from cudeform.cpu.call import Array, Call, Table
 from cudeform.cpu.products import grad_columns_of, output_of, taps_first
 from cudeform.cpu.samples import Samples
 from cudeform.cpu.sampling import in_sample_order
 from cudeform.cpu.tiles import Tile
-from cudeform.operands import Gradients
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+from cudeform.arrays import Gradients, Operands
 from cudeform.geometry import Geometry
-from cudeform.gpu import direct, direct_backward, products
+from cudeform.gpu import products
+from cudeform.gpu.algorithms import direct, direct_backward
+from cudeform.gpu.algorithms.grad_input import InputSums
+from cudeform.gpu.algorithms.grad_input_sorted import image_bytes, sample_bytes
 from cudeform.gpu.call import THREADS, Call, most_positions, pointer_of, row_of
 from cudeform.gpu.chunks import Chunk, Costs, chunks
+from cudeform.gpu.device_api.kernel_source import ITEMSIZE
+from cudeform.gpu.device_api.protocol import Device, DeviceArray, Memory
 from cudeform.gpu.forward import im2col, input_images
-from cudeform.gpu.gather import image_bytes, sample_bytes
-from cudeform.gpu.grad_input import InputSums
-from cudeform.gpu.layout import ChannelsLast, pack_weight, unpack_weight
+from cudeform.gpu.layouts import ChannelsLast, pack_weight, unpack_weight
 from cudeform.gpu.paths import forced_path
-from cudeform.gpu.protocol import Device, DeviceArray, Memory
 from cudeform.gpu.scatter import gathers
-from cudeform.gpu.source import ITEMSIZE
-from cudeform.operands import Gradients, Operands
 from cudeform.options import Options
 
 

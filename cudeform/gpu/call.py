@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
+from cudeform.arrays import Operands
 from cudeform.geometry import Geometry
 from cudeform.gpu.chunks import Chunk
-from cudeform.gpu.params import Layout
-from cudeform.gpu.protocol import Device, DeviceArray, Memory
+from cudeform.gpu.device_api.kernel_source import ITEMSIZE, Variant, kernel, widest
+from cudeform.gpu.device_api.params import Layout
+from cudeform.gpu.device_api.protocol import Device, DeviceArray, Memory
 from cudeform.gpu.scatter import adds_of
-from cudeform.gpu.source import ITEMSIZE, Variant, kernel, widest
-from cudeform.operands import Operands
 from cudeform.options import Options
 
 THREADS = 256

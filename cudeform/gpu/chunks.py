@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cudeform.geometry import Geometry
-from cudeform.gpu.protocol import Device
+from cudeform.gpu.device_api.protocol import Device
 from cudeform.options import Options
 from cudeform.partition import split
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cudeform.arrays import Operands
 from cudeform.geometry import Geometry
-from cudeform.gpu import direct, fused, products
+from cudeform.gpu import products
+from cudeform.gpu.algorithms import direct, fused
 from cudeform.gpu.call import THREADS, Call, most_positions, pointer_of, row_of
 from cudeform.gpu.chunks import Chunk, Costs, chunks
-from cudeform.gpu.layout import ChannelsLast, pack_weight
+from cudeform.gpu.device_api.kernel_source import ITEMSIZE
+from cudeform.gpu.device_api.protocol import Device, DeviceArray, Memory
+from cudeform.gpu.layouts import ChannelsLast, pack_weight
 from cudeform.gpu.paths import forced_path
-from cudeform.gpu.protocol import Device, DeviceArray, Memory
-from cudeform.gpu.source import ITEMSIZE
-from cudeform.operands import Operands
 from cudeform.options import Options
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from cudeform.geometry import Geometry
 from cudeform.gpu.call import Call, pointer_of
 from cudeform.gpu.chunks import Chunk
-from cudeform.gpu.protocol import DeviceArray, Memory
+from cudeform.gpu.device_api.protocol import DeviceArray, Memory
 
 # Positions of a tile, along each side.
 SIDE = 8

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from cudeform.gpu.call import Call
 from cudeform.gpu.chunks import Chunk
-from cudeform.gpu.protocol import DeviceArray, Gemm, Matrix
+from cudeform.gpu.device_api.protocol import DeviceArray, Gemm, Matrix
 
 
 def output(

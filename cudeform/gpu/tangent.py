@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cudeform.arrays import DeviceArray, Gradients, Operands
 from cudeform.geometry import Geometry
 from cudeform.gpu import products
+from cudeform.gpu.algorithms.grad_input_sorted import image_bytes, sample_bytes
 from cudeform.gpu.call import (
     THREADS,
     Call,
@@ -22,12 +24,10 @@ from cudeform.gpu.call import (
     strides_of,
 )
 from cudeform.gpu.chunks import Chunk, Costs, chunks
+from cudeform.gpu.device_api.kernel_source import ITEMSIZE
+from cudeform.gpu.device_api.protocol import Device, Memory
 from cudeform.gpu.forward import im2col, input_images
-from cudeform.gpu.gather import image_bytes, sample_bytes
-from cudeform.gpu.layout import ChannelsLast, pack_weight
-from cudeform.gpu.protocol import Device, Memory
-from cudeform.gpu.source import ITEMSIZE
-from cudeform.operands import DeviceArray, Gradients, Operands
+from cudeform.gpu.layouts import ChannelsLast, pack_weight
 from cudeform.options import Options
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cudeform.arguments import DTYPES
+from cudeform.checks import DTYPES
 from cudeform.geometry import Padding, Pair, _offset_groups, as_padding, as_pair
 from cudeform.inspect.space import Space, dtype_name
 

@@ -22,17 +22,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from cudeform.arrays import DoubleGradients, Gradients, Operands
 from cudeform.geometry import Geometry
-from cudeform.operands import DoubleGradients, Gradients, Operands
 from cudeform.options import current
 
 from . import minimum  # noqa: F401, fails if JAX is too old for what follows
 
 # isort: split
-from . import derivatives, vmap
-from .bridges import bridge, chosen
+from . import autodiff, batching
+from .call_spec import TANGENT, Task
+from .lowering import bridge, chosen
 from .primitives import call
-from .task import TANGENT, Task
 
 __all__ = [
     "backward",
@@ -44,8 +44,8 @@ __all__ = [
     "jvp",
 ]
 
-derivatives.register()
-vmap.register()
+autodiff.register()
+batching.register()
 
 
 def dtype_name(array: Any) -> str:

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import jax
 
 from cudeform import engine
-from cudeform.operands import DeviceArray
+from cudeform.arrays import DeviceArray
 
-from .task import Shape, Task, contiguous, performer, shapes_of
+from .call_spec import Shape, Task, contiguous, performer, shapes_of
 
 ALIGNMENT = 256
 

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from . import cuda
-from .task import Task, performer, shapes_of, task_of, text_of
+from .call_spec import Task, performer, shapes_of, task_of, text_of
 
 TARGET = "cudeform_deform_conv2d"
 ATTRIBUTE = "task"

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from cudeform.arrays import Operands
 from cudeform.geometry import Padding, Pair, as_padding, as_pair, geometry_of
-from cudeform.operands import Operands
 
 from . import forward
 

@@ -24,11 +24,11 @@ import jax
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
-from cudeform.arguments import GRADIENTS
+from cudeform.checks import GRADIENTS
 
-from .bridges import execute, host
+from .call_spec import TANGENT, Task
+from .lowering import execute, host
 from .sharding import execute_sharded, is_partitioned, needs_devices, vary_alike
-from .task import TANGENT, Task
 
 OPERATIONS = ("forward", "jvp", "backward", "double_backward", "second_jvp")
 PLATFORMS = ("cpu", "cuda")

@@ -16,8 +16,8 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.interpreters import mlir
 from jax.sharding import NamedSharding, PartitionSpec
 
-from .bridges import execute
-from .task import Task, is_filter, shapes_of
+from .call_spec import Task, is_filter, shapes_of
+from .lowering import execute
 
 
 def needs_devices(primitive: Any) -> None:

@@ -12,15 +12,15 @@ worked on by the stream that is current in torch, in memory of torch's allocator
 
 from __future__ import annotations
 
-from .call import (
+from .convert import replace_torchvision
+from .functional import (
     deform_conv2d,
     deform_conv2d_backward,
     deform_conv2d_double_backward,
     deform_conv2d_jvp,
 )
-from .layers import DeformConv2d
+from .nn import DeformConv2d
 from .packs import DeformConv2dPack, ModulatedDeformConv2dPack
-from .swap import replace_torchvision
 
 __all__ = [
     "DeformConv2d",

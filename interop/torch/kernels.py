@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from cudeform import engine
-from cudeform.operands import DoubleGradients, Gradients
+from cudeform.arrays import DoubleGradients, Gradients
 
-from .engine import Computed, Tensor, Tensors, Traced
-from .settings import unpacked
+from .impl import Computed, Tensor, Tensors, Traced
+from .static_args import unpacked
 
 On = type[Computed] | type[Traced]
 

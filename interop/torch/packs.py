@@ -11,8 +11,8 @@ from torch import nn
 
 from cudeform.geometry import Padding, Pair
 
-from .engine import Tensor
-from .layers import DeformConv2d
+from .impl import Tensor
+from .nn import DeformConv2d
 
 
 class _Pack(DeformConv2d):

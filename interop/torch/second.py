@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from . import ops
-from .engine import Tensor
-from .first import Gradient, save, where
+from . import dispatch
+from .autograd import Gradient, save, where
+from .impl import Tensor
 from .vmap import vmapped
 
 
@@ -20,7 +20,7 @@ class Jvp(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(*args: Any) -> Tensor:
         """Run the operator."""
-        return ops.jvp.operator(*args)
+        return dispatch.jvp.operator(*args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -37,10 +37,10 @@ class Jvp(torch.autograd.Function):  # type: ignore[misc]
         if grad is not None and any(needs[:4]):
             also = [False, *needs[:4]]
             tensors = grad, input, offset, weight, mask, *tangents
-            second = where(also, ops.double_backward(*tensors, also, *ctx.rest))[1:]
+            second = where(also, dispatch.double_backward(*tensors, also, *ctx.rest))[1:]
         if grad is not None and any(needs[4:]):
             tensors = grad, input, offset, weight, tangents[3], mask  # a bias, for its shape
-            first = where(needs[4:], ops.backward(*tensors, needs[4:], *ctx.rest))
+            first = where(needs[4:], dispatch.backward(*tensors, needs[4:], *ctx.rest))
         return second + first + nothing
 
     @staticmethod
@@ -65,7 +65,7 @@ class DoubleBackward(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(*args: Any) -> Gradient:
         """Run the operator."""
-        grads: Gradient = ops.double_backward.operator(*args)
+        grads: Gradient = dispatch.double_backward.operator(*args)
         return grads
 
     @staticmethod
@@ -92,5 +92,5 @@ class DoubleBackward(torch.autograd.Function):  # type: ignore[misc]
         return vmapped(call, "i" + "iifi" + "iiffi", results, info, in_dims, args)
 
 
-ops.jvp.derive(Jvp)
-ops.double_backward.derive(DoubleBackward)
+dispatch.jvp.derive(Jvp)
+dispatch.double_backward.derive(DoubleBackward)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .engine import Tensor
+from .impl import Tensor
 
 # A letter for each tensor: its first dimensions are images and channels, or filters.
 IMAGES, FILTERS = "i", "f"

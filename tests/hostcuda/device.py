@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cudeform.gpu.protocol import DeviceArray, Gemm, Kernel
-from cudeform.gpu.steps import Step, queue
+from cudeform.gpu.device_api.commands import Step, queue
+from cudeform.gpu.device_api.protocol import DeviceArray, Gemm, Kernel
 from hostcuda.compiler import WATCH_RACES, compiled
 from hostcuda.gemm import multiply
 from hostcuda.library import MOST_THREADS, KernelError, Launch, Library

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cudeform.gpu.protocol import Gemm, Matrix
+from cudeform.gpu.device_api.protocol import Gemm, Matrix
 from hostcuda.views import Memory, view
 
 # dtype of a and b, and of c, for which cuBLAS has a product.

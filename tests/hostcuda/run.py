@@ -28,9 +28,9 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT / "tests")
 
 from cudeform import gpu  # noqa: E402
-from cudeform.arguments import GRADIENTS, check_dtypes  # noqa: E402
+from cudeform.arrays import Gradients, Operands  # noqa: E402
+from cudeform.checks import GRADIENTS, check_dtypes  # noqa: E402
 from cudeform.geometry import Geometry, geometry_of  # noqa: E402
-from cudeform.operands import Gradients, Operands  # noqa: E402
 from cudeform.options import Options  # noqa: E402
 from hostcuda import HostDevice  # noqa: E402
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cudeform.gpu.protocol import DeviceArray, Kernel
+from cudeform.gpu.device_api.protocol import DeviceArray, Kernel
 from hostcuda.device import HostDevice
 from hostcuda.library import KernelError
 

@@ -1,0 +1,1 @@
+"""The engine runs against a recorder once; its launches are replayed for every later call."""

@@ -1,0 +1,313 @@
+"""The public operators: check the call, then hand it to the door of its arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from cudeform.arrays import DoubleGradients, Gradients, Operands
+from cudeform.checks import (
+    DOUBLE_GRADIENTS,
+    GRADIENTS,
+    check_devices,
+    check_dtypes,
+    check_needs,
+    check_tangents,
+)
+from cudeform.geometry import Geometry, Padding, Pair, geometry_of
+from cudeform.interop.adapter import Adapter, adapter_of
+
+
+def deform_conv2d(
+    input: Any,
+    offset: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    mask: Any = None,
+) -> Any:
+    """Deformable convolution: each tap samples the input where its offset sends it.
+
+    DCNv1 (Dai et al., "Deformable Convolutional Networks", ICCV 2017) without a mask, DCNv2 (Zhu et
+    al., "Deformable ConvNets v2", CVPR 2019) with one. Arguments, order and defaults are those of
+    ``torchvision.ops.deform_conv2d``, and so are the results.
+
+    The offset, seen as ``(N, offset_groups, KH, KW, 2, OH, OW)``, holds **dy first, then dx**, in
+    pixels. Tap ``(i, j)`` of output position ``(oy, ox)`` samples the input at::
+
+        y = oy * stride_h - pad_top  + i * dilation_h + dy
+        x = ox * stride_w - pad_left + j * dilation_w + dx
+
+    by bilinear interpolation of the image extended by zeros; a sample is 0 unless ``-1 < y < H``
+    and ``-1 < x < W``. Channel ``c`` follows offset group ``c // (C / offset_groups)``. A NaN
+    coordinate gives NaN, an infinite one is outside.
+
+    Args:
+        input: (N, C, H, W), float16, bfloat16, float32 or float64, any strides.
+        offset: (N, 2*offset_groups*KH*KW, OH, OW), pixels. Broadcast (stride-0) arrays are read as
+            they are.
+        weight: (O, C/groups, KH, KW).
+        bias: (O,), or None.
+        stride: vertical and horizontal, or one number for both.
+        padding: zeros added on each side: a number, (vertical, horizontal), or
+            ((top, bottom), (left, right)).
+        dilation: vertical and horizontal distance of taps, or one number for both.
+        mask: (N, offset_groups*KH*KW, OH, OW), factor of each sample, or None for 1. No sigmoid is
+            applied.
+
+    All arrays share one library, dtype and device. ``groups = C // weight.shape[1]`` and
+    ``offset_groups = offset.shape[1] // (2*KH*KW)`` are inferred.
+
+    Returns:
+        (N, O, OH, OW), an array of the same library, dtype and device.
+        ``OH = (H + top + bottom - dilation_h*(KH - 1) - 1) // stride_h + 1``.
+
+    Raises:
+        TypeError: no array, arrays of different libraries or dtypes, an unsupported dtype.
+        ValueError: shapes that do not fit, a size that is impossible.
+
+    Example:
+        >>> import numpy as np, cudeform
+        >>> image = np.arange(9.0).reshape(1, 1, 3, 3)
+        >>> offset = np.zeros((1, 2, 3, 3))
+        >>> offset[:, 0] = 1.0  # dy: every position looks one row down
+        >>> cudeform.deform_conv2d(image, offset, np.ones((1, 1, 1, 1)))[0, 0]
+        array([[3., 4., 5.],
+               [6., 7., 8.],
+               [0., 0., 0.]])
+    """
+    operands = Operands(input, offset, weight, bias, mask)
+    arrays = _arrays(operands, {})
+    door = _door(arrays)
+    if hasattr(door, "deform_conv2d"):
+        return door.deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
+    geometry = _checked(door, operands, arrays, stride, padding, dilation)
+    return door.forward(operands, geometry)
+
+
+def deform_conv2d_backward(
+    grad_output: Any,
+    input: Any,
+    offset: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    mask: Any = None,
+    *,
+    needs: Sequence[str] = GRADIENTS,
+) -> Gradients:
+    """Gradients of ``(grad_output * deform_conv2d(...)).sum()``.
+
+    Args:
+        grad_output: (N, O, OH, OW), same library, dtype and device as the input.
+        input, offset, weight, bias, stride, padding, dilation, mask: as for
+            :func:`deform_conv2d`.
+        needs: names of the arguments whose gradients are wanted; the others cost nothing.
+
+    Returns:
+        A named tuple ``(input, offset, weight, bias, mask)``, each of its argument's shape and
+        dtype, None where not needed or where there is no such argument.
+
+    The offset's gradient is the derivative to the right at whole coordinates, as in torchvision;
+    ``cudeform.options(boundary_grad="mmcv")`` selects the other convention at the image's edge.
+    Two deliberate differences: the side is the offset's own, so -1e-9 is to the left of every pixel
+    in float32 too; and a sample outside has zero gradients even if ``grad_output`` is not finite.
+
+    Raises:
+        TypeError, ValueError: as :func:`deform_conv2d`, or a name in ``needs`` that is no argument.
+
+    Example:
+        >>> import numpy as np, cudeform
+        >>> image = np.arange(9.0).reshape(1, 1, 3, 3)
+        >>> offset, weight = np.zeros((1, 2, 3, 3)), np.ones((1, 1, 1, 1))
+        >>> grads = cudeform.deform_conv2d_backward(
+        ...     np.ones((1, 1, 3, 3)), image, offset, weight, needs=("offset",)
+        ... )
+        >>> float(grads.offset[0, 0, 0, 0]), float(grads.offset[0, 1, 0, 0])  # d/dy, d/dx
+        (3.0, 1.0)
+    """
+    operands = Operands(input, offset, weight, bias, mask)
+    extra = {"grad_output": grad_output}
+    arrays = _arrays(operands, extra)
+    door = _door(arrays)
+    if hasattr(door, "deform_conv2d_backward"):
+        rest = bias, stride, padding, dilation, mask
+        found: Gradients = door.deform_conv2d_backward(
+            grad_output, input, offset, weight, *rest, needs=needs
+        )
+        return found
+    geometry = _checked(door, operands, arrays, stride, padding, dilation)
+    geometry.check_grad_output(grad_output.shape)
+    present = {"bias": bias is not None, "mask": mask is not None}
+    needed = check_needs(needs, GRADIENTS, present)
+    grads: Gradients = door.backward(operands, geometry, grad_output, needed)
+    return grads
+
+
+def deform_conv2d_jvp(
+    tangents: Gradients,
+    input: Any,
+    offset: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    mask: Any = None,
+) -> Any:
+    """Forward mode: how the output moves when the arguments move along ``tangents``.
+
+    Args:
+        tangents: ``cudeform.Gradients(input=..., offset=..., ...)``, each of its argument's shape
+            and dtype; None stands for zero.
+        input, offset, weight, bias, stride, padding, dilation, mask: as for
+            :func:`deform_conv2d`.
+
+    Returns:
+        Tangent of the output, (N, O, OH, OW).
+
+    Raises:
+        TypeError, ValueError: as :func:`deform_conv2d`.
+
+    Example:
+        >>> import numpy as np, cudeform
+        >>> image = np.arange(9.0).reshape(1, 1, 3, 3)
+        >>> offset, weight = np.zeros((1, 2, 3, 3)), np.ones((1, 1, 1, 1))
+        >>> down = np.zeros_like(offset)
+        >>> down[:, 0] = 1.0  # dy grows everywhere
+        >>> tangents = cudeform.Gradients(offset=down)
+        >>> float(cudeform.deform_conv2d_jvp(tangents, image, offset, weight)[0, 0, 0, 0])
+        3.0
+    """
+    operands = Operands(input, offset, weight, bias, mask)
+    extra = _tangents(operands, tangents)
+    arrays = _arrays(operands, extra)
+    door = _door(arrays)
+    if hasattr(door, "deform_conv2d_jvp"):
+        rest = bias, stride, padding, dilation, mask
+        return door.deform_conv2d_jvp(tangents, input, offset, weight, *rest)
+    geometry = _checked(door, operands, arrays, stride, padding, dilation)
+    return door.jvp(operands, geometry, tangents)
+
+
+def deform_conv2d_double_backward(
+    cotangents: Gradients,
+    grad_output: Any,
+    input: Any,
+    offset: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    mask: Any = None,
+    *,
+    needs: Sequence[str] = DOUBLE_GRADIENTS,
+) -> DoubleGradients:
+    """Gradients of the gradients: of ``sum(cotangents * deform_conv2d_backward(...))``.
+
+    Args:
+        cotangents: what the gradients are weighted with, each of its argument's shape and dtype;
+            None stands for zero.
+        grad_output: (N, O, OH, OW), as for :func:`deform_conv2d_backward`.
+        input, offset, weight, bias, stride, padding, dilation, mask: as for
+            :func:`deform_conv2d`.
+        needs: names of the results that are wanted; the others cost nothing.
+
+    Returns:
+        A named tuple ``(grad_output, input, offset, weight, mask)``. The bias is not among them: no
+        gradient depends on it.
+
+    Raises:
+        TypeError, ValueError: as :func:`deform_conv2d_backward`.
+
+    Example:
+        >>> import numpy as np, cudeform
+        >>> image = np.arange(9.0).reshape(1, 1, 3, 3)
+        >>> offset, weight = np.zeros((1, 2, 3, 3)), np.ones((1, 1, 1, 1))
+        >>> ones = np.ones((1, 1, 3, 3))
+        >>> second = cudeform.deform_conv2d_double_backward(
+        ...     cudeform.Gradients(weight=weight), ones, image, offset, weight
+        ... )
+        >>> bool((second.grad_output == image).all())  # d/dc of sum(c * image)
+        True
+    """
+    operands = Operands(input, offset, weight, bias, mask)
+    extra = _tangents(operands, cotangents) | {"grad_output": grad_output}
+    arrays = _arrays(operands, extra)
+    door = _door(arrays)
+    if hasattr(door, "deform_conv2d_double_backward"):
+        rest = bias, stride, padding, dilation, mask
+        second: DoubleGradients = door.deform_conv2d_double_backward(
+            cotangents, grad_output, input, offset, weight, *rest, needs=needs
+        )
+        return second
+    geometry = _checked(door, operands, arrays, stride, padding, dilation)
+    geometry.check_grad_output(grad_output.shape)
+    needed = check_needs(needs, DOUBLE_GRADIENTS, {"mask": mask is not None})
+    results: DoubleGradients = door.double_backward(
+        operands, geometry, grad_output, cotangents, needed
+    )
+    return results
+
+
+def _tangents(operands: Operands, tangents: Gradients) -> dict[str, Any]:
+    """The tangents that are given, by name; each must fit its argument."""
+    if not isinstance(tangents, Gradients):
+        raise TypeError(
+            f"tangents must be a cudeform.Gradients, got {type(tangents).__name__}; "
+            "write cudeform.Gradients(input=..., offset=...)"
+        )
+    given = {name: array for name, array in tangents._asdict().items() if array is not None}
+    check_tangents(
+        {name: getattr(array, "shape", None) for name, array in given.items()},
+        {name: getattr(array, "shape", None) for name, array in operands.present().items()},
+    )
+    return {f"tangent of {name}": array for name, array in given.items()}
+
+
+def _arrays(operands: Operands, extra: dict[str, Any]) -> dict[str, Any]:
+    """All arrays of a call, by name of the argument; those that must be there even if None."""
+    o = operands
+    arrays = {"input": o.input, "offset": o.offset, "weight": o.weight}
+    if o.bias is not None:
+        arrays["bias"] = o.bias
+    if o.mask is not None:
+        arrays["mask"] = o.mask
+    return arrays | extra if extra else arrays
+
+
+def _door(arrays: dict[str, Any]) -> Any:
+    """The door of a call.
+
+    A library that dispatches, traces and differentiates its calls itself wants them as they are:
+    its door has functions of the same names as those here, which check what they get.
+    """
+    return adapter_of(arrays)
+
+
+def _checked(
+    door: Adapter,
+    operands: Operands,
+    arrays: dict[str, Any],
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+) -> Geometry:
+    """Geometry of a call whose arrays all fit together."""
+    check_dtypes({name: door.dtype_name(array) for name, array in arrays.items()})
+    check_devices({name: door.device_of(array) for name, array in arrays.items()})
+    return geometry_of(
+        operands.input.shape,
+        operands.offset.shape,
+        operands.weight.shape,
+        None if operands.bias is None else operands.bias.shape,
+        stride,
+        padding,
+        dilation,
+        None if operands.mask is None else operands.mask.shape,
+    )

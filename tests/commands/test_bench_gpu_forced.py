@@ -1,0 +1,97 @@
+"""What a GPU's benchmark forces is forced, must be right, and has a table of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support.fake_gpu import SMALL, fake_gpu, report_of, shifted
+
+from cudeform.commands import bench_gpu_forced
+from cudeform.commands.bench_configs import GPU
+from cudeform.commands.bench_gpu import Gpu
+from cudeform.commands.bench_gpu_model import MODES
+from cudeform.commands.bench_gpu_report import table
+from cudeform.gpu import paths, scatter
+
+
+def forced_gpu(wrong: bool = False) -> Gpu:
+    """A GPU on which some contestants are cudeform, forced."""
+    ours = fake_gpu().contestants["cudeform"]
+
+    def only(direction: str, of: Any) -> Any:
+        return lambda *what: {direction: of(*what)[direction]}
+
+    forced = {
+        "path fused": only("forward", shifted if wrong else ours),
+        "scatter gather": only("backward", ours),
+    }
+    return fake_gpu(contestants=fake_gpu().contestants | forced)
+
+
+def test_what_was_forced_has_a_table_of_its_own() -> None:
+    report = report_of(forced_gpu(), directions=["forward", "backward"])
+    text = table(report)
+    assert "fp16, forward, forced: cold ms\nconfig  chosen  path fused\nsmall   3.0000" in text
+    assert "fp16, backward, forced: cold ms\nconfig  chosen  scatter gather\nsmall" in text
+    before = text.index("forced: cold ms")
+    assert "path fused" not in text[:before]
+    for measured in report.measurements:
+        assert len(measured.errors) == 2  # it must be right, too
+
+
+def test_what_is_forced_must_be_right() -> None:
+    report = report_of(forced_gpu(wrong=True))
+    [failure] = report.failures
+    assert "path fused is wrong at small forward fp16" in failure
+    [one] = report.measurements  # without it
+    assert list(one.host_us) == ["cudeform", "products"]
+
+
+@pytest.mark.parametrize("capability", [75, 80, 90])
+def test_what_can_be_forced(capability: int) -> None:
+    processor = bench_gpu_forced.Processor(capability, 132)
+    three = ("forward", "backward", "both")
+    for config in GPU:
+        g = bench_gpu_forced.geometry(config)
+        able = {
+            name: bench_gpu_forced.path_directions(name, g, "float16", processor)
+            for name in paths.FORWARD
+        }
+        assert able["im2col"] == three
+        assert able["direct"] == (three if config.name == "C4" else ())
+        fused = config.name != "C4" and capability >= 80
+        assert able["fused"] == (("forward",) if fused else ())
+        can = {"scalar": True, "vector": capability >= 90, "gather": True}
+        can["tiles"] = config.name != "C4"
+        assert can == {
+            name: bench_gpu_forced.can_scatter(name, g, "float16", processor)
+            for name in scatter.SCATTERS
+        }
+        assert not bench_gpu_forced.can_scatter("vector", g, "float64", processor)
+    far = replace(GPU[0], kernel=127)
+    g = bench_gpu_forced.geometry(far)
+    assert not bench_gpu_forced.can_scatter("tiles", g, "float16", processor)
+
+
+def test_forced_calls_are_forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def calls(*_: Any) -> Any:
+        return dict.fromkeys(
+            ("forward", "backward", "both"),
+            lambda: seen.append((paths.forced_path(), scatter.forced_scatter())),
+        )
+
+    monkeypatch.setattr(bench_gpu_forced, "cudeform_calls", calls)
+    made = bench_gpu_forced.contestants(
+        bench_gpu_forced.Processor(90, 132), ["im2col", "direct"], ["gather"]
+    )
+    tensors: Any = SimpleNamespace(config=SMALL)
+    for of in made.values():
+        for call in of(tensors, MODES["fp16"]).values():
+            call()
+    assert list(made) == ["path im2col", "path direct", "scatter gather"]
+    assert seen == [("im2col", None)] * 3 + [(None, "gather")]

@@ -1,0 +1,101 @@
+"""Each kernel moves the bytes that it has to, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from cases import Case, build
+from checks import needs_compiler
+from hostcuda import HostDevice
+from support.gpu_engine import backward, everything, forward, geometry, moved
+
+from cudeform.options import Options
+
+pytestmark = needs_compiler
+
+
+@dataclass(frozen=True)
+class Model:
+    """Bytes of global memory that a call has to move, all corners lying in the image."""
+
+    columns: int  # of columns, without the ends of the rows
+    corners: int  # 4 for each of these
+    ends: int  # 16 for each row: a 1 for the bias, and zeros
+
+    @classmethod
+    def of(cls, case: Case) -> Model:
+        g = geometry(case)
+        elements = g.batch * g.out_pixels * g.taps * g.channels
+        size, rows = case.input.itemsize, g.batch * g.out_pixels * g.groups
+        return cls(elements * size, 4 * elements * size, 16 * rows)
+
+
+def inside(dtype: str) -> Case:
+    """A case all of whose samples lie between four pixels of the image."""
+    case = build(
+        "inside",
+        channels=32,
+        size=(10, 12),
+        out_channels=4,
+        stride=(2, 2),
+        groups=2,
+        offset_groups=2,
+    )
+    return replace(case, offset=np.clip(np.abs(case.offset) % 1, 0.125, 0.875)).cast(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+class TestBytes:
+    """Of vectors of channels: the harness counts these where it does not watch races."""
+
+    def test_forward_reads_each_corner_and_writes_each_column_once(self, dtype: str) -> None:
+        case, device = inside(dtype), HostDevice()
+        forward(device, case)
+        model = Model.of(case)
+        assert moved(device, "deform_im2col") == (model.corners, model.columns + model.ends, 0)
+
+    def test_backward_reads_columns_and_corners_once(self, dtype: str) -> None:
+        case, device = inside(dtype), HostDevice()
+        backward(device, case)
+        model = Model.of(case)
+        acc = max(4, case.input.itemsize) // case.input.itemsize
+        assert moved(device, "deform_backward") == (
+            model.columns + model.corners,
+            model.columns + model.ends,
+            model.corners * acc,
+        )
+
+    def test_columns_are_not_written_back_if_nobody_needs_them(self, dtype: str) -> None:
+        case, device = inside(dtype), HostDevice()
+        backward(device, case, needs=("offset", "mask"))
+        model = Model.of(case)
+        assert moved(device, "deform_backward") == (model.columns + model.corners, 0, 0)
+
+    def test_a_deterministic_backward_adds_nothing(self, dtype: str) -> None:
+        case, device = inside(dtype), HostDevice()
+        backward(device, case, Options(deterministic=True))
+        model = Model.of(case)
+        assert moved(device, "deform_gather") == (4 * model.columns, 0, 0)
+        backward_bytes = (model.columns + model.corners, model.columns + model.ends, 0)
+        assert moved(device, "deform_backward") == backward_bytes
+
+
+def test_geometry_is_read_once_for_each_sample() -> None:
+    """A device that watches races counts every byte, those of single numbers too."""
+    case, device = inside("float32"), HostDevice(races=True)
+    everything(device, case)
+    model = Model.of(case)
+    geometry_bytes = case.offset.nbytes + case.mask.nbytes
+    assert moved(device, "deform_im2col") == (
+        model.corners + geometry_bytes,
+        model.columns + model.ends,
+        0,
+    )
+    assert moved(device, "deform_backward") == (
+        model.columns + model.corners + geometry_bytes,
+        model.columns + model.ends + geometry_bytes,  # gradients are as large
+        model.corners,
+    )
+    assert moved(device, "channels_first")[:2] == (case.input.nbytes,) * 2

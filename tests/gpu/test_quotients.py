@@ -1,0 +1,36 @@
+"""What kernels multiply by instead of dividing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cudeform.gpu.device_api.params import LAUNCH, Layout, divisor
+
+LAST = 2**31 - 1
+
+
+@pytest.mark.parametrize(
+    "by", [*range(1, 40), 128, 168, 1000, 2**16 - 1, 2**16, 2**16 + 1, 2**30 + 1, LAST - 1, LAST]
+)
+def test_quotients_are_exact(by: int) -> None:
+    same, multiplier, shift = divisor(by)
+    assert same == by
+    assert multiplier < 2**32
+    assert 0 <= shift < 32
+    steps = np.unique(np.geomspace(1, LAST // by + 1, 200).astype(np.int64)) * by
+    some = np.concatenate([steps - 1, steps, steps + 1, [0, 1, LAST - 1, LAST]])
+    for n in some[(some >= 0) & (some <= LAST)].tolist():
+        assert 2 * n * multiplier >> 32 + shift == n // by  # as in grid.cuh
+
+
+def test_nothing_is_divided_by_a_size_that_is_missing() -> None:
+    assert divisor(0) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+def test_a_divisor_is_the_same_in_both_languages(bits: int) -> None:
+    layout = Layout(bits)
+    kinds = {name for name, kind in LAUNCH.items() if kind == "Divisor"}
+    assert all(layout.launch[name].itemsize == 12 for name in kinds)
+    assert "struct Divisor { int by; unsigned int multiplier; int shift; };" in layout.text()

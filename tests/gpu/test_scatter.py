@@ -1,0 +1,190 @@
+"""How the gradient of the input is summed: the rule, that one can be forced, and that all agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import DTYPES, LAYOUTS, Case, build
+from checks import assert_agrees, needs_compiler
+from hostcuda import HostDevice, KernelError, Launched
+from reference import reference
+from support.gpu_engine import TestDevice, backward, geometry, through_columns
+from support.gpu_engine import operands as put
+
+from cudeform import gpu
+from cudeform.arrays import Gradients
+from cudeform.gpu import paths, scatter
+from cudeform.gpu.device_api.kernel_source import Variant, kernel
+from cudeform.gpu.device_api.params import Layout
+from cudeform.gpu.device_api.protocol import Kernel
+from cudeform.gpu.replay.recorder import Recorder
+from cudeform.gpu.scatter import SCATTERS, adds_of, gathers, owns
+from cudeform.options import Options
+
+pytestmark = needs_compiler
+
+WIDE = build("wide", channels=32, size=(6, 5), out_channels=6, groups=2, offset_groups=2)
+DEPTHWISE = build("depthwise", channels=16, size=(6, 5), out_channels=16, groups=16)
+ODD = build("odd", channels=5, size=(6, 5), out_channels=4)
+CASES = [WIDE, DEPTHWISE, ODD]
+
+
+# ---- the rule ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("capability", [75, 80, 86, 89, 90, 100, 120])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_vectors_are_added_where_the_processor_can(dtype: str, capability: int) -> None:
+    wide = {"float16": 8, "bfloat16": 8, "float32": 4, "float64": 2}[dtype]
+    able = capability >= 90 and dtype != "float64"
+    assert adds_of(dtype, wide, capability) == (4 if able else 1)
+    assert adds_of(dtype, 1, capability) == 1
+    assert adds_of("float64", 4, capability) == 1
+    with scatter.forced("scalar"):
+        assert adds_of(dtype, wide, capability) == 1
+    for name in ("vector", "tiles"):
+        with scatter.forced(name):
+            assert adds_of(dtype, wide, capability) == (4 if able else 1)
+
+
+def test_deterministic_calls_gather_whatever_is_forced() -> None:
+    assert not gathers(Options())
+    assert gathers(Options(deterministic=True))
+    for name in SCATTERS:
+        with scatter.forced(name):
+            assert gathers(Options(deterministic=True))
+            assert gathers(Options()) == (name == "gather")
+            assert not owns(Options(deterministic=True))
+            assert owns(Options()) == (name == "tiles")
+
+
+def test_tiles_are_never_chosen() -> None:
+    assert not owns(Options())
+
+
+@pytest.mark.parametrize("choice", [paths, scatter])
+def test_a_name_that_does_not_exist_is_refused(choice: Any) -> None:
+    with pytest.raises(ValueError, match=r"must be one of .*, got 'best'"), choice.forced("best"):
+        pass
+
+
+def test_what_is_forced_ends_with_the_block() -> None:
+    with scatter.forced("scalar"):
+        with scatter.forced("gather"):
+            assert scatter.forced_scatter() == "gather"
+        assert scatter.forced_scatter() == "scalar"
+    assert scatter.forced_scatter() is None
+
+
+# ---- what is compiled and launched ---------------------------------------------------------------
+
+
+def launched(case: Case, capability: int) -> dict[str, str]:
+    """Text of each kernel of a backward, by name."""
+    device = HostDevice(compute_capability=capability)
+    recorder = Recorder(device)
+    ops, grad_output = put(device, case), device.put(case.grad_output)
+    grads = Gradients(**ops.present())
+    gpu.backward(recorder, ops, geometry(case), Options(), grad_output, grads)
+    kernels = (what["kernel"] for _, _, what in recorder.asked if "kernel" in what)
+    return {kernel.name: kernel.source for kernel in kernels}
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("forced", [None, "scalar", "vector"])
+def test_the_kernel_adds_as_it_is_told(forced: str | None, capability: int) -> None:
+    case = WIDE.cast("float16")
+    if forced is None:
+        texts = launched(case, capability)
+    else:
+        with scatter.forced(forced):
+            texts = launched(case, capability)
+    adds = 4 if capability == 90 and forced != "scalar" else 1
+    assert f"#define ADDS {adds}\n" in texts["deform_backward"]
+    assert "#define ADDS 1\n" in texts["channels_last"]
+
+
+def test_kernels_that_add_nothing_have_one_text() -> None:
+    one, four = (Variant("float32", 32, 4, adds=adds) for adds in (1, 4))
+    assert kernel("deform_im2col", one) == kernel("deform_im2col", four)
+    for name in ("deform_double", "deform_tiles"):
+        assert kernel(name, one) != kernel(name, four)
+
+
+def test_a_vector_is_added_at_multiples_of_16_bytes_only() -> None:
+    device = HostDevice()
+    text = kernel("deform_backward", Variant("float32", 32, 4, adds=4)).source
+    at = text.index('#line 1 "deform_backward.cu"')
+    body = (
+        'extern "C" __global__ void deform_backward(acc_t* to, Launch p) {'
+        "add_vector(to + p.lanes, zero_vector()); }"
+    )
+    toy = Kernel("deform_backward", text[:at] + '#line 1 "toy.cu"\n' + body)
+    array = device.put(np.zeros(8, "float32"))
+    for lanes in (0, 4):
+        params = Layout(32).fill(geometry(WIDE), {"lanes": lanes})
+        device.launch(toy, 1, 1, [array.pointer], params)
+    params = Layout(32).fill(geometry(WIDE), {"lanes": 1})
+    with pytest.raises(KernelError, match="add_global4"):
+        device.launch(toy, 1, 1, [array.pointer], params)
+
+
+# ---- all agree -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SCATTERS)
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_all_give_the_same_gradients(
+    new_device: Callable[..., TestDevice], case: Case, dtype: str, capability: int, name: str
+) -> None:
+    case = case.cast(dtype)
+    sums = reference(**case.backward_arguments)
+    with scatter.forced(name):
+        device = new_device(compute_capability=capability)
+        results = backward(device, case)
+    for which, array in results.items():
+        roundings = 1 if which == "bias" else 2
+        assert_agrees(array, sums[which], f"{which}, {name}", roundings=roundings)
+    if isinstance(device, HostDevice):
+        kernels = {did.kernel for did in device.log if isinstance(did, Launched)}
+        assert ("deform_gather" in kernels) == (name == "gather")
+        assert ("deform_tiles" in kernels) == (name == "tiles" and case.name != "depthwise")
+        assert ("deform_direct_backward" in kernels) == (
+            name != "gather" and case.name == "depthwise"
+        )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("skew", [0, 1])
+def test_vectors_of_arrays_that_lie_anyhow(layout: str, skew: int) -> None:
+    for case in CASES:
+        case = case.cast("float16").laid_out(layout)
+        sums = reference(**case.backward_arguments)
+        results = backward(HostDevice(compute_capability=90), case, skew=skew)
+        for which, array in results.items():
+            assert_agrees(array, sums[which], which, roundings=1 if which == "bias" else 2)
+
+
+@pytest.mark.parametrize("columns", [False, True])
+def test_the_same_bytes_are_added_either_way(columns: bool) -> None:
+    case, added = DEPTHWISE.cast("float32"), []
+    for name in ("scalar", "vector"):
+        device = HostDevice(compute_capability=90)
+        with scatter.forced(name), through_columns(columns):
+            backward(device, case)
+        added.append(sum(did.added for did in device.log if isinstance(did, Launched)))
+    assert added[0] == added[1] > 0
+
+
+def test_im2col_is_forced_for_the_backward_too() -> None:
+    device, case = HostDevice(), DEPTHWISE.cast("float32")
+    with paths.forced("im2col"):
+        backward(device, case)
+    kernels = {did.kernel for did in device.log if isinstance(did, Launched)}
+    assert "deform_backward" in kernels
+    assert "deform_direct_backward" not in kernels

@@ -1,0 +1,145 @@
+"""Workspace stays within its limit, and whoever asks for too little is told how much is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from cases import Case
+from checks import assert_agrees, needs_compiler
+from hostcuda import HostDevice
+from reference import reference
+from support.gpu_cases import COLUMNS, DEPTHWISE, FUSED, least
+from support.gpu_engine import backward, everything, forward, launches
+
+from cudeform.checks import GRADIENTS
+from cudeform.gpu import chunks
+from cudeform.options import Options
+
+pytestmark = needs_compiler
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("run", [forward, backward])
+@pytest.mark.parametrize("case", [COLUMNS, DEPTHWISE], ids=["columns", "direct"])
+def test_the_refusal_names_the_least_limit(
+    monkeypatch: pytest.MonkeyPatch, run: Callable[..., Any], case: Case, deterministic: bool
+) -> None:
+    monkeypatch.setattr(chunks, "DETERMINISTIC_BYTES", 50_000)
+    options, case = Options(deterministic=deterministic), case.cast("float32")
+    enough = least(run, case, options)
+    run(HostDevice(), case, replace(options, workspace_limit=enough))
+    with pytest.raises(ValueError, match=rf"at least {enough} bytes .*, got {enough - 1}"):
+        run(HostDevice(), case, replace(options, workspace_limit=enough - 1))
+
+
+def nbytes(case: Case, *names: str) -> int:
+    return sum(a.nbytes for name in names if (a := getattr(case, name)) is not None)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0, 3.0])
+@pytest.mark.parametrize("case", [COLUMNS, DEPTHWISE], ids=["columns", "direct"])
+def test_memory_stays_within_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+    case: Case,
+    share: float,
+    deterministic: bool,
+    dtype: str,
+    layout: str,
+) -> None:
+    monkeypatch.setattr(chunks, "DETERMINISTIC_BYTES", int(100_000 * share))
+    case = case.cast(dtype).laid_out(layout)
+    options = Options(deterministic=deterministic)
+    for run in (forward, backward):
+        limit = least(run, case, options) + int(100_000 * share)
+        device = HostDevice()
+        run(device, case, replace(options, workspace_limit=limit))
+        held = nbytes(case, *GRADIENTS)  # and of the same sizes, what comes out
+        others = held + nbytes(case, "grad_output") if run is backward else 0
+        outputs = case.grad_output.nbytes if run is forward else others
+        used = device.peak_bytes - held - outputs
+        assert 0 < used <= limit
+        if share == 0.0 and layout == "contiguous":
+            assert used > 0.9 * limit  # and no more is asked for than is used
+
+
+@pytest.mark.parametrize(
+    ("run", "case", "layout", "needs"),
+    [
+        (forward, DEPTHWISE, "contiguous", "the weight and one image"),
+        (forward, DEPTHWISE, "channels last", "the weight"),
+        (forward, FUSED, "contiguous", "the weight and one image"),
+        (forward, FUSED, "channels last", "the weight"),
+        (backward, DEPTHWISE, "contiguous", "the weight, one image and one row of the output"),
+        (backward, DEPTHWISE, "channels last", "the weight and one image"),
+    ],
+    ids=lambda value: value.name if isinstance(value, Case) else None,
+)
+def test_without_columns_the_least_limit_is_what_is_held(
+    run: Callable[..., Any], case: Case, layout: str, needs: str
+) -> None:
+    case, device = case.cast("float32").laid_out(layout), HostDevice()
+    enough = least(run, case, Options())
+    run(device, case, Options(workspace_limit=enough))
+    outputs = case.grad_output.nbytes if run is forward else nbytes(case, *GRADIENTS, "grad_output")
+    assert device.peak_bytes - nbytes(case, *GRADIENTS) - outputs == enough
+    with pytest.raises(ValueError, match=rf"{enough} bytes .* \({needs}\), got {enough - 1}"):
+        run(HostDevice(), case, Options(workspace_limit=enough - 1))
+
+
+@pytest.mark.parametrize(
+    ("case", "kernel", "parts"),
+    [(DEPTHWISE, "deform_direct", 1), (FUSED, "deform_fused", 2)],
+    ids=["direct", "fused"],
+)
+def test_what_is_just_enough_for_a_batch_does_not_cut_it(
+    case: Case, kernel: str, parts: int
+) -> None:
+    """Float32 is multiplied by three products: the packed weight has two parts."""
+    case = case.cast("float32")
+    weight, images = parts * case.weight.nbytes, case.input.nbytes
+    for layout, limit, pieces in (
+        ("contiguous", weight + images, 1),
+        ("contiguous", weight + images - 1, 2),
+        ("channels last", weight, 1),
+    ):
+        device = HostDevice()
+        forward(device, case.laid_out(layout), Options(workspace_limit=limit))
+        assert launches(device)[kernel] == pieces
+
+
+def test_the_default_is_a_share_of_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "LEAST_DEFAULT", 1)
+    case = COLUMNS.cast("float32")
+    calls = {memory: HostDevice(memory=memory) for memory in (160_000, 320_000, 10_000_000)}
+    for device in calls.values():
+        forward(device, case)
+    counts = [launches(device)["deform_im2col"] for device in calls.values()]
+    assert counts[0] > counts[1] > counts[2] == 1
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_results_do_not_depend_on_the_chunks(
+    monkeypatch: pytest.MonkeyPatch, deterministic: bool
+) -> None:
+    """Whole images, some rows, one row: each chunk adds to what those before it left."""
+    case = COLUMNS.cast("float64")
+    sums = reference(**case.backward_arguments)
+    pieces = set()
+    for room in (1_000_000, 180_000, 90_000, 60_000, 1):
+        monkeypatch.setattr(chunks, "DETERMINISTIC_BYTES", room)
+        device, options = HostDevice(), Options(deterministic=deterministic)
+        enough = least(backward, case, options)
+        limit = 2**22 if deterministic else max(enough, room)
+        results = everything(device, case, replace(options, workspace_limit=limit))
+        for name, array in results.items():
+            assert_agrees(array, sums[name], name)
+        pieces.add(launches(device)["deform_backward"])
+    assert {1, 45} <= pieces  # all at once, row by row
+    assert 5 in pieces  # image by image
+    assert len(pieces) >= 4

@@ -1,0 +1,87 @@
+"""What the torch door hands the GPU engine; torch's CUDA is played by stand-ins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support.torchcases import NAMES, quiet, tensors, torch
+
+from cudeform import engine
+from cudeform.arrays import DeviceArray, Gradients
+from cudeform.interop.torch import impl as door
+from cudeform.options import Options
+
+pytestmark = quiet
+
+
+class OnDevice:
+    """A tensor that says it is on the third GPU."""
+
+    def __init__(self, tensor: Any) -> None:
+        self.tensor = tensor
+        self.device = SimpleNamespace(index=2)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tensor, name)
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is asked of torch and of the engine."""
+    happened: list[Any] = []
+
+    @contextmanager
+    def guard(index: int) -> Iterator[None]:
+        happened.append(f"enter {index}")
+        yield
+        happened.append(f"leave {index}")
+
+    monkeypatch.setattr(torch.cuda, "device", guard)
+    streams = {2: SimpleNamespace(cuda_stream=77)}
+    monkeypatch.setattr(torch.cuda, "current_stream", streams.__getitem__)
+    monkeypatch.setattr(engine, "gpu_device", lambda *args: args)
+    return happened
+
+
+def test_a_call_gets_addresses_the_stream_and_memory_of_torch(events: list[Any]) -> None:
+    operands = tuple(map(OnDevice, tensors("cpu")))
+    output = torch.empty(2, 3, 4).transpose(0, 2)
+    grads = Gradients(offset=output)
+
+    def run(*args: Any, device: Any) -> None:
+        events.append((args, device))
+
+    door._run_on_gpu(run, operands, None, Options(), output, grads)
+    before, (args, device), after = events
+    assert (before, after) == ("enter 2", "leave 2")
+    assert device == (2, 77, door._Memory)
+    given, _, _, written, gradients = args
+    for name, operand in zip(NAMES, operands, strict=True):
+        shape, strides = tuple(operand.shape), operand.stride()
+        wanted = DeviceArray(operand.data_ptr(), shape, strides, "float64")
+        assert getattr(given, name) == wanted
+    assert written == DeviceArray(output.data_ptr(), (4, 3, 2), (1, 4, 12), "float32")
+    assert gradients == Gradients(offset=written)
+
+
+@pytest.mark.parametrize("option", [False, True])
+@pytest.mark.parametrize("flag", [False, True])
+def test_deterministic_algorithms_are_asked_for_by_either(
+    events: list[Any], flag: bool, option: bool
+) -> None:
+    chosen: list[bool] = []
+
+    def run(*args: Any, device: Any) -> None:
+        chosen.append(args[2].deterministic)
+
+    torch.use_deterministic_algorithms(flag)
+    try:
+        operands = tuple(map(OnDevice, tensors("cpu")))
+        door._run_on_gpu(run, operands, None, Options(deterministic=option))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert chosen == [flag or option]

@@ -1,0 +1,110 @@
+"""``python tests/hostcuda/run.py CASES.npz RESULTS.npz``: anyone's cases through the GPU engine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import ARRAYS, DTYPES, Case, build
+from checks import assert_agrees, needs_compiler
+from reference import reference
+
+pytestmark = needs_compiler
+
+SCRIPT = Path(__file__).resolve().parents[1] / "hostcuda" / "run.py"
+
+PADDING = ((2, 2), (1, 1))
+GROUPED = build(
+    "grouped",
+    channels=6,
+    out_channels=4,
+    groups=2,
+    offset_groups=3,
+    stride=(2, 1),
+    padding=PADDING,
+    dilation=(1, 2),
+)
+PARAMS = [2, 1, 2, 1, 1, 2, 2, 3]
+PLAIN = build("plain", channels=8, out_channels=5, bias=False, mask=False)
+
+
+def run(folder: Path, arrays: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    np.savez(folder / "cases.npz", **arrays)
+    command = [sys.executable, str(SCRIPT), "cases.npz", "results.npz"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def arrays_of(prefix: str, case: Case, params: list[int]) -> dict[str, Any]:
+    present = {name: getattr(case, name) for name in ARRAYS if getattr(case, name) is not None}
+    return {f"{prefix}/{name}": array for name, array in present.items()} | {
+        f"{prefix}/params": np.array(params)
+    }
+
+
+def test_cases_of_every_dtype_in_one_file(tmp_path: Path) -> None:
+    arrays: dict[str, Any] = {}
+    for dtype in DTYPES:
+        arrays |= arrays_of(f"a group/{dtype}", GROUPED.cast(dtype), PARAMS)
+        arrays |= arrays_of(dtype, PLAIN.cast(dtype), [1, 1, 0, 0, 1, 1, 1, 1])
+    del arrays["float64/grad_output"]
+    done = run(tmp_path, arrays)
+    assert (done.returncode, done.stderr) == (0, "")
+    seen = set()
+    with np.load(tmp_path / "results.npz") as results:
+        for dtype in DTYPES:
+            for prefix, case in ((f"a group/{dtype}", GROUPED), (dtype, PLAIN)):
+                case = case.cast(dtype)
+                sums = reference(**case.backward_arguments)
+                sums = {n if n == "output" else f"grad_{n}": total for n, total in sums.items()}
+                if prefix == "float64":
+                    sums = {"output": sums["output"]}
+                for name, total in sums.items():
+                    seen.add(f"{prefix}/{name}")
+                    array = results[f"{prefix}/{name}"]
+                    assert array.dtype == (DTYPES[dtype] if dtype != "bfloat16" else "V2")
+                    assert_agrees(array.view(DTYPES[dtype]), total, name, roundings=2)
+        assert set(results.files) == seen
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"x/params": np.array([*PARAMS[:6], 1, 3])},
+            "x: groups must be C / weight.shape[1] = 2, got 1",
+        ),
+        (
+            {"x/params": np.array([*PARAMS[:6], 2, 1])},
+            "x: offset_groups must be offset.shape[1] / (2*KH*KW) = 3, got 1",
+        ),
+        ({"x/params": np.array(PARAMS[:6])}, "x: params must be the integers stride_h, stride_w, "),
+        ({"x/params": np.array(PARAMS, float)}, "x: params must be the integers"),
+        ({"x/offset": None}, "x: offset is missing"),
+        ({"x/other": np.zeros(1)}, "arrays must be named <case>/input and so on, got 'x/other'"),
+        ({"input": np.zeros(1)}, "arrays must be named <case>/input and so on, got 'input'"),
+        ({"x/grad_output": np.zeros((2, 4, 1, 1))}, "x: grad_output must have shape"),
+        (
+            {"x/weight": np.zeros((4, 3, 3, 3), np.float32)},
+            "x: weight must have the dtype of input, float64, got float32",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    arrays = arrays_of("x", GROUPED.cast("float64"), PARAMS) | change
+    done = run(tmp_path, {name: array for name, array in arrays.items() if array is not None})
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "results.npz").exists()
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), "nothing.npz", "results.npz"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "nothing.npz" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,173 @@
+"""Every kernel compiles for every architecture without a GPU, and how many registers it takes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from support import nvrtc
+from support.nvrtc import Compiled, Job
+
+from cudeform.gpu.algorithms import fused
+from cudeform.gpu.call import move_bytes, plan_bytes
+from cudeform.gpu.device_api.kernel_source import PARTS, SCALARS, Variant, kernel
+
+pytestmark = pytest.mark.skipif(
+    nvrtc.library_path() is None, reason="needs NVRTC: pip install nvidia-cuda-nvrtc"
+)
+
+REGISTERS = 65536  # of a multiprocessor
+
+# Of these, blocks of 256 threads get 64 each when four of them run at the same time, and 128 when
+# two do.
+FOUR_BLOCKS, TWO_BLOCKS = 64, 128
+BUDGETS = {
+    "deform_double": 80,  # three blocks
+    "deform_tiles": TWO_BLOCKS,  # half as large, so four
+    # A thread holds all of a unit of channels, and of its groups.
+    "deform_direct": TWO_BLOCKS,
+    "deform_direct_backward": TWO_BLOCKS,
+    "deform_direct_weight": TWO_BLOCKS,
+}
+
+
+def budget(job: Job) -> int:
+    """Registers that a thread may take."""
+    tile = job.variant.tile
+    if tile is not None and job.name == "deform_fused":
+        return REGISTERS // (tile.threads * tile.blocks)
+    if job.name == "deform_double" and job.variant.index_bits == 64:
+        return TWO_BLOCKS
+    return BUDGETS.get(job.name, FOUR_BLOCKS)
+
+
+# Registers are given out by eights; another NVRTC may count a few more.
+MARGIN = 8
+
+
+@pytest.fixture(scope="module")
+def results() -> list[Compiled]:
+    return nvrtc.run_all([job for job in nvrtc.jobs(nvrtc.archs()) if job.typical])
+
+
+@pytest.fixture(scope="module")
+def record() -> Any:
+    return json.loads(nvrtc.RECORD.read_text(encoding="utf-8"))
+
+
+def test_every_kernel_compiles_for_every_architecture(results: list[Compiled]) -> None:
+    done = {(r.job.name, r.job.variant.dtype, r.job.arch) for r in results}
+    archs = nvrtc.archs()
+    assert {75, 80, 86, 89, 90, 100, 120} <= set(archs)
+    for name in set(PARTS) - set(nvrtc.FUSED):
+        dtypes = SCALARS if len({d for n, d, _ in done if n == name}) > 1 else ["float32"]
+        assert {(name, dtype, arch) for dtype in dtypes for arch in archs} <= done
+    able = [arch for arch in archs if arch >= fused.LEAST_CAPABILITY]
+    assert {("deform_fused", dtype, a) for dtype in ("float16", "float32") for a in able} <= done
+    assert {(name, dtype, 90) for name in nvrtc.FUSED for dtype in fused.DTYPES} <= done
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("dtype", SCALARS)
+def test_plans_and_moves_are_as_large_as_the_host_believes(dtype: str, bits: int) -> None:
+    variant = Variant(dtype, bits, 1)
+    claims = {"Plan": plan_bytes(variant), "Move": move_bytes(variant)}
+    lines = [f'static_assert(sizeof({name}) == {size}, "");' for name, size in claims.items()]
+    source = "\n".join([kernel("deform_double", variant).source, *lines])
+    succeeded, log = nvrtc.compiled(source, 90)
+    assert succeeded, log
+
+
+def test_without_a_warning(results: list[Compiled]) -> None:
+    assert [f"{r}: {r.complaints}" for r in results if r.complaints] == []
+
+
+def test_without_spills_or_a_stack(results: list[Compiled]) -> None:
+    assert [str(r) for r in results if r.spills or r.stack] == []
+
+
+def test_registers_are_within_budget(results: list[Compiled]) -> None:
+    assert over_budget(results) == []
+
+
+def over_budget(results: list[Compiled]) -> list[str]:
+    return [f"{r}: {r.registers}" for r in results if not 0 < r.registers <= budget(r.job)]
+
+
+def test_registers_are_those_of_the_record(results: list[Compiled], record: Any) -> None:
+    assert beyond_record(results, record) == []
+
+
+def beyond_record(results: list[Compiled], record: Any) -> list[str]:
+    """What takes more than was recorded; ``python tests/support/nvrtc.py --write`` records anew."""
+    margin = MARGIN if record["nvrtc"] == nvrtc.version() else 2 * MARGIN
+    found = []
+    for result in results:
+        arch = f"sm_{result.job.arch}"
+        if arch not in record["archs"]:
+            continue
+        row = record["registers"].get(result.job.name, {}).get(result.job.key)
+        recorded = row and row[record["archs"].index(arch)]
+        if recorded is None:
+            found.append(f"{result} is not recorded")
+        elif result.registers > recorded + margin:
+            found.append(f"{result}: {result.registers}, recorded {recorded}")
+    return found
+
+
+def test_the_record_has_no_kernel_that_is_gone(record: Any) -> None:
+    every = {(job.name, job.key) for job in nvrtc.jobs(nvrtc.archs()) if job.typical}
+    recorded = {(name, key) for name, rows in record["registers"].items() for key in rows}
+    assert recorded >= every
+    assert {name for name, _ in recorded} == set(PARTS)
+
+
+# ---- the gates close -----------------------------------------------------------------------------
+
+JOB = Job("deform_im2col", Variant("float32", 32, 4), 80)
+
+
+def judged(source: str) -> Compiled:
+    return nvrtc.judged(JOB, *nvrtc.compiled(source, JOB.arch))
+
+
+def test_a_mistake_is_seen() -> None:
+    source = kernel(JOB.name, JOB.variant).source
+    assert "error" in judged(source.replace("__syncthreads()", "__syncthread()")).complaints
+    assert "deform_im2col.cu(" in judged(source.replace("__syncthreads()", "oops")).complaints
+    unused = source.replace("Plan* plans =", "int nobody_reads_me; Plan* plans =")
+    assert "nobody_reads_me" in judged(unused).complaints
+
+
+def test_spills_and_stacks_are_seen() -> None:
+    indexed = """
+        extern "C" __global__ void f(float* p, int n) {
+            float t[64];
+            for (int i = 0; i < 64; ++i) t[i * n % 64] = p[i];
+            p[n] = t[n % 64];
+        }"""
+    assert judged(indexed).stack > 0
+    crowded = """
+        extern "C" __global__ void __launch_bounds__(1024, 2) f(float* p) {
+            float t[128];
+            #pragma unroll
+            for (int i = 0; i < 128; ++i) t[i] = p[i * 32 + threadIdx.x];
+            __syncthreads();
+            #pragma unroll
+            for (int i = 0; i < 128; ++i) p[i * 33 + threadIdx.x] = t[i] * t[127 - i];
+        }"""
+    result = judged(crowded)
+    assert result.spills > 0
+    assert result.registers == 32
+
+
+def test_more_registers_are_seen(record: Any) -> None:
+    result = nvrtc.run(JOB)
+    assert beyond_record([result], record) == over_budget([result]) == []
+    more = replace(result, registers=result.registers + 2 * MARGIN + 8)
+    assert len(beyond_record([more], record)) == 1
+    assert len(over_budget([replace(result, registers=65)])) == 1
+    unknown = replace(result, job=replace(JOB, variant=replace(JOB.variant, vector=2)))
+    assert "is not recorded" in beyond_record([unknown], record)[0]

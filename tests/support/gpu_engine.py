@@ -1,0 +1,219 @@
+"""The GPU engine on a device of the tests: the one on the CPU, or a real GPU."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Protocol
+from unittest import mock
+
+import numpy as np
+from cases import Case
+from hostcuda import HostDevice, Launched
+from hostcuda.views import DTYPES, contiguous, reach, view
+from numpy.typing import NDArray
+
+from cudeform import gpu
+from cudeform.arrays import Gradients, Operands
+from cudeform.checks import GRADIENTS
+from cudeform.geometry import Geometry, geometry_of
+from cudeform.gpu.algorithms import direct
+from cudeform.gpu.cuda.device import CupyDevice, PoolMemory, pool_allocate
+from cudeform.gpu.device_api.protocol import Device, DeviceArray
+from cudeform.options import Options
+
+HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2
+POISON = 0xFF
+
+
+class TestDevice(Device, Protocol):
+    """A device that holds arrays for a test; what nobody wrote is poison."""
+
+    __test__ = False
+
+    def put(self, array: NDArray[Any], *, skew: int = 0) -> DeviceArray:
+        """Copy an array to the device with its strides, ``skew`` elements behind alignment."""
+
+    def empty(
+        self,
+        shape: tuple[int, ...],
+        dtype: str,
+        *,
+        strides: tuple[int, ...] | None = None,
+        skew: int = 0,
+    ) -> DeviceArray:
+        """An array full of poison; without gaps if no strides are given."""
+
+    def read(self, array: DeviceArray) -> NDArray[Any]:
+        """A copy of what an array holds now."""
+
+
+# What the fixture ``new_device`` gives; options are those of ``HostDevice``.
+NewDevice = Callable[..., TestDevice]
+
+
+class GpuDevice(CupyDevice):
+    """The first GPU, as a ``TestDevice``."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 0, self._poisoned)
+        self._held: list[PoolMemory] = []
+
+    def _poisoned(self, nbytes: int) -> PoolMemory:
+        memory = pool_allocate(nbytes)
+        assert isinstance(memory, PoolMemory)
+        if nbytes:
+            self._runtime.memset(memory.pointer, POISON, nbytes)
+        return memory
+
+    @property
+    def _runtime(self) -> Any:
+        return self._cupy.cuda.runtime
+
+    def empty(
+        self,
+        shape: tuple[int, ...],
+        dtype: str,
+        *,
+        strides: tuple[int, ...] | None = None,
+        skew: int = 0,
+    ) -> DeviceArray:
+        strides = contiguous(shape) if strides is None else strides
+        low, high = reach(shape, strides)
+        itemsize = DTYPES[dtype].itemsize
+        memory = self._poisoned((skew + high - low) * itemsize)
+        self._held.append(memory)
+        return DeviceArray(memory.pointer + (skew - low) * itemsize, shape, strides, dtype)
+
+    def put(self, array: NDArray[Any], *, skew: int = 0) -> DeviceArray:
+        strides = tuple(stride // array.itemsize for stride in array.strides)
+        result = self.empty(array.shape, array.dtype.name, strides=strides, skew=skew)
+        low, high = reach(array.shape, strides)
+        data = np.full((high - low) * array.itemsize, POISON, np.uint8)
+        view(0, array.shape, strides, array.dtype.name, lambda *_: data)[...] = array
+        if data.size:
+            start = result.pointer + low * array.itemsize
+            self._runtime.memcpy(start, data.ctypes.data, data.size, HOST_TO_DEVICE)
+        return result
+
+    def read(self, array: DeviceArray) -> NDArray[Any]:
+        low, high = reach(array.shape, array.strides)
+        itemsize = DTYPES[array.dtype].itemsize
+        data = np.empty((high - low) * itemsize, np.uint8)
+        if data.size:
+            start = array.pointer + low * itemsize
+            self._runtime.memcpy(data.ctypes.data, start, data.size, DEVICE_TO_HOST)
+        return view(0, array.shape, array.strides, array.dtype, lambda *_: data).copy()
+
+
+class LoggingDevice(HostDevice):
+    """A device on the CPU that also logs what it fills with zeros.
+
+    Attributes:
+        zeroed: bytes of each fill, in order.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.zeroed: list[int] = []
+
+    def fill_zero(self, pointer: int, nbytes: int) -> None:
+        super().fill_zero(pointer, nbytes)
+        self.zeroed.append(nbytes)
+
+
+def launches(device: HostDevice) -> Counter[str]:
+    """How often each kernel was launched; products are "gemm"."""
+    return Counter(did.kernel if isinstance(did, Launched) else "gemm" for did in device.log)
+
+
+def moved(device: HostDevice, kernel: str) -> tuple[int, int, int]:
+    """Bytes that the one launch of a kernel loaded, stored and added."""
+    [did] = [d for d in device.log if isinstance(d, Launched) and d.kernel == kernel]
+    return did.loaded, did.stored, did.added
+
+
+def geometry(case: Case) -> Geometry:
+    """The sizes of a case."""
+    return geometry_of(
+        case.input.shape,
+        case.offset.shape,
+        case.weight.shape,
+        None if case.bias is None else case.bias.shape,
+        case.stride,
+        case.padding,
+        case.dilation,
+        None if case.mask is None else case.mask.shape,
+    )
+
+
+def operands(device: TestDevice, case: Case, *, skew: int = 0) -> Operands:
+    """The arrays of a case on a device."""
+    arrays = {name: getattr(case, name) for name in GRADIENTS}
+    return Operands(**{n: device.put(a, skew=skew) for n, a in arrays.items() if a is not None})
+
+
+def forward(
+    device: TestDevice, case: Case, options: Options | None = None, *, skew: int = 0
+) -> NDArray[Any]:
+    """The output of a case."""
+    g, ops = geometry(case), operands(device, case, skew=skew)
+    output = device.empty(g.output_shape, case.input.dtype.name, skew=skew)
+    gpu.forward(device, ops, g, options or Options(), output)
+    return device.read(output)
+
+
+def backward(
+    device: TestDevice,
+    case: Case,
+    options: Options | None = None,
+    *,
+    needs: tuple[str, ...] = GRADIENTS,
+    skew: int = 0,
+) -> dict[str, NDArray[Any]]:
+    """The gradients of a case, by name."""
+    g, ops = geometry(case), operands(device, case, skew=skew)
+    grad_output = device.put(case.grad_output, skew=skew)
+    wanted = {name: array for name, array in ops.present().items() if name in needs}
+    grads = {
+        name: device.empty(array.shape, array.dtype, skew=skew) for name, array in wanted.items()
+    }
+    gpu.backward(device, ops, g, options or Options(), grad_output, Gradients(**grads))
+    return {name: device.read(array) for name, array in grads.items()}
+
+
+def everything(
+    device: TestDevice, case: Case, options: Options | None = None, *, skew: int = 0
+) -> dict[str, NDArray[Any]]:
+    """The output and all gradients of a case, by name."""
+    output = forward(device, case, options, skew=skew)
+    return {"output": output, **backward(device, case, options, skew=skew)}
+
+
+def fits_direct(case: Case) -> bool:
+    """Whether the engine computes a case without columns."""
+    return 0 not in case.grad_output.shape and direct.fits(geometry(case))
+
+
+@contextmanager
+def through_columns(really: bool = True) -> Iterator[None]:
+    """Make the engine use columns and products for every convolution."""
+    if not really:
+        yield
+        return
+    with mock.patch.object(direct, "fits", return_value=False):
+        yield
+
+
+def widened(case: Case, factor: int) -> Case:
+    """A case with ``factor`` channels for each of its own, so that kernels take several at once."""
+    shape = (1, case.input.shape[1] * factor, 1, 1)
+    gains = np.random.default_rng(factor).uniform(0.5, 1.5, shape)
+    return replace(
+        case,
+        name=f"{case.name}, {factor} times as wide",
+        input=np.repeat(case.input, factor, axis=1) * gains,
+        weight=np.repeat(case.weight, factor, axis=1),
+    )

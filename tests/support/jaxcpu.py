@@ -1,0 +1,59 @@
+"""JAX as its tests want it: eight devices on the CPU, the GPU if there is one, and float64."""
+
+import os
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import Case
+
+from cudeform.gpu.cuda.device import device_count
+
+HAS_GPU = device_count() > 0 and any(find_spec(f"jax_cuda{n}_plugin") for n in (12, 13))
+
+# Read when JAX is imported, which these tests do first. CuPy needs some of the memory.
+os.environ["JAX_PLATFORMS"] = "cpu,cuda" if HAS_GPU else "cpu"
+os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+jax = pytest.importorskip("jax")
+jax.config.update("jax_enable_x64", True)
+
+import jax.numpy as jnp  # noqa: E402
+
+import cudeform  # noqa: E402
+from cudeform.interop.jax import bridge  # noqa: E402
+
+__all__ = ["assert_close", "bridge", "function_of", "jax", "jnp", "loss_of", "on_jax", "operands"]
+
+OPERANDS = ("input", "offset", "weight", "bias", "mask")
+
+
+def on_jax(case: Case) -> Case:
+    """The case with JAX arrays."""
+    return case.map(jnp.asarray)
+
+
+def operands(case: Case) -> dict[str, Any]:
+    """The arrays of a case that are differentiated, as JAX arrays; those that are None left out."""
+    arrays = {name: getattr(case, name) for name in OPERANDS}
+    return {name: jnp.asarray(array) for name, array in arrays.items() if array is not None}
+
+
+def function_of(case: Case) -> Any:
+    """``deform_conv2d`` of operands by name, with the sizes of a case."""
+    sizes = {"stride": case.stride, "padding": case.padding, "dilation": case.dilation}
+    return lambda arrays: cudeform.deform_conv2d(**arrays, **sizes)
+
+
+def loss_of(case: Case) -> Any:
+    """A number made of the output that has second derivatives everywhere."""
+    call = function_of(case)
+    return lambda arrays: jnp.sum(jnp.sin(call(arrays)))
+
+
+def assert_close(actual: Any, wanted: Any, tolerance: float = 1e-10) -> None:
+    """Compare trees of arrays."""
+    assert jax.tree.structure(actual) == jax.tree.structure(wanted)
+    for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)

@@ -1,0 +1,319 @@
+"""Kernels compiled by NVRTC, which needs no GPU; how many registers each takes.
+
+``python tests/support/nvrtc.py`` compiles all that can be expected to differ and shows what was counted;
+with ``--write`` it records that in benchmarks/registers.json, which test_kernels.py compares with.
+``--all`` leaves nothing out, and takes many minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.util import find_spec
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from cudeform.gpu.algorithms import fused
+from cudeform.gpu.algorithms.direct import MOST_PRODUCT
+from cudeform.gpu.algorithms.fused_tiling import MOST_N, STAGE_UNITS, shapes
+from cudeform.gpu.device_api.kernel_source import (
+    ADDING,
+    ITEMSIZE,
+    PARTS,
+    SCALARS,
+    Tile,
+    Variant,
+    kernel,
+    read,
+    widest,
+)
+from cudeform.gpu.scatter import adds_of
+from cudeform.options import available_threads
+
+RECORD = Path(__file__).resolve().parents[2] / "benchmarks" / "registers.json"
+
+# sm_70 is compiled by NVRTC 12 only.
+ARCHS = (70, 75, 80, 86, 89, 90, 100, 120)
+
+# Kernels of the fused forward.
+FUSED = ("pack_tiles", "deform_fused", "sum_splits")
+
+# Those that CuPy adds and the one that gpu/device.py does; and a report from the assembler.
+OPTIONS = ("-ftz=true", "--device-as-default-execution-space", "-std=c++17")
+VERBOSE = "--ptxas-options=-v"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A kernel to compile."""
+
+    name: str
+    variant: Variant
+    arch: int
+
+    @property
+    def key(self) -> str:
+        """What is compiled in, in words."""
+        v = self.variant
+        words = [v.dtype, f"{v.index_bits} bits", f"{v.vector} at a time"]
+        words += [f"groups {v.group_in} to {v.group_out}"] if v.group_in else []
+        words += [f"{v.adds} added at a time"] if v.adds > 1 else []
+        if v.tile:
+            words.append(f"tiles of {v.tile.m} by {v.tile.n}")
+            words += [f"{v.tile.products} products"] if v.tile.products > 1 else []
+            odd = v.tile.chunk != STAGE_UNITS * widest(v.dtype)
+            words += [f"chunks of {v.tile.chunk}"] if odd else []
+        return ", ".join(words)
+
+    @property
+    def typical(self) -> bool:
+        """Whether it is not much like another: every variant is compiled for one architecture.
+
+        On others, small tiles, wide indices and small groups are much like the rest, and so are
+        additions of single numbers where vectors are added.
+        """
+        v = self.variant
+        if self.arch == 90:
+            return True
+        if v.tile:  # the largest take the most registers
+            return self.name == "deform_fused" and v.dtype != "bfloat16" and v.tile.n >= 128
+        if v.group_in * v.group_out > 1 or v.adds < _most_adds(self.name, v, self.arch):
+            return False
+        return v.index_bits == 32 or (self.arch in (70, 75) and not v.group_in)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What NVRTC and its assembler said of a kernel."""
+
+    job: Job
+    registers: int
+    stack: int
+    spills: int
+    complaints: str  # all lines that are no plain information
+
+    def __str__(self) -> str:
+        return f"{self.job.name}, {self.job.key}, sm_{self.job.arch}"
+
+
+def library_path() -> Path | None:
+    """NVRTC of the newest installed ``nvidia-cuda-nvrtc`` wheel, None if there is none."""
+    spec = find_spec("nvidia")
+    folders = spec.submodule_search_locations if spec else None
+    found = [path for folder in folders or () for path in Path(folder).glob("*/lib/libnvrtc.so.*")]
+    return max(found, key=lambda path: int(path.suffix[1:]), default=None)
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    path = library_path()
+    assert path is not None
+    # NVRTC opens this one by its name alone, and some releases do not look beside themselves.
+    for builtins in path.parent.glob("libnvrtc-builtins.so.*"):
+        ctypes.CDLL(str(builtins))
+    return ctypes.CDLL(str(path))
+
+
+def version() -> str:
+    """Of NVRTC, such as 13.0."""
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    _check(_library().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
+    return f"{major.value}.{minor.value}"
+
+
+def archs() -> list[int]:
+    """Those of ``ARCHS`` that this NVRTC compiles for."""
+    count = ctypes.c_int()
+    _check(_library().nvrtcGetNumSupportedArchs(ctypes.byref(count)))
+    supported = (ctypes.c_int * count.value)()
+    _check(_library().nvrtcGetSupportedArchs(supported))
+    return [arch for arch in ARCHS if arch in set(supported)]
+
+
+def _check(status: int) -> None:
+    if status:
+        _library().nvrtcGetErrorString.restype = ctypes.c_char_p
+        raise RuntimeError(_library().nvrtcGetErrorString(status).decode())
+
+
+def compiled(source: str, arch: int) -> tuple[bool, str]:
+    """Compile a text to machine code: whether that succeeded, and the log."""
+    succeeded, log, _ = _compiled(source, arch)
+    return succeeded, log
+
+
+def machine_code(source: str, arch: int) -> bytes:
+    """A text as the file that a GPU loads."""
+    succeeded, log, code = _compiled(source, arch)
+    if not succeeded:
+        raise RuntimeError(log)
+    return code
+
+
+def _compiled(source: str, arch: int) -> tuple[bool, str, bytes]:
+    lib, program = _library(), ctypes.c_void_p()
+    _check(lib.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"", 0, None, None))
+    try:
+        options = [option.encode() for option in (f"-arch=sm_{arch}", *OPTIONS, VERBOSE)]
+        array = (ctypes.c_char_p * len(options))(*options)
+        status = lib.nvrtcCompileProgram(program, len(options), array)
+        size = ctypes.c_size_t()
+        _check(lib.nvrtcGetProgramLogSize(program, ctypes.byref(size)))
+        log = ctypes.create_string_buffer(size.value)
+        _check(lib.nvrtcGetProgramLog(program, log))
+        code = ctypes.create_string_buffer(0)
+        if status == 0:
+            _check(lib.nvrtcGetCUBINSize(program, ctypes.byref(size)))
+            code = ctypes.create_string_buffer(size.value)
+            _check(lib.nvrtcGetCUBIN(program, code))
+        return status == 0, log.value.decode(), code.raw
+    finally:
+        lib.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+INFORMATION = re.compile(r"ptxas (info|  +\.)|\s*$|.*sm_70.*deprecated|.*architectures prior to")
+
+
+def run(job: Job) -> Compiled:
+    """Compile a kernel and read the log."""
+    return judged(job, *compiled(kernel(job.name, job.variant).source, job.arch))
+
+
+def judged(job: Job, succeeded: bool, log: str) -> Compiled:
+    """What a log says."""
+    lines = [line for line in log.splitlines() if not INFORMATION.match(line)]
+    if not succeeded:
+        return Compiled(job, 0, 0, 0, log or "failed without a word")
+
+    def total(pattern: str) -> int:
+        return sum(map(int, re.findall(pattern, log)))
+
+    registers = total(r"Used (\d+) registers")
+    if not registers:
+        lines.append(f"the log does not tell the registers: {log}")
+    return Compiled(
+        job=job,
+        registers=registers,
+        stack=total(r"(\d+) bytes stack frame"),
+        spills=total(r"(\d+) bytes spill (?:stores|loads)"),
+        complaints="\n".join(lines),
+    )
+
+
+def jobs(among: Sequence[int]) -> Iterator[Job]:
+    """Every kernel in every variant that the engine may ask for."""
+    for name, (dtype, scalar) in product(PARTS, SCALARS.items()):
+        del scalar
+        if dtype != "float32" and not _mentions(name, "scalar_t", "acc_t"):
+            continue
+        if name in FUSED:
+            yield from _fused_jobs(name, dtype, among)
+            continue
+        for vector, (group_in, group_out), bits in product(
+            sorted({1, widest(dtype)}) if _mentions(name, "VECTOR") else [1],
+            _small_groups() if _mentions(name, "GROUP_IN") else [(0, 0)],
+            (32, 64),
+        ):
+            if group_in and vector > 1 and vector % group_in:
+                continue  # the engine does not ask for it
+            variant = Variant(dtype, bits, vector, group_in, group_out)
+            for arch in among:
+                for adds in sorted({1, _most_adds(name, variant, arch)}):
+                    yield Job(name, replace(variant, adds=adds), arch)
+
+
+def _fused_jobs(name: str, dtype: str, among: Sequence[int]) -> Iterator[Job]:
+    if dtype not in fused.DTYPES:
+        return
+    for tile in _tiles(dtype) if "tile" in PARTS[name] else [None]:
+        variant = Variant(dtype, 32, widest(dtype), tile=tile)
+        yield from (Job(name, variant, a) for a in among if a >= fused.LEAST_CAPABILITY)
+
+
+def _tiles(dtype: str) -> Iterator[Tile]:
+    """Every tile, with chunks as long as a stage, and the largest with others."""
+    widths = [n for n in (32, 64, 128, 256) if n <= MOST_N[ITEMSIZE[dtype]]]
+    chunk = STAGE_UNITS * widest(dtype)
+    for products in (1, 3) if dtype == "float32" else (1,):
+        for n in widths:
+            yield from shapes(n, chunk, products)
+        yield shapes(widths[-1], 5 * widest(dtype), products)[0]
+
+
+def _most_adds(name: str, variant: Variant, arch: int) -> int:
+    """Neighbours that one addition to memory takes where the engine chooses."""
+    adds = not ADDING.isdisjoint(PARTS[name])
+    return adds_of(variant.dtype, variant.vector, arch) if adds else 1
+
+
+def _small_groups() -> list[tuple[int, int]]:
+    sizes = range(1, MOST_PRODUCT + 1)
+    return [(i, o) for i, o in product(sizes, sizes) if i * o <= MOST_PRODUCT]
+
+
+@cache
+def _mentions(name: str, *words: str) -> bool:
+    text = "".join(read(f"{part}.cuh") for part in PARTS[name]) + read(f"{name}.cu")
+    return any(re.search(rf"\b{word}\b", text) for word in words)
+
+
+def run_all(wanted: Sequence[Job]) -> list[Compiled]:
+    """Compile many; NVRTC does one at a time in a process, so take one for each core."""
+    # Those that take long first, so that no core ends up with one of them alone.
+    ordered = sorted(wanted, key=lambda job: len(PARTS[job.name]), reverse=True)
+    with ProcessPoolExecutor(available_threads(), mp_context=get_context("spawn")) as pool:
+        return list(pool.map(run, ordered, chunksize=4))
+
+
+def table(results: Sequence[Compiled]) -> dict[str, Any]:
+    """The record: for each kernel and variant, registers in the order of the archs."""
+    among = archs()
+    registers: dict[str, dict[str, list[int | None]]] = {}
+    for result in sorted(results, key=lambda r: (list(PARTS).index(r.job.name), r.job.key)):
+        row = registers.setdefault(result.job.name, {}).setdefault(
+            result.job.key, [None] * len(among)
+        )
+        row[among.index(result.job.arch)] = result.registers
+    return {"nvrtc": version(), "archs": [f"sm_{arch}" for arch in among], "registers": registers}
+
+
+def written(record: dict[str, Any]) -> str:
+    """The record as text, a variant a line."""
+    text = json.dumps(record, indent=1)
+    return re.sub(r"\[[^\]]*\]", lambda row: " ".join(row[0].split()), text) + "\n"
+
+
+def main() -> int:
+    """Run the command; its exit status."""
+    parser = argparse.ArgumentParser(description="Compile every kernel by NVRTC, without a GPU.")
+    parser.add_argument("--write", action="store_true", help=f"record registers in {RECORD.name}")
+    parser.add_argument("--all", action="store_true", help="all variants for all architectures")
+    options = parser.parse_args()
+    if library_path() is None:
+        print("NVRTC is missing: pip install nvidia-cuda-nvrtc", file=sys.stderr)
+        return 1
+    results = run_all([job for job in jobs(archs()) if options.all or job.typical])
+    bad = [r for r in results if r.complaints or r.stack or r.spills]
+    for result in bad:
+        print(f"{result}: {result.stack} bytes of stack, {result.spills} of spills")
+        print(result.complaints)
+    record = table(results)
+    if options.write:
+        RECORD.write_text(written(record), encoding="utf-8")
+    for name, rows in record["registers"].items():
+        counts = [count for row in rows.values() for count in row if count is not None]
+        print(f"{name:24} {min(counts):3} to {max(counts):3} registers, {len(counts)} compiled")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
