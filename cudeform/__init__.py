@@ -12,8 +12,7 @@ The result is an array of the kind that came in.
 """
 
 from cudeform import _checkout  # noqa: F401  it must come first
-from cudeform.arrays import DoubleGradients, Gradients
-from cudeform.geometry import Geometry, geometry_of
+from cudeform.arrays import DoubleGradients, Gradients, Tangents
 from cudeform.inspect import (
     OffsetStats,
     offset_stats,
@@ -33,15 +32,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DoubleGradients",
-    "Geometry",
     "Gradients",
     "OffsetStats",
     "Options",
+    "Tangents",
     "deform_conv2d",
     "deform_conv2d_backward",
     "deform_conv2d_double_backward",
     "deform_conv2d_jvp",
-    "geometry_of",
     "offset_stats",
     "options",
     "plot_displacement",

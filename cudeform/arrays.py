@@ -47,6 +47,19 @@ class Gradients(NamedTuple):
     mask: Any = None
 
 
+class Tangents(NamedTuple):
+    """A direction in the space of the arguments, by name; None stands for zero.
+
+    Forward mode takes one. In the double backward it is the cotangent of the gradients.
+    """
+
+    input: Any = None
+    offset: Any = None
+    weight: Any = None
+    bias: Any = None
+    mask: Any = None
+
+
 class DoubleGradients(NamedTuple):
     """Gradients of a function of the gradients; the bias does not influence any of them."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cudeform import cpu
-from cudeform.arrays import DoubleGradients, Gradients, Operands
+from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.geometry import Geometry
 from cudeform.options import Options
 
@@ -76,7 +76,7 @@ def jvp(
     operands: Operands,
     geometry: Geometry,
     options: Options,
-    tangents: Gradients,
+    tangents: Tangents,
     output_tangent: Any,
     device: Executor | None = None,
 ) -> None:
@@ -94,7 +94,7 @@ def double_backward(
     geometry: Geometry,
     options: Options,
     grad_output: Any,
-    cotangents: Gradients,
+    cotangents: Tangents,
     results: DoubleGradients,
     device: Executor | None = None,
 ) -> None:

@@ -9,7 +9,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-BOUNDARY_GRADS = ("torchvision", "mmcv")
+BOUNDARY_GRADS = ("one_sided", "zero")
+
+# Names of libraries that have a convention, accepted for the convention.
+BOUNDARY_GRAD_OF = {"torchvision": "one_sided", "mmcv": "zero"}
 
 
 @dataclass(frozen=True)
@@ -24,15 +27,15 @@ class Options:
             and one channels-last copy of an image (two in the backward). ``None``: 64 MiB on the
             CPU, a share of the free memory on a GPU.
         boundary_grad: gradient of the offset where a sample lies exactly one pixel outside the
-            image. ``"torchvision"`` gives the one-sided derivative, ``"mmcv"`` (also Paddle and
-            MXNet) gives 0.
+            image: ``"one_sided"`` is the derivative from inside, as in torchvision; ``"zero"`` is
+            0, as in mmcv, Paddle and MXNet. ``"torchvision"`` and ``"mmcv"`` are accepted for them.
         num_threads: threads of the CPU engine. ``None``: one for each core the process may use.
     """
 
     deterministic: bool = False
     allow_tf32: bool = False
     workspace_limit: int | None = None
-    boundary_grad: Literal["torchvision", "mmcv"] = "torchvision"
+    boundary_grad: Literal["one_sided", "zero"] = "one_sided"
     num_threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -42,10 +45,15 @@ class Options:
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         for name in ("workspace_limit", "num_threads"):
             _check_positive_or_none(name, getattr(self, name))
-        if self.boundary_grad not in BOUNDARY_GRADS:
-            raise ValueError(
-                f"boundary_grad must be one of {BOUNDARY_GRADS}, got {self.boundary_grad!r}"
-            )
+        _check_boundary_grad(self.boundary_grad)
+        named = BOUNDARY_GRAD_OF.get(self.boundary_grad, self.boundary_grad)
+        object.__setattr__(self, "boundary_grad", named)
+
+
+def _check_boundary_grad(value: object) -> None:
+    names = (*BOUNDARY_GRADS, *BOUNDARY_GRAD_OF)
+    if value not in names:
+        raise ValueError(f"boundary_grad must be one of {names}, got {value!r}")
 
 
 def _check_positive_or_none(name: str, value: object) -> None:
@@ -97,7 +105,7 @@ def options(**changes: Any) -> Iterator[Options]:
 
     Example:
         >>> import cudeform
-        >>> with cudeform.options(num_threads=1, boundary_grad="mmcv") as chosen:
+        >>> with cudeform.options(num_threads=1, boundary_grad="zero") as chosen:
         ...     chosen.num_threads
         1
     """

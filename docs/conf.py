@@ -45,7 +45,12 @@ autodoc_type_aliases = {"Pair": "Pair", "Padding": "Padding"}
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 
-doctest_global_setup = "import numpy as np\nimport cudeform\nfrom cudeform import geometry_of"
+doctest_global_setup = """\
+import numpy as np
+import cudeform
+from cudeform.geometry import geometry_of"""
+    "import numpy as np\nimport cudeform\nfrom cudeform.geometry import geometry_of"
+)
 # Those of the reference run here as well as those of the pages.
 doctest_test_doctest_blocks = "default"
 

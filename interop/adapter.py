@@ -14,7 +14,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any, Protocol
 
-from cudeform.arrays import DoubleGradients, Gradients, Operands
+from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.geometry import Geometry
 
 # Modules of this folder, by the type of the arrays they take: its library and its name.
@@ -47,7 +47,7 @@ class Adapter(Protocol):
     ) -> Gradients:
         """Gradients that are needed: new arrays of the door's library."""
 
-    def jvp(self, operands: Operands, geometry: Geometry, tangents: Gradients) -> Any:
+    def jvp(self, operands: Operands, geometry: Geometry, tangents: Tangents) -> Any:
         """Tangent of the output: a new array of the door's library."""
 
     def double_backward(
@@ -55,7 +55,7 @@ class Adapter(Protocol):
         operands: Operands,
         geometry: Geometry,
         grad_output: Any,
-        cotangents: Gradients,
+        cotangents: Tangents,
         needs: frozenset[str],
     ) -> DoubleGradients:
         """Gradients of the gradients that are needed: new arrays of the door's library."""

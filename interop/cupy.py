@@ -6,7 +6,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 from cudeform import engine
-from cudeform.arrays import DeviceArray, DoubleGradients, Gradients, Operands
+from cudeform.arrays import DeviceArray, DoubleGradients, Gradients, Operands, Tangents
 from cudeform.geometry import Geometry
 from cudeform.options import current
 
@@ -48,7 +48,7 @@ def backward(
     return grads
 
 
-def jvp(operands: Operands, geometry: Geometry, tangents: Gradients) -> Any:
+def jvp(operands: Operands, geometry: Geometry, tangents: Tangents) -> Any:
     """Tangent of the output: a new array."""
     with operands.input.device:
         result = _empty(geometry.output_shape, operands.input)
@@ -56,7 +56,7 @@ def jvp(operands: Operands, geometry: Geometry, tangents: Gradients) -> Any:
             _described(operands),
             geometry,
             current(),
-            Gradients(*map(_describe, tangents)),
+            Tangents(*map(_describe, tangents)),
             _describe(result),
             _device(operands),
         )
@@ -67,7 +67,7 @@ def double_backward(
     operands: Operands,
     geometry: Geometry,
     grad_output: Any,
-    cotangents: Gradients,
+    cotangents: Tangents,
     needs: frozenset[str],
 ) -> DoubleGradients:
     """Gradients of the gradients: new arrays."""
@@ -82,7 +82,7 @@ def double_backward(
             geometry,
             current(),
             _describe(grad_output),
-            Gradients(*map(_describe, cotangents)),
+            Tangents(*map(_describe, cotangents)),
             DoubleGradients(*map(_describe, results)),
             _device(operands),
         )

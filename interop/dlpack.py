@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cudeform import engine
-from cudeform.arrays import DoubleGradients, Gradients, Operands
+from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.geometry import Geometry
 
 from . import cupy as cupy_door
@@ -26,7 +26,7 @@ from .dlpack_bfloat16 import borrow_bfloat16, lend_bfloat16
 CUDA, CUDA_MANAGED = 2, 13  # DLPack's numbers of the kinds of device that are CuPy's
 
 
-Named = TypeVar("Named", Gradients, DoubleGradients)
+Named = TypeVar("Named", Gradients, Tangents, DoubleGradients)
 
 
 class Loan:
@@ -60,7 +60,7 @@ class Loan:
         grads: Gradients = door.backward(mine, geometry, self._borrow(grad_output), needs)
         return _each(give_back, grads)
 
-    def jvp(self, operands: Operands, geometry: Geometry, tangents: Gradients) -> Any:
+    def jvp(self, operands: Operands, geometry: Geometry, tangents: Tangents) -> Any:
         """Tangent of the output: a new array of the producer's library."""
         give_back, door, mine = self._enter(operands)
         return give_back(door.jvp(mine, geometry, _each(self._borrow, tangents)))
@@ -70,7 +70,7 @@ class Loan:
         operands: Operands,
         geometry: Geometry,
         grad_output: Any,
-        cotangents: Gradients,
+        cotangents: Tangents,
         needs: frozenset[str],
     ) -> DoubleGradients:
         """Gradients of the gradients: new arrays of the producer's library."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cudeform import engine
-from cudeform.arrays import DoubleGradients, Gradients, Operands
+from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.geometry import Geometry
 from cudeform.options import current
 
@@ -44,7 +44,7 @@ def backward(
     return grads
 
 
-def jvp(operands: Operands, geometry: Geometry, tangents: Gradients) -> Any:
+def jvp(operands: Operands, geometry: Geometry, tangents: Tangents) -> Any:
     """Tangent of the output: a new array."""
     result = np.empty(geometry.output_shape, operands.input.dtype)
     engine.jvp(_plain(operands), geometry, current(), _plain_tangents(tangents), result)
@@ -55,7 +55,7 @@ def double_backward(
     operands: Operands,
     geometry: Geometry,
     grad_output: Any,
-    cotangents: Gradients,
+    cotangents: Tangents,
     needs: frozenset[str],
 ) -> DoubleGradients:
     """Gradients of the gradients: new arrays."""
@@ -75,8 +75,8 @@ def _plain(operands: Operands) -> Operands:
     return Operands(**{name: np.asarray(array) for name, array in operands.present().items()})
 
 
-def _plain_tangents(tangents: Gradients) -> Gradients:
-    return Gradients(*(None if array is None else np.asarray(array) for array in tangents))
+def _plain_tangents(tangents: Tangents) -> Tangents:
+    return Tangents(*(None if array is None else np.asarray(array) for array in tangents))
 
 
 def _like(operands: Operands, needs: frozenset[str]) -> dict[str, Any]:

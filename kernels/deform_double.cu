@@ -33,7 +33,7 @@ __device__ inline Grads grads_of(
     keep_held(p, plan, sums.moved, dots.moved);
     Grads grads = {0, 0, 0};
     const Slopes still = slopes_of(plan, dots.still), moved = slopes_of(plan, dots.moved);
-    if (!(plan.flags & EDGE && p.mmcv)) {
+    if (!(plan.flags & EDGE && p.zero_boundary_grad)) {
         // The one second derivative of a bilinear surface is the mixed one.
         const acc_t twist = plan.mask * (dots.still[0] - dots.still[1] - dots.still[2]
                                          + dots.still[3]);

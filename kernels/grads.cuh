@@ -54,7 +54,7 @@ __device__ inline Grads grads_of(const Launch& p, const Plan& plan, const acc_t*
     acc_t d[4];
     keep_held(p, plan, dots, d);
     acc_t slope_y = 0, slope_x = 0;
-    if (!(plan.flags & EDGE && p.mmcv)) {
+    if (!(plan.flags & EDGE && p.zero_boundary_grad)) {
         slope_y = plan.lx * (d[3] - d[1]) + (1 - plan.lx) * (d[2] - d[0]);
         slope_x = plan.ly * (d[3] - d[2]) + (1 - plan.ly) * (d[1] - d[0]);
     }

@@ -26,7 +26,7 @@ __device__ inline Move move_of(
     // At a coordinate of -1 the sample is 0 and so is its change with the mask; whether it changes
     // with the offset is a convention.
     const acc_t value = edge ? static_cast<acc_t>(0) : m.mask;
-    const acc_t slope = edge && p.mmcv ? static_cast<acc_t>(0) : s.mask;
+    const acc_t slope = edge && p.zero_boundary_grad ? static_cast<acc_t>(0) : s.mask;
     const acc_t hy = 1 - s.ly, hx = 1 - s.lx;
     m.turn[0] = value * hy * hx + slope * (-hx * m.dy - hy * m.dx);
     m.turn[1] = value * hy * s.lx + slope * (-s.lx * m.dy + hy * m.dx);

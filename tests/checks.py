@@ -29,7 +29,7 @@ TINY = {"float16": 2.0**-25}  # half of the smallest subnormal number
 
 
 def computed(
-    grad_output: Any = None, *, boundary_grad: str = "torchvision", **arguments: Any
+    grad_output: Any = None, *, boundary_grad: str = "one_sided", **arguments: Any
 ) -> dict[str, Any]:
     """What cudeform makes of a call: ``output``, and with ``grad_output`` the gradients."""
     with cudeform.options(boundary_grad=boundary_grad):
@@ -81,7 +81,7 @@ def assert_agrees(actual: Any, sums: Sum, what: str, *, roundings: int = 1) -> N
         )
 
 
-def assert_case_agrees(case: Case, boundary_grad: str = "torchvision") -> None:
+def assert_case_agrees(case: Case, boundary_grad: str = "one_sided") -> None:
     """Compare the output and every gradient of a case with the reference's."""
     call = {**case.backward_arguments, "boundary_grad": boundary_grad}
     results, sums = computed(**call), reference(**call)

@@ -41,7 +41,7 @@ def reference(
     mask: Any = None,
     *,
     grad_output: Any = None,
-    boundary_grad: str = "torchvision",
+    boundary_grad: str = "one_sided",
 ) -> dict[str, Sum]:
     """``output``, and with ``grad_output`` the gradients, by name of the argument."""
     batch, channels, height, width = input.shape
@@ -89,8 +89,8 @@ def reference(
                 in_image = 0 <= row < height and 0 <= col < width
                 pixel = image[n][c][row][col] if in_image else 0.0
                 values.append(share * (pixel if inside else 0.0))
-                slope_pixel = pixel if inside or boundary_grad == "torchvision" else 0.0
-                held = held or (in_image and (inside or boundary_grad == "torchvision"))
+                slope_pixel = pixel if inside or boundary_grad == "one_sided" else 0.0
+                held = held or (in_image and (inside or boundary_grad == "one_sided"))
                 slopes_y.append(slope_y * slope_pixel)
                 slopes_x.append(slope_x * slope_pixel)
                 if in_image and share > 0:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import cudeform
-from cudeform.arrays import Gradients
+from cudeform.arrays import Tangents
 from cudeform.commands import gpus, info
 from cudeform.gpu.cuda.device import GpuUnavailableError, usable_cupy
 
@@ -106,11 +106,11 @@ def _deterministic(arrays: Arrays) -> list[Any]:
 
 def _jvp(arrays: Arrays) -> list[Any]:
     arrays = _without(arrays, "grad_output")
-    return [cudeform.deform_conv2d_jvp(Gradients(**arrays), **arrays, padding=1)]
+    return [cudeform.deform_conv2d_jvp(Tangents(**arrays), **arrays, padding=1)]
 
 
 def _double_backward(arrays: Arrays) -> list[Any]:
-    cotangents = Gradients(**_without(arrays, "grad_output"))
+    cotangents = Tangents(**_without(arrays, "grad_output"))
     return list(cudeform.deform_conv2d_double_backward(cotangents, **arrays, padding=1))
 
 

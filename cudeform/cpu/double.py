@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cudeform.arrays import DoubleGradients, Gradients, Operands
+from cudeform.arrays import DoubleGradients, Operands, Tangents
 from cudeform.cpu.backward import write_mask, write_offset
 from cudeform.cpu.blas import single_threaded
 from cudeform.cpu.call import Array, Call
@@ -29,7 +29,7 @@ from cudeform.options import Options
 
 
 def jvp(
-    operands: Operands, g: Geometry, options: Options, tangents: Gradients, result: Array
+    operands: Operands, g: Geometry, options: Options, tangents: Tangents, result: Array
 ) -> None:
     """Write the tangent of the output; tangents that are None are zero."""
     direction = Direction.of(Call.of(operands, g, options, double_plan), tangents)
@@ -48,7 +48,7 @@ def double_backward(
     g: Geometry,
     options: Options,
     grad_output: Array,
-    cotangents: Gradients,
+    cotangents: Tangents,
     results: DoubleGradients,
 ) -> None:
     """Write the gradients of ``sum(cotangents * backward(...))`` into ``results``."""
@@ -114,7 +114,7 @@ def _write_coordinates(
         if move.dy is not None and move.dx is not None:
             slope_y, slope_x = at.slopes(still)
             along = move.dy * slope_y + move.dx * slope_x
-            if move.mmcv:
+            if move.zero_boundary_grad:
                 along[at.edge] = 0
             grad_mask += along
         write_mask(call, move.tile, grad_mask, results.mask)
@@ -124,7 +124,7 @@ def _write_coordinates(
 
 def _grad_offset(move: Move, moved: Array, still: Array) -> tuple[Array, Array]:
     at = move.at
-    grad_y, grad_x = at.grad_offset(moved, "mmcv" if move.mmcv else "torchvision")
+    grad_y, grad_x = at.grad_offset(moved, "zero" if move.zero_boundary_grad else "one_sided")
     if move.mask is not None:
         slope_y, slope_x = at.slopes(still)
         grad_y, grad_x = grad_y + move.mask * slope_y, grad_x + move.mask * slope_x
@@ -134,6 +134,6 @@ def _grad_offset(move: Move, moved: Array, still: Array) -> tuple[Array, Array]:
         if at.mask is not None:
             twist *= at.mask
         grad_y, grad_x = grad_y + move.dx * twist, grad_x + move.dy * twist
-    if move.mmcv:
+    if move.zero_boundary_grad:
         grad_y[at.edge] = grad_x[at.edge] = 0
     return grad_y, grad_x

@@ -136,7 +136,7 @@ class Samples:
         """Gradients of dy and dx from the corner dots."""
         grad_y, grad_x = self.slopes(dots)
         for grad in (grad_y, grad_x):
-            if boundary_grad == "mmcv":
+            if boundary_grad == "zero":
                 grad[self.edge] = 0
             if self.mask is not None:
                 grad *= self.mask

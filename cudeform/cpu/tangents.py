@@ -18,7 +18,7 @@ from itertools import repeat
 import numpy as np
 import scipy.sparse as sp
 
-from cudeform.arrays import Gradients
+from cudeform.arrays import Tangents
 from cudeform.cpu.call import Array, Call, Table
 from cudeform.cpu.products import grad_columns_of, output_of, taps_first
 from cudeform.cpu.samples import Samples
@@ -43,7 +43,7 @@ class Move:
         place: the images they lie in.
         tile: the tile.
         dy, dx, mask: tangents in the order of the samples, or None.
-        mmcv: samples whose coordinate is -1 do not move.
+        zero_boundary_grad: samples whose coordinate is -1 do not move.
     """
 
     at: Samples
@@ -52,7 +52,7 @@ class Move:
     dy: Array | None
     dx: Array | None
     mask: Array | None
-    mmcv: bool
+    zero_boundary_grad: bool
 
     def columns(self) -> Array:
         """Tangent of the columns, (samples, C / offset_groups)."""
@@ -93,7 +93,7 @@ class Move:
             ],
             axis=1,
         )
-        if self.mmcv:
+        if self.zero_boundary_grad:
             slopes[self.at.edge] = 0
         return slopes
 
@@ -103,11 +103,11 @@ class Direction:
     """A call and the tangents of its operands."""
 
     call: Call
-    tangents: Gradients
+    tangents: Tangents
     weight: Array | None  # tangent of the weight, taps first
 
     @classmethod
-    def of(cls, call: Call, tangents: Gradients) -> Direction:
+    def of(cls, call: Call, tangents: Tangents) -> Direction:
         """Prepare the tangents."""
         weight = tangents.weight
         packed = None if weight is None else taps_first(call.g, weight, call.dtype)
@@ -132,8 +132,8 @@ class Direction:
             planes = mask.reshape(g.batch, g.offset_groups, g.taps, g.out_h, g.out_w)
             change = in_sample_order(planes, tile, self.call.dtype).ravel()
         at = self.call.samples(place.table, tile)
-        mmcv = self.call.options.boundary_grad == "mmcv"
-        return Move(at, place, tile, dy, dx, change, mmcv)
+        zero_boundary_grad = self.call.options.boundary_grad == "zero"
+        return Move(at, place, tile, dy, dx, change, zero_boundary_grad)
 
     def output(self, move: Move, columns: Array) -> Array:
         """Tangent of a tile's output, (images, O, rows, cols), from that of its columns."""

@@ -141,7 +141,7 @@ class _Backward:
         scatter = 0 if self.sums is None else self.sums.begin(chunk, images, self.columns)
         fields = call.chunk_fields(chunk, images) | {
             "keep_columns": self.grad_weight is not None,
-            "mmcv": call.mmcv,
+            "zero_boundary_grad": call.zero_boundary_grad,
         }
         operands = call.operands
         pointers = (

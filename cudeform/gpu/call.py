@@ -36,14 +36,14 @@ class Call:
         g: its sizes.
         operands: arrays in device memory.
         variant: of the kernels.
-        mmcv: the offset's gradient is 0 where a coordinate is -1.
+        zero_boundary_grad: the offset's gradient is 0 where a coordinate is -1.
     """
 
     device: Device
     g: Geometry
     operands: Operands
     variant: Variant
-    mmcv: bool
+    zero_boundary_grad: bool
 
     @classmethod
     def of(
@@ -61,7 +61,7 @@ class Call:
         packed = g.out_channels * leading_of(g, operands)
         bits = index_bits_of(g, [*operands.present().values(), *others], max(columns, packed))
         variant = Variant(dtype, bits, vector_of(g, dtype))
-        return cls(device, g, operands, variant, options.boundary_grad == "mmcv")
+        return cls(device, g, operands, variant, options.boundary_grad == "zero")
 
     @property
     def itemsize(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cudeform.arrays import DeviceArray, DoubleGradients, Gradients, Operands
+from cudeform.arrays import DeviceArray, DoubleGradients, Operands, Tangents
 from cudeform.geometry import Geometry
 from cudeform.gpu import products
 from cudeform.gpu.algorithms.grad_input import InputSums
@@ -28,7 +28,7 @@ def double_backward(
     g: Geometry,
     options: Options,
     grad_output: DeviceArray,
-    cotangents: Gradients,
+    cotangents: Tangents,
     results: DoubleGradients,
 ) -> None:
     """Queue the gradients of ``sum(cotangents * backward(...))`` into ``results``, contiguous."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cudeform.arrays import DeviceArray, Gradients, Operands
+from cudeform.arrays import DeviceArray, Operands, Tangents
 from cudeform.geometry import Geometry
 from cudeform.gpu import products
 from cudeform.gpu.algorithms.grad_input_sorted import image_bytes, sample_bytes
@@ -36,7 +36,7 @@ def jvp(
     operands: Operands,
     g: Geometry,
     options: Options,
-    tangents: Gradients,
+    tangents: Tangents,
     result: DeviceArray,
 ) -> None:
     """Queue the tangent of the output into ``result``, contiguous; None stands for zero."""
@@ -63,7 +63,7 @@ class Direction:
     call: Call
     options: Options
     pieces: list[Chunk]
-    tangents: Gradients
+    tangents: Tangents
     images: ChannelsLast
     images_tangent: ChannelsLast | None
     weight: Memory  # packed, with the bias's tangent as bias
@@ -77,7 +77,7 @@ class Direction:
         operands: Operands,
         g: Geometry,
         options: Options,
-        tangents: Gradients,
+        tangents: Tangents,
         others: tuple[DeviceArray, ...],
         *,
         ordered: bool,
@@ -120,7 +120,7 @@ class Direction:
             "input_tangent": strides_of(images.tangent),
             "offset_tangent": strides_of(self.tangents.offset),
             "mask_tangent": strides_of(self.tangents.mask),
-            "mmcv": self.call.mmcv,
+            "zero_boundary_grad": self.call.zero_boundary_grad,
         }
 
     @property

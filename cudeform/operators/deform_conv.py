@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cudeform.arrays import DoubleGradients, Gradients, Operands
+from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.checks import (
     DOUBLE_GRADIENTS,
     GRADIENTS,
@@ -113,7 +113,7 @@ def deform_conv2d_backward(
         dtype, None where not needed or where there is no such argument.
 
     The offset's gradient is the derivative to the right at whole coordinates, as in torchvision;
-    ``cudeform.options(boundary_grad="mmcv")`` selects the other convention at the image's edge.
+    ``cudeform.options(boundary_grad="zero")`` selects the other convention at the image's edge.
     Two deliberate differences: the side is the offset's own, so -1e-9 is to the left of every pixel
     in float32 too; and a sample outside has zero gradients even if ``grad_output`` is not finite.
 
@@ -149,7 +149,7 @@ def deform_conv2d_backward(
 
 
 def deform_conv2d_jvp(
-    tangents: Gradients,
+    tangents: Tangents,
     input: Any,
     offset: Any,
     weight: Any,
@@ -162,7 +162,7 @@ def deform_conv2d_jvp(
     """Forward mode: how the output moves when the arguments move along ``tangents``.
 
     Args:
-        tangents: ``cudeform.Gradients(input=..., offset=..., ...)``, each of its argument's shape
+        tangents: ``cudeform.Tangents(input=..., offset=..., ...)``, each of its argument's shape
             and dtype; None stands for zero.
         input, offset, weight, bias, stride, padding, dilation, mask: as for
             :func:`deform_conv2d`.
@@ -179,7 +179,7 @@ def deform_conv2d_jvp(
         >>> offset, weight = np.zeros((1, 2, 3, 3)), np.ones((1, 1, 1, 1))
         >>> down = np.zeros_like(offset)
         >>> down[:, 0] = 1.0  # dy grows everywhere
-        >>> tangents = cudeform.Gradients(offset=down)
+        >>> tangents = cudeform.Tangents(offset=down)
         >>> float(cudeform.deform_conv2d_jvp(tangents, image, offset, weight)[0, 0, 0, 0])
         3.0
     """
@@ -195,7 +195,7 @@ def deform_conv2d_jvp(
 
 
 def deform_conv2d_double_backward(
-    cotangents: Gradients,
+    cotangents: Tangents,
     grad_output: Any,
     input: Any,
     offset: Any,
@@ -231,7 +231,7 @@ def deform_conv2d_double_backward(
         >>> offset, weight = np.zeros((1, 2, 3, 3)), np.ones((1, 1, 1, 1))
         >>> ones = np.ones((1, 1, 3, 3))
         >>> second = cudeform.deform_conv2d_double_backward(
-        ...     cudeform.Gradients(weight=weight), ones, image, offset, weight
+        ...     cudeform.Tangents(weight=weight), ones, image, offset, weight
         ... )
         >>> bool((second.grad_output == image).all())  # d/dc of sum(c * image)
         True
@@ -255,12 +255,12 @@ def deform_conv2d_double_backward(
     return results
 
 
-def _tangents(operands: Operands, tangents: Gradients) -> dict[str, Any]:
+def _tangents(operands: Operands, tangents: Tangents) -> dict[str, Any]:
     """The tangents that are given, by name; each must fit its argument."""
-    if not isinstance(tangents, Gradients):
+    if not isinstance(tangents, (Tangents, Gradients)):
         raise TypeError(
-            f"tangents must be a cudeform.Gradients, got {type(tangents).__name__}; "
-            "write cudeform.Gradients(input=..., offset=...)"
+            f"tangents must be a cudeform.Tangents, got {type(tangents).__name__}; "
+            "write cudeform.Tangents(input=..., offset=...)"
         )
     given = {name: array for name, array in tangents._asdict().items() if array is not None}
     check_tangents(

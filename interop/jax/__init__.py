@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cudeform.arrays import DoubleGradients, Gradients, Operands
+from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.geometry import Geometry
 from cudeform.options import current
 
@@ -63,7 +63,7 @@ def forward(operands: Operands, geometry: Geometry) -> Any:
     return call(_task(operands, geometry), "forward", operands.present())["output"]
 
 
-def jvp(operands: Operands, geometry: Geometry, tangents: Gradients) -> Any:
+def jvp(operands: Operands, geometry: Geometry, tangents: Tangents) -> Any:
     """Tangent of the output."""
     arrays = operands.present() | _tangents(tangents)
     return call(_task(operands, geometry), "jvp", arrays)["output"]
@@ -84,7 +84,7 @@ def double_backward(
     operands: Operands,
     geometry: Geometry,
     grad_output: Any,
-    cotangents: Gradients,
+    cotangents: Tangents,
     needs: frozenset[str],
 ) -> DoubleGradients:
     """Gradients of ``sum(cotangents * backward(...))`` that are needed."""
@@ -95,7 +95,7 @@ def double_backward(
     return DoubleGradients(**call(_task(operands, geometry), "double_backward", arrays, wanted))
 
 
-def _tangents(tangents: Gradients) -> dict[str, Any]:
+def _tangents(tangents: Tangents) -> dict[str, Any]:
     given = tangents._asdict().items()
     return {TANGENT + name: array for name, array in given if array is not None}
 

@@ -15,7 +15,7 @@ from math import prod
 from typing import Any
 
 from cudeform import engine
-from cudeform.arrays import DoubleGradients, Gradients, Operands
+from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.checks import GRADIENTS
 from cudeform.geometry import Geometry
 from cudeform.options import Options
@@ -90,7 +90,7 @@ def performer(task: Task) -> Callable[..., None]:
             engine.forward(*call, results[0], device)
             return
         if task.operation == "jvp":
-            moves = Gradients(*[given[at] for at in tangents])
+            moves = Tangents(*[given[at] for at in tangents])
             engine.jvp(*call, moves, results[0], device)
             return
         grads = [*results, None]
@@ -98,7 +98,7 @@ def performer(task: Task) -> Callable[..., None]:
             wanted = Gradients(*[grads[at] for at in outputs])
             engine.backward(*call, given[grad_output], wanted, device)
             return
-        moves = Gradients(*[given[at] for at in tangents])
+        moves = Tangents(*[given[at] for at in tangents])
         seconds = DoubleGradients(*[grads[at] for at in outputs])
         engine.double_backward(*call, given[grad_output], moves, seconds, device)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from cudeform.arrays import DoubleGradients, Gradients
+from cudeform.arrays import DoubleGradients, Gradients, Tangents
 from cudeform.checks import DOUBLE_GRADIENTS, GRADIENTS, check_needs
 from cudeform.geometry import Padding, Pair
 
@@ -75,7 +75,7 @@ def deform_conv2d_backward(
 
 
 def deform_conv2d_jvp(
-    tangents: Gradients,
+    tangents: Tangents,
     input: Tensor,
     offset: Tensor,
     weight: Tensor,
@@ -91,7 +91,7 @@ def deform_conv2d_jvp(
 
 
 def deform_conv2d_double_backward(
-    cotangents: Gradients,
+    cotangents: Tangents,
     grad_output: Tensor,
     input: Tensor,
     offset: Tensor,

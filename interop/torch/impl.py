@@ -15,7 +15,7 @@ import torch
 from torch.autograd import forward_ad
 
 from cudeform import engine, geometry
-from cudeform.arrays import DeviceArray, Gradients, Operands
+from cudeform.arrays import DeviceArray, Operands, Tangents
 from cudeform.checks import GRADIENTS, check_devices, check_dtypes
 from cudeform.geometry import Geometry
 from cudeform.options import Options
@@ -32,7 +32,7 @@ DTYPE_NAMES = {
     torch.float64: "float64",
 }
 
-NO_TANGENTS = Gradients()
+NO_TANGENTS = Tangents()
 
 
 class Computed:
@@ -43,7 +43,7 @@ class Computed:
         operands: Tensors,
         settings: Settings,
         grad_output: Tensor | None = None,
-        tangents: Gradients = NO_TANGENTS,
+        tangents: Tangents = NO_TANGENTS,
     ) -> Geometry:
         """Geometry of a call whose tensors all fit together; found once for equal calls."""
         arguments = _arguments(operands, grad_output, tangents)
@@ -73,7 +73,7 @@ class Traced:
         operands: Tensors,
         settings: Settings,
         grad_output: Tensor | None = None,
-        tangents: Gradients = NO_TANGENTS,
+        tangents: Tangents = NO_TANGENTS,
     ) -> Geometry:
         """Geometry of a call whose tensors all fit together."""
         arguments = _arguments(operands, grad_output, tangents)
@@ -96,7 +96,7 @@ NAMES = (*GRADIENTS, "grad_output", *(f"the tangent of {name}" for name in GRADI
 
 
 def _arguments(
-    operands: Tensors, grad_output: Tensor | None, tangents: Gradients
+    operands: Tensors, grad_output: Tensor | None, tangents: Tangents
 ) -> tuple[tuple[Any, Any, Any] | None, ...]:
     """What is checked of the tensors, in the order of ``NAMES``."""
     tensors = (*operands, grad_output, *tangents)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from cudeform import engine
-from cudeform.arrays import DoubleGradients, Gradients
+from cudeform.arrays import DoubleGradients, Gradients, Tangents
 
 from .impl import Computed, Tensor, Tensors, Traced
 from .static_args import unpacked
@@ -75,7 +75,7 @@ def jvp(
     """The tangent of the output; None stands for a zero tangent."""
     chosen = unpacked(settings)
     operands = input, offset, weight, None, mask
-    tangents = Gradients(input_tangent, offset_tangent, weight_tangent, bias_tangent, mask_tangent)
+    tangents = Tangents(input_tangent, offset_tangent, weight_tangent, bias_tangent, mask_tangent)
     g = on.geometry(operands, chosen, None, tangents)
     output_tangent = input.new_empty(*g.output_shape)
     on.run(engine.jvp, operands, g, chosen.options(), tangents, output_tangent)
@@ -100,7 +100,7 @@ def double_backward(
     """Gradients of ``sum(tangents * backward(...))`` in the order of ``DoubleGradients``."""
     chosen = unpacked(settings)
     operands = input, offset, weight, None, mask
-    tangents = Gradients(input_tangent, offset_tangent, weight_tangent, bias_tangent, mask_tangent)
+    tangents = Tangents(input_tangent, offset_tangent, weight_tangent, bias_tangent, mask_tangent)
     g = on.geometry(operands, chosen, grad_output, tangents)
     results = DoubleGradients(*_wanted(needs, grad_output, input, offset, weight, mask))
     options = chosen.options()

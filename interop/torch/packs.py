@@ -33,7 +33,7 @@ class _Pack(DeformConv2d):
         deform_groups: int = 1,
         bias: bool = True,
         *,
-        boundary_grad: str | None = "mmcv",
+        boundary_grad: str | None = "zero",
     ) -> None:
         super().__init__(
             in_channels,
@@ -100,7 +100,7 @@ class DeformConv2dPack(_Pack):
         deform_groups: int = 1,
         bias: bool = False,
         *,
-        boundary_grad: str | None = "mmcv",
+        boundary_grad: str | None = "zero",
     ) -> None:
         """Make the layer; its offsets begin at zero."""
         sizes = (kernel_size, stride, padding, dilation, groups, deform_groups, bias)

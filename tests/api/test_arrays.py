@@ -243,7 +243,7 @@ def test_what_a_subclass_makes_of_operators_does_not_matter() -> None:
 
     odd = CASE.map(lambda array: array.view(Odd))
     moves = {name: getattr(odd, name) for name in cudeform.Gradients._fields}
-    tangents = cudeform.Gradients(**moves)
+    tangents = cudeform.Tangents(**moves)
     got = results(odd)
     assert_same(got, results(CASE))
     got["moved"] = cudeform.deform_conv2d_jvp(tangents, **odd.arguments)

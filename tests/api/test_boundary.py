@@ -22,7 +22,7 @@ def sample(
     mask: float | None = None,
     weight: float = 1.0,
     grad: float = 1.0,
-    boundary_grad: str = "torchvision",
+    boundary_grad: str = "one_sided",
     dtype: Any = np.float64,
 ) -> dict[str, Any]:
     """Output and gradients of one sample of a small image, at (y, x)."""
@@ -114,14 +114,14 @@ def test_by_the_other_rule_it_is_zero_where_the_sample_is_out_of_range(
 ) -> None:
     if not all(-1 < coordinate < 3 for coordinate in at):
         wanted = (0.0, 0.0)
-    grad = sample(compute, RAMP, *at, boundary_grad="mmcv")["offset"]
+    grad = sample(compute, RAMP, *at, boundary_grad="zero")["offset"]
     assert tuple(grad) == wanted
 
 
-@pytest.mark.parametrize("boundary_grad", ["torchvision", "mmcv"])
+@pytest.mark.parametrize("boundary_grad", ["one_sided", "zero"])
 def test_the_rules_differ_only_in_the_offset_gradient(boundary_grad: str) -> None:
     one = sample(computed, RAMP, -1.0, 0.5, mask=2.0, boundary_grad=boundary_grad)
-    assert one["offset"][0] == {"torchvision": 3.0, "mmcv": 0.0}[boundary_grad]
+    assert one["offset"][0] == {"one_sided": 3.0, "zero": 0.0}[boundary_grad]
     assert (one["mask"], one["output"], one["weight"]) == (0.0, 0.0, 0.0)
     assert not one["input"].any()
 
@@ -130,11 +130,11 @@ def test_zero_offsets_with_padding_are_where_the_rules_differ() -> None:
     image, weight = np.ones((1, 1, 4, 4)), np.ones((1, 1, 3, 3))
     offset, grad = np.zeros((1, 18, 4, 4)), np.ones((1, 1, 4, 4))
     grads = {}
-    for rule in ("torchvision", "mmcv"):
+    for rule in ("one_sided", "zero"):
         with cudeform.options(boundary_grad=rule):
             call = cudeform.deform_conv2d_backward
             grads[rule] = call(grad, image, offset, weight, padding=1).offset
-    differ = np.argwhere(grads["torchvision"] != grads["mmcv"])
+    differ = np.argwhere(grads["one_sided"] != grads["zero"])
     # Taps of the first row at the top edge and of the first column at the left edge; those of the
     # corner see one pixel diagonally, whose weight changes only in second order.
     assert {(int(channel), int(oy), int(ox)) for _, channel, oy, ox in differ} == {
@@ -253,7 +253,7 @@ def test_the_input_gradient_reaches_only_pixels_with_a_positive_weight(
 
 @pytest.mark.parametrize("bad", [NAN, INF])
 @pytest.mark.parametrize("at", [(5.0, 1.0), (-1.5, 1.0), (1.0, 3.0), (INF, 1.0)])
-@pytest.mark.parametrize("boundary_grad", ["torchvision", "mmcv"])
+@pytest.mark.parametrize("boundary_grad", ["one_sided", "zero"])
 @both
 def test_a_sample_of_nothing_has_zero_gradients_whatever_comes_from_above(
     compute: Any, boundary_grad: str, at: tuple[float, float], bad: float
@@ -268,7 +268,7 @@ def test_a_sample_of_nothing_has_zero_gradients_whatever_comes_from_above(
 def test_at_minus_one_what_comes_from_above_meets_the_slope_alone(compute: Any) -> None:
     one = sample(compute, RAMP, -1.0, 0.5, mask=2.0, grad=INF)
     assert (one["offset"][0], one["mask"]) == (INF, 0)
-    one = sample(compute, RAMP, -1.0, 0.5, mask=2.0, grad=INF, boundary_grad="mmcv")
+    one = sample(compute, RAMP, -1.0, 0.5, mask=2.0, grad=INF, boundary_grad="zero")
     assert (*one["offset"], one["mask"]) == (0, 0, 0)
 
 

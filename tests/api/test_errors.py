@@ -36,7 +36,7 @@ def test_wrong_needs(needs: Any, error: type[Exception], text: str) -> None:
 
 
 POSITIVE = "must be a positive integer or None"
-RULE = "boundary_grad must be one of ('torchvision', 'mmcv')"
+RULE = "boundary_grad must be one of ('one_sided', 'zero', 'torchvision', 'mmcv')"
 
 
 @pytest.mark.parametrize(

@@ -56,9 +56,7 @@ DIRECT = [
 EVERY_DTYPE = pytest.mark.parametrize("dtype", DTYPES)
 
 
-def assert_all_agree(
-    results: dict[str, Any], case: Case, boundary_grad: str = "torchvision"
-) -> None:
+def assert_all_agree(results: dict[str, Any], case: Case, boundary_grad: str = "one_sided") -> None:
     """Compare with the reference; nothing is rounded but results."""
     sums = reference(**case.backward_arguments, boundary_grad=boundary_grad)
     assert results.keys() <= sums.keys()

@@ -72,7 +72,7 @@ ROUNDED_ONCE = ("bias",)
 
 
 @cache
-def expected(case: Case, boundary_grad: str = "torchvision") -> dict[str, Sum]:
+def expected(case: Case, boundary_grad: str = "one_sided") -> dict[str, Sum]:
     """What the definition makes of a case."""
     return reference(**case.backward_arguments, boundary_grad=boundary_grad)
 
@@ -84,7 +84,7 @@ def cast(case: Case, dtype: str) -> Case:
 
 
 def assert_all_agree(
-    results: dict[str, Any], case: Case, boundary_grad: str = "torchvision", what: str = ""
+    results: dict[str, Any], case: Case, boundary_grad: str = "one_sided", what: str = ""
 ) -> None:
     """Compare results with the reference.
 

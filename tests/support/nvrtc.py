@@ -1,8 +1,8 @@
 """Kernels compiled by NVRTC, which needs no GPU; how many registers each takes.
 
-``python tests/support/nvrtc.py`` compiles all that can be expected to differ and shows what was counted;
-with ``--write`` it records that in benchmarks/registers.json, which test_kernels.py compares with.
-``--all`` leaves nothing out, and takes many minutes.
+``python tests/support/nvrtc.py`` compiles all that can be expected to differ and shows what was
+counted; with ``--write`` it records that in benchmarks/registers.json, which test_kernels.py
+compares with. ``--all`` leaves nothing out, and takes many minutes.
 """
 
 from __future__ import annotations

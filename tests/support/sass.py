@@ -1,7 +1,7 @@
 """Instructions of the kernels that sample, counted in machine code; no GPU is needed.
 
-``python tests/support/sass.py`` compiles them by NVRTC, disassembles them by nvdisasm and shows what was
-counted; with ``--write`` it records that in benchmarks/instructions.json, which
+``python tests/support/sass.py`` compiles them by NVRTC, disassembles them by nvdisasm and shows
+what was counted; with ``--write`` it records that in benchmarks/instructions.json, which
 test_instructions.py compares with. Another kernel is counted as soon as ``VARIANTS`` names it.
 
 Counted is what the text of a loop holds, branches that are seldom taken included:

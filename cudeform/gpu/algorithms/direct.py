@@ -132,7 +132,7 @@ def call_of(
     dtype = operands.input.dtype
     bits = index_bits_of(g, [*operands.present().values(), *others], parts_of(g) * sums_of(g))
     variant = Variant(dtype, bits, vector_of(g, dtype), *_group(g))
-    return Call(device, g, operands, variant, options.boundary_grad == "mmcv")
+    return Call(device, g, operands, variant, options.boundary_grad == "zero")
 
 
 def launch(

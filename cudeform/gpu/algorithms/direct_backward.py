@@ -100,7 +100,7 @@ class _Backward:
             pointer_of(grads.mask),
         )
         fields = call.chunk_fields(chunk, images)
-        fields |= {"lanes": lanes_of(call, 32), "mmcv": call.mmcv}
+        fields |= {"lanes": lanes_of(call, 32), "zero_boundary_grad": call.zero_boundary_grad}
         launch(call, "deform_direct_backward", call.samples(chunk), pointers, fields)
         if self.table is not None and grads.input is not None and closes:
             unpack_input(call, self.table, grads.input, chunk)

@@ -60,7 +60,7 @@ def forward(
     tiling = _tiling(g, dtype, products, device)
     parts = -(-tiling.stages // tiling.part_stages(device))
     variant = Variant(dtype, 32, widest(dtype), tile=tiling.tile)
-    call = Call(device, g, operands, variant, mmcv=False)
+    call = Call(device, g, operands, variant, zero_boundary_grad=False)
     # No sum is cut by a chunk, so there is no need to cut the same way every time.
     pieces = chunks(g, device, replace(options, deterministic=False), _costs(call, tiling, parts))
     most = max(chunk.count for chunk in pieces)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cudeform.arrays import Gradients
+from cudeform.arrays import Tangents
 from cudeform.gpu.algorithms.grad_input_sorted import Scratch, cells_of, gather
 from cudeform.gpu.call import Call, most_positions
 from cudeform.gpu.chunks import Chunk
@@ -65,7 +65,7 @@ class InputSums:
         chunk: Chunk,
         images: DeviceArray,
         columns: Memory,
-        along: Gradients | None = None,
+        along: Tangents | None = None,
         others: Memory | None = None,
     ) -> int:
         """Sum what the gradient of the columns gives, unless the kernel that follows is to do it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cudeform.arrays import DeviceArray, Gradients
+from cudeform.arrays import DeviceArray, Tangents
 from cudeform.geometry import Geometry
 from cudeform.gpu.call import THREADS, Call, pointer_of, strides_of
 from cudeform.gpu.chunks import Chunk
@@ -64,7 +64,7 @@ def gather(
     scratch: Scratch,
     *,
     accumulate: bool,
-    along: Gradients | None = None,
+    along: Tangents | None = None,
 ) -> None:
     """Turn the gradient of the columns into that of the channels-last input.
 
@@ -79,11 +79,11 @@ def gather(
         along: tangents of offset and mask: the corners' weights are their changes along these.
     """
     g, offset, mask = call.g, call.operands.offset, call.operands.mask
-    tangents = Gradients() if along is None else along
+    tangents = Tangents() if along is None else along
     fields = call.chunk_fields(chunk, images) | {
         "accumulate": accumulate,
         "turns": along is not None,
-        "mmcv": call.mmcv,
+        "zero_boundary_grad": call.zero_boundary_grad,
         "offset_tangent": strides_of(tangents.offset),
         "mask_tangent": strides_of(tangents.mask),
     }

@@ -42,7 +42,7 @@ LAUNCH = {
     "lanes": "int",  # neighbouring threads that share a sample
     "keep_columns": "int",
     "accumulate": "int",
-    "mmcv": "int",
+    "zero_boundary_grad": "int",
     "turns": "int",  # weights are changes along tangents
     "parts": "int",  # of the positions, or of the stages, summed apart
     "tile_w": "int",  # columns of a rectangle of positions; 0: a run of them

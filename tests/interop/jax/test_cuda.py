@@ -104,7 +104,7 @@ def by_numpy(a_task: Task, arrays: dict[str, Any]) -> list[Any]:
         return [cudeform.deform_conv2d(**given)]
     if a_task.operation == "backward":
         return list(cudeform.deform_conv2d_backward(arrays["grad_output"], **given))
-    tangents = cudeform.Gradients(*(arrays[name] for name in TANGENTS))
+    tangents = cudeform.Tangents(*(arrays[name] for name in TANGENTS))
     if a_task.operation == "jvp":
         return [cudeform.deform_conv2d_jvp(tangents, **given)]
     grad_output = arrays["grad_output"]

@@ -37,7 +37,7 @@ def test_a_wrong_gradient_or_tangent_is_refused_while_tracing() -> None:
     arrays = operands(CASE)
     sizes = {"stride": CASE.stride, "padding": CASE.padding, "dilation": CASE.dilation}
     wrong = jax.ShapeDtypeStruct((1, 2, 3, 4), "float64")
-    tangents = cudeform.Gradients(mask=wrong)
+    tangents = cudeform.Tangents(mask=wrong)
     for call, message in (
         (cudeform.deform_conv2d_backward, r"^grad_output must have shape .*got \(1, 2, 3, 4\)"),
         (cudeform.deform_conv2d_jvp, r"^tangent of mask must have the shape of mask, .*got"),

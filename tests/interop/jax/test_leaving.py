@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import jaxcpu  # noqa: F401, skips where there is no JAX
 import pytest
+from support import jaxcpu  # noqa: F401, skips where there is no JAX
 
 # A call that waits for a product runs in a thread of XLA, later than the main thread goes on.
 PROGRAM = """

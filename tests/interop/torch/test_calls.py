@@ -108,7 +108,7 @@ def test_without_a_need_nothing_is_kept(torch_device: Any) -> None:
 def test_options_of_the_forward_hold_in_the_backward() -> None:
     case = build("edge", channels=2, out_channels=2, offset="whole")
     results = []
-    for rule in ("torchvision", "mmcv"):
+    for rule in ("one_sided", "zero"):
         operands = [torch.tensor(a, requires_grad=True) for a in (case.input, case.offset)]
         with cudeform.options(boundary_grad=rule):
             output = cudeform.deform_conv2d(*operands, torch.tensor(case.weight))
@@ -124,7 +124,7 @@ def test_all_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
         "deterministic": True,
         "allow_tf32": True,
         "workspace_limit": 12345,
-        "boundary_grad": "mmcv",
+        "boundary_grad": "zero",
         "num_threads": 3,
     }
     for name, value in choices.items():

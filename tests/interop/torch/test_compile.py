@@ -76,7 +76,7 @@ def test_compiled_code_has_the_option_that_was_in_force() -> None:
         return torch.autograd.grad(function(input, offset, weight, padding=1).sum(), offset)[0]
 
     compiled = torch.compile(cudeform.deform_conv2d, fullgraph=True, backend="aot_eager")
-    with cudeform.options(boundary_grad="mmcv"):
+    with cudeform.options(boundary_grad="zero"):
         mine, wanted = slope(compiled), slope(cudeform.deform_conv2d)
     assert torch.allclose(mine, wanted)
     assert not torch.allclose(mine, slope(cudeform.deform_conv2d))
@@ -87,7 +87,7 @@ def test_compiled_code_notices_another_boundary_grad() -> None:
     operands = tensors("cpu")
     compiled = torch.compile(convolve, fullgraph=True, backend="eager")
     compiled(*operands)
-    with cudeform.options(boundary_grad="mmcv"), pytest.raises(RuntimeError, match="was compiled"):
+    with cudeform.options(boundary_grad="zero"), pytest.raises(RuntimeError, match="was compiled"):
         compiled(*operands)
 
 
@@ -108,7 +108,7 @@ def test_export(strict: bool) -> None:
     input, offset, weight, bias, mask = tensors("cpu")
     more = [torch.cat([t, t, t]) for t in (input, offset, mask)]
     operands = (more[0], more[1], weight, bias, more[2])
-    with cudeform.options(boundary_grad="mmcv"):  # not for the program to know
+    with cudeform.options(boundary_grad="zero"):  # not for the program to know
         assert torch.equal(program.module()(*operands), convolve(*operands))
 
 

@@ -185,10 +185,10 @@ def test_the_other_functions_take_tensors(torch_device: Any) -> None:
     operands = tensors(torch_device)
     arrays = [t.cpu().numpy() for t in operands]
     factors = dict(zip(NAMES, (1.0, -0.5, 2.0, 3.0, 0.25), strict=True))
-    tangents = cudeform.Gradients(
+    tangents = cudeform.Tangents(
         *(f * torch.ones_like(t) for f, t in zip(factors.values(), operands, strict=True))
     )
-    plain = cudeform.Gradients(*(t.cpu().numpy() for t in tangents))
+    plain = cudeform.Tangents(*(t.cpu().numpy() for t in tangents))
     got = cudeform.deform_conv2d_jvp(tangents, *operands[:4], mask=operands[4], **SIZES)
     wanted = cudeform.deform_conv2d_jvp(plain, *arrays[:4], mask=arrays[4], **SIZES)
     np.testing.assert_allclose(got.cpu(), wanted, rtol=1e-10, atol=1e-12)

@@ -61,7 +61,7 @@ def test_wrong_gradients_and_tangents(torch_device: Any) -> None:
     with pytest.raises(TypeError, match="grad_output must have the dtype of input"):
         cudeform.deform_conv2d_backward(ones.float(), *operands[:4], **given)
     for wrong, text in ((operands[0][:1], "tangent of input"), (ones, "tangent of input")):
-        tangents = cudeform.Gradients(input=wrong)
+        tangents = cudeform.Tangents(input=wrong)
         with pytest.raises(ValueError, match=text):
             cudeform.deform_conv2d_jvp(tangents, *operands[:4], **given)
         with pytest.raises(ValueError, match=text):
