@@ -11,7 +11,6 @@
 The result is an array of the kind that came in.
 """
 
-from cudeform import _checkout  # noqa: F401  it must come first
 from cudeform.arrays import DoubleGradients, Gradients, Tangents
 from cudeform.inspect import (
     OffsetStats,

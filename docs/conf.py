@@ -45,12 +45,11 @@ autodoc_type_aliases = {"Pair": "Pair", "Padding": "Padding"}
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 
-doctest_global_setup = """\
+doctest_global_setup = """
 import numpy as np
 import cudeform
-from cudeform.geometry import geometry_of"""
-    "import numpy as np\nimport cudeform\nfrom cudeform.geometry import geometry_of"
-)
+from cudeform.geometry import geometry_of
+"""
 # Those of the reference run here as well as those of the pages.
 doctest_test_doctest_blocks = "default"
 
