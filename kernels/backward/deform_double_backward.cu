@@ -76,8 +76,8 @@ __device__ inline void backprop_vector(
         }
     }
     for (int j = 0; input_tangent && j < 4; ++j) {
-        const index_t step = input_tangent_step(params, j) + c;
-        const scalar_t* const from = input_tangent + (tangent.input_index + step);
+        const scalar_t* const from =
+            input_tangent + (tangent.input_index + input_tangent_step(params, j) + c);
         const Vector pixel_tangent = load_vector_if(record.flags & IN_BOUNDS_TL << j, from);
         add_dot(corner->dots_tangent + j, grad, pixel_tangent);
         add_scaled(&value, record.corner_weights[j], pixel_tangent);

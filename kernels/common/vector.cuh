@@ -45,9 +45,9 @@ __device__ inline void store_vector(scalar_t* to, Vector value) {
 #endif
 }
 
-// Add atomically to VECTOR neighbours in global memory, ADDS elements an instruction.
+// Add atomically to VECTOR neighbours in global memory, ATOMIC_WIDTH elements an instruction.
 __device__ inline void add_vector(acc_t* to, Vector value) {
-#if ADDS == 4
+#if ATOMIC_WIDTH == 4
     for (int i = 0; i < VECTOR; i += 4) {
         add_global4(to + i, value.v[i], value.v[i + 1], value.v[i + 2], value.v[i + 3]);
     }

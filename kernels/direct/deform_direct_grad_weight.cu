@@ -28,22 +28,22 @@ __device__ inline void reduce_and_write(
         const Launch& params, const WeightSums& sums, index_t first_row, int rows, int slice0,
         acc_t* partial) {
     acc_t* shared = reinterpret_cast<acc_t*>(dynamic_shared());  // (warps, GROUP_IN, lanes, SLICE_OUT)
-    const int lanes = params.lanes, lane = threadIdx.x % lanes, size = GROUP_IN * SLICE_OUT * lanes;
+    const int lane = threadIdx.x % params.lanes, size = GROUP_IN * SLICE_OUT * params.lanes;
     for (int i = 0; i < GROUP_IN; ++i) {
         for (int o = 0; o < SLICE_OUT; ++o) {
             acc_t sum = sums.of[i].v[o];
-            for (int distance = lanes; distance < 32; distance *= 2) {
+            for (int distance = params.lanes; distance < 32; distance *= 2) {
                 sum += __shfl_xor_sync(0xffffffff, sum, distance);
             }
-            if (threadIdx.x % 32 < lanes) {
-                const int to = (i * lanes + lane) * SLICE_OUT + o;
+            if (threadIdx.x % 32 < params.lanes) {
+                const int to = (i * params.lanes + lane) * SLICE_OUT + o;
                 shared[threadIdx.x / 32 * size + to] = sum;
             }
         }
     }
     __syncthreads();
     for (int item = threadIdx.x; item < size; item += blockDim.x) {
-        const int i = item / (lanes * SLICE_OUT), o = item % (lanes * SLICE_OUT);
+        const int i = item / (params.lanes * SLICE_OUT), o = item % (params.lanes * SLICE_OUT);
         acc_t sum = 0;
         for (int warp = 0; warp < blockDim.x / 32; ++warp) {
             sum += shared[warp * size + item];

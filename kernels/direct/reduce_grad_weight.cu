@@ -27,8 +27,8 @@ extern "C" __global__ void reduce_grad_weight(
         const acc_t* __restrict__ partial, scalar_t* __restrict__ grad_weight,
         scalar_t* __restrict__ grad_bias, Launch params) {
     acc_t* sums = reinterpret_cast<acc_t*>(dynamic_shared());  // one a thread
-    const int group_in = params.g.channels / params.g.groups;
-    const int rows = params.g.kernel_h * params.g.kernel_w * group_in + 1;
+    const int rows =
+        params.g.kernel_h * params.g.kernel_w * (params.g.channels / params.g.groups) + 1;
     const int size = rows * params.g.out_channels, item_threads = blockDim.x / ITEMS;
     for (int first = blockIdx.x * ITEMS; first < size; first += gridDim.x * ITEMS) {
         const int item = first + threadIdx.x % ITEMS;

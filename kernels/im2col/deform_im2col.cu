@@ -28,8 +28,8 @@ extern "C" __global__ void deform_im2col(
             const int c = it.channel + lane_of(params) * VECTOR;
             if (k < count) {
                 const SampleRecord record = records[k];
-                const Vector value = sample_vector(params, record, input, c);
-                store_vector(columns + record_column(params, record, c), value);
+                store_vector(columns + record_column(params, record, c),
+                             sample_vector(params, record, input, c));
             }
         }
         __syncthreads();

@@ -16,14 +16,14 @@ __device__ inline Vector tangent_vector(
     Vector value = zero_vector();
     for (int j = 0; j < 4; ++j) {
         const scalar_t* const from = input + (record.input_index + input_step(params, j) + c);
-        const Vector pixel = load_vector_if(record.flags & IN_BOUNDS_TL << j, from);
-        add_scaled(&value, tangent.corner_weights[j], pixel);
+        add_scaled(&value, tangent.corner_weights[j],
+                   load_vector_if(record.flags & IN_BOUNDS_TL << j, from));
     }
     for (int j = 0; input_tangent && j < 4; ++j) {
-        const index_t step = input_tangent_step(params, j) + c;
-        const scalar_t* const from = input_tangent + (tangent.input_index + step);
-        const Vector pixel = load_vector_if(record.flags & CONTRIBUTES << j, from);
-        add_scaled(&value, record.corner_weights[j], pixel);
+        const scalar_t* const from =
+            input_tangent + (tangent.input_index + input_tangent_step(params, j) + c);
+        add_scaled(&value, record.corner_weights[j],
+                   load_vector_if(record.flags & CONTRIBUTES << j, from));
     }
     return value;
 }
@@ -46,9 +46,9 @@ extern "C" __global__ void deform_im2col_jvp(
             SampleRecord record = make_column_record(params, s, index);
             complete_tangent(params, s, index, record.first_channel, &tangent);
             for (int j = 0; j < 4; ++j) {
-                const acc_t weight = record.corner_weights[j] * record.mask;
                 const bool contributes = record.flags & CONTRIBUTES << j;
-                record.corner_weights[j] = contributes ? weight : static_cast<acc_t>(0);
+                record.corner_weights[j] =
+                    contributes ? record.corner_weights[j] * record.mask : static_cast<acc_t>(0);
             }
             records[threadIdx.x] = record;
             tangents[threadIdx.x] = tangent;

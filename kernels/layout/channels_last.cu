@@ -21,14 +21,13 @@ extern "C" __global__ void channels_last(
         const index_t pixel0 = item % pixel_squares * SIDE;
         const int c0 = static_cast<int>(item / pixel_squares % channel_squares) * SIDE;
         const int image = static_cast<int>(item / pixel_squares / channel_squares);
-        const int n = params.first_image + image;
         for (int i = line; i < SIDE && c0 + i < channels; i += lines) {
             const index_t pixel = pixel0 + lane;
             if (pixel < pixels) {
                 const int y = static_cast<int>(pixel / params.size_w);
                 const int x = static_cast<int>(pixel - static_cast<index_t>(y) * params.size_w);
-                square[i * (SIDE + 1) + lane] =
-                    source[strided_index(params.source, n, c0 + i, params.first_h + y, x)];
+                square[i * (SIDE + 1) + lane] = source[strided_index(
+                    params.source, params.first_image + image, c0 + i, params.first_h + y, x)];
             }
         }
         __syncthreads();

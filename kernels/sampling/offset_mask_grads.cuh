@@ -12,8 +12,8 @@ __device__ inline void reduce_lanes(const Launch& params, const acc_t* dots, boo
     if (params.lanes < 4) {
         acc_t pair_sums[4];
         for (int j = 0; j < 4; ++j) {
-            const bool two = params.lanes == 2;
-            pair_sums[j] = two ? dots[j] + __shfl_xor_sync(0xffffffff, dots[j], 1) : dots[j];
+            pair_sums[j] =
+                params.lanes == 2 ? dots[j] + __shfl_xor_sync(0xffffffff, dots[j], 1) : dots[j];
         }
         __syncwarp();
         for (int j = 0; valid && lane == 0 && j < 4; ++j) {
@@ -46,8 +46,7 @@ __device__ inline void reduce_lanes(const Launch& params, const acc_t* dots, boo
 __device__ inline void zero_out_of_bounds_dots(
         const Launch& params, const SampleRecord& record, const acc_t* reduced, acc_t* dots) {
     for (int j = 0; j < 4; ++j) {
-        const bool defined = params.offset_channels && record.flags >> j & 1;
-        dots[j] = defined ? reduced[j] : static_cast<acc_t>(0);
+        dots[j] = params.offset_channels && record.flags >> j & 1 ? reduced[j] : static_cast<acc_t>(0);
     }
 }
 

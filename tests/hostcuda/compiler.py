@@ -30,9 +30,9 @@ FLAGS = (
     *("-Wno-sign-compare", "-Wno-unknown-pragmas"),  # threadIdx is unsigned; #pragma unroll
 )
 
-# The parts of a text that are PTX: from their own #line to the next.
-_INTRINSICS = re.compile(
-    r'^#line 1 "(?:intrinsics|mma)\.cuh"$.*?(?=^#line 1 )', re.DOTALL | re.MULTILINE
+# The files of a text that are inline PTX: from their own #line to the next.
+_PTX = re.compile(
+    r'^#line 1 "common/(?:tensor_core_)?ptx\.cuh"$.*?(?=^#line 1 )', re.DOTALL | re.MULTILINE
 )
 
 # Calls before every access, for races.h.
@@ -58,7 +58,7 @@ def compiled(kernel: Kernel, more_flags: tuple[str, ...] = ()) -> Path:
         [
             '#include "shim.h"',
             "namespace {",  # what the kernel does not use vanishes, whatever is inline or not
-            _INTRINSICS.sub("", kernel.source),  # the shim has a twin of them
+            _PTX.sub("", kernel.source),  # the shim has the same functions in C++
             "}",
             '#line 1 "entry"',
             f"#define HOSTCUDA_KERNEL {kernel.name}",

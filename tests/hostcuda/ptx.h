@@ -1,4 +1,4 @@
-// The host's twin of kernels/intrinsics.cuh: the same names, in plain C++ instead of PTX.
+// ptx: the functions of kernels/common/ptx.cuh in C++ for the CPU.
 
 #pragma once
 
@@ -14,7 +14,7 @@ struct alignas(16) vec16_t {
     unsigned int w[4];
 };
 
-// ---- numbers: round to nearest even, as `cvt.rn` does; every NaN becomes 0x7FFF -----------------
+// ---- conversions: round to nearest even, as `cvt.rn` does; every NaN becomes 0x7FFF --------------
 
 inline float to_acc(half_t x) {
     const unsigned sign = (x.bits & 0x8000u) << 16;
@@ -40,7 +40,7 @@ inline void from_acc(float x, half_t* result) {
     }
     if (size >= 0x47800000u) {  // 65536 and more; less can still round to infinity below
         size = 0x7C00;
-    } else if (size < 0x38800000u) {  // denormal: the sum has just the bits that are left
+    } else if (size < 0x38800000u) {  // denormal: adding 0.5 rounds to the bits that are left
         size = __float_as_uint(__uint_as_float(size) + 0.5f) - __float_as_uint(0.5f);
     } else {
         size = (size - (112u << 23) + 0xFFFu + (size >> 13 & 1u)) >> 13;
@@ -67,23 +67,23 @@ inline int floor_to_int(float value) { return floor_to_int(static_cast<double>(v
 namespace hostcuda {
 
 template <class T>
-auto number_at(const vec16_t& raw, int i) {
+auto element(const vec16_t& raw, int i) {
     return to_acc(reinterpret_cast<const T*>(&raw)[i]);
 }
 
 }  // namespace hostcuda
 
-inline float number_of(half_t kind, const vec16_t& raw, int i) {
-    return hostcuda::number_at<half_t>(raw, i);
+inline float vec16_element(half_t type, const vec16_t& raw, int i) {
+    return hostcuda::element<half_t>(raw, i);
 }
-inline float number_of(bfloat16_t kind, const vec16_t& raw, int i) {
-    return hostcuda::number_at<bfloat16_t>(raw, i);
+inline float vec16_element(bfloat16_t type, const vec16_t& raw, int i) {
+    return hostcuda::element<bfloat16_t>(raw, i);
 }
-inline float number_of(float kind, const vec16_t& raw, int i) {
-    return hostcuda::number_at<float>(raw, i);
+inline float vec16_element(float type, const vec16_t& raw, int i) {
+    return hostcuda::element<float>(raw, i);
 }
-inline double number_of(double kind, const vec16_t& raw, int i) {
-    return hostcuda::number_at<double>(raw, i);
+inline double vec16_element(double type, const vec16_t& raw, int i) {
+    return hostcuda::element<double>(raw, i);
 }
 
 // ---- memory -------------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ void add(T* address, T value, const char* what, Where at) {
 
 }  // namespace hostcuda
 
-inline int kept(int value) { return value; }
+inline int opaque(int value) { return value; }
 
 inline unsigned char* dynamic_shared() {
     return reinterpret_cast<unsigned char*>(hostcuda::launch->shared);
@@ -118,9 +118,9 @@ inline vec16_t load16(const void* address, hostcuda::Where at = hostcuda::here()
     return *static_cast<const vec16_t*>(address);
 }
 
-inline vec16_t load16_if(unsigned held, const void* address,
+inline vec16_t load16_if(unsigned condition, const void* address,
                          hostcuda::Where at = hostcuda::here()) {
-    return held ? load16(address, at) : vec16_t{};
+    return condition ? load16(address, at) : vec16_t{};
 }
 
 inline void store16(void* address, vec16_t value, hostcuda::Where at = hostcuda::here()) {

@@ -1,12 +1,12 @@
-// The host's twin of kernels/mma.cuh: the same names, in plain C++ instead of PTX.
+// tensor_core_ptx: the functions of kernels/common/tensor_core_ptx.cuh in C++ for the CPU.
 
 #pragma once
 
-#include "intrinsics.h"
+#include "ptx.h"
 
 namespace hostcuda {
 
-// ---- copies in the background: nothing is moved before it is waited for --------------------------
+// ---- asynchronous copies: performed when they are waited for ------------------------------------
 
 struct Copy {
     vec16_t* to;
@@ -20,13 +20,14 @@ struct Copies {
     Copy copies[most_copies];
 };
 
-static Copies begun[most_threads];
+static Copies pending[most_threads];
 
-inline Copies& own_copies() {
-    Copies& own = begun[threadIdx.x];
-    if (own.block != blockIdx.x) own.count = 0;  // of a block that ended without waiting
-    own.block = blockIdx.x;
-    return own;
+// Pending copies of the current thread.
+inline Copies& my_copies() {
+    Copies& copies = pending[threadIdx.x];
+    if (copies.block != blockIdx.x) copies.count = 0;  // of a block that ended without waiting
+    copies.block = blockIdx.x;
+    return copies;
 }
 
 inline void check_shared(const void* address, const char* what, Where at) {
@@ -35,18 +36,18 @@ inline void check_shared(const void* address, const char* what, Where at) {
         fail("%s:%d: %s of %p, which is not shared memory", at.file, at.line, what, address);
 }
 
-// ---- what a warp does together ------------------------------------------------------------------
+// ---- warp-wide operations -----------------------------------------------------------------------
 
 struct Rows {
-    vec16_t row;       // lane i brings row i % 8 of matrix i / 8
-    unsigned words[4];
+    vec16_t row;        // from lane i: row i % 8 of matrix i / 8
+    unsigned words[4];  // result
 };
 
 inline void all_lanes(unsigned active, const char* what) {
     if (active != ~0u) fail("%s: lanes %08x take part, it takes all 32", what, active);
 }
 
-inline void deal_rows(void* const* brought, unsigned active) {
+inline void distribute_rows(void* const* brought, unsigned active) {
     all_lanes(active, "load_matrices");
     for (unsigned lane = 0; lane < lanes_of_warp; ++lane)
         for (unsigned matrix = 0; matrix < 4; ++matrix) {
@@ -55,22 +56,22 @@ inline void deal_rows(void* const* brought, unsigned active) {
         }
 }
 
-struct Factors {
+struct Operands {
     const unsigned *a, *b;
     float* sum;
 };
 
-// The numbers of a word, as the processor sees them.
-inline float number(half_t, unsigned word, unsigned i) {
+// Element i of a word, as the tensor cores read it.
+inline float element(half_t, unsigned word, unsigned i) {
     return to_acc(half_t{static_cast<unsigned short>(word >> 16 * i)});
 }
-inline float number(bfloat16_t, unsigned word, unsigned i) {
+inline float element(bfloat16_t, unsigned word, unsigned i) {
     return to_acc(bfloat16_t{static_cast<unsigned short>(word >> 16 * i)});
 }
-inline float number(float, unsigned word, unsigned) { return __uint_as_float(word & 0xFFFFE000u); }
+inline float element(float, unsigned word, unsigned) { return __uint_as_float(word & 0xFFFFE000u); }
 
-// Tensor cores cut sums off where they end, instead of rounding them.
-inline float cut_off(double value) {
+// Tensor cores truncate sums instead of rounding them.
+inline float truncated(double value) {
     const float nearest = static_cast<float>(value);
     const bool beyond = std::fabs(static_cast<double>(nearest)) > std::fabs(value);
     return beyond && std::isfinite(value) ? std::nextafterf(nearest, 0.0f) : nearest;
@@ -79,32 +80,32 @@ inline float cut_off(double value) {
 template <class Scalar>
 void multiply_lanes(void* const* brought, unsigned active) {
     all_lanes(active, "multiply_add");
-    constexpr unsigned numbers = 4 / sizeof(Scalar), depth = 8 * numbers;
+    constexpr unsigned elements = 4 / sizeof(Scalar), depth = 8 * elements;
     double a[16][depth], b[8][depth];
     for (unsigned lane = 0; lane < lanes_of_warp; ++lane) {
-        const auto& own = *static_cast<Factors*>(brought[lane]);
-        for (unsigned unit = 0; unit < 2; ++unit)
-            for (unsigned i = 0; i < numbers; ++i) {
-                const unsigned k = (4 * unit + lane % 4) * numbers + i;
-                a[lane / 4][k] = number(Scalar{}, own.a[2 * unit], i);
-                a[lane / 4 + 8][k] = number(Scalar{}, own.a[2 * unit + 1], i);
-                b[lane / 4][k] = number(Scalar{}, own.b[unit], i);
+        const auto& operands = *static_cast<Operands*>(brought[lane]);
+        for (unsigned vec = 0; vec < 2; ++vec)
+            for (unsigned i = 0; i < elements; ++i) {
+                const unsigned k = (4 * vec + lane % 4) * elements + i;
+                a[lane / 4][k] = element(Scalar{}, operands.a[2 * vec], i);
+                a[lane / 4 + 8][k] = element(Scalar{}, operands.a[2 * vec + 1], i);
+                b[lane / 4][k] = element(Scalar{}, operands.b[vec], i);
             }
     }
     for (unsigned lane = 0; lane < lanes_of_warp; ++lane)
         for (unsigned i = 0; i < 4; ++i) {
-            float& sum = static_cast<Factors*>(brought[lane])->sum[i];
+            float& sum = static_cast<Operands*>(brought[lane])->sum[i];
             const double* const row = a[lane / 4 + i / 2 * 8];
             const double* const column = b[lane % 4 * 2 + i % 2];
             double exact = sum;
             for (unsigned k = 0; k < depth; ++k) exact += row[k] * column[k];
-            sum = cut_off(exact);
+            sum = truncated(exact);
         }
 }
 
 template <class Scalar>
-void multiply(Factors own, Where at) {
-    meet_warp(~0u, &own, multiply_lanes<Scalar>, at);
+void multiply(Operands operands, Where at) {
+    meet_warp(~0u, &operands, multiply_lanes<Scalar>, at);
 }
 
 }  // namespace hostcuda
@@ -113,40 +114,40 @@ inline void copy16_async(void* shared, const void* global,
                          hostcuda::Where at = hostcuda::here()) {
     hostcuda::check_shared(shared, "copy16_async", at);
     hostcuda::check_global(global, 16, "copy16_async", at);
-    hostcuda::Copies& own = hostcuda::own_copies();
-    if (own.count == hostcuda::most_copies)
-        hostcuda::fail("%s:%d: more copies than the harness remembers", at.file, at.line);
-    own.copies[own.count++] = {static_cast<vec16_t*>(shared), static_cast<const vec16_t*>(global)};
+    hostcuda::Copies& mine = hostcuda::my_copies();
+    if (mine.count == hostcuda::most_copies)
+        hostcuda::fail("%s:%d: too many pending copies for the harness", at.file, at.line);
+    mine.copies[mine.count++] = {static_cast<vec16_t*>(shared), static_cast<const vec16_t*>(global)};
 }
 
 inline void wait_for_copies() {
-    hostcuda::Copies& own = hostcuda::own_copies();
-    for (unsigned i = 0; i < own.count; ++i) {
+    hostcuda::Copies& mine = hostcuda::my_copies();
+    for (unsigned i = 0; i < mine.count; ++i) {
         hostcuda::count(&hostcuda::Launch::loaded, 16);
-        *own.copies[i].to = *own.copies[i].from;
+        *mine.copies[i].to = *mine.copies[i].from;
     }
-    own.count = 0;
+    mine.count = 0;
 }
 
 inline void load_matrices(const void* row, unsigned* words,
                           hostcuda::Where at = hostcuda::here()) {
     hostcuda::check_shared(row, "load_matrices", at);
-    hostcuda::Rows own = {*static_cast<const vec16_t*>(row), {}};
-    hostcuda::meet_warp(~0u, &own, hostcuda::deal_rows, at);
-    for (int i = 0; i < 4; ++i) words[i] = own.words[i];
+    hostcuda::Rows rows = {*static_cast<const vec16_t*>(row), {}};
+    hostcuda::meet_warp(~0u, &rows, hostcuda::distribute_rows, at);
+    for (int i = 0; i < 4; ++i) words[i] = rows.words[i];
 }
 
-inline void multiply_add(half_t kind, const unsigned* a, const unsigned* b, float* sum,
+inline void multiply_add(half_t type, const unsigned* a, const unsigned* b, float* sum,
                          hostcuda::Where at = hostcuda::here()) {
     hostcuda::multiply<half_t>({a, b, sum}, at);
 }
 
-inline void multiply_add(bfloat16_t kind, const unsigned* a, const unsigned* b, float* sum,
+inline void multiply_add(bfloat16_t type, const unsigned* a, const unsigned* b, float* sum,
                          hostcuda::Where at = hostcuda::here()) {
     hostcuda::multiply<bfloat16_t>({a, b, sum}, at);
 }
 
-inline void multiply_add(float kind, const unsigned* a, const unsigned* b, float* sum,
+inline void multiply_add(float type, const unsigned* a, const unsigned* b, float* sum,
                          hostcuda::Where at = hostcuda::here()) {
     hostcuda::multiply<float>({a, b, sum}, at);
 }
