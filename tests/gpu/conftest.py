@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,9 +11,8 @@ from support.needs import COMPILER, has
 collect_ignore_glob = ["*"]
 if has("ml_dtypes"):
     from hostcuda import HostDevice
-    from support.gpu_engine import GpuDevice, TestDevice, through_columns
+    from support.gpu_engine import GpuDevice, TestDevice
 
-    from cudeform.gpu import scatter
     from cudeform.gpu.cuda.device import device_count
 
     if COMPILER is not None or device_count() > 0:
@@ -34,10 +33,3 @@ def new_device(request: pytest.FixtureRequest) -> Callable[..., TestDevice]:
         return GpuDevice()
 
     return on_gpu
-
-
-@pytest.fixture
-def owned_tiles() -> Iterator[None]:
-    """The gradient of the input is summed in owned tiles, whatever the rule would choose."""
-    with scatter.forced("tiles"), through_columns():
-        yield
