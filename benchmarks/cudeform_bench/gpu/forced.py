@@ -1,4 +1,7 @@
-"""cudeform forced onto one path, or to one scatter: what the engine's own choices are judged by."""
+"""Contestants that are cudeform with one path or one scatter forced, to judge the engine's choices.
+
+A path is the algorithm of a call; a scatter is the way in which the backward sums grad_input.
+"""
 
 from __future__ import annotations
 
@@ -7,38 +10,36 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from cudeform.commands.bench_configs import Config
-from cudeform.commands.bench_gpu_model import Mode
-from cudeform.commands.bench_gpu_peers import Calls, Tensors, cudeform_calls
 from cudeform.geometry import Geometry, geometry_of
 from cudeform.gpu import call as columns
 from cudeform.gpu import paths, scatter
 from cudeform.gpu.algorithms import direct
-from cudeform.gpu.device_api.kernel_source import ITEMSIZE
 from cudeform.gpu.forward import path_of
-from cudeform.gpu.owned_tiles import window_of
+from cudeform_bench.configs import Config
+from cudeform_bench.gpu.contestants import Calls, Tensors, cudeform_calls
+from cudeform_bench.gpu.model import Mode
 
-# Names of these contestants begin so.
+# Prefixes of the names of these contestants.
 PATH, SCATTER = "path ", "scatter "
 
 
 @dataclass(frozen=True)
 class Processor:
-    """What the engine's choices depend on of a GPU."""
+    """Properties of a GPU on which the engine's choices depend."""
 
     compute_capability: int
     multiprocessors: int
 
 
 def is_forced(name: str) -> bool:
-    """Whether a contestant is cudeform, forced."""
+    """Whether a contestant is cudeform with a forced path or scatter."""
     return name.startswith((PATH, SCATTER))
 
 
 def contestants(
     processor: Processor, path_names: Sequence[str], scatter_names: Sequence[str]
 ) -> dict[str, Callable[[Tensors, Mode], Calls]]:
-    """Calls for each path and each scatter, by name; without those that a convolution lacks."""
+    """A contestant for each path and each scatter; it has no calls where a convolution lacks it."""
 
     def of_path(name: str) -> Callable[[Tensors, Mode], Calls]:
         def calls(tensors: Tensors, mode: Mode) -> Calls:
@@ -77,7 +78,7 @@ def geometry(config: Config) -> Geometry:
 
 
 def path_directions(name: str, g: Geometry, dtype: str, processor: Processor) -> tuple[str, ...]:
-    """Directions in which a convolution can go a way; the fused one is one of the forward alone."""
+    """Directions in which a convolution can take a path; "fused" has a forward only."""
     with paths.forced(name):
         taken: Any = path_of(g, dtype, processor)  # type: ignore[arg-type]
     if taken != name:
@@ -86,12 +87,9 @@ def path_directions(name: str, g: Geometry, dtype: str, processor: Processor) ->
 
 
 def can_scatter(name: str, g: Geometry, dtype: str, processor: Processor) -> bool:
-    """Whether a convolution can sum the gradient of its input so."""
-    if name == "tiles":
-        window = window_of(g, max(4, ITEMSIZE[dtype]), columns.vector_of(g, dtype))
-        return window is not None and not direct.fits(g)
-    way = direct if direct.fits(g) else columns
-    adds = scatter.adds_of(dtype, way.vector_of(g, dtype), processor.compute_capability)
+    """Whether a convolution can sum grad_input in this way."""
+    algorithm = direct if direct.fits(g) else columns
+    adds = scatter.adds_of(dtype, algorithm.vector_of(g, dtype), processor.compute_capability)
     return name != "vector" or adds > 1
 
 
