@@ -25,8 +25,7 @@ from typing import Any
 
 from cudeform.commands import CommandError
 from cudeform.commands.output_file import output_file
-from cudeform.gpu.paths import FORWARD
-from cudeform.gpu.scatter import SCATTERS
+from cudeform.gpu.overrides import ALGORITHMS, SCATTERS
 from cudeform_bench import configs
 from cudeform_bench.configs import Config
 from cudeform_bench.cpu import report as cpu_report
@@ -67,8 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--path",
         nargs="*",
-        choices=FORWARD,
-        help="GPU only: also time cudeform forced onto these paths (default: all)",
+        choices=ALGORITHMS,
+        help="GPU only: also time cudeform with these algorithms forced (default: all)",
     )
     parser.add_argument(
         "--scatter",
@@ -170,7 +169,7 @@ def _measured(arguments: argparse.Namespace) -> Report | GpuReport:
         seconds = 0.0 if arguments.quick else usual
     if device == "cpu":
         return cpu.measure_all(problems, directions, arguments.threads, seconds)
-    paths = FORWARD if arguments.path is None else arguments.path
+    paths = ALGORITHMS if arguments.path is None else arguments.path
     scatters = SCATTERS if arguments.scatter is None else arguments.scatter
     wanted = gpu.Wanted(
         problems,

@@ -1,20 +1,18 @@
-"""Contestants that are cudeform with one path or one scatter forced, to judge the engine's choices.
+"""cudeform with an algorithm or a scatter forced, to judge the choices of the engine.
 
-A path is the algorithm of a call; a scatter is the way in which the backward sums grad_input.
+Their names begin with "path" or "scatter"; a scatter is the way in which grad_input is summed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 from cudeform.geometry import Geometry, geometry_of
 from cudeform.gpu import call as columns
-from cudeform.gpu import paths, scatter
-from cudeform.gpu.algorithms import direct
-from cudeform.gpu.forward import path_of
+from cudeform.gpu import overrides
+from cudeform.gpu.algorithms import direct, forward_algorithm
 from cudeform_bench.configs import Config
 from cudeform_bench.gpu.contestants import Calls, Tensors, cudeform_calls
 from cudeform_bench.gpu.model import Mode
@@ -44,7 +42,7 @@ def contestants(
     def of_path(name: str) -> Callable[[Tensors, Mode], Calls]:
         def calls(tensors: Tensors, mode: Mode) -> Calls:
             directions = path_directions(name, geometry(tensors.config), mode.dtype, processor)
-            return _forced(paths.forced, name, directions, cudeform_calls(tensors, mode))
+            return _forced({"algorithm": name}, directions, cudeform_calls(tensors, mode))
 
         return calls
 
@@ -52,7 +50,7 @@ def contestants(
         def calls(tensors: Tensors, mode: Mode) -> Calls:
             able = can_scatter(name, geometry(tensors.config), mode.dtype, processor)
             directions = ("backward",) if able else ()
-            return _forced(scatter.forced, name, directions, cudeform_calls(tensors, mode))
+            return _forced({"scatter": name}, directions, cudeform_calls(tensors, mode))
 
         return calls
 
@@ -79,8 +77,8 @@ def geometry(config: Config) -> Geometry:
 
 def path_directions(name: str, g: Geometry, dtype: str, processor: Processor) -> tuple[str, ...]:
     """Directions in which a convolution can take a path; "fused" has a forward only."""
-    with paths.forced(name):
-        taken: Any = path_of(g, dtype, processor)  # type: ignore[arg-type]
+    with overrides.force(algorithm=name):
+        taken: Any = forward_algorithm(g, dtype, processor)  # type: ignore[arg-type]
     if taken != name:
         return ()
     return ("forward",) if name == "fused" else ("forward", "backward", "both")
@@ -88,20 +86,19 @@ def path_directions(name: str, g: Geometry, dtype: str, processor: Processor) ->
 
 def can_scatter(name: str, g: Geometry, dtype: str, processor: Processor) -> bool:
     """Whether a convolution can sum grad_input in this way."""
-    algorithm = direct if direct.fits(g) else columns
-    adds = scatter.adds_of(dtype, algorithm.vector_of(g, dtype), processor.compute_capability)
-    return name != "vector" or adds > 1
+    algorithm = direct if direct.supports(g) else columns
+    vector = algorithm.vector_of(g, dtype)
+    return name != "vector" or columns.atomic_width(dtype, vector, processor.compute_capability) > 1
 
 
 def _forced(
-    force: Callable[[str], AbstractContextManager[None]],
-    name: str,
+    choice: dict[str, str],
     directions: Sequence[str],
     calls: Calls,
 ) -> Calls:
     def within(call: Callable[[], Any]) -> Callable[[], Any]:
         def forced() -> Any:
-            with force(name):
+            with overrides.force(**choice):
                 return call()
 
         return forced

@@ -14,8 +14,7 @@ from typing import Any
 
 import cudeform
 from cudeform.commands import CommandError, info
-from cudeform.gpu.paths import FORWARD
-from cudeform.gpu.scatter import SCATTERS
+from cudeform.gpu.overrides import ALGORITHMS, SCATTERS
 from cudeform_bench.configs import Config, Problem
 from cudeform_bench.gpu import contestants, forced
 from cudeform_bench.gpu.contestants import Calls, Results
@@ -64,7 +63,7 @@ class Gpu:
     free: Callable[[], None]
 
 
-def torch_gpu(paths: Sequence[str] = FORWARD, scatters: Sequence[str] = SCATTERS) -> Gpu:
+def torch_gpu(paths: Sequence[str] = ALGORITHMS, scatters: Sequence[str] = SCATTERS) -> Gpu:
     """The first GPU, through torch.
 
     Args:
