@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 
 def gpu_device(
-    index: int, stream: int, allocate: Callable[[int], Memory] | None = None
+    index: int,
+    stream: int,
+    allocate: Callable[[int], Memory] | None = None,
+    *,
+    out_of_memory: tuple[type[Exception], ...] = (),
+    free_bytes: int | None = None,
 ) -> Executor:
     """A GPU to run on.
 
@@ -30,13 +35,47 @@ def gpu_device(
         index: number of the device.
         stream: address of the stream on which everything is queued.
         allocate: gives workspace for that device and stream; CuPy's pool if None.
+        out_of_memory: what ``allocate`` raises, other than MemoryError, when memory is exhausted.
+        free_bytes: the free memory that calls are planned for; None asks the driver.
 
     Raises:
         RuntimeError: CuPy or a GPU is missing; the text says what to do.
     """
     from cudeform.gpu.cuda.device import CupyDevice, pool_allocate
 
-    return CupyDevice(index, stream, allocate or pool_allocate)
+    return CupyDevice(
+        index,
+        stream,
+        allocate or pool_allocate,
+        out_of_memory=out_of_memory,
+        free_bytes=free_bytes,
+    )
+
+
+def workspace_bytes(
+    function: Callable[..., None],
+    operands: Operands,
+    geometry: Geometry,
+    options: Options,
+    *arrays: Any,
+    device: Executor,
+) -> int:
+    """Bytes of workspace that ``function`` allocates on a GPU, as one block.
+
+    Nothing runs, and no memory is read: the pointers of arrays matter only modulo 16.
+
+    Args:
+        function: forward, backward, jvp or double_backward of this module.
+        operands: as ``function`` takes them.
+        geometry: as ``function`` takes it.
+        options: as ``function`` takes them.
+        *arrays: the other arrays that ``function`` takes.
+        device: the device, or one like it: ``gpu_device`` with the same ``free_bytes``.
+    """
+    from cudeform import gpu
+
+    on_gpu = getattr(gpu, function.__name__)
+    return gpu.workspace_bytes(on_gpu, device, operands, geometry, options, *arrays)
 
 
 def forward(

@@ -199,7 +199,8 @@ def _run_on_gpu(
     with torch.cuda.device(index):
         # This thread's stream in torch: autograd's threads have it right, CuPy's own they have not.
         stream = torch.cuda.current_stream(index).cuda_stream
-        device = engine.gpu_device(index, stream, _Memory)
+        full = (torch.cuda.OutOfMemoryError,)
+        device = engine.gpu_device(index, stream, _Memory, out_of_memory=full)
         views = [_viewed(_device_array, tensor) for tensor in tensors]
         given = Operands(*_views(_device_array, operands))
         function(given, g, options, *views, device=device)

@@ -15,9 +15,10 @@ from support.gpu_engine import everything, forward, geometry
 from support.gpu_engine import operands as put
 from support.gpu_plans import COLUMNS, DIRECT, planned
 
-from cudeform import gpu
-from cudeform.arrays import Gradients
+from cudeform import engine, gpu
+from cudeform.arrays import Gradients, Operands
 from cudeform.gpu.replay import launch_plans
+from cudeform.gpu.replay.launch_plans import Plans
 from cudeform.gpu.replay.recorder import ALIGNMENT
 from cudeform.options import Options
 
@@ -123,3 +124,58 @@ def test_a_plan_made_when_memory_was_short_is_made_anew() -> None:
         for _ in range(10):
             forward(device, case)
         assert recorded.call_count == 1
+
+
+def test_an_error_that_is_not_about_memory_is_not_swallowed() -> None:
+    """A sticky CUDA error shows up in whatever call comes next, an allocation for example."""
+    case, device = COLUMNS.cast("float32"), Counting()
+    with planned():
+        run, grads = call(device, case)
+        run(grads)
+        before = len(device.log)
+        with (
+            mock.patch.object(Counting, "allocate", side_effect=RuntimeError("illegal address")),
+            pytest.raises(RuntimeError, match="illegal address"),
+        ):
+            run(grads)
+        assert len(device.log) == before
+
+
+def test_a_device_says_how_it_runs_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoMemoryError(RuntimeError):
+        pass
+
+    monkeypatch.setattr(Counting, "out_of_memory", (MemoryError, NoMemoryError))
+    case, device = COLUMNS.cast("float32"), Counting()
+    with planned():
+        run, grads = call(device, case)
+        run(grads)
+        allocate, errors = device.allocate, [NoMemoryError("full")]
+
+        def allocate_the_second_time(nbytes: int) -> Any:
+            if errors:
+                raise errors.pop()
+            return allocate(nbytes)
+
+        monkeypatch.setattr(device, "allocate", allocate_the_second_time)
+        run(grads)
+        wanted = everything(HostDevice(), case)
+        for name, grad in grads._asdict().items():
+            np.testing.assert_array_equal(device.read(grad), wanted[name])
+
+
+@pytest.mark.parametrize("case", [COLUMNS, DIRECT], ids=lambda case: case.name)
+def test_workspace_is_known_before_a_call(case: Case) -> None:
+    case, device = case.cast("float32"), Counting()
+    g, ops, options = geometry(case), put(device, case), Options()
+    output = device.empty(g.output_shape, "float32")
+    described = Operands(**{n: a._replace(pointer=0) for n, a in ops.present().items()})
+    before = len(device.allocated)
+    with mock.patch.object(launch_plans, "PLANS", Plans()):
+        nbytes = engine.workspace_bytes(
+            engine.forward, described, g, options, output._replace(pointer=0), device=device
+        )
+        assert (device.log, device.allocated[before:]) == ([], [])
+        engine.forward(ops, g, options, output, device)
+        assert device.allocated[before:] == ([nbytes] if nbytes else [])
+        assert len(launch_plans.PLANS) == 1

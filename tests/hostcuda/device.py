@@ -88,6 +88,8 @@ class HostDevice:
 
     # ---- the protocol ----------------------------------------------------------------------------
 
+    out_of_memory = (MemoryError,)
+
     def free_bytes(self) -> int:
         """Memory that could be allocated now."""
         return self._memory - self._arena.used_bytes

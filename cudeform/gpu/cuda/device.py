@@ -97,23 +97,35 @@ class CupyDevice:
     """One GPU and one stream."""
 
     def __init__(
-        self, index: int, stream: int, allocate: Callable[[int], Memory] = pool_allocate
+        self,
+        index: int,
+        stream: int,
+        allocate: Callable[[int], Memory] = pool_allocate,
+        *,
+        out_of_memory: tuple[type[Exception], ...] = (),
+        free_bytes: int | None = None,
     ) -> None:
         """Choose where to run.
 
         Args:
-            index: number of the device, which is also its kind: it keeps what it works out.
+            index: number of the device.
             stream: address of the stream, 0 for the default one.
             allocate: gives memory on that device that may be used on that stream.
+            out_of_memory: what ``allocate`` raises, other than MemoryError, without enough memory.
+            free_bytes: the free memory that calls are planned for; None asks the driver.
         """
         self._cupy = usable_cupy()
-        self.kind, self._stream = index, _Stream(stream)
+        self._index, self._stream, self._free_bytes = index, _Stream(stream), free_bytes
+        self.kind = index, free_bytes  # a plan depends on both
         self._current = self._cupy.cuda.Device(index)
         self.compute_capability, self.multiprocessors = _properties(index)
         self.allocate = allocate
+        self.out_of_memory: tuple[type[Exception], ...] = (MemoryError, *out_of_memory)
 
     def free_bytes(self) -> int:
-        """Memory of the device that nobody holds."""
+        """Free memory of the device."""
+        if self._free_bytes is not None:
+            return self._free_bytes
         with self._current:
             return int(self._cupy.cuda.runtime.memGetInfo()[0])
 
@@ -123,11 +135,11 @@ class CupyDevice:
         What is kept holds the arguments of one call, so calls that overlap make one each.
         """
         with self._current:
-            _have_context(self._cupy, self.kind)
+            _have_context(self._cupy, self._index)
             try:
                 ready = kept.pop()
             except IndexError:
-                ready = Ready(self._cupy, self.kind, steps)
+                ready = Ready(self._cupy, self._index, steps)
             if ready.multiplies:
                 with self._stream_of_cublas(), WholeSums(self._cupy):
                     ready.queue(self._stream.ptr, bases)

@@ -52,6 +52,10 @@ class Executor(Device, Protocol):
     def kind(self) -> Hashable:
         """Equal for devices that can use each other's plans."""
 
+    @property
+    def out_of_memory(self) -> tuple[type[Exception], ...]:
+        """What ``allocate`` raises when memory is exhausted, and for no other reason."""
+
     def replay(self, steps: Sequence[Step], bases: Sequence[int], kept: list[Any]) -> None:
         """Queue steps.
 

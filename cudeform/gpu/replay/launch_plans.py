@@ -118,21 +118,48 @@ def run(
         *rest: arrays and tuples of arrays, of which some may be None.
     """
     arrays = _arrays(operands, rest)
-    hardware = device.kind, device.compute_capability, device.multiprocessors
-    forced = forced_path(), forced_scatter()
-    key = (function, hardware, g, options, forced, *map(_form, arrays))
+    key = _key(function, device, g, options, arrays)
     plan = PLANS.get(key)
     if plan is not None:
         try:
             memory = _workspace(device, plan)
-        except Exception:
-            # Less memory may be free than there was: work out what fits now.
+        except device.out_of_memory:
+            # Less memory is free than when the plan was made: plan for what is free now.
             plan = None
     if plan is None:
         plan = _recorded(function, device, operands, g, options, rest)
         PLANS.put(key, plan)
         memory = _workspace(device, plan)
     device.replay(plan.steps, _bases(arrays, memory), plan.kept)
+
+
+def workspace_bytes(
+    function: Callable[..., None],
+    device: Executor,
+    operands: Operands,
+    g: Geometry,
+    options: Options,
+    *rest: Any,
+) -> int:
+    """Bytes of the one block of workspace that :func:`run` allocates for the same arguments.
+
+    Nothing is queued or allocated. Addresses of arrays matter only by their remainder modulo 16.
+    """
+    key = _key(function, device, g, options, _arrays(operands, rest))
+    plan = PLANS.get(key)
+    if plan is None:
+        plan = _recorded(function, device, operands, g, options, rest)
+        PLANS.put(key, plan)
+    return plan.workspace
+
+
+def _key(
+    function: Callable[..., None], device: Executor, g: Geometry, options: Options, arrays: Arrays
+) -> Hashable:
+    """Everything that a plan depends on."""
+    hardware = device.kind, device.compute_capability, device.multiprocessors
+    forced = forced_path(), forced_scatter()
+    return (function, hardware, g, options, forced, *map(_form, arrays))
 
 
 def _bases(arrays: Arrays, memory: Memory | None) -> list[int]:

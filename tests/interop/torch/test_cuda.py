@@ -43,7 +43,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(torch.cuda, "device", guard)
     streams = {2: SimpleNamespace(cuda_stream=77)}
     monkeypatch.setattr(torch.cuda, "current_stream", streams.__getitem__)
-    monkeypatch.setattr(engine, "gpu_device", lambda *args: args)
+    monkeypatch.setattr(engine, "gpu_device", lambda *args, out_of_memory: (*args, out_of_memory))
     return happened
 
 
@@ -58,7 +58,7 @@ def test_a_call_gets_addresses_the_stream_and_memory_of_torch(events: list[Any])
     door._run_on_gpu(run, operands, None, Options(), output, grads)
     before, (args, device), after = events
     assert (before, after) == ("enter 2", "leave 2")
-    assert device == (2, 77, door._Memory)
+    assert device == (2, 77, door._Memory, (torch.cuda.OutOfMemoryError,))
     given, _, _, written, gradients = args
     for name, operand in zip(NAMES, operands, strict=True):
         shape, strides = tuple(operand.shape), operand.stride()
