@@ -54,9 +54,7 @@ def check_devices(devices: Mapping[str, Any]) -> None:
             )
 
 
-def check_needs(
-    needs: Sequence[str], names: tuple[str, ...], operands: Operands
-) -> frozenset[str]:
+def check_needs(needs: Sequence[str], names: tuple[str, ...], operands: Operands) -> frozenset[str]:
     """The gradients that a backward call has to compute: those asked for that have an argument.
 
     Args:

@@ -1,8 +1,8 @@
 """The adapter for arrays of any other library that has DLPack or ``__cuda_array_interface__``.
 
-Arrays are imported over the same memory, as NumPy arrays on the CPU and as CuPy arrays on a GPU, and
-go through the adapter of these. A producer that cannot share its memory is asked for a copy. Results
-are exported through ``from_dlpack`` of the library that made the input.
+Arrays are imported over the same memory, as NumPy arrays on the CPU and as CuPy arrays on a GPU;
+the adapters of these two do the rest. A producer that cannot share its memory is asked for a copy.
+Results are exported through ``from_dlpack`` of the library that made the input.
 """
 
 from __future__ import annotations
@@ -69,15 +69,13 @@ class DlpackAdapter:
 ADAPTER = DlpackAdapter()
 
 
-def _imported(
-    operands: Operands, others: Mapping[str, Any]
-) -> tuple[Adapter, Operands, Exporter]:
+def _imported(operands: Operands, others: Mapping[str, Any]) -> tuple[Adapter, Operands, Exporter]:
     """The adapter of the imported operands, these, and the exporter of results.
 
     Devices are checked here, since NumPy's adapter takes everything to be on the CPU.
     """
     arrays = operands.present()
-    check_devices({name: _device_of(array) for name, array in (arrays | others).items()})
+    check_devices({name: _device_of(array) for name, array in {**arrays, **others}.items()})
     imported = Operands(**{name: import_array(array) for name, array in arrays.items()})
     on_cpu = isinstance(imported.input, np.ndarray)
     adapter = numpy_module.ADAPTER if on_cpu else cupy_module.ADAPTER

@@ -62,8 +62,7 @@ class JaxAdapter(CheckedAdapter):
         return call(_task(operands, geometry), "jvp", arrays)["output"]
 
     def run_backward(
-        self,
-        operands: Operands, geometry: Geometry, grad_output: Any, needs: frozenset[str]
+        self, operands: Operands, geometry: Geometry, grad_output: Any, needs: frozenset[str]
     ) -> Gradients:
         """Gradients that are needed."""
         wanted = [name for name in operands.present() if name in needs]
