@@ -1,5 +1,7 @@
 """A producer of arrays that speak DLPack and nothing else, and calls with them."""
 
+import sys
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,15 @@ class Array:
 def from_dlpack(producer: Any) -> Array:
     """The way back."""
     return Array(np.from_dlpack(producer))
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The library of ``Array``, with a way back."""
+    library = ModuleType("elsewhere")
+    library.from_dlpack = from_dlpack  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "elsewhere", library)
+    return library
 
 
 def forward(case: Case) -> Any:
