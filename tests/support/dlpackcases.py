@@ -67,10 +67,10 @@ def watch_pointers(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     seen: dict[str, int] = {}
     run = engine.forward
 
-    def watched(operands: Any, geometry: Any, options: Any, output: Any) -> None:
+    def watched(operands: Any, geometry: Any, options: Any, output: Any, *device: Any) -> None:
         seen.update({name: array.ctypes.data for name, array in operands.present().items()})
         seen["output"] = output.ctypes.data
-        run(operands, geometry, options, output)
+        run(operands, geometry, options, output, *device)
 
     monkeypatch.setattr(engine, "forward", watched)
     return seen
