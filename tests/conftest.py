@@ -12,9 +12,8 @@ from hostcuda import HostDevice, compiler_path
 from hypothesis import HealthCheck, settings
 from support.cupy_calls import FakeCupy
 from support.dlpackcases import from_dlpack
-from support.gpu_engine import GpuDevice, TestDevice, through_columns
+from support.gpu_engine import GpuDevice, TestDevice
 
-from cudeform.gpu import scatter
 from cudeform.gpu.cuda import device as gpu_device
 from cudeform.gpu.cuda import prepared_launch
 from cudeform.gpu.cuda.device import device_count
@@ -67,13 +66,6 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     library.from_dlpack = from_dlpack  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "elsewhere", library)
     return library
-
-
-@pytest.fixture
-def owned_tiles() -> Iterator[None]:
-    """The gradient of the input is summed in owned tiles, whatever the rule would choose."""
-    with scatter.forced("tiles"), through_columns():
-        yield
 
 
 @pytest.fixture

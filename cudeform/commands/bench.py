@@ -34,8 +34,7 @@ from cudeform.commands.bench_gpu_model import MODES
 from cudeform.commands.bench_gpu_report import GpuReport
 from cudeform.commands.bench_table import HEADINGS, Report, table
 from cudeform.commands.bench_timing import LEAST_REPEATS, WrongResult, measure
-from cudeform.gpu.paths import FORWARD
-from cudeform.gpu.scatter import SCATTERS
+from cudeform.gpu.overrides import ALGORITHMS, SCATTERS
 from cudeform.options import available_threads
 
 SECONDS = 10.0
@@ -67,8 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--path",
         nargs="*",
-        choices=FORWARD,
-        default=list(FORWARD),
+        choices=ALGORITHMS,
+        default=list(ALGORITHMS),
         help="on a GPU, where cudeform takes part once more on each of these (default: all)",
     )
     parser.add_argument(

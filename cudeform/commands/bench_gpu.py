@@ -20,8 +20,7 @@ from cudeform.commands.bench_configs import Config, Problem
 from cudeform.commands.bench_gpu_model import MODES, Mode, rates_of, shares
 from cudeform.commands.bench_gpu_report import GpuMeasurement, GpuReport
 from cudeform.commands.bench_gpu_timing import Clock, measure_in_turns, workspace
-from cudeform.gpu.paths import FORWARD
-from cudeform.gpu.scatter import SCATTERS
+from cudeform.gpu.overrides import ALGORITHMS, SCATTERS
 
 # Fourteen configurations, four modes and three directions are meant to fit into ten minutes, with
 # what it takes to start and to end.
@@ -64,7 +63,7 @@ class Gpu:
     free: Callable[[], None]
 
 
-def torch_gpu(paths: Sequence[str] = FORWARD, scatters: Sequence[str] = SCATTERS) -> Gpu:
+def torch_gpu(paths: Sequence[str] = ALGORITHMS, scatters: Sequence[str] = SCATTERS) -> Gpu:
     """The first GPU, through torch.
 
     Args:

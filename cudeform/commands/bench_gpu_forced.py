@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +11,8 @@ from cudeform.commands.bench_gpu_model import Mode
 from cudeform.commands.bench_gpu_peers import Calls, Tensors, cudeform_calls
 from cudeform.geometry import Geometry, geometry_of
 from cudeform.gpu import call as columns
-from cudeform.gpu import paths, scatter
-from cudeform.gpu.algorithms import direct
-from cudeform.gpu.device_api.kernel_source import ITEMSIZE
-from cudeform.gpu.forward import path_of
-from cudeform.gpu.owned_tiles import window_of
+from cudeform.gpu import overrides
+from cudeform.gpu.algorithms import direct, forward_algorithm
 
 # Names of these contestants begin so.
 PATH, SCATTER = "path ", "scatter "
@@ -43,7 +39,7 @@ def contestants(
     def of_path(name: str) -> Callable[[Tensors, Mode], Calls]:
         def calls(tensors: Tensors, mode: Mode) -> Calls:
             directions = path_directions(name, geometry(tensors.config), mode.dtype, processor)
-            return _forced(paths.forced, name, directions, cudeform_calls(tensors, mode))
+            return _forced({"algorithm": name}, directions, cudeform_calls(tensors, mode))
 
         return calls
 
@@ -51,7 +47,7 @@ def contestants(
         def calls(tensors: Tensors, mode: Mode) -> Calls:
             able = can_scatter(name, geometry(tensors.config), mode.dtype, processor)
             directions = ("backward",) if able else ()
-            return _forced(scatter.forced, name, directions, cudeform_calls(tensors, mode))
+            return _forced({"scatter": name}, directions, cudeform_calls(tensors, mode))
 
         return calls
 
@@ -78,8 +74,8 @@ def geometry(config: Config) -> Geometry:
 
 def path_directions(name: str, g: Geometry, dtype: str, processor: Processor) -> tuple[str, ...]:
     """Directions in which a convolution can go a way; the fused one is one of the forward alone."""
-    with paths.forced(name):
-        taken: Any = path_of(g, dtype, processor)  # type: ignore[arg-type]
+    with overrides.force(algorithm=name):
+        taken: Any = forward_algorithm(g, dtype, processor)  # type: ignore[arg-type]
     if taken != name:
         return ()
     return ("forward",) if name == "fused" else ("forward", "backward", "both")
@@ -87,23 +83,19 @@ def path_directions(name: str, g: Geometry, dtype: str, processor: Processor) ->
 
 def can_scatter(name: str, g: Geometry, dtype: str, processor: Processor) -> bool:
     """Whether a convolution can sum the gradient of its input so."""
-    if name == "tiles":
-        window = window_of(g, max(4, ITEMSIZE[dtype]), columns.vector_of(g, dtype))
-        return window is not None and not direct.fits(g)
-    way = direct if direct.fits(g) else columns
-    adds = scatter.adds_of(dtype, way.vector_of(g, dtype), processor.compute_capability)
+    way = direct if direct.supports(g) else columns
+    adds = columns.atomic_width(dtype, way.vector_of(g, dtype), processor.compute_capability)
     return name != "vector" or adds > 1
 
 
 def _forced(
-    force: Callable[[str], AbstractContextManager[None]],
-    name: str,
+    choice: dict[str, str],
     directions: Sequence[str],
     calls: Calls,
 ) -> Calls:
     def within(call: Callable[[], Any]) -> Callable[[], Any]:
         def forced() -> Any:
-            with force(name):
+            with overrides.force(**choice):
                 return call()
 
         return forced

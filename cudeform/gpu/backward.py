@@ -3,7 +3,7 @@
 The pass reads each corner once. It scatters the gradient of the input, writes those of offset and
 mask, and leaves the columns behind, from which the second product makes the weight's gradient.
 
-Groups of a few channels take another way, ``direct``, unless the call gathers: see ``scatter``.
+Groups of a few channels take another way, ``direct``, see ``algorithms``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from math import prod
 from cudeform.arrays import Gradients, Operands
 from cudeform.geometry import Geometry
 from cudeform.gpu import products
-from cudeform.gpu.algorithms import direct, direct_backward
+from cudeform.gpu.algorithms import backward_algorithm, direct_backward, uses_gather
 from cudeform.gpu.algorithms.grad_input import InputSums
 from cudeform.gpu.algorithms.grad_input_sorted import image_bytes, sample_bytes
 from cudeform.gpu.call import THREADS, Call, most_positions, pointer_of, row_of
@@ -23,8 +23,6 @@ from cudeform.gpu.device_api.kernel_source import ITEMSIZE
 from cudeform.gpu.device_api.protocol import Device, DeviceArray, Memory
 from cudeform.gpu.forward import im2col, input_images
 from cudeform.gpu.layouts import ChannelsLast, pack_weight, unpack_weight
-from cudeform.gpu.paths import forced_path
-from cudeform.gpu.scatter import gathers
 from cudeform.options import Options
 
 
@@ -43,15 +41,10 @@ def backward(
     wanted = [grad for grad in grads if grad is not None]
     if 0 in g.output_shape:
         zero(device, wanted)
-    elif wanted and _goes_direct(g, options):
+    elif wanted and backward_algorithm(g, options) == "direct":
         direct_backward.backward(device, operands, g, options, grad_output, grads)
     elif wanted:
         _Backward.of(device, operands, g, options, grad_output, grads).run()
-
-
-def _goes_direct(g: Geometry, options: Options) -> bool:
-    """Whether a call takes the direct kernels: where they fit, and unless it is to gather."""
-    return direct.fits(g) and not gathers(options) and forced_path() != "im2col"
 
 
 def zero(device: Device, arrays: list[DeviceArray]) -> None:
@@ -85,7 +78,7 @@ class _Backward:
         grad_output: DeviceArray,
         grads: Gradients,
     ) -> _Backward:
-        ordered = gathers(options) and grads.input is not None
+        ordered = uses_gather(options) and grads.input is not None
         pieces = chunks(g, device, options, _costs(g, operands, ordered))
         call = Call.of(device, g, options, operands, pieces, [grad_output])
         positions, acc = most_positions(g, pieces), call.variant.acc_itemsize
@@ -101,9 +94,7 @@ class _Backward:
             columns=call.allocate(positions * row_of(g, operands)),
             grad_weight=call.allocate(g.out_channels * call.leading, acc) if weighs else None,
             sums=(
-                None
-                if grads.input is None
-                else InputSums.of(call, pieces, options, grads.input, tiles=True)
+                None if grads.input is None else InputSums.of(call, pieces, options, grads.input)
             ),
         )
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from cudeform.arrays import Operands
 from cudeform.geometry import Geometry
+from cudeform.gpu import overrides
 from cudeform.gpu.chunks import Chunk
 from cudeform.gpu.device_api.kernel_source import ITEMSIZE, Variant, kernel, widest
 from cudeform.gpu.device_api.params import Layout
 from cudeform.gpu.device_api.protocol import Device, DeviceArray, Memory
-from cudeform.gpu.scatter import adds_of
 from cudeform.options import Options
 
 THREADS = 256
@@ -24,7 +24,11 @@ BLOCKS_PER_MULTIPROCESSOR = 32
 # Threads of a launch, at most. A thread goes on by as many items, so an index runs that far beyond
 # the last of them before it is compared, and more elements than these take 64-bit indices.
 MOST_THREADS = 2**24
-MOST_INDEXED = 2**31 - 1 - MOST_THREADS
+MAX_ELEMENTS_32 = 2**31 - 1 - MOST_THREADS
+
+
+# ``red.global.add.v4.f32`` and the processors that have it.
+VECTOR_ADDS, VECTOR_CAPABILITY = 4, 90
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ class Call:
     ) -> None:
         """Run a kernel with just so many blocks of so many threads."""
         params = Layout(self.variant.index_bits).fill(self.g, fields)
-        adds = adds_of(self.variant.dtype, self.variant.vector, self.device.compute_capability)
+        adds = atomic_width(self.variant.dtype, self.variant.vector, self.device.compute_capability)
         text = kernel(name, replace(self.variant, adds=adds))
         self.device.launch(text, blocks, threads, pointers, params, shared_bytes)
 
@@ -159,12 +163,24 @@ def move_bytes(variant: Variant) -> int:
     return 64 if variant.acc_itemsize == 8 else 32 + 16 * (variant.index_bits == 64)
 
 
+def atomic_width(dtype: str, vector: int, capability: int) -> int:
+    """Neighbouring numbers that one atomic addition to global memory takes, 4 or 1.
+
+    Args:
+        dtype: of the arrays; sums are float64 for float64 and float32 for the others.
+        vector: channels that a thread has at a time.
+        capability: such as 90 for sm_90.
+    """
+    supported = capability >= VECTOR_CAPABILITY and dtype != "float64" and vector % VECTOR_ADDS == 0
+    return VECTOR_ADDS if supported and overrides.forced().scatter != "scalar" else 1
+
+
 def index_bits_of(g: Geometry, arrays: Sequence[DeviceArray | None], columns: int = 0) -> int:
     """Width of an index for arrays of any strides, for cells, and for some elements of columns."""
     spans = [_span(array) for array in arrays if array is not None]
     shapes = (g.input_shape, g.offset_shape, g.weight_shape, g.output_shape)
     cells = g.batch * g.offset_groups * (g.in_h + 1) * (g.in_w + 1)
-    return 32 if max(*spans, *map(prod, shapes), cells, columns) <= MOST_INDEXED else 64
+    return 32 if max(*spans, *map(prod, shapes), cells, columns) <= MAX_ELEMENTS_32 else 64
 
 
 def vector_of(g: Geometry, dtype: str) -> int:

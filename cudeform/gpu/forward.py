@@ -7,18 +7,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from cudeform.arrays import Operands
 from cudeform.geometry import Geometry
 from cudeform.gpu import products
-from cudeform.gpu.algorithms import direct, fused
+from cudeform.gpu.algorithms import direct, forward_algorithm, fused
 from cudeform.gpu.call import THREADS, Call, most_positions, pointer_of, row_of
 from cudeform.gpu.chunks import Chunk, Costs, chunks
 from cudeform.gpu.device_api.kernel_source import ITEMSIZE
 from cudeform.gpu.device_api.protocol import Device, DeviceArray, Memory
 from cudeform.gpu.layouts import ChannelsLast, pack_weight
-from cudeform.gpu.paths import forced_path
 from cudeform.options import Options
 
 
@@ -29,35 +26,13 @@ def forward(
     if 0 in g.output_shape:
         return
     arrays = [*operands.present().values(), output]
-    path = path_of(g, operands.input.dtype, device, arrays)
-    if path == "direct":
+    algorithm = forward_algorithm(g, operands.input.dtype, device, arrays)
+    if algorithm == "direct":
         direct.forward(device, operands, g, options, output)
-    elif path == "fused":
+    elif algorithm == "fused":
         fused.forward(device, operands, g, options, output)
     else:
         _im2col_forward(device, operands, g, options, output)
-
-
-def path_of(g: Geometry, dtype: str, device: Device, arrays: Sequence[DeviceArray] = ()) -> str:
-    """The way that a convolution goes: what is forced, if it can go there, or the fastest.
-
-    Args:
-        g: its sizes.
-        dtype: of its arrays.
-        device: where it runs.
-        arrays: those that may have gaps between their elements.
-    """
-    possible = {
-        "direct": direct.fits(g),
-        "fused": fused.can(g, dtype, device, arrays),
-        "im2col": True,
-    }
-    forced = forced_path()
-    if forced is not None and possible[forced]:
-        return forced
-    if possible["direct"]:
-        return "direct"
-    return "fused" if possible["fused"] and fused.pays(g, dtype, device) else "im2col"
 
 
 def _im2col_forward(

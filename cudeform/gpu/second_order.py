@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from cudeform.arrays import DeviceArray, DoubleGradients, Operands, Tangents
 from cudeform.geometry import Geometry
 from cudeform.gpu import products
+from cudeform.gpu.algorithms import uses_gather
 from cudeform.gpu.algorithms.grad_input import InputSums
 from cudeform.gpu.backward import zero
 from cudeform.gpu.call import most_positions, pointer_of, row_of
 from cudeform.gpu.chunks import Chunk
 from cudeform.gpu.device_api.protocol import Device, Memory
 from cudeform.gpu.layouts import ChannelsLast, unpack_weight
-from cudeform.gpu.scatter import gathers
 from cudeform.gpu.tangent import Direction, Images
 from cudeform.options import Options
 
@@ -36,7 +36,7 @@ def double_backward(
     if 0 in g.output_shape:
         zero(device, wanted)
     elif wanted:
-        ordered = gathers(options) and results.input is not None
+        ordered = uses_gather(options) and results.input is not None
         direction = Direction.of(
             device, operands, g, options, cotangents, (grad_output,), ordered=ordered
         )

@@ -15,7 +15,6 @@ from cudeform import engine
 from cudeform import gpu as gpu_engine
 from cudeform.arrays import DeviceArray, DoubleGradients, Gradients, Operands, Tangents
 from cudeform.geometry import geometry_of
-from cudeform.gpu import scatter
 from cudeform.options import Options
 
 NAMES = ("input", "offset", "weight", "bias", "mask")
@@ -197,19 +196,6 @@ def test_the_gpu_engine_agrees(
     error = 1e-12 if dtype == "float64" else 2e-6
     for mine, theirs in [(got_tangent, tangent), *((got[n], getattr(results, n)) for n in got)]:
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=error * abs(theirs).max())
-
-
-def test_tiles_are_no_way_of_the_second_order() -> None:
-    """Where they are forced, additions to memory are made, in the same order."""
-    case = build("tiles", channels=8, out_channels=4).cast("float32")
-    tangents = {n: a.astype("float32") for n, a in random_like(present(case)).items()}
-    plain = on_host(case, tangents, Options())
-    with scatter.forced("tiles"):
-        forced = on_host(case, tangents, Options())
-    assert forced[0].tobytes() == plain[0].tobytes()
-    assert {n: a.tobytes() for n, a in forced[1].items()} == {
-        n: a.tobytes() for n, a in plain[1].items()
-    }
 
 
 def test_an_infinite_mask_is_not_felt_outside() -> None:

@@ -14,7 +14,7 @@ from cudeform.commands.bench_configs import QUICK, Config, Problem
 from cudeform.commands.bench_gpu import NoGpu
 from cudeform.commands.bench_gpu_model import MODES, shares
 from cudeform.commands.bench_gpu_report import GpuReport, table
-from cudeform.gpu import paths, scatter
+from cudeform.gpu import overrides
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 
@@ -82,7 +82,7 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Any
     printed = capsys.readouterr().out
     assert "small zero " in printed
     assert "small uniform " in printed
-    assert asked == [(list(paths.FORWARD), list(scatter.SCATTERS)), (["im2col"], [])]
+    assert asked == [(list(overrides.ALGORITHMS), list(overrides.SCATTERS)), (["im2col"], [])]
 
 
 @pytest.mark.skipif(HAS_TORCH, reason="torch is installed")

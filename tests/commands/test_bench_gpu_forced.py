@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +13,7 @@ from cudeform.commands.bench_configs import GPU
 from cudeform.commands.bench_gpu import Gpu
 from cudeform.commands.bench_gpu_model import MODES
 from cudeform.commands.bench_gpu_report import table
-from cudeform.gpu import paths, scatter
+from cudeform.gpu import overrides
 
 
 def forced_gpu(wrong: bool = False) -> Gpu:
@@ -58,22 +57,18 @@ def test_what_can_be_forced(capability: int) -> None:
         g = bench_gpu_forced.geometry(config)
         able = {
             name: bench_gpu_forced.path_directions(name, g, "float16", processor)
-            for name in paths.FORWARD
+            for name in overrides.ALGORITHMS
         }
         assert able["im2col"] == three
         assert able["direct"] == (three if config.name == "C4" else ())
         fused = config.name != "C4" and capability >= 80
         assert able["fused"] == (("forward",) if fused else ())
         can = {"scalar": True, "vector": capability >= 90, "gather": True}
-        can["tiles"] = config.name != "C4"
         assert can == {
             name: bench_gpu_forced.can_scatter(name, g, "float16", processor)
-            for name in scatter.SCATTERS
+            for name in overrides.SCATTERS
         }
         assert not bench_gpu_forced.can_scatter("vector", g, "float64", processor)
-    far = replace(GPU[0], kernel=127)
-    g = bench_gpu_forced.geometry(far)
-    assert not bench_gpu_forced.can_scatter("tiles", g, "float16", processor)
 
 
 def test_forced_calls_are_forced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +77,7 @@ def test_forced_calls_are_forced(monkeypatch: pytest.MonkeyPatch) -> None:
     def calls(*_: Any) -> Any:
         return dict.fromkeys(
             ("forward", "backward", "both"),
-            lambda: seen.append((paths.forced_path(), scatter.forced_scatter())),
+            lambda: seen.append(overrides.forced()),
         )
 
     monkeypatch.setattr(bench_gpu_forced, "cudeform_calls", calls)

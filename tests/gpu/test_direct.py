@@ -77,17 +77,17 @@ def assert_all_agree(results: dict[str, Any], case: Case, boundary_grad: str = "
 def test_groups_of_few_channels_fit(group_in: int, group_out: int, fits: bool) -> None:
     for groups in (1, 6):
         case = build("", channels=group_in * groups, groups=groups, out_channels=group_out * groups)
-        assert direct.fits(geometry(case)) == fits
+        assert direct.supports(geometry(case)) == fits
 
 
 def test_a_group_lies_within_one_offset_group() -> None:
     sizes: Any = {"channels": 8, "groups": 4, "out_channels": 4}
     for offset_groups, fits in ((1, True), (2, True), (4, True), (8, False)):
-        assert direct.fits(geometry(build("", **sizes, offset_groups=offset_groups))) == fits
+        assert direct.supports(geometry(build("", **sizes, offset_groups=offset_groups))) == fits
 
 
 def test_no_channels_do_not_fit() -> None:
-    assert not direct.fits(geometry(named("no input channels")))
+    assert not direct.supports(geometry(named("no input channels")))
 
 
 # ---- results -------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ def test_no_channels_do_not_fit() -> None:
 @pytest.mark.parametrize("case", DIRECT, ids=lambda case: case.name)
 def test_named_cases(new_device: NewDevice, case: Case, dtype: str) -> None:
     case = case.cast(dtype)
-    assert direct.fits(geometry(case))
+    assert direct.supports(geometry(case))
     for flush, seed in (("end", 0), ("start", 1)):
         results = everything(new_device(flush=flush, seed=seed), case)
         assert set(results) == {"output", *(n for n in GRADIENTS if getattr(case, n) is not None)}

@@ -17,7 +17,7 @@ from support.gpu_engine import NewDevice, TestDevice, forward, geometry, operand
 import cudeform
 from cudeform import gpu
 from cudeform.arrays import DeviceArray
-from cudeform.gpu import paths
+from cudeform.gpu import overrides
 from cudeform.gpu.algorithms import fused
 from cudeform.gpu.algorithms.fused_tiling import Tiling, tile_for
 from cudeform.options import Options
@@ -50,7 +50,7 @@ def run(
 ) -> NDArray[Any]:
     """The output of a case by the fused kernel."""
     options = Options(allow_tf32=tf32, workspace_limit=limit)
-    with paths.forced("fused"):
+    with overrides.force(algorithm="fused"):
         return forward(device, case, options, skew=skew)
 
 
@@ -118,7 +118,7 @@ def test_output_with_channels_last(new_device: NewDevice, multiprocessors: int) 
     g, device = geometry(case), new_device(multiprocessors=multiprocessors)
     n, c, h, w = g.output_shape
     output = device.empty((n, c, h, w), "float32", strides=(h * w * c, 1, w * c, c))
-    with paths.forced("fused"):
+    with overrides.force(algorithm="fused"):
         gpu.forward(device, operands(device, case), g, Options(), output)
     check(device.read(output), case, False)
 
@@ -178,7 +178,7 @@ def test_three_products_lose_little() -> None:
     call = {**case.cast("float64").backward_arguments}
     del call["grad_output"]
     exact = cudeform.deform_conv2d(**call)
-    with paths.forced("im2col"):
+    with overrides.force(algorithm="im2col"):
         strict = forward(HostDevice(), case)
     ours = run(HostDevice(), case)
     error, allowed = (np.sqrt(np.mean((a - exact) ** 2)) for a in (ours, strict))
@@ -214,15 +214,15 @@ def test_what_it_can(
     channels: int, offset_groups: int, dtype: str, capability: int, can: bool
 ) -> None:
     g = sizes(channels, 64, offset_groups=offset_groups)
-    assert fused.can(g, dtype, HostDevice(compute_capability=capability)) == can
+    assert fused.supports(g, dtype, HostDevice(compute_capability=capability)) == can
 
 
 def test_no_indices_of_64_bits() -> None:
     g, device = sizes(16, 64), HostDevice()
     near = DeviceArray(0, (2, 16, 4, 4), (256, 16, 4, 1), "float16")
     far = DeviceArray(0, (1, 16, 4, 4), (2**31, 16, 4, 1), "float16")
-    assert fused.can(g, "float16", device, [near])
-    assert not fused.can(g, "float16", device, [near, far])
+    assert fused.supports(g, "float16", device, [near])
+    assert not fused.supports(g, "float16", device, [near, far])
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_no_indices_of_64_bits() -> None:
 )
 def test_when_it_pays(out_channels: int, groups: int, dtype: str, pays: bool) -> None:
     g = sizes(48, out_channels, groups=groups)
-    assert fused.pays(g, dtype, HostDevice()) == pays
+    assert fused.is_profitable(g, dtype, HostDevice()) == pays
 
 
 @needs_compiler

@@ -13,7 +13,7 @@ import pytest
 from cases import Case, build
 
 import cudeform
-from cudeform.gpu import paths
+from cudeform.gpu import overrides
 from cudeform.gpu.cuda.device import device_count
 
 pytestmark = [
@@ -104,7 +104,7 @@ def on_torch(case: Case, backward: bool) -> tuple[list[Any], list[Any]]:
 def test_a_replay_computes_what_is_there_now(
     case: Case, path: str, backward: bool, dtype: str, through: Callable[..., Any]
 ) -> None:
-    with paths.forced(path):
+    with overrides.force(algorithm=path):
         captured, plain = through(case.cast(dtype), backward)
     for got, wanted in zip(captured, plain, strict=True):
         scale = float(abs(wanted.astype("float64")).max())

@@ -76,7 +76,7 @@ def test_and_64_where_it_is_not(sizes: Any) -> None:
 @pytest.mark.parametrize("field", ["input", "offset", "weight", "output", "columns", "span"])
 def test_the_last_step_of_a_thread_does_not_overflow(field: str) -> None:
     """An index is compared after it was moved on by all threads of a launch."""
-    most = call_module.MOST_INDEXED
+    most = call_module.MAX_ELEMENTS_32
     assert most + call_module.MOST_THREADS == 2**31 - 1
     g = geometry(build("any", channels=1, size=(1, 1), out_channels=1, kernel=(1, 1), batch=1))
     sizes: dict[str, dict[str, int]] = {
@@ -129,8 +129,8 @@ def test_no_launch_has_more_threads_than_indices_allow_for() -> None:
 def test_direct_kernels_leave_weights_that_they_cannot_count() -> None:
     g = geometry(DEPTHWISE)
     huge = replace(g, channels=2**28, out_channels=2**28, groups=2**28, offset_groups=1)
-    assert direct.fits(g)
-    assert not direct.fits(huge)
+    assert direct.supports(g)
+    assert not direct.supports(huge)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from support.gpu_engine import backward, forward, geometry
 
 from cudeform.commands.bench_configs import Config
 from cudeform.commands.bench_gpu_model import MODES, RATES, floors_us
-from cudeform.gpu import paths, scatter
+from cudeform.gpu import overrides
 from cudeform.gpu.algorithms.fused_tiling import STAGE_UNITS, Tiling, tile_for
 from cudeform.gpu.call import THREADS
 from cudeform.options import Options
@@ -90,7 +90,7 @@ def launches(device: HostDevice) -> Counter[str]:
 @pytest.mark.parametrize("config", [PLAIN, GROUPS], ids=lambda config: config.name)
 def test_columns(config: Config, mode: str) -> None:
     case, device = case_of(config).cast(MODES[mode].dtype), HostDevice()
-    with paths.forced("im2col"):
+    with overrides.force(algorithm="im2col"):
         forward(device, case)
     model = Model.of(config, mode)
     assert moved(device, "deform_im2col") == (model.gather, model.columns, 0)
@@ -114,7 +114,7 @@ def test_direct(mode: str) -> None:
 def test_fused(out_channels: int, mode: str) -> None:
     config, device = replace(PLAIN, out_channels=out_channels), HostDevice(multiprocessors=1)
     case = case_of(config).cast(MODES[mode].dtype)
-    with paths.forced("fused"):
+    with overrides.force(algorithm="fused"):
         forward(device, case)
     tiling, blocks = tiling_of(case, device)
     # Every strip of output channels samples anew; each block copies its strip of the weight once.
@@ -135,7 +135,7 @@ def test_fused(out_channels: int, mode: str) -> None:
 @pytest.mark.parametrize("config", [PLAIN, GROUPS], ids=lambda config: config.name)
 def test_backward(config: Config, name: str, mode: str) -> None:
     case, device = case_of(config).cast(MODES[mode].dtype), HostDevice(compute_capability=90)
-    with scatter.forced(name):
+    with overrides.force(scatter=name):
         backward(device, case)
     model = Model.of(config, mode)
     # One pass: the gradient of the columns comes in, corners are read and added to once.
@@ -180,7 +180,7 @@ def test_plans_are_all_that_these_kernels_hold_in_shared_memory() -> None:
     device = HostDevice()
     for config in (PLAIN, GROUPS, DEPTHWISE):
         case = case_of(config).cast("float32")
-        with paths.forced("direct" if config is DEPTHWISE else "im2col"):
+        with overrides.force(algorithm="direct" if config is DEPTHWISE else "im2col"):
             forward(device, case)
             backward(device, case)
     kernels = ("deform_im2col", "deform_backward", "deform_direct", "deform_direct_backward")
@@ -194,7 +194,7 @@ def test_factors_pass_through_shared_memory_once_for_each_warp(mode: str) -> Non
     """Bytes that the fused kernel stores and loads there, beside the plans of its samples."""
     device = HostDevice(races=True, multiprocessors=1)
     case = case_of(PLAIN).cast(MODES[mode].dtype)
-    with paths.forced("fused"):
+    with overrides.force(algorithm="fused"):
         forward(device, case)
     tiling, blocks = tiling_of(case, device)
     tile = tiling.tile

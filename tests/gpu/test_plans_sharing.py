@@ -19,7 +19,7 @@ from support.gpu_engine import operands as put
 from support.gpu_plans import COLUMNS, bits, planned
 
 from cudeform import gpu
-from cudeform.gpu import paths, scatter
+from cudeform.gpu import overrides
 from cudeform.gpu.replay import launch_plans
 from cudeform.gpu.replay.launch_plans import Plans
 from cudeform.options import Options
@@ -122,7 +122,7 @@ def test_a_forced_path_makes_another_plan() -> None:
     case, device = COLUMNS.cast("float32"), HostDevice()
     with planned() as store:
         forward(device, case)
-        with paths.forced("im2col"):
+        with overrides.force(algorithm="im2col"):
             forward(device, case)
         assert len(store) == 2
 
@@ -131,12 +131,11 @@ def test_a_forced_scatter_makes_another_plan() -> None:
     case, device = COLUMNS.cast("float32"), HostDevice()
     with planned() as store:
         backward(device, case)
-        for name in ("gather", "tiles"):
-            with scatter.forced(name):
-                backward(device, case)
-        assert len(store) == 3
+        with overrides.force(scatter="gather"):
+            backward(device, case)
+        assert len(store) == 2
     kernels = {did.kernel for did in device.log if isinstance(did, Launched)}
-    assert kernels >= {"deform_gather", "deform_tiles"}
+    assert kernels >= {"deform_gather", "deform_backward"}
 
 
 def test_functions_do_not_share_plans() -> None:

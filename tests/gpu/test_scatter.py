@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +15,13 @@ from support.gpu_engine import operands as put
 
 from cudeform import gpu
 from cudeform.arrays import Gradients
-from cudeform.gpu import paths, scatter
+from cudeform.gpu import overrides
+from cudeform.gpu.algorithms import uses_gather
+from cudeform.gpu.call import atomic_width
 from cudeform.gpu.device_api.kernel_source import Variant, kernel
 from cudeform.gpu.device_api.params import Layout
 from cudeform.gpu.device_api.protocol import Kernel
 from cudeform.gpu.replay.recorder import Recorder
-from cudeform.gpu.scatter import SCATTERS, adds_of, gathers, owns
 from cudeform.options import Options
 
 pytestmark = needs_compiler
@@ -40,43 +40,39 @@ CASES = [WIDE, DEPTHWISE, ODD]
 def test_vectors_are_added_where_the_processor_can(dtype: str, capability: int) -> None:
     wide = {"float16": 8, "bfloat16": 8, "float32": 4, "float64": 2}[dtype]
     able = capability >= 90 and dtype != "float64"
-    assert adds_of(dtype, wide, capability) == (4 if able else 1)
-    assert adds_of(dtype, 1, capability) == 1
-    assert adds_of("float64", 4, capability) == 1
-    with scatter.forced("scalar"):
-        assert adds_of(dtype, wide, capability) == 1
-    for name in ("vector", "tiles"):
-        with scatter.forced(name):
-            assert adds_of(dtype, wide, capability) == (4 if able else 1)
+    assert atomic_width(dtype, wide, capability) == (4 if able else 1)
+    assert atomic_width(dtype, 1, capability) == 1
+    assert atomic_width("float64", 4, capability) == 1
+    with overrides.force(scatter="scalar"):
+        assert atomic_width(dtype, wide, capability) == 1
+    with overrides.force(scatter="vector"):
+        assert atomic_width(dtype, wide, capability) == (4 if able else 1)
 
 
 def test_deterministic_calls_gather_whatever_is_forced() -> None:
-    assert not gathers(Options())
-    assert gathers(Options(deterministic=True))
-    for name in SCATTERS:
-        with scatter.forced(name):
-            assert gathers(Options(deterministic=True))
-            assert gathers(Options()) == (name == "gather")
-            assert not owns(Options(deterministic=True))
-            assert owns(Options()) == (name == "tiles")
+    assert not uses_gather(Options())
+    assert uses_gather(Options(deterministic=True))
+    for name in overrides.SCATTERS:
+        with overrides.force(scatter=name):
+            assert uses_gather(Options(deterministic=True))
+            assert uses_gather(Options()) == (name == "gather")
 
 
-def test_tiles_are_never_chosen() -> None:
-    assert not owns(Options())
-
-
-@pytest.mark.parametrize("choice", [paths, scatter])
-def test_a_name_that_does_not_exist_is_refused(choice: Any) -> None:
-    with pytest.raises(ValueError, match=r"must be one of .*, got 'best'"), choice.forced("best"):
+@pytest.mark.parametrize("what", ["algorithm", "scatter"])
+def test_a_name_that_does_not_exist_is_refused(what: str) -> None:
+    force = overrides.force(**{what: "best"})
+    with pytest.raises(ValueError, match=rf"{what} must be one of .*, got 'best'"), force:
         pass
 
 
 def test_what_is_forced_ends_with_the_block() -> None:
-    with scatter.forced("scalar"):
-        with scatter.forced("gather"):
-            assert scatter.forced_scatter() == "gather"
-        assert scatter.forced_scatter() == "scalar"
-    assert scatter.forced_scatter() is None
+    with overrides.force(scatter="scalar"):
+        with overrides.force(scatter="gather", algorithm="im2col"):
+            assert overrides.forced() == ("im2col", "gather")
+        with overrides.force(algorithm="direct"):
+            assert overrides.forced() == ("direct", "scalar")
+        assert overrides.forced() == (None, "scalar")
+    assert overrides.forced() == (None, None)
 
 
 # ---- what is compiled and launched ---------------------------------------------------------------
@@ -100,7 +96,7 @@ def test_the_kernel_adds_as_it_is_told(forced: str | None, capability: int) -> N
     if forced is None:
         texts = launched(case, capability)
     else:
-        with scatter.forced(forced):
+        with overrides.force(scatter=forced):
             texts = launched(case, capability)
     adds = 4 if capability == 90 and forced != "scalar" else 1
     assert f"#define ADDS {adds}\n" in texts["deform_backward"]
@@ -110,8 +106,7 @@ def test_the_kernel_adds_as_it_is_told(forced: str | None, capability: int) -> N
 def test_kernels_that_add_nothing_have_one_text() -> None:
     one, four = (Variant("float32", 32, 4, adds=adds) for adds in (1, 4))
     assert kernel("deform_im2col", one) == kernel("deform_im2col", four)
-    for name in ("deform_double", "deform_tiles"):
-        assert kernel(name, one) != kernel(name, four)
+    assert kernel("deform_double", one) != kernel("deform_double", four)
 
 
 def test_a_vector_is_added_at_multiples_of_16_bytes_only() -> None:
@@ -135,7 +130,7 @@ def test_a_vector_is_added_at_multiples_of_16_bytes_only() -> None:
 # ---- all agree -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SCATTERS)
+@pytest.mark.parametrize("name", overrides.SCATTERS)
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -144,7 +139,7 @@ def test_all_give_the_same_gradients(
 ) -> None:
     case = case.cast(dtype)
     sums = reference(**case.backward_arguments)
-    with scatter.forced(name):
+    with overrides.force(scatter=name):
         device = new_device(compute_capability=capability)
         results = backward(device, case)
     for which, array in results.items():
@@ -153,7 +148,6 @@ def test_all_give_the_same_gradients(
     if isinstance(device, HostDevice):
         kernels = {did.kernel for did in device.log if isinstance(did, Launched)}
         assert ("deform_gather" in kernels) == (name == "gather")
-        assert ("deform_tiles" in kernels) == (name == "tiles" and case.name != "depthwise")
         assert ("deform_direct_backward" in kernels) == (
             name != "gather" and case.name == "depthwise"
         )
@@ -175,7 +169,7 @@ def test_the_same_bytes_are_added_either_way(columns: bool) -> None:
     case, added = DEPTHWISE.cast("float32"), []
     for name in ("scalar", "vector"):
         device = HostDevice(compute_capability=90)
-        with scatter.forced(name), through_columns(columns):
+        with overrides.force(scatter=name), through_columns(columns):
             backward(device, case)
         added.append(sum(did.added for did in device.log if isinstance(did, Launched)))
     assert added[0] == added[1] > 0
@@ -183,7 +177,7 @@ def test_the_same_bytes_are_added_either_way(columns: bool) -> None:
 
 def test_im2col_is_forced_for_the_backward_too() -> None:
     device, case = HostDevice(), DEPTHWISE.cast("float32")
-    with paths.forced("im2col"):
+    with overrides.force(algorithm="im2col"):
         backward(device, case)
     kernels = {did.kernel for did in device.log if isinstance(did, Launched)}
     assert "deform_backward" in kernels

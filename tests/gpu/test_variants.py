@@ -78,8 +78,8 @@ def test_every_variant(
 
 SMALL_GROUPS = [
     (group_in, group_out)
-    for group_in, group_out in product(range(1, direct.MOST_PRODUCT + 1), repeat=2)
-    if group_in * group_out <= direct.MOST_PRODUCT
+    for group_in, group_out in product(range(1, direct.MAX_PRODUCT + 1), repeat=2)
+    if group_in * group_out <= direct.MAX_PRODUCT
 ]
 
 

@@ -194,7 +194,7 @@ def everything(
 
 def fits_direct(case: Case) -> bool:
     """Whether the engine computes a case without columns."""
-    return 0 not in case.grad_output.shape and direct.fits(geometry(case))
+    return 0 not in case.grad_output.shape and direct.supports(geometry(case))
 
 
 @contextmanager
@@ -203,7 +203,7 @@ def through_columns(really: bool = True) -> Iterator[None]:
     if not really:
         yield
         return
-    with mock.patch.object(direct, "fits", return_value=False):
+    with mock.patch.object(direct, "supports", return_value=False):
         yield
 
 

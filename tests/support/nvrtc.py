@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from cudeform.gpu.algorithms import fused
-from cudeform.gpu.algorithms.direct import MOST_PRODUCT
+from cudeform.gpu.algorithms.direct import MAX_PRODUCT
 from cudeform.gpu.algorithms.fused_tiling import MOST_N, STAGE_UNITS, shapes
+from cudeform.gpu.call import atomic_width
 from cudeform.gpu.device_api.kernel_source import (
     ADDING,
     ITEMSIZE,
@@ -36,7 +37,6 @@ from cudeform.gpu.device_api.kernel_source import (
     read,
     widest,
 )
-from cudeform.gpu.scatter import adds_of
 from cudeform.options import available_threads
 
 RECORD = Path(__file__).resolve().parents[2] / "benchmarks" / "registers.json"
@@ -252,12 +252,12 @@ def _tiles(dtype: str) -> Iterator[Tile]:
 def _most_adds(name: str, variant: Variant, arch: int) -> int:
     """Neighbours that one addition to memory takes where the engine chooses."""
     adds = not ADDING.isdisjoint(PARTS[name])
-    return adds_of(variant.dtype, variant.vector, arch) if adds else 1
+    return atomic_width(variant.dtype, variant.vector, arch) if adds else 1
 
 
 def _small_groups() -> list[tuple[int, int]]:
-    sizes = range(1, MOST_PRODUCT + 1)
-    return [(i, o) for i, o in product(sizes, sizes) if i * o <= MOST_PRODUCT]
+    sizes = range(1, MAX_PRODUCT + 1)
+    return [(i, o) for i, o in product(sizes, sizes) if i * o <= MAX_PRODUCT]
 
 
 @cache

@@ -36,8 +36,8 @@ from typing import Any
 from support import nvrtc
 
 from cudeform.gpu.algorithms.fused_tiling import STAGE_UNITS, shapes
+from cudeform.gpu.call import atomic_width
 from cudeform.gpu.device_api.kernel_source import Variant, kernel, widest
-from cudeform.gpu.scatter import adds_of
 from cudeform.options import available_threads
 
 RECORD = Path(__file__).resolve().parents[2] / "benchmarks" / "instructions.json"
@@ -48,7 +48,7 @@ DTYPES = ("float16", "bfloat16", "float32")
 def _variant(dtype: str, group: int = 0) -> Variant:
     """The most common: whole vectors, 32-bit indices; ``group`` channels in a direct kernel's."""
     wide = widest(dtype)
-    return Variant(dtype, 32, wide, group, group, adds=adds_of(dtype, wide, ARCH))
+    return Variant(dtype, 32, wide, group, group, adds=atomic_width(dtype, wide, ARCH))
 
 
 def _fused(dtype: str) -> Variant:

@@ -13,7 +13,7 @@ from math import prod
 from cudeform.arrays import Operands
 from cudeform.geometry import Geometry
 from cudeform.gpu.call import (
-    MOST_INDEXED,
+    MAX_ELEMENTS_32,
     THREADS,
     Call,
     index_bits_of,
@@ -27,7 +27,7 @@ from cudeform.options import Options
 
 # Input channels times output channels of a group, at most: what a thread keeps in registers grows
 # with it, and so does what a product of matrices would make of each sample.
-MOST_PRODUCT = 4
+MAX_PRODUCT = 4
 
 # What the threads that share a position read of a pixel: a line of the cache.
 LINE_BYTES = 128
@@ -39,16 +39,16 @@ MOST_PARTS = 256
 SUM_ITEMS = 8  # sums that a block of sum_parts finishes at a time
 
 
-def fits(g: Geometry) -> bool:
+def supports(g: Geometry) -> bool:
     """Whether the direct kernels take this convolution.
 
-    They do where a group has few channels, ``C/groups * O/groups <= MOST_PRODUCT``: depthwise
+    They do where a group has few channels, ``C/groups * O/groups <= MAX_PRODUCT``: depthwise
     convolutions with 1 to 4 filters a channel, and groups of 2, 3 or 4 channels with few outputs.
     Each group must lie within one offset group.
     """
     group_in, group_out = _group(g)
-    few = 1 <= group_in * group_out <= MOST_PRODUCT
-    few = few and sums_of(g) <= MOST_INDEXED  # what sum_parts counts
+    few = 1 <= group_in * group_out <= MAX_PRODUCT
+    few = few and sums_of(g) <= MAX_ELEMENTS_32  # what sum_parts counts
     return few and g.channels // g.offset_groups % group_in == 0
 
 

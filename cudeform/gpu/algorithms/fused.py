@@ -29,7 +29,7 @@ MOST_STRIPS = 4
 PARTIAL_BYTES = 4
 
 
-def can(g: Geometry, dtype: str, device: Device, arrays: Sequence[DeviceArray] = ()) -> bool:
+def supports(g: Geometry, dtype: str, device: Device, arrays: Sequence[DeviceArray] = ()) -> bool:
     """Whether the fused kernel can compute a convolution.
 
     It takes 16 bytes of channels at a time, all of one group and one offset group, and has no
@@ -41,7 +41,7 @@ def can(g: Geometry, dtype: str, device: Device, arrays: Sequence[DeviceArray] =
     return index_bits_of(g, arrays, _tiling(g, dtype, 1, device).packed) == 32
 
 
-def pays(g: Geometry, dtype: str, device: Device) -> bool:
+def is_profitable(g: Geometry, dtype: str, device: Device) -> bool:
     """Whether it is expected to be faster than columns and a product.
 
     It is where a group has enough output channels for a tile, and not so many that several tiles

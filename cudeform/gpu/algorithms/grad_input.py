@@ -10,13 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cudeform.arrays import Tangents
+from cudeform.gpu.algorithms import uses_gather
 from cudeform.gpu.algorithms.grad_input_sorted import Scratch, cells_of, gather
 from cudeform.gpu.call import Call, most_positions
 from cudeform.gpu.chunks import Chunk
 from cudeform.gpu.device_api.protocol import DeviceArray, Memory
 from cudeform.gpu.layouts import unpack_input
-from cudeform.gpu.owned_tiles import Window, add_tiles, window_of
-from cudeform.gpu.scatter import gathers, owns
 from cudeform.options import Options
 
 
@@ -29,14 +28,12 @@ class InputSums:
         result: where they go once they are complete.
         images: the sums.
         scratch: of the ordered gather, if that is the way.
-        window: of a block, if tiles are.
     """
 
     call: Call
     result: DeviceArray
     images: Memory
     scratch: Scratch | None
-    window: Window | None
 
     @classmethod
     def of(
@@ -45,10 +42,8 @@ class InputSums:
         pieces: list[Chunk],
         options: Options,
         result: DeviceArray,
-        *,
-        tiles: bool = False,
     ) -> InputSums:
-        """Memory for a call that is worked through in ``pieces``; tiles may be no way of it."""
+        """Memory for a call that is worked through in ``pieces``."""
         g, acc = call.g, call.variant.acc_itemsize
         count = max(chunk.count for chunk in pieces)
         samples = most_positions(g, pieces) * g.taps * g.offset_groups
@@ -56,8 +51,7 @@ class InputSums:
             call=call,
             result=result,
             images=call.allocate(count * g.in_pixels * g.channels, acc),
-            scratch=Scratch.of(call, samples, cells_of(g, count)) if gathers(options) else None,
-            window=window_of(g, acc, call.variant.vector) if tiles and owns(options) else None,
+            scratch=Scratch.of(call, samples, cells_of(g, count)) if uses_gather(options) else None,
         )
 
     def begin(
@@ -90,9 +84,6 @@ class InputSums:
         if opens:
             elements = chunk.count * call.g.in_pixels * call.g.channels
             call.device.fill_zero(self.images.pointer, elements * call.variant.acc_itemsize)
-        if self.window is not None:
-            add_tiles(call, chunk, images, columns, self.images, self.window)
-            return 0
         return self.images.pointer
 
     def end(self, chunk: Chunk) -> None:

@@ -16,12 +16,11 @@ from typing import Any
 
 from cudeform.arrays import Operands
 from cudeform.geometry import Geometry
+from cudeform.gpu import overrides
 from cudeform.gpu.chunks import FREE_SHARE, MOST_DEFAULT
 from cudeform.gpu.device_api.commands import Executor, Step
 from cudeform.gpu.device_api.protocol import Device, DeviceArray, Memory
-from cudeform.gpu.paths import forced_path
 from cudeform.gpu.replay.recorder import GRAIN, Recorder
-from cudeform.gpu.scatter import forced_scatter
 from cudeform.options import Options
 
 # A training step makes a few dozen different calls.
@@ -158,8 +157,7 @@ def _key(
 ) -> Hashable:
     """Everything that a plan depends on."""
     hardware = device.kind, device.compute_capability, device.multiprocessors
-    forced = forced_path(), forced_scatter()
-    return (function, hardware, g, options, forced, *map(_form, arrays))
+    return (function, hardware, g, options, overrides.forced(), *map(_form, arrays))
 
 
 def _bases(arrays: Arrays, memory: Memory | None) -> list[int]:

@@ -1,0 +1,61 @@
+"""What measurements and tests may force, in place of the engine's own choice; no user option.
+
+The names here are the possible choices. ``algorithms`` has the rule that chooses among them when
+nothing is forced, and says what happens where the forced one cannot compute a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+
+# Algorithms of the forward. The backward has "direct" and "im2col" of them.
+ALGORITHMS = ("direct", "fused", "im2col")
+
+# How the gradient of the input is summed up:
+# * "scalar": atomic additions of single numbers to global memory, in no fixed order;
+# * "vector": the same, four float32 numbers at a time (``red.global.add.v4.f32``);
+# * "gather": no atomics, each pixel sums a sorted list of samples in the order of the list.
+SCATTERS = ("scalar", "vector", "gather")
+
+
+class Forced(NamedTuple):
+    """What is forced; None leaves the choice to the engine."""
+
+    algorithm: str | None = None
+    scatter: str | None = None
+
+
+NOTHING = Forced()
+
+_forced: ContextVar[Forced] = ContextVar("cudeform_forced", default=NOTHING)
+
+
+def forced() -> Forced:
+    """What is forced in this thread or task."""
+    return _forced.get()
+
+
+@contextmanager
+def force(*, algorithm: str | None = None, scatter: str | None = None) -> Iterator[None]:
+    """Force choices within a ``with`` block, in this thread or task only.
+
+    Args:
+        algorithm: one of ``ALGORITHMS``; None leaves it as it is.
+        scatter: one of ``SCATTERS``; None leaves it as it is.
+
+    Raises:
+        ValueError: there is no such name.
+    """
+    choices = {"algorithm": (algorithm, ALGORITHMS), "scatter": (scatter, SCATTERS)}
+    for what, (name, names) in choices.items():
+        if name is not None and name not in names:
+            raise ValueError(f"{what} must be one of {', '.join(names)}, got {name!r}")
+    given = {what: name for what, (name, _) in choices.items() if name is not None}
+    token = _forced.set(_forced.get()._replace(**given))
+    try:
+        yield
+    finally:
+        _forced.reset(token)
