@@ -105,7 +105,7 @@ def test_a_release_has_no_relative_link() -> None:
     links = re.findall(r"\]\(([^)\s]+)\)", text)
     assert links
     assert all(link.startswith("https://") for link in links)
-    assert "(https://raw.githubusercontent.com/owner/name/v1.2.3/docs/demo.png)" in text
+    assert "(https://raw.githubusercontent.com/owner/name/v1.2.3/docs/pictures/demo.png)" in text
     assert release.with_absolute_links(text, "owner/name", "v1.2.3") == text
     other = release.with_absolute_links("[a](b.md) [c](#d) ![e](f.png)", "o/n", "v1")
     raw = "https://raw.githubusercontent.com/o/n/v1"
