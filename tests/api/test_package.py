@@ -24,7 +24,7 @@ FLOORS = (
     ("__main__",),
 )
 MOST_FILES = 15
-TOO_LONG = {"kernels", "cudeform/commands"}
+TOO_LONG = {"kernels"}
 
 
 def folder_of(package: str) -> Path:
