@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, is_hypothesis_test, settings
-from promises import PROMISES
+from promises import PROMISED, PROMISES
 from support.needs import ADAPTED, COMPILER, has
 
 # The same examples in every run: a test that fails in CI fails everywhere.
@@ -33,8 +33,6 @@ settings.load_profile("quick")
 # Libraries that must be there: CI names those that it installs.
 REQUIRED = os.environ.get("CUDEFORM_REQUIRED", "").split()
 MISSING = re.compile(r"could not import '([\w.]+)'|needs ([\w.]+)$")
-
-PROMISED = pytest.StashKey[dict[str, list[str]]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:

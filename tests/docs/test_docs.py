@@ -26,7 +26,7 @@ MODULES = (
         marks=pytest.mark.skipif(find_spec("matplotlib") is None, reason="needs matplotlib"),
     ),
     ".inspect.stats",
-    ".ops",
+    ".operators.deform_conv",
     ".options",
     ".partition",
 )
@@ -39,6 +39,7 @@ def test_docstrings(module):
     assert not outcome.failed
 
 
+@pytest.mark.promise("honest")
 def test_the_code_of_the_readme(capsys):
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(code, {})
@@ -46,10 +47,12 @@ def test_the_code_of_the_readme(capsys):
     assert capsys.readouterr().out.splitlines() == promised
 
 
+@pytest.mark.promise("honest")
 def test_files_that_the_readme_names_exist():
     root = Path(__file__).resolve().parents[2]
     for name in re.findall(r"\]\(([^)]+)\)|`([\w/]+\.md)`", README):
-        assert (root / next(filter(None, name))).exists(), name
+        file = next(filter(None, name))
+        assert "://" in file or (root / file).exists(), file
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
