@@ -69,6 +69,7 @@ def record() -> Any:
     return json.loads(nvrtc.RECORD.read_text(encoding="utf-8"))
 
 
+@pytest.mark.promise("nothing to build")
 def test_every_kernel_compiles(results: list[Compiled]) -> None:
     assert {r.job.name for r in results} == set(FILES)
 
