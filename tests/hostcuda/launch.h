@@ -47,7 +47,7 @@ struct Launch {
     long long address;      // the address that could not be accessed
     long long instruction;  // the instruction at fault, as an offset in the library
     long long access;       // 'r', 'w', or 0 if unknown
-    long long loaded, stored, added;  // bytes of global memory, by the intrinsics
+    long long loaded, stored, added;  // bytes of global memory, by functions of ptx.h
     long long in_shared;              // bytes of shared memory, if races are watched
     char message[256];
 };
