@@ -73,6 +73,7 @@ def launched(device: HostDevice) -> list[str]:
 # ---- results -------------------------------------------------------------------------------------
 
 
+@pytest.mark.each_value
 @EVERY_MODE
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_cases(new_device: NewDevice, case: Case, dtype: str, tf32: bool) -> None:
@@ -81,6 +82,7 @@ def test_cases(new_device: NewDevice, case: Case, dtype: str, tf32: bool) -> Non
         check(run(new_device(flush=flush, seed=seed), case, tf32=tf32), case, tf32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("out_channels", [32, 50, 100, 200])
 @pytest.mark.parametrize(("dtype", "tf32", "multiprocessors"), [
     *(("float16", False, n) for n in (1, 1000)),
@@ -102,9 +104,10 @@ def test_parts_of_the_stages(new_device: NewDevice, dtype: str, tf32: bool) -> N
     device = new_device(multiprocessors=1000)
     check(run(device, case, tf32=tf32), case, tf32)
     if isinstance(device, HostDevice):
-        assert launched(device)[-2:] == ["deform_fused", "sum_splits"]
+        assert launched(device)[-2:] == ["deform_fused", "reduce_split_k"]
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("skew", [0, 1])
 def test_layouts(new_device: NewDevice, layout: str, skew: int) -> None:
@@ -133,7 +136,7 @@ def test_a_limit_cuts_the_batch(new_device: NewDevice, channels: int, parts: int
     check(run(device, case, limit=limit), case, False)
     if isinstance(device, HostDevice):
         assert launched(device).count("deform_fused") == 3
-        assert launched(device).count("sum_splits") == (3 if parts > 1 else 0)
+        assert launched(device).count("reduce_split_k") == (3 if parts > 1 else 0)
 
 
 @EVERY_MODE
@@ -153,6 +156,7 @@ def test_infinite_inputs_and_weights(
 # ---- what it takes -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("case", [CASES[1], CASES[5]], ids=lambda case: case.name)
@@ -168,7 +172,7 @@ def test_nothing_but_launches() -> None:
     """So that a CUDA graph can capture it."""
     device = HostDevice()
     run(device, CASES[0].cast("float16"))
-    assert launched(device) == ["pack_tiles", "channels_last", "deform_fused"]
+    assert launched(device) == ["pack_weight_fused", "channels_last", "deform_fused"]
 
 
 @needs_compiler

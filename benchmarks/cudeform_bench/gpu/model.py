@@ -1,0 +1,117 @@
+"""Lower bounds of the time of a configuration on a GPU, one for each resource.
+
+The rates are those of one H200; an H100 differs in its memory only. Rates of memory and products
+were measured or published. The rate of the L1 cache follows from its width and clock. The rate of
+additions to global memory is a guess, as it has not been measured. A report lists all rates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cudeform_bench.configs import Config
+from cudeform_bench.table import PRODUCTS
+
+# Bytes or operations per second.
+RATES = {
+    "memory": 4.3e12,  # a copy within the device's memory
+    "gather": 29.6e12,  # 132 multiprocessors, 128 bytes a cycle, 1.755 GHz
+    "scatter": 2.7e12,  # float32 additions to global memory; a guess
+    "fp32": 67e12,
+    "tf32": 495e12,
+    "fp16": 790e12,
+    "bf16": 790e12,
+}
+H100_MEMORY = 3.0e12
+
+
+def rates_of(gpu: str) -> dict[str, float]:
+    """Rates of a GPU by its name; an unknown GPU gets those of an H200."""
+    return RATES | ({"memory": H100_MEMORY} if "H100" in gpu else {})
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How numbers are stored and multiplied.
+
+    Attributes:
+        name: for ``--mode``.
+        dtype: of the arrays.
+        tf32: whether operands of float32 products may be rounded to TF32.
+        tolerance: largest difference from float64, in units of the largest element.
+    """
+
+    name: str
+    dtype: str
+    tf32: bool
+    tolerance: float
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes per element."""
+        return 4 if self.dtype == "float32" else 2
+
+
+MODES = {
+    mode.name: mode
+    for mode in (
+        Mode("fp32", "float32", False, 1e-4),
+        Mode("tf32", "float32", True, 5e-3),
+        Mode("fp16", "float16", False, 5e-3),
+        Mode("bf16", "bfloat16", False, 4e-2),
+    )
+}
+
+# How often a direction reads all corners.
+GATHERS = {"forward": 1, "backward": 1, "both": 2}
+
+
+def floors_us(
+    config: Config, mode: Mode, direction: str, rates: Mapping[str, float] = RATES
+) -> dict[str, float]:
+    """Least time in microseconds on each resource; the largest bounds every implementation.
+
+    ``memory`` counts every array once, ``gather`` the four corners of each sample. ``scatter``
+    counts one addition for each corner; only a backward has it.
+    """
+    corners = 4 * _samples(config) * config.channels
+    floors = {
+        "products": PRODUCTS[direction] * config.gemm_flop / rates[mode.name],
+        "memory": _array_elements(config, direction) * mode.itemsize / rates["memory"],
+        "gather": GATHERS[direction] * corners * mode.itemsize / rates["gather"],
+    }
+    if direction != "forward":
+        floors["scatter"] = corners * 4 / rates["scatter"]
+    return {name: 1e6 * seconds for name, seconds in floors.items()}
+
+
+def shares(
+    config: Config,
+    mode: Mode,
+    direction: str,
+    microseconds: float,
+    rates: Mapping[str, float] = RATES,
+) -> dict[str, float]:
+    """Each floor as a share of a measured time."""
+    floors = floors_us(config, mode, direction, rates)
+    return {name: floor / microseconds for name, floor in floors.items()}
+
+
+def _samples(config: Config) -> int:
+    """Output positions times taps, of one offset group."""
+    return config.batch * config.out_height * config.out_width * config.taps
+
+
+def _array_elements(config: Config, direction: str) -> int:
+    positions = config.batch * config.out_height * config.out_width
+    operands = config.batch * config.channels * config.height * config.width
+    operands += 3 * config.offset_groups * _samples(config)  # offset and mask
+    operands += config.out_channels * config.taps * config.channels // config.groups
+    output = positions * config.out_channels
+    # A backward reads the operands and grad_output, and writes a gradient for each operand.
+    return {
+        "forward": operands + output,
+        "backward": 2 * operands + output,
+        "both": 3 * operands + 2 * output,
+    }[direction]
