@@ -1,4 +1,4 @@
-"""The arrays of a call and of its gradients, by name; an array in device memory."""
+"""The arrays of a call, of its gradients and of its tangents, by name of the argument."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ class DeviceArray(NamedTuple):
 
 @dataclass(frozen=True)
 class Operands:
-    """Arrays that go in. What kind of array depends on who holds it; shapes are Geometry's."""
+    """The arrays that a call reads; ``Geometry`` has their shapes.
+
+    Between user and adapter they are arrays of the user's library, in the engine NumPy arrays or
+    ``DeviceArray``.
+    """
 
     input: Any
     offset: Any
@@ -33,12 +37,17 @@ class Operands:
     mask: Any = None
 
     def present(self) -> dict[str, Any]:
-        """The arrays that were given, by name of the argument."""
-        return {name: array for name, array in vars(self).items() if array is not None}
+        """The arrays by name of the argument, without a bias or a mask that is None."""
+        arrays = {"input": self.input, "offset": self.offset, "weight": self.weight}
+        if self.bias is not None:
+            arrays["bias"] = self.bias
+        if self.mask is not None:
+            arrays["mask"] = self.mask
+        return arrays
 
 
 class Gradients(NamedTuple):
-    """Gradients by name of the argument; None where not asked for or where there is no argument."""
+    """Gradients by name of the argument; None where not needed or where there is no argument."""
 
     input: Any = None
     offset: Any = None
@@ -48,9 +57,10 @@ class Gradients(NamedTuple):
 
 
 class Tangents(NamedTuple):
-    """A direction in the space of the arguments, by name; None stands for zero.
+    """A direction in the space of the arguments, by name of the argument; None stands for zero.
 
-    Forward mode takes one. In the double backward it is the cotangent of the gradients.
+    Forward mode takes tangents of the arguments, the double backward takes cotangents of their
+    gradients: both have the arguments' shapes.
     """
 
     input: Any = None
@@ -59,9 +69,17 @@ class Tangents(NamedTuple):
     bias: Any = None
     mask: Any = None
 
+    def present(self) -> dict[str, Any]:
+        """The tangents that are not None, by the name that error texts call them."""
+        return {
+            f"tangent of {name}": array
+            for name, array in zip(self._fields, self, strict=True)
+            if array is not None
+        }
+
 
 class DoubleGradients(NamedTuple):
-    """Gradients of a function of the gradients; the bias does not influence any of them."""
+    """Gradients of a function of the gradients, which do not depend on the bias."""
 
     grad_output: Any = None
     input: Any = None

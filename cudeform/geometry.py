@@ -14,7 +14,7 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 # Coordinates are 32-bit integers, whatever the width of an index.
 LARGEST = 2**31 - 1
@@ -22,6 +22,14 @@ LARGEST = 2**31 - 1
 Shape = tuple[int, ...]
 Pair = int | Sequence[int]
 Padding = int | Sequence[int] | Sequence[Sequence[int]]
+
+
+class Settings(NamedTuple):
+    """What is not an array among the arguments of a call, as the caller wrote it, unchecked."""
+
+    stride: Pair = 1
+    padding: Padding = 0
+    dilation: Pair = 1
 
 
 @dataclass(frozen=True)
@@ -123,19 +131,35 @@ def geometry_of(
         >>> g.output_shape, g.groups, g.offset_groups
         ((1, 6, 8, 8), 1, 1)
     """
-    return _geometry(
-        tuple(input),
-        tuple(offset),
-        tuple(weight),
-        None if bias is None else tuple(bias),
-        None if mask is None else tuple(mask),
-        as_pair("stride", stride, 1),
-        as_padding(padding),
-        as_pair("dilation", dilation, 1),
+    return _cached_geometry(
+        *_as_tuples(input, offset, weight, bias, mask), *_normal(stride, padding, dilation)
     )
 
 
-@lru_cache(maxsize=256)
+def uncached_geometry_of(
+    input: Sequence[int],
+    offset: Sequence[int],
+    weight: Sequence[int],
+    bias: Sequence[int] | None = None,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    mask: Sequence[int] | None = None,
+) -> Geometry:
+    """:func:`geometry_of` for sizes that a compiler traces: symbols have no hash for a cache."""
+    return _geometry(
+        *_as_tuples(input, offset, weight, bias, mask), *_normal(stride, padding, dilation)
+    )
+
+
+def _as_tuples(*shapes: Sequence[int] | None) -> Any:
+    return [None if shape is None else tuple(shape) for shape in shapes]
+
+
+def _normal(stride: Pair, padding: Padding, dilation: Pair) -> Any:
+    return as_pair("stride", stride, 1), as_padding(padding), as_pair("dilation", dilation, 1)
+
+
 def _geometry(
     input: Shape,
     offset: Shape,
@@ -175,7 +199,7 @@ def _geometry(
         dilation_h=dilation[0],
         dilation_w=dilation[1],
         groups=groups,
-        offset_groups=_offset_groups(channels, offset, kernel_h * kernel_w),
+        offset_groups=offset_groups_of(channels, offset, kernel_h * kernel_w),
     )
     offset_rule = "(N, 2*offset_groups*KH*KW, OH, OW)"
     _expect("offset", offset_rule, geometry.offset_shape, offset)
@@ -184,6 +208,9 @@ def _geometry(
     if bias is not None:
         _expect("bias", "(O,)", (out_channels,), bias)
     return geometry
+
+
+_cached_geometry = lru_cache(maxsize=256)(_geometry)
 
 
 def _groups(channels: int, weight: Shape) -> int:
@@ -204,7 +231,13 @@ def _groups(channels: int, weight: Shape) -> int:
     return groups
 
 
-def _offset_groups(channels: int, offset: Shape, taps: int) -> int:
+def offset_groups_of(channels: int, offset: Shape, taps: int) -> int:
+    """Offset groups, inferred from the shape of the offset.
+
+    Raises:
+        ValueError: the channels of the offset are no multiple of ``2 * taps``, or the number of
+            offset groups does not divide ``channels``.
+    """
     _rank4("offset", "(N, 2*offset_groups*KH*KW, OH, OW)", offset)
     # No divmod: sizes may be symbols of a compiler.
     offset_groups, rest = offset[1] // (2 * taps), offset[1] % (2 * taps)

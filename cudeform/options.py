@@ -1,4 +1,4 @@
-"""What the caller may choose: one dataclass, one context variable."""
+"""The options of a call: one dataclass, in force process-wide or in a context."""
 
 from __future__ import annotations
 
@@ -9,10 +9,17 @@ from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-BOUNDARY_GRADS = ("one_sided", "zero")
+BoundaryGrad = Literal["one_sided", "zero"]
 
-# Names of libraries that have a convention, accepted for the convention.
-BOUNDARY_GRAD_OF = {"torchvision": "one_sided", "mmcv": "zero"}
+BOUNDARY_GRADS: tuple[BoundaryGrad, ...] = ("one_sided", "zero")
+
+# By accepted name: the conventions themselves and libraries that have them.
+BOUNDARY_GRAD_OF: dict[str, BoundaryGrad] = {
+    "one_sided": "one_sided",
+    "zero": "zero",
+    "torchvision": "one_sided",
+    "mmcv": "zero",
+}
 
 
 @dataclass(frozen=True)
@@ -23,9 +30,9 @@ class Options:
         deterministic: GPU gradients are bit-identical run after run. On the CPU they always are,
             for any number of threads.
         allow_tf32: float32 products on the GPU may use TF32 tensor cores (10-bit mantissa).
-        workspace_limit: most bytes of scratch memory a call may hold beside its inputs, its outputs
-            and one channels-last copy of an image (two in the backward). ``None``: 64 MiB on the
-            CPU, a share of the free memory on a GPU.
+        workspace_limit: most bytes of scratch memory a call may hold in addition to its inputs, its
+            outputs and one channels-last copy of an image (two in the backward). ``None``: 64 MiB
+            on the CPU, a share of the free memory on a GPU.
         boundary_grad: gradient of the offset where a sample lies exactly one pixel outside the
             image: ``"one_sided"`` is the derivative from inside, as in torchvision; ``"zero"`` is
             0, as in mmcv, Paddle and MXNet. ``"torchvision"`` and ``"mmcv"`` are accepted for them.
@@ -35,25 +42,29 @@ class Options:
     deterministic: bool = False
     allow_tf32: bool = False
     workspace_limit: int | None = None
-    boundary_grad: Literal["one_sided", "zero"] = "one_sided"
+    boundary_grad: BoundaryGrad = "one_sided"
     num_threads: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse values that mean nothing."""
+        """Check the values; replace a library's name by that of its convention."""
         for name in ("deterministic", "allow_tf32"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         for name in ("workspace_limit", "num_threads"):
             _check_positive_or_none(name, getattr(self, name))
-        _check_boundary_grad(self.boundary_grad)
-        named = BOUNDARY_GRAD_OF.get(self.boundary_grad, self.boundary_grad)
-        object.__setattr__(self, "boundary_grad", named)
+        object.__setattr__(self, "boundary_grad", boundary_grad_of(self.boundary_grad))
 
 
-def _check_boundary_grad(value: object) -> None:
-    names = (*BOUNDARY_GRADS, *BOUNDARY_GRAD_OF)
-    if value not in names:
-        raise ValueError(f"boundary_grad must be one of {names}, got {value!r}")
+def boundary_grad_of(value: object) -> BoundaryGrad:
+    """The convention that ``value`` names, itself or by a library that has it.
+
+    Raises:
+        ValueError: it names none.
+    """
+    for name, convention in BOUNDARY_GRAD_OF.items():
+        if value == name:
+            return convention
+    raise ValueError(f"boundary_grad must be one of {(*BOUNDARY_GRAD_OF,)}, got {value!r}")
 
 
 def _check_positive_or_none(name: str, value: object) -> None:

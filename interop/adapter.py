@@ -1,9 +1,11 @@
-"""The doors: how arrays of a library come in and go out.
+"""The protocol of adapters, and which adapter takes the arrays of a call.
 
-* A library is recognised by the type of its arrays; it is never imported to find out, since an
-  array of a library that was not imported cannot exist.
-* All arrays of a call belong to one library; results are of that library.
-* A door hands its arrays to the engine as they are and allocates results in its own library.
+An adapter is the code for arrays of one library: it checks them, allocates results in their own
+library and hands both to the engine without a copy.
+
+* A library is recognised by the type of its arrays. It is never imported to find out: an array of a
+  library that is not imported cannot exist.
+* All arrays of a call belong to one library, and so do the results.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
-from cudeform.geometry import Geometry
+from cudeform.geometry import Settings
 
-# Modules of this folder, by the type of the arrays they take: its library and its name.
+# Modules of this folder by the types they take: top-level package and name of the class. Each
+# module has its adapter as ``ADAPTER``.
 ADAPTERS = {
     ("numpy", "ndarray"): "numpy",
     ("cupy", "ndarray"): "cupy",
@@ -26,119 +29,119 @@ ADAPTERS = {
     ("torch", "Tensor"): "torch",
 }
 
-# Arrays by the name of their type that hold more than numbers, and what to do.
-REFUSED = {"MaskedArray": "its mask would be ignored; call .filled(0), or what it shall be"}
+# Array types that are refused because they hold more than numbers, by name, and what to do.
+REFUSED = {"MaskedArray": "its mask would be ignored; call .filled(0), or any other fill value"}
 
 
 class Adapter(Protocol):
-    """What a module of this folder provides."""
+    """The operator and its derivatives on arrays of one library.
 
-    def dtype_name(self, array: Any) -> str:
-        """Name of an array's dtype, such as "float32"."""
+    Arrays come as the caller passed them, all of one library; settings, shapes, dtypes and devices
+    are still to be checked. Libraries that trace calls need the check where the trace runs, so it
+    is the adapter's; ``CheckedAdapter`` does it for all others. Results are new arrays of the same
+    library.
+    """
 
-    def device_of(self, array: Any) -> Any:
-        """Where an array lives: anything that compares equal for equal places."""
-
-    def forward(self, operands: Operands, geometry: Geometry) -> Any:
-        """Deformable convolution: a new array of the door's library."""
+    def forward(self, operands: Operands, settings: Settings) -> Any:
+        """The deformable convolution."""
 
     def backward(
-        self, operands: Operands, geometry: Geometry, grad_output: Any, needs: frozenset[str]
+        self, operands: Operands, settings: Settings, grad_output: Any, needs: frozenset[str]
     ) -> Gradients:
-        """Gradients that are needed: new arrays of the door's library."""
+        """The gradients named in ``needs``."""
 
-    def jvp(self, operands: Operands, geometry: Geometry, tangents: Tangents) -> Any:
-        """Tangent of the output: a new array of the door's library."""
+    def jvp(self, operands: Operands, settings: Settings, tangents: Tangents) -> Any:
+        """The tangent of the output."""
 
     def double_backward(
         self,
         operands: Operands,
-        geometry: Geometry,
+        settings: Settings,
         grad_output: Any,
         cotangents: Tangents,
         needs: frozenset[str],
     ) -> DoubleGradients:
-        """Gradients of the gradients that are needed: new arrays of the door's library."""
+        """Those gradients of ``sum(cotangents * backward(...))`` that ``needs`` names."""
 
 
 def adapter_of(arrays: Mapping[str, Any]) -> Adapter:
-    """The door that all ``arrays``, by name of the argument, go through.
+    """The adapter for ``arrays``, by name of the argument, ``input`` among them.
 
     Raises:
         TypeError: something that is no array, or arrays of different libraries.
     """
-    kinds = {name: _kind(name, array) for name, array in arrays.items()}
-    expected = kinds["input"]
-    for name, kind in kinds.items():
+    expected = _kind("input", arrays["input"])
+    for name, array in arrays.items():
+        kind = _kind(name, array)
         if kind is not expected and kind != expected:
             raise TypeError(
                 f"{name} must be an array of the same library as input, {expected.library}, got an "
                 f"array of {kind.library}; convert one of them, without a copy by from_dlpack"
             )
-    if expected.door == "dlpack":
-        loan: Adapter = _import("dlpack").Loan()
-        return loan
-    door: Adapter = _load(expected.door)
-    return door
+    return _load(expected.module)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of array: the library it belongs to and the door it goes through."""
+    """The library that arrays belong to, and the module of this folder that takes them."""
 
     library: str
-    door: str
+    module: str
 
 
 def _kind(name: str, array: Any) -> Kind:
     kind = _kind_of_type(type(array))
     if kind is None:
-        raise TypeError(f"{name} must be {_what_is_taken(type(array))}")
+        raise TypeError(f"{name} must be {_expected_instead_of(type(array))}")
     return kind
 
 
-def _what_is_taken(instead_of: type) -> str:
-    if instead_of.__name__ in REFUSED:
-        return f"a plain array, got {instead_of.__name__}: {REFUSED[instead_of.__name__]}"
+def _expected_instead_of(got: type) -> str:
+    if got.__name__ in REFUSED:
+        return f"a plain array, got {got.__name__}: {REFUSED[got.__name__]}"
     return (
         "an array of NumPy, CuPy, PyTorch, JAX or another library that has __dlpack__, got "
-        f"{instead_of.__name__}; numpy.asarray makes one of a list or a number"
+        f"{got.__name__}; numpy.asarray makes one of a list or a number"
     )
 
 
 _kinds: dict[type, Kind | None] = {}
 
 
-def _kind_of_type(of: type) -> Kind | None:
-    """Kind of the arrays of a type, found once; None if they are no arrays."""
-    if of not in _kinds:
-        _kinds[of] = _find_kind(of)
-    return _kinds[of]
+def _kind_of_type(array_type: type) -> Kind | None:
+    """Kind of the arrays of a type, found once; None if they are no arrays.
+
+    A dict and not ``functools.cache``, which torch.compile cannot look into.
+    """
+    if array_type not in _kinds:
+        _kinds[array_type] = _find_kind(array_type)
+    return _kinds[array_type]
 
 
-def _find_kind(of: type) -> Kind | None:
-    for base in of.__mro__:
+def _find_kind(array_type: type) -> Kind | None:
+    for base in array_type.__mro__:
         if base.__name__ in REFUSED:
             return None
         library = base.__module__.partition(".")[0]
-        door = ADAPTERS.get((library, base.__name__))
-        if door is not None:
-            return Kind(door, door)  # such a door has the name of its library
-    if hasattr(of, "__dlpack__") or hasattr(of, "__cuda_array_interface__"):
-        return Kind(of.__module__.partition(".")[0], "dlpack")
+        module = ADAPTERS.get((library, base.__name__))
+        if module is not None:
+            return Kind(module, module)  # these modules have the name of their library
+    if hasattr(array_type, "__dlpack__") or hasattr(array_type, "__cuda_array_interface__"):
+        return Kind(array_type.__module__.partition(".")[0], "dlpack")
     return None
 
 
-def _load(door: str) -> Any:
-    if door == "torch":
-        # torch.compile looks into this function: it follows an import, but neither what is cached
-        # nor import_module.
-        from . import torch
+def _load(module: str) -> Adapter:
+    if module == "torch":
+        # torch.compile traces this function: it follows an import statement, but neither a cached
+        # function nor import_module.
+        from .torch.adapter import ADAPTER
 
-        return torch
-    return _import(door)
+        return ADAPTER
+    return _import(module)
 
 
 @cache
-def _import(door: str) -> Any:
-    return import_module(f"cudeform.interop.{door}")
+def _import(module: str) -> Adapter:
+    adapter: Adapter = import_module(f"cudeform.interop.{module}").ADAPTER
+    return adapter

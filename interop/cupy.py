@@ -1,133 +1,67 @@
-"""The door for CuPy arrays: their own device, the caller's current stream, CuPy's pool."""
+"""The adapter for CuPy arrays: their own device, the caller's current stream, CuPy's pool."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from functools import cache, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cudeform import engine
-from cudeform.arrays import DeviceArray, DoubleGradients, Gradients, Operands, Tangents
-from cudeform.geometry import Geometry
-from cudeform.options import current
+from cudeform.arrays import DeviceArray
+
+from .array_adapter import ArrayAdapter
+
+if TYPE_CHECKING:
+    from cudeform.gpu.device_api.commands import Executor
 
 
-def dtype_name(array: Any) -> str:
-    """Name of the dtype, as Geometry knows it."""
-    return _name(array.dtype)
+class CupyAdapter(ArrayAdapter):
+    """CuPy arrays go to the GPU engine by address."""
+
+    def dtype_name(self, array: Any) -> str:
+        """Name of the dtype, as ``checks.DTYPES`` has it."""
+        return _name(array.dtype)
+
+    def device_of(self, array: Any) -> str:
+        """The device as torch and JAX write it, ``cuda:0``."""
+        return f"cuda:{array.device.id}"
+
+    def device_context(self, array: Any) -> AbstractContextManager[Any]:
+        """Makes the device of ``array`` CuPy's current one."""
+        context: AbstractContextManager[Any] = array.device
+        return context
+
+    def executor(self, array: Any) -> Executor:
+        """The device of ``array``, with the stream that is current in CuPy."""
+        import cupy
+
+        index = array.device.id
+        return engine.gpu_device(index, cupy.cuda.get_current_stream(index).ptr)
+
+    def empty(self, shape: tuple[int, ...], like: Any) -> Any:
+        """A new contiguous array from CuPy's memory pool."""
+        import cupy
+
+        return cupy.empty(shape, like.dtype)
+
+    def describe(self, array: Any) -> DeviceArray:
+        """Address, shape, strides and dtype, for kernels that need aligned elements.
+
+        Raises:
+            ValueError: the address or a stride is no multiple of the size of an element.
+        """
+        dtype, pointer = array.dtype, array.data.ptr
+        if pointer % dtype.itemsize:
+            raise _misaligned(dtype, "address", pointer)
+        return DeviceArray(pointer, array.shape, _in_elements(array.strides, dtype), _name(dtype))
 
 
-def device_of(array: Any) -> str:
-    """Where the array lives."""
-    return f"cuda:{array.device.id}"
-
-
-def forward(operands: Operands, geometry: Geometry) -> Any:
-    """Deformable convolution: a new array."""
-    with operands.input.device:
-        output = _empty(geometry.output_shape, operands.input)
-        engine.forward(
-            _described(operands), geometry, current(), _describe(output), _device(operands)
-        )
-    return output
-
-
-def backward(
-    operands: Operands, geometry: Geometry, grad_output: Any, needs: frozenset[str]
-) -> Gradients:
-    """Gradients: new arrays."""
-    with operands.input.device:
-        grads = Gradients(**_like(operands, needs))
-        engine.backward(
-            _described(operands),
-            geometry,
-            current(),
-            _describe(grad_output),
-            Gradients(*map(_describe, grads)),
-            _device(operands),
-        )
-    return grads
-
-
-def jvp(operands: Operands, geometry: Geometry, tangents: Tangents) -> Any:
-    """Tangent of the output: a new array."""
-    with operands.input.device:
-        result = _empty(geometry.output_shape, operands.input)
-        engine.jvp(
-            _described(operands),
-            geometry,
-            current(),
-            Tangents(*map(_describe, tangents)),
-            _describe(result),
-            _device(operands),
-        )
-    return result
-
-
-def double_backward(
-    operands: Operands,
-    geometry: Geometry,
-    grad_output: Any,
-    cotangents: Tangents,
-    needs: frozenset[str],
-) -> DoubleGradients:
-    """Gradients of the gradients: new arrays."""
-    with operands.input.device:
-        wanted = "grad_output" in needs
-        results = DoubleGradients(
-            grad_output=_empty(geometry.output_shape, grad_output) if wanted else None,
-            **_like(operands, needs),
-        )
-        engine.double_backward(
-            _described(operands),
-            geometry,
-            current(),
-            _describe(grad_output),
-            Tangents(*map(_describe, cotangents)),
-            DoubleGradients(*map(_describe, results)),
-            _device(operands),
-        )
-    return results
-
-
-def _device(operands: Operands) -> Any:
-    import cupy
-
-    index = operands.input.device.id
-    return engine.gpu_device(index, cupy.cuda.get_current_stream(index).ptr)
-
-
-def _empty(shape: tuple[int, ...], like: Any) -> Any:
-    import cupy
-
-    return cupy.empty(shape, like.dtype)
-
-
-def _like(operands: Operands, needs: frozenset[str]) -> dict[str, Any]:
-    """New arrays for the gradients of the operands that are needed, by name."""
-    return {
-        name: _empty(array.shape, array)
-        for name, array in operands.present().items()
-        if name in needs
-    }
-
-
-def _described(operands: Operands) -> Operands:
-    o = operands
-    return Operands(*map(_describe, (o.input, o.offset, o.weight, o.bias, o.mask)))
-
-
-def _describe(array: Any) -> DeviceArray | None:
-    if array is None:
-        return None
-    dtype, pointer = array.dtype, array.data.ptr
-    if pointer % dtype.itemsize:
-        raise _misaligned(dtype, "address", pointer)
-    return DeviceArray(pointer, array.shape, _in_elements(array.strides, dtype), _name(dtype))
+ADAPTER = CupyAdapter()
 
 
 @lru_cache(maxsize=4096)
 def _in_elements(strides: tuple[int, ...], dtype: Any) -> tuple[int, ...]:
-    """Strides in elements, from those in bytes."""
+    """Strides in elements, from strides in bytes."""
     if any(stride % dtype.itemsize for stride in strides):
         raise _misaligned(dtype, "strides", strides)
     return tuple(stride // dtype.itemsize for stride in strides)
@@ -142,5 +76,5 @@ def _misaligned(dtype: Any, what: str, got: Any) -> ValueError:
 
 @cache
 def _name(dtype: Any) -> str:
-    """Name of a dtype, which NumPy spells out anew each time."""
+    """Name of a dtype; cached because NumPy builds the string at every access."""
     return str(dtype.name)

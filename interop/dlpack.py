@@ -1,113 +1,111 @@
-"""The door for arrays of any other library: what has DLPack or ``__cuda_array_interface__``.
+"""The adapter for arrays of any other library that has DLPack or ``__cuda_array_interface__``.
 
-Arguments are borrowed, as NumPy arrays on the CPU and as CuPy arrays on a GPU, over the same
-memory; where a producer cannot lend, it is asked for a copy. Results go back through
-``from_dlpack`` of the library that made the input.
+Arrays are imported over the same memory, as NumPy arrays on the CPU and as CuPy arrays on a GPU;
+the adapters of these two do the rest. A producer that cannot share its memory is asked for a copy.
+Results are exported through ``from_dlpack`` of the library that made the input.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 
 from cudeform import engine
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
-from cudeform.geometry import Geometry
+from cudeform.checks import check_devices
+from cudeform.geometry import Settings
 
-from . import cupy as cupy_door
-from . import numpy as numpy_door
-from .dlpack_bfloat16 import borrow_bfloat16, lend_bfloat16
+from . import cupy as cupy_module
+from . import numpy as numpy_module
+from .adapter import Adapter
+from .dlpack_bfloat16 import export_bfloat16, import_bfloat16
 
-CUDA, CUDA_MANAGED = 2, 13  # DLPack's numbers of the kinds of device that are CuPy's
+CUDA, CUDA_MANAGED = 2, 13  # DLPack's device types that CuPy reads
 
-
+Exporter = Callable[[Any], Any]
 Named = TypeVar("Named", Gradients, Tangents, DoubleGradients)
 
 
-class Loan:
-    """The door for one call: each of its arrays is borrowed once."""
+class DlpackAdapter:
+    """Imports the arrays of a call, lets NumPy's or CuPy's adapter do it, exports the results."""
 
-    def __init__(self) -> None:
-        """Begin with nothing borrowed."""
-        self.borrowed: dict[int, Any] = {}
-
-    def dtype_name(self, array: Any) -> str:
-        """Name of the dtype, as NumPy or CuPy knows it."""
-        borrowed = self._borrow(array)
-        return str(_door_of(borrowed).dtype_name(borrowed))
-
-    def device_of(self, array: Any) -> Any:
-        """DLPack's (device type, device id), or CuPy's name of the device."""
-        if hasattr(array, "__dlpack_device__"):
-            return tuple(int(part) for part in array.__dlpack_device__())
-        return cupy_door.device_of(self._borrow(array))
-
-    def forward(self, operands: Operands, geometry: Geometry) -> Any:
-        """Deformable convolution: a new array of the producer's library."""
-        give_back, door, mine = self._enter(operands)
-        return give_back(door.forward(mine, geometry))
+    def forward(self, operands: Operands, settings: Settings) -> Any:
+        """The deformable convolution."""
+        adapter, imported, export = _imported(operands, {})
+        return export(adapter.forward(imported, settings))
 
     def backward(
-        self, operands: Operands, geometry: Geometry, grad_output: Any, needs: frozenset[str]
+        self, operands: Operands, settings: Settings, grad_output: Any, needs: frozenset[str]
     ) -> Gradients:
-        """Gradients: new arrays of the producer's library."""
-        give_back, door, mine = self._enter(operands)
-        grads: Gradients = door.backward(mine, geometry, self._borrow(grad_output), needs)
-        return _each(give_back, grads)
+        """The gradients named in ``needs``."""
+        adapter, imported, export = _imported(operands, {"grad_output": grad_output})
+        grads = adapter.backward(imported, settings, import_array(grad_output), needs)
+        return _each(export, grads)
 
-    def jvp(self, operands: Operands, geometry: Geometry, tangents: Tangents) -> Any:
-        """Tangent of the output: a new array of the producer's library."""
-        give_back, door, mine = self._enter(operands)
-        return give_back(door.jvp(mine, geometry, _each(self._borrow, tangents)))
+    def jvp(self, operands: Operands, settings: Settings, tangents: Tangents) -> Any:
+        """The tangent of the output."""
+        adapter, imported, export = _imported(operands, tangents.present())
+        return export(adapter.jvp(imported, settings, _each(import_array, tangents)))
 
     def double_backward(
         self,
         operands: Operands,
-        geometry: Geometry,
+        settings: Settings,
         grad_output: Any,
         cotangents: Tangents,
         needs: frozenset[str],
     ) -> DoubleGradients:
-        """Gradients of the gradients: new arrays of the producer's library."""
-        give_back, door, mine = self._enter(operands)
-        extra = self._borrow(grad_output), _each(self._borrow, cotangents)
-        results: DoubleGradients = door.double_backward(mine, geometry, *extra, needs)
-        return _each(give_back, results)
+        """The gradients of the gradients named in ``needs``."""
+        others = cotangents.present() | {"grad_output": grad_output}
+        adapter, imported, export = _imported(operands, others)
+        directions = import_array(grad_output), _each(import_array, cotangents)
+        return _each(export, adapter.double_backward(imported, settings, *directions, needs))
 
-    def _enter(self, operands: Operands) -> tuple[Callable[[Any], Any], Any, Operands]:
-        """The way back, the door of what was borrowed, and the operands for it."""
-        give_back = way_back(operands.input)
-        borrowed = {name: self._borrow(array) for name, array in operands.present().items()}
-        return give_back, _door_of(borrowed["input"]), replace(operands, **borrowed)
 
-    def _borrow(self, array: Any) -> Any:
-        if id(array) not in self.borrowed:
-            self.borrowed[id(array)] = borrow(array)
-        return self.borrowed[id(array)]
+ADAPTER = DlpackAdapter()
+
+
+def _imported(operands: Operands, others: Mapping[str, Any]) -> tuple[Adapter, Operands, Exporter]:
+    """The adapter of the imported operands, these, and the exporter of results.
+
+    Devices are checked here, since NumPy's adapter takes everything to be on the CPU.
+    """
+    arrays = operands.present()
+    check_devices({name: _device_of(array) for name, array in {**arrays, **others}.items()})
+    imported = Operands(**{name: import_array(array) for name, array in arrays.items()})
+    on_cpu = isinstance(imported.input, np.ndarray)
+    adapter = numpy_module.ADAPTER if on_cpu else cupy_module.ADAPTER
+    return adapter, imported, exporter_of(operands.input)
 
 
 def _each(function: Callable[[Any], Any], arrays: Named) -> Named:
-    """The arrays with a function applied to all that are not None."""
     return type(arrays)(*(None if array is None else function(array) for array in arrays))
 
 
-def _door_of(borrowed: Any) -> Any:
-    return numpy_door if isinstance(borrowed, np.ndarray) else cupy_door
+def _device_of(array: Any) -> Any:
+    """DLPack's (device type, device id), or the device as CuPy's adapter names it."""
+    if hasattr(array, "__dlpack_device__"):
+        return tuple(int(part) for part in array.__dlpack_device__())
+    return cupy_module.ADAPTER.device_of(import_array(array))
 
 
-def borrow(array: Any) -> Any:
-    """The array as a NumPy or CuPy array, over the same memory if it can be lent."""
+def import_array(array: Any) -> Any:
+    """The array as a NumPy or CuPy array, over the same memory if the producer can share it.
+
+    Raises:
+        TypeError: neither library can read it.
+        RuntimeError: it is on a GPU, and CuPy or a driver is missing.
+    """
     kind, index = array.__dlpack_device__() if hasattr(array, "__dlpack__") else (CUDA, None)
     on_gpu = int(kind) in (CUDA, CUDA_MANAGED)
     if on_gpu:
-        engine.gpu_device(index or 0, 0)  # says what is missing
+        engine.gpu_device(index or 0, 0)  # raises the error that says what is missing
     try:
-        return _by_cupy(array, index) if on_gpu else _by_numpy(array)
+        return _import_by_cupy(array, index) if on_gpu else _import_by_numpy(array)
     except (BufferError, RuntimeError, ValueError) as error:
         raise TypeError(
             f"{'CuPy' if on_gpu else 'NumPy'} cannot read this array of {type(array).__module__} "
@@ -115,14 +113,14 @@ def borrow(array: Any) -> Any:
         ) from error
 
 
-def _by_numpy(array: Any) -> Any:
+def _import_by_numpy(array: Any) -> Any:
     try:
         return np.from_dlpack(array)
     except (BufferError, RuntimeError):
-        # NumPy has no bfloat16, and a producer that cannot say "read-only" may not lend at all.
-        for another in (borrow_bfloat16, _copied):
+        # NumPy has no bfloat16, and a producer without a "read-only" flag may refuse to share.
+        for import_otherwise in (import_bfloat16, _copied):
             with suppress(BufferError, RuntimeError, TypeError):
-                return another(array)
+                return import_otherwise(array)
         raise
 
 
@@ -130,7 +128,7 @@ def _copied(array: Any) -> Any:
     return np.from_dlpack(array, copy=True)
 
 
-def _by_cupy(array: Any, index: int | None) -> Any:
+def _import_by_cupy(array: Any, index: int | None) -> Any:
     import cupy
 
     if index is None:
@@ -139,15 +137,20 @@ def _by_cupy(array: Any, index: int | None) -> Any:
         return cupy.from_dlpack(array)
 
 
-def way_back(array: Any) -> Callable[[Any], Any]:
-    """A function that makes an array of the library of ``array`` of one that was computed."""
-    consumer = _from_dlpack(array)
+def exporter_of(array: Any) -> Exporter:
+    """A function that turns a computed array into one of the library of ``array``.
 
-    def give_back(result: Any) -> Any:
-        lent = lend_bfloat16(result) if numpy_door.is_bfloat16(result) else result
-        return consumer(lent)
+    Raises:
+        TypeError: the library has no ``from_dlpack``.
+    """
+    from_dlpack = _from_dlpack(array)
 
-    return give_back
+    def export(result: Any) -> Any:
+        if numpy_module.is_bfloat16(result):
+            result = export_bfloat16(result)
+        return from_dlpack(result)
+
+    return export
 
 
 def _from_dlpack(array: Any) -> Any:

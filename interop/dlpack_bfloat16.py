@@ -1,4 +1,4 @@
-"""bfloat16 through DLPack, which NumPy does not know: it is told that they are integers."""
+"""bfloat16 through DLPack to NumPy, which does not know it: capsules are relabelled as uint16."""
 
 from __future__ import annotations
 
@@ -7,37 +7,38 @@ from typing import Any
 
 import numpy as np
 
-UNSIGNED, BFLOAT = 1, 4  # DLPack's codes of kinds of numbers
+UNSIGNED, BFLOAT = 1, 4  # DLPack's type codes
 BITS = 16
 
-# Where DLManagedTensor and DLManagedTensorVersioned hold the dtype: its code, then its bits.
+# Byte offset of the dtype in DLManagedTensor and in DLManagedTensorVersioned: its code, then its
+# bits.
 DTYPE_AT = {b"dltensor": 20, b"dltensor_versioned": 52}
 
 _name = c.PYFUNCTYPE(c.c_char_p, c.py_object)(("PyCapsule_GetName", c.pythonapi))
 _address = c.PYFUNCTYPE(c.c_void_p, c.py_object, c.c_char_p)(("PyCapsule_GetPointer", c.pythonapi))
 
 
-def borrow_bfloat16(array: Any) -> Any:
+def import_bfloat16(array: Any) -> Any:
     """A NumPy array over the memory of an array of bfloat16.
 
     Raises:
-        BufferError: it has another dtype.
+        BufferError: the array has another dtype.
         TypeError: ml_dtypes is missing.
     """
     try:
         from ml_dtypes import bfloat16
     except ImportError as error:
         raise TypeError("bfloat16 needs ml_dtypes; pip install ml_dtypes") from error
-    return np.from_dlpack(_Renamed(array, BFLOAT, UNSIGNED)).view(bfloat16)
+    return np.from_dlpack(_Relabelled(array, BFLOAT, UNSIGNED)).view(bfloat16)
 
 
-def lend_bfloat16(array: Any) -> Any:
+def export_bfloat16(array: Any) -> Any:
     """An object with ``__dlpack__`` over the memory of a NumPy array of bfloat16."""
-    return _Renamed(array.view(np.uint16), UNSIGNED, BFLOAT)
+    return _Relabelled(array.view(np.uint16), UNSIGNED, BFLOAT)
 
 
-class _Renamed:
-    """Numbers of 16 bits that say they are of another kind."""
+class _Relabelled:
+    """A DLPack producer of 16-bit elements whose capsules carry another type code."""
 
     def __init__(self, array: Any, old: int, new: int) -> None:
         self._array, self._old, self._new = array, old, new

@@ -8,18 +8,19 @@ from math import lcm
 from typing import Any
 from zlib import crc32
 
-import ml_dtypes
 import numpy as np
 from hypothesis import strategies as st
+from support.needs import has
 
-DTYPES = {
-    "float16": np.dtype(np.float16),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-    "float32": np.dtype(np.float32),
-    "float64": np.dtype(np.float64),
-}
+DTYPES = {name: np.dtype(name) for name in ("float16", "float32", "float64")}
+if has("ml_dtypes"):
+    from ml_dtypes import bfloat16
 
-ARRAYS = ("input", "offset", "weight", "bias", "mask", "grad_output")
+    DTYPES["bfloat16"] = np.dtype(bfloat16)
+HALF_DTYPES = [name for name, dtype in DTYPES.items() if dtype.itemsize == 2]
+
+OPERANDS = ("input", "offset", "weight", "bias", "mask")
+ARRAYS = (*OPERANDS, "grad_output")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +48,12 @@ class Case:
     def backward_arguments(self) -> dict[str, Any]:
         """Keyword arguments of ``deform_conv2d_backward``."""
         return {"grad_output": self.grad_output, **self.arguments}
+
+    @property
+    def operands(self) -> dict[str, Any]:
+        """The arrays that a call differentiates, those that are None left out."""
+        present = {name: getattr(self, name) for name in OPERANDS}
+        return {name: array for name, array in present.items() if array is not None}
 
     def map(self, function: Callable[[Any], Any]) -> Case:
         """The case with a function applied to each of its arrays."""

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import Case
-from hostcuda import compiler_path
 from reference import Sum, reference
+from support.needs import COMPILER
 
 import cudeform
 
@@ -49,7 +49,13 @@ both = pytest.mark.parametrize("compute", [computed, defined], ids=["cudeform", 
 
 
 # For tests of the CUDA device on the CPU.
-needs_compiler = pytest.mark.skipif(compiler_path() is None, reason="needs a C++ compiler")
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
+
+
+def random_like(arrays: dict[str, Any], seed: int = 0) -> dict[str, Any]:
+    """Random arrays of these shapes and dtypes."""
+    rng = np.random.default_rng(seed)
+    return {n: rng.standard_normal(a.shape).astype(a.dtype) for n, a in arrays.items()}
 
 
 def assert_agrees(actual: Any, sums: Sum, what: str, *, roundings: int = 1) -> None:

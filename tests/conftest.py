@@ -1,82 +1,122 @@
-"""Settings of every test run, and what several test files ask for: devices, a library."""
+"""Tiers of the tests, what they need, which promise each keeps; fixtures lie in the folders.
+
+The default run deselects ``slow`` and ``gpu``, which are asked for with ``-m``. Whoever asks for
+``slow`` gets the long hypothesis profile, and the hypothesis tests that the default run has with
+few examples. What a folder needs is imported by its own ``conftest.py``.
+"""
+
+from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterator
+import re
+from collections import defaultdict
+from collections.abc import Generator
 from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 import pytest
-from hostcuda import HostDevice, compiler_path
-from hypothesis import HealthCheck, settings
-from support.cupy_calls import FakeCupy
-from support.dlpackcases import from_dlpack
-from support.gpu_engine import GpuDevice, TestDevice
-
-from cudeform.gpu.cuda import device as gpu_device
-from cudeform.gpu.cuda import prepared_launch
-from cudeform.gpu.cuda.device import device_count
+from hypothesis import HealthCheck, is_hypothesis_test, settings
+from promises import PROMISES
+from support.needs import ADAPTED, COMPILER, has
 
 # The same examples in every run: a test that fails in CI fails everywhere.
 settings.register_profile(
-    "reproducible",
+    "quick",
+    max_examples=20,
     deadline=None,
     derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-settings.load_profile("reproducible")
+settings.register_profile("long", settings.get_profile("quick"), max_examples=250)
+settings.load_profile("quick")
+
+# Libraries that must be there: CI names those that it installs.
+REQUIRED = os.environ.get("CUDEFORM_REQUIRED", "").split()
+MISSING = re.compile(r"could not import '([\w.]+)'|needs ([\w.]+)$")
+
+PROMISED = pytest.StashKey[dict[str, list[str]]]()
 
 
-def pytest_configure() -> None:
-    """Fail, rather than skip, where a library is missing that this run is meant to test."""
-    for name in os.environ.get("CUDEFORM_REQUIRED", "").split():
+def pytest_configure(config: pytest.Config) -> None:
+    for name in REQUIRED:
         import_module(name)
+    if _asks_for_slow(config) and not config.getoption("--hypothesis-profile", None):
+        settings.load_profile("long")
 
 
-@pytest.fixture(scope="session", params=["host", pytest.param("gpu", marks=pytest.mark.gpu)])
-def new_device(request: pytest.FixtureRequest) -> Callable[..., TestDevice]:
-    """Makes a device, on the CPU and on the GPU; options are those of ``HostDevice``."""
-    if request.param == "host":
-        if compiler_path() is None:
-            pytest.skip("needs a C++ compiler")
-        return HostDevice
-    if device_count() == 0:
-        pytest.skip("needs a GPU and CuPy")
-
-    def on_gpu(**_: Any) -> TestDevice:
-        return GpuDevice()
-
-    return on_gpu
+def pytest_report_header() -> list[str]:
+    """Say in a line what this machine lacks, instead of a skip for each test that needs it."""
+    lines = []
+    if missing := [name for name in ADAPTED if not has(name)]:
+        lines.append(f"not installed, so not tested: {', '.join(missing)}")
+    if COMPILER is None:
+        lines.append("no C++ compiler, so the tests that run kernels on the CPU are left out")
+    return lines
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def torch_device(request: pytest.FixtureRequest) -> Any:
-    """A device of PyTorch."""
-    torch = pytest.importorskip("torch")
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a GPU")
-    return torch.device(request.param)
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    _thin_out_combinations(items)
+    config.stash[PROMISED] = _tests_by_promise(items)
+    if _asks_for_slow(config):
+        for item in items:
+            if is_hypothesis_test(getattr(item, "obj", None)):
+                item.add_marker(pytest.mark.slow)
 
 
-@pytest.fixture
-def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The library of ``dlpackcases.Array``, with a way back."""
-    library = ModuleType("elsewhere")
-    library.from_dlpack = from_dlpack  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "elsewhere", library)
-    return library
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    return _fail_where_required(report)
 
 
-@pytest.fixture
-def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCupy]:
-    """A CuPy that only writes down what it is asked."""
-    fake = FakeCupy()
-    monkeypatch.setitem(sys.modules, "cupy", fake)
-    caches = (gpu_device._properties, prepared_launch._compiled, prepared_launch._allow_shared)
-    monkeypatch.setattr(gpu_device, "_thread", gpu_device._Thread())
-    for cache in caches:
-        cache.cache_clear()
-    yield fake
-    for cache in caches:
-        cache.cache_clear()
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    return _fail_where_required(report)
+
+
+def _asks_for_slow(config: pytest.Config) -> bool:
+    expression = config.getoption("markexpr")
+    return "slow" in expression.replace("not slow", "")
+
+
+def _thin_out_combinations(items: list[pytest.Item]) -> None:
+    """Where ``each_value`` stands, leave a diagonal of all combinations in the default run.
+
+    The diagonal has every value of every parameter: as many tests as the longest list has values.
+    """
+    groups = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("each_value") and not item.get_closest_marker("gpu"):
+            groups[item.nodeid.partition("[")[0]].append(item)
+    for group in groups.values():
+        indices: list[dict[str, int]] = [item.callspec.indices for item in group]  # type: ignore[attr-defined]
+        sizes = {name: 1 + max(at[name] for at in indices) for name in indices[0]}
+        longest = max(sizes, key=sizes.__getitem__)
+        for item, at in zip(group, indices, strict=True):
+            if any(at[name] != at[longest] % size for name, size in sizes.items()):
+                item.add_marker(pytest.mark.slow)
+
+
+def _tests_by_promise(items: list[pytest.Item]) -> dict[str, list[str]]:
+    """The tests of the default run that name each promise."""
+    found: dict[str, list[str]] = {promise: [] for promise in PROMISES}
+    for item in items:
+        for mark in item.iter_markers("promise"):
+            for promise in mark.args:
+                if promise not in found:
+                    raise pytest.UsageError(f"{item.nodeid}: no promise is named {promise!r}")
+                if not item.get_closest_marker("slow") and not item.get_closest_marker("gpu"):
+                    found[promise].append(item.nodeid)
+    return found
+
+
+def _fail_where_required(report: Any) -> Any:
+    """Turn the skip of a test into a failure where a library that it needs is required."""
+    if REQUIRED and report.skipped and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2]
+        found = MISSING.search(reason)
+        if found and (found[1] or found[2]).split(".")[0] in {r.split(".")[0] for r in REQUIRED}:
+            report.outcome, report.longrepr = "failed", f"CUDEFORM_REQUIRED, but skipped: {reason}"
+    return report

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cudeform.checks import DTYPES
-from cudeform.geometry import Padding, Pair, _offset_groups, as_padding, as_pair
+from cudeform.geometry import Padding, Pair, as_padding, as_pair, offset_groups_of
 from cudeform.inspect.space import Space, dtype_name
 
 
@@ -41,7 +41,7 @@ class Layout:
         shape = tuple(offset.shape)
         return cls(
             # Without channels, any number of offset groups divides them.
-            offset_groups=_offset_groups(0, shape, kernel[0] * kernel[1]),
+            offset_groups=offset_groups_of(0, shape, kernel[0] * kernel[1]),
             batch=shape[0],
             kernel=kernel,
             out_h=shape[2],

@@ -58,19 +58,19 @@ def borrowed(array: Any) -> Any:
 
     What is no array comes out as it is.
     """
-    return _door().borrow(array) if _is_foreign(array) else array
+    return _dlpack().import_array(array) if _is_foreign(array) else array
 
 
 def way_back(array: Any) -> Callable[[Any], Any]:
     """From what :func:`borrowed` gave to the library of the array."""
     if _is_foreign(array):
-        found: Callable[[Any], Any] = _door().way_back(array)
+        found: Callable[[Any], Any] = _dlpack().exporter_of(array)
         return found
     return lambda result: result
 
 
-def _door() -> Any:
-    # Not at the top: it brings the engines, which import cudeform shall not wait for.
+def _dlpack() -> Any:
+    # Imported late: it loads the engines, and `import cudeform` must stay fast.
     from cudeform.interop import dlpack
 
     return dlpack

@@ -1,4 +1,8 @@
-"""The public operators: check the call, then hand it to the door of its arrays."""
+"""Deformable convolution and its derivatives: the functions that users call.
+
+Each packs its arguments, checks what does not depend on the library of the arrays, and hands the
+call to the adapter of that library.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
-from cudeform.checks import (
-    DOUBLE_GRADIENTS,
-    GRADIENTS,
-    check_devices,
-    check_dtypes,
-    check_needs,
-    check_tangents,
-)
-from cudeform.geometry import Geometry, Padding, Pair, geometry_of
-from cudeform.interop.adapter import Adapter, adapter_of
+from cudeform.checks import DOUBLE_GRADIENTS, GRADIENTS, check_needs, check_tangents
+from cudeform.geometry import Padding, Pair, Settings
+from cudeform.interop.adapter import adapter_of
 
 
 def deform_conv2d(
@@ -79,12 +76,8 @@ def deform_conv2d(
                [0., 0., 0.]])
     """
     operands = Operands(input, offset, weight, bias, mask)
-    arrays = _arrays(operands, {})
-    door = _door(arrays)
-    if hasattr(door, "deform_conv2d"):
-        return door.deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
-    geometry = _checked(door, operands, arrays, stride, padding, dilation)
-    return door.forward(operands, geometry)
+    adapter = adapter_of(operands.present())
+    return adapter.forward(operands, Settings(stride, padding, dilation))
 
 
 def deform_conv2d_backward(
@@ -131,21 +124,10 @@ def deform_conv2d_backward(
         (3.0, 1.0)
     """
     operands = Operands(input, offset, weight, bias, mask)
-    extra = {"grad_output": grad_output}
-    arrays = _arrays(operands, extra)
-    door = _door(arrays)
-    if hasattr(door, "deform_conv2d_backward"):
-        rest = bias, stride, padding, dilation, mask
-        found: Gradients = door.deform_conv2d_backward(
-            grad_output, input, offset, weight, *rest, needs=needs
-        )
-        return found
-    geometry = _checked(door, operands, arrays, stride, padding, dilation)
-    geometry.check_grad_output(grad_output.shape)
-    present = {"bias": bias is not None, "mask": mask is not None}
-    needed = check_needs(needs, GRADIENTS, present)
-    grads: Gradients = door.backward(operands, geometry, grad_output, needed)
-    return grads
+    needed = check_needs(needs, GRADIENTS, operands)
+    adapter = adapter_of(operands.present() | {"grad_output": grad_output})
+    settings = Settings(stride, padding, dilation)
+    return adapter.backward(operands, settings, grad_output, needed)
 
 
 def deform_conv2d_jvp(
@@ -184,14 +166,9 @@ def deform_conv2d_jvp(
         3.0
     """
     operands = Operands(input, offset, weight, bias, mask)
-    extra = _tangents(operands, tangents)
-    arrays = _arrays(operands, extra)
-    door = _door(arrays)
-    if hasattr(door, "deform_conv2d_jvp"):
-        rest = bias, stride, padding, dilation, mask
-        return door.deform_conv2d_jvp(tangents, input, offset, weight, *rest)
-    geometry = _checked(door, operands, arrays, stride, padding, dilation)
-    return door.jvp(operands, geometry, tangents)
+    tangents = check_tangents(tangents, operands)
+    adapter = adapter_of(operands.present() | tangents.present())
+    return adapter.jvp(operands, Settings(stride, padding, dilation), tangents)
 
 
 def deform_conv2d_double_backward(
@@ -237,77 +214,9 @@ def deform_conv2d_double_backward(
         True
     """
     operands = Operands(input, offset, weight, bias, mask)
-    extra = _tangents(operands, cotangents) | {"grad_output": grad_output}
-    arrays = _arrays(operands, extra)
-    door = _door(arrays)
-    if hasattr(door, "deform_conv2d_double_backward"):
-        rest = bias, stride, padding, dilation, mask
-        second: DoubleGradients = door.deform_conv2d_double_backward(
-            cotangents, grad_output, input, offset, weight, *rest, needs=needs
-        )
-        return second
-    geometry = _checked(door, operands, arrays, stride, padding, dilation)
-    geometry.check_grad_output(grad_output.shape)
-    needed = check_needs(needs, DOUBLE_GRADIENTS, {"mask": mask is not None})
-    results: DoubleGradients = door.double_backward(
-        operands, geometry, grad_output, cotangents, needed
-    )
-    return results
-
-
-def _tangents(operands: Operands, tangents: Tangents) -> dict[str, Any]:
-    """The tangents that are given, by name; each must fit its argument."""
-    if not isinstance(tangents, (Tangents, Gradients)):
-        raise TypeError(
-            f"tangents must be a cudeform.Tangents, got {type(tangents).__name__}; "
-            "write cudeform.Tangents(input=..., offset=...)"
-        )
-    given = {name: array for name, array in tangents._asdict().items() if array is not None}
-    check_tangents(
-        {name: getattr(array, "shape", None) for name, array in given.items()},
-        {name: getattr(array, "shape", None) for name, array in operands.present().items()},
-    )
-    return {f"tangent of {name}": array for name, array in given.items()}
-
-
-def _arrays(operands: Operands, extra: dict[str, Any]) -> dict[str, Any]:
-    """All arrays of a call, by name of the argument; those that must be there even if None."""
-    o = operands
-    arrays = {"input": o.input, "offset": o.offset, "weight": o.weight}
-    if o.bias is not None:
-        arrays["bias"] = o.bias
-    if o.mask is not None:
-        arrays["mask"] = o.mask
-    return arrays | extra if extra else arrays
-
-
-def _door(arrays: dict[str, Any]) -> Any:
-    """The door of a call.
-
-    A library that dispatches, traces and differentiates its calls itself wants them as they are:
-    its door has functions of the same names as those here, which check what they get.
-    """
-    return adapter_of(arrays)
-
-
-def _checked(
-    door: Adapter,
-    operands: Operands,
-    arrays: dict[str, Any],
-    stride: Pair,
-    padding: Padding,
-    dilation: Pair,
-) -> Geometry:
-    """Geometry of a call whose arrays all fit together."""
-    check_dtypes({name: door.dtype_name(array) for name, array in arrays.items()})
-    check_devices({name: door.device_of(array) for name, array in arrays.items()})
-    return geometry_of(
-        operands.input.shape,
-        operands.offset.shape,
-        operands.weight.shape,
-        None if operands.bias is None else operands.bias.shape,
-        stride,
-        padding,
-        dilation,
-        None if operands.mask is None else operands.mask.shape,
-    )
+    needed = check_needs(needs, DOUBLE_GRADIENTS, operands)
+    cotangents = check_tangents(cotangents, operands)
+    others = cotangents.present() | {"grad_output": grad_output}
+    adapter = adapter_of(operands.present() | others)
+    settings = Settings(stride, padding, dilation)
+    return adapter.double_backward(operands, settings, grad_output, cotangents, needed)

@@ -1,4 +1,4 @@
-"""The door for JAX arrays, inside and outside of ``jax.jit``.
+"""The adapter for JAX arrays, inside and outside of ``jax.jit``.
 
     >>> import cudeform, jax
     >>> @jax.jit
@@ -24,6 +24,7 @@ from typing import Any
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.geometry import Geometry
+from cudeform.interop.array_adapter import CheckedAdapter
 from cudeform.options import current
 
 from . import minimum  # noqa: F401, fails if JAX is too old for what follows
@@ -34,65 +35,59 @@ from .call_spec import TANGENT, Task
 from .lowering import bridge, chosen
 from .primitives import call
 
-__all__ = [
-    "backward",
-    "bridge",
-    "device_of",
-    "double_backward",
-    "dtype_name",
-    "forward",
-    "jvp",
-]
+__all__ = ["bridge"]
 
 autodiff.register()
 batching.register()
 
 
-def dtype_name(array: Any) -> str:
-    """Name of the dtype, as Geometry knows it."""
-    return str(array.dtype.name)
+class JaxAdapter(CheckedAdapter):
+    """Binds a call to JAX's primitives; shapes and dtypes are checked when JAX traces it."""
+
+    def dtype_name(self, array: Any) -> str:
+        """Name of the dtype, as Geometry knows it."""
+        return str(array.dtype.name)
+
+    def device_of(self, array: Any) -> str:
+        """Always the same: where arrays are, and which of them fit together, is JAX's to know."""
+        return "jax"
+
+    def run_forward(self, operands: Operands, geometry: Geometry) -> Any:
+        """Deformable convolution."""
+        return call(_task(operands, geometry), "forward", operands.present())["output"]
+
+    def run_jvp(self, operands: Operands, geometry: Geometry, tangents: Tangents) -> Any:
+        """Tangent of the output."""
+        arrays = operands.present() | _tangents(tangents)
+        return call(_task(operands, geometry), "jvp", arrays)["output"]
+
+    def run_backward(
+        self, operands: Operands, geometry: Geometry, grad_output: Any, needs: frozenset[str]
+    ) -> Gradients:
+        """Gradients that are needed."""
+        wanted = [name for name in operands.present() if name in needs]
+        if not wanted:
+            return Gradients()
+        arrays = operands.present() | {"grad_output": grad_output}
+        return Gradients(**call(_task(operands, geometry), "backward", arrays, wanted))
+
+    def run_double_backward(
+        self,
+        operands: Operands,
+        geometry: Geometry,
+        grad_output: Any,
+        cotangents: Tangents,
+        needs: frozenset[str],
+    ) -> DoubleGradients:
+        """Gradients of ``sum(cotangents * backward(...))`` that are needed."""
+        wanted = [name for name in DoubleGradients._fields if name in needs]
+        if not wanted:
+            return DoubleGradients()
+        arrays = operands.present() | {"grad_output": grad_output} | _tangents(cotangents)
+        return DoubleGradients(**call(_task(operands, geometry), "double_backward", arrays, wanted))
 
 
-def device_of(array: Any) -> str:
-    """Always the same: where arrays are, and which of them fit together, is JAX's to know."""
-    return "jax"
-
-
-def forward(operands: Operands, geometry: Geometry) -> Any:
-    """Deformable convolution."""
-    return call(_task(operands, geometry), "forward", operands.present())["output"]
-
-
-def jvp(operands: Operands, geometry: Geometry, tangents: Tangents) -> Any:
-    """Tangent of the output."""
-    arrays = operands.present() | _tangents(tangents)
-    return call(_task(operands, geometry), "jvp", arrays)["output"]
-
-
-def backward(
-    operands: Operands, geometry: Geometry, grad_output: Any, needs: frozenset[str]
-) -> Gradients:
-    """Gradients that are needed."""
-    wanted = [name for name in operands.present() if name in needs]
-    if not wanted:
-        return Gradients()
-    arrays = operands.present() | {"grad_output": grad_output}
-    return Gradients(**call(_task(operands, geometry), "backward", arrays, wanted))
-
-
-def double_backward(
-    operands: Operands,
-    geometry: Geometry,
-    grad_output: Any,
-    cotangents: Tangents,
-    needs: frozenset[str],
-) -> DoubleGradients:
-    """Gradients of ``sum(cotangents * backward(...))`` that are needed."""
-    wanted = [name for name in DoubleGradients._fields if name in needs]
-    if not wanted:
-        return DoubleGradients()
-    arrays = operands.present() | {"grad_output": grad_output} | _tangents(cotangents)
-    return DoubleGradients(**call(_task(operands, geometry), "double_backward", arrays, wanted))
+ADAPTER = JaxAdapter()
 
 
 def _tangents(tangents: Tangents) -> dict[str, Any]:
@@ -105,7 +100,7 @@ def _task(operands: Operands, geometry: Geometry) -> Task:
         operation="",
         geometry=geometry,
         options=current(),
-        dtype=dtype_name(operands.input),
+        dtype=ADAPTER.dtype_name(operands.input),
         inputs=(),
         outputs=(),
         bridge=chosen(),

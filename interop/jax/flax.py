@@ -18,9 +18,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cudeform.arrays import Operands
-from cudeform.geometry import Padding, Pair, as_padding, as_pair, geometry_of
+from cudeform.geometry import Padding, Pair, Settings, as_padding, as_pair
 
-from . import forward
+from . import ADAPTER
 
 DTYPE = jnp.float32  # of the parameters, also where JAX's default is float64
 
@@ -51,7 +51,7 @@ class DeformConv2d(nnx.Module):  # type: ignore[misc]
     ) -> None:
         """Make the parameters ``weight``, ``bias``, ``branch_weight`` and ``branch_bias``."""
         kernel = as_pair("kernel_size", kernel_size, 1)
-        self.sizes = stride, padding, dilation
+        self.settings = Settings(stride, padding, dilation)
         self.displaced = 2 * offset_groups * prod(kernel)
         predicted = self.displaced // 2 * (3 if modulated else 2)
         shape = out_channels, in_channels // groups, *kernel
@@ -68,12 +68,10 @@ class DeformConv2d(nnx.Module):  # type: ignore[misc]
         weight = self.weight[...].astype(images.dtype)
         bias = None if self.bias is None else self.bias[...].astype(images.dtype)
         operands = Operands(images, offset, weight, bias, mask)
-        shapes = images.shape, offset.shape, weight.shape, None if bias is None else bias.shape
-        geometry = geometry_of(*shapes, *self.sizes, None if mask is None else mask.shape)
-        return forward(operands, geometry)
+        return ADAPTER.forward(operands, self.settings)
 
     def _predict(self, images: Any) -> Any:
-        stride, padding, dilation = self.sizes
+        stride, padding, dilation = self.settings
         weight, bias = (p[...].astype(images.dtype) for p in (self.branch_weight, self.branch_bias))
         product = jax.lax.conv_general_dilated(
             images,

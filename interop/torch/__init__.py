@@ -1,7 +1,7 @@
-"""The door for PyTorch: an ordinary differentiable operator, and layers made of it.
+"""The adapter for PyTorch: an ordinary differentiable operator, and layers made of it.
 
-``cudeform.deform_conv2d`` comes here with tensors, CPU or CUDA. Nothing is copied; a CUDA tensor is
-worked on by the stream that is current in torch, in memory of torch's allocator.
+``cudeform.deform_conv2d`` and its derivatives take tensors, CPU or CUDA. Nothing is copied; calls
+with CUDA tensors run in torch's current stream and take memory from torch's allocator.
 
     >>> import torch
     >>> from cudeform.interop.torch import ModulatedDeformConv2dPack
@@ -19,8 +19,7 @@ from .functional import (
     deform_conv2d_double_backward,
     deform_conv2d_jvp,
 )
-from .nn import DeformConv2d
-from .packs import DeformConv2dPack, ModulatedDeformConv2dPack
+from .nn import DeformConv2d, DeformConv2dPack, ModulatedDeformConv2dPack
 
 __all__ = [
     "DeformConv2d",

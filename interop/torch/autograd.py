@@ -1,4 +1,9 @@
-"""Derivatives of the forward and of the backward, as torch wants to hear them."""
+"""Derivatives of the four operators, as ``autograd.Function``s that torch.func can transform.
+
+Each Function names its arguments in its docstring. Gradients and tangents that are zero come and go
+as None. The derivatives of the forward and of the backward are operators again, and so are those of
+the jvp; the double backward has none, so third derivatives are not supported.
+"""
 
 from __future__ import annotations
 
@@ -7,48 +12,52 @@ from typing import Any
 import torch
 
 from . import dispatch
-from .impl import Tensor
-from .vmap import vmapped
+from .views import Tensor
+from .vmap import FILTERS, IMAGES, vmapped
 
 Gradient = tuple[Any, ...]
 
+# The leading dimensions of tensors, for vmap.
+OPERANDS = IMAGES + IMAGES + FILTERS + FILTERS + IMAGES  # input, offset, weight, bias, mask
+WITHOUT_BIAS = IMAGES + IMAGES + FILTERS + IMAGES
 
-def save(ctx: Any, tensors: Any, rest: Any) -> None:
-    """Keep what the derivatives need. A gradient that is zero shall come as None."""
+
+def needed(needs: Any, tensors: Any) -> Gradient:
+    """Tensors that are needed, None for the empty ones that stand for the others."""
+    return tuple(t if need else None for need, t in zip(needs, tensors, strict=True))
+
+
+def _save(ctx: Any, tensors: Any, rest: Any) -> None:
+    """Keep tensors and other arguments; ask for None instead of gradients made of zeros."""
     ctx.save_for_backward(*tensors)
     ctx.save_for_forward(*tensors)
     ctx.set_materialize_grads(False)
     ctx.rest = tuple(rest)
 
 
-def where(needs: Any, tensors: Any) -> Gradient:
-    """Tensors that are needed, None for the empty ones that stand for the others."""
-    return tuple(t if need else None for need, t in zip(needs, tensors, strict=True))
-
-
 class Forward(torch.autograd.Function):  # type: ignore[misc]
-    """(input, offset, weight, bias, mask, settings) -> output."""
+    """(input, offset, weight, bias, mask, static_args) -> output."""
 
     generate_vmap_rule = False
 
     @staticmethod
     def forward(*args: Any) -> Tensor:
-        """Run the operator."""
-        return dispatch.forward.operator(*args)
+        """Call the operator."""
+        return dispatch.forward.overload(*args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Keep tensors and settings."""
-        save(ctx, inputs[:5], inputs[5:])
+        """Save the operands."""
+        _save(ctx, inputs[:5], inputs[5:])
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor | None) -> Gradient:
-        """Those gradients that are needed, one for each argument."""
+        """The gradients that are needed."""
         needs, nothing = list(ctx.needs_input_grad[:5]), (None,) * len(ctx.rest)
         if grad_output is None:
             return (None,) * 5 + nothing
         grads = dispatch.backward(grad_output, *ctx.saved_tensors, needs, *ctx.rest)
-        return where(needs, grads) + nothing
+        return needed(needs, grads) + nothing
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
@@ -59,70 +68,165 @@ class Forward(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def batched(call: Any, info: Any, in_dims: Any, *args: Any) -> Any:
         """The rule for vmap: all examples in one ``call``."""
-        return vmapped(call, "iiffi", [("i", True)], info, in_dims, args)
+        return vmapped(call, OPERANDS, [(IMAGES, True)], info, in_dims, args)
 
 
 class Backward(torch.autograd.Function):  # type: ignore[misc]
-    """(grad_output, input, offset, weight, bias, mask, needs, settings) -> five gradients."""
+    """(grad_output, input, offset, weight, bias, mask, needs, static_args) -> five gradients."""
 
     generate_vmap_rule = False
 
     @staticmethod
     def forward(*args: Any) -> Gradient:
-        """Run the operator."""
-        grads: Gradient = dispatch.backward.operator(*args)
+        """Call the operator."""
+        grads: Gradient = dispatch.backward.overload(*args)
         return grads
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Keep tensors, what was needed, and settings."""
-        save(ctx, inputs[:6], inputs[6:])
+        """Save grad_output and the operands."""
+        _save(ctx, inputs[:6], inputs[6:])
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> Gradient:
-        """Gradients of the gradients, one for each argument."""
+    def backward(ctx: Any, *cotangents: Tensor | None) -> Gradient:
+        """Gradients of ``sum(cotangents * gradients)``."""
         grad_output, input, offset, weight, _, mask = ctx.saved_tensors
-        needed, *settings = ctx.rest
-        tangents = where(needed, grads)
+        were_needed, *static_args = ctx.rest
+        cotangents = needed(were_needed, cotangents)
         nothing = (None,) * len(ctx.rest)
-        if all(tangent is None for tangent in tangents):
+        if all(cotangent is None for cotangent in cotangents):
             return (None,) * 6 + nothing
-        wanted = ctx.needs_input_grad
-        needs = [*wanted[:4], wanted[5]]
-        tensors = grad_output, input, offset, weight, mask, *tangents
-        *found, of_mask = where(needs, dispatch.double_backward(*tensors, needs, *settings))
-        return (*found, None, of_mask, *nothing)
+        needs = [*ctx.needs_input_grad[:4], ctx.needs_input_grad[5]]
+        tensors = grad_output, input, offset, weight, mask, *cotangents
+        grads = needed(needs, dispatch.double_backward(*tensors, needs, *static_args))
+        *grads_before_bias, grad_mask = grads
+        return (*grads_before_bias, None, grad_mask, *nothing)
 
     @staticmethod
-    def jvp(ctx: Any, of_grad_output: Tensor | None, *tangents: Any) -> Gradient:
-        """Tangents of the gradients, empty where a gradient was not needed."""
+    def jvp(ctx: Any, grad_output_tangent: Tensor | None, *tangents: Any) -> Gradient:
+        """Tangents of the gradients, empty where a gradient was not needed.
+
+        The gradients are linear in grad_output: its tangent contributes another backward. The
+        tangents of the operands contribute second derivatives.
+        """
         grad_output, input, offset, weight, bias, mask = ctx.saved_tensors
-        needs, *settings = ctx.rest
-        linear: Gradient = (None,) * 5
-        if of_grad_output is not None:
-            rest = input, offset, weight, bias, mask, needs, *settings
-            linear = where(needs, dispatch.backward(of_grad_output, *rest))
+        needs, *static_args = ctx.rest
         operands = input, offset, weight, bias, mask
+        linear: Gradient = (None,) * 5
+        if grad_output_tangent is not None:
+            grads = dispatch.backward(grad_output_tangent, *operands, needs, *static_args)
+            linear = needed(needs, grads)
         if all(tangent is None for tangent in tangents[:5]):
             return _filled(needs, linear, operands)
-        also = [False, *needs[:3], needs[4]]
+        double_needs = [False, *needs[:3], needs[4]]
         tensors = grad_output, input, offset, weight, mask, *tangents[:5]
-        found = where(also, dispatch.double_backward(*tensors, also, *settings))
-        total = tuple(map(_sum, linear, (*found[1:4], None, found[4])))
+        second = dispatch.double_backward(*tensors, double_needs, *static_args)
+        _, *before_bias, of_mask = needed(double_needs, second)
+        total = tuple(map(_sum, linear, (*before_bias, None, of_mask)))
         return _filled(needs, total, operands)
 
     @staticmethod
     def batched(call: Any, info: Any, in_dims: Any, *args: Any) -> Any:
         """The rule for vmap: all examples in one ``call``."""
-        has = (True, True, True, args[4] is not None, args[5] is not None)
-        results = [
-            (letter, need and it) for letter, need, it in zip("iiffi", args[6], has, strict=False)
-        ]
-        return vmapped(call, "iiiffi", results, info, in_dims, args)
+        results = _results_of(OPERANDS, args[1:6], args[6])
+        return vmapped(call, IMAGES + OPERANDS, results, info, in_dims, args)
+
+
+class Jvp(torch.autograd.Function):  # type: ignore[misc]
+    """(input, offset, weight, mask, five tangents, static_args) -> tangent of the output."""
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(*args: Any) -> Tensor:
+        """Call the operator."""
+        return dispatch.jvp.overload(*args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Save the operands and the tangents."""
+        _save(ctx, inputs[:9], inputs[9:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> Gradient:
+        """Gradients with respect to the operands and to the tangents.
+
+        Those with respect to the tangents are the ordinary backward; those with respect to the
+        operands need second derivatives.
+        """
+        input, offset, weight, mask, *tangents = ctx.saved_tensors
+        needs, nothing = list(ctx.needs_input_grad[:9]), (None,) * len(ctx.rest)
+        of_operands: Gradient = (None,) * 4
+        of_tangents: Gradient = (None,) * 5
+        if grad is not None and any(needs[:4]):
+            double_needs = [False, *needs[:4]]
+            tensors = grad, input, offset, weight, mask, *tangents
+            second = dispatch.double_backward(*tensors, double_needs, *ctx.rest)
+            of_operands = needed(double_needs, second)[1:]
+        if grad is not None and any(needs[4:]):
+            bias = tangents[3]  # any tensor of its shape: no gradient depends on its values
+            tensors = grad, input, offset, weight, bias, mask
+            first = dispatch.backward(*tensors, needs[4:], *ctx.rest)
+            of_tangents = needed(needs[4:], first)
+        return of_operands + of_tangents + nothing
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> Any:
+        """Raise: not implemented."""
+        raise NotImplementedError(
+            "forward mode of forward mode is not implemented for deform_conv2d; for a Hessian use "
+            "torch.func.hessian or jacrev inside"
+        )
+
+    @staticmethod
+    def batched(call: Any, info: Any, in_dims: Any, *args: Any) -> Any:
+        """The rule for vmap: all examples in one ``call``."""
+        return vmapped(call, WITHOUT_BIAS + OPERANDS, [(IMAGES, True)], info, in_dims, args)
+
+
+class DoubleBackward(torch.autograd.Function):  # type: ignore[misc]
+    """(grad_output, input, offset, weight, mask, five tangents, needs, static_args) -> five."""
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(*args: Any) -> Gradient:
+        """Call the operator."""
+        grads: Gradient = dispatch.double_backward.overload(*args)
+        return grads
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Save nothing: there is no derivative."""
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        """Raise: not implemented."""
+        raise NotImplementedError("third derivatives of deform_conv2d are not implemented")
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> Any:
+        """Raise: not implemented."""
+        raise NotImplementedError("third derivatives of deform_conv2d are not implemented")
+
+    @staticmethod
+    def batched(call: Any, info: Any, in_dims: Any, *args: Any) -> Any:
+        """The rule for vmap: all examples in one ``call``."""
+        arguments = IMAGES + WITHOUT_BIAS
+        results = _results_of(arguments, args[:5], args[10])
+        return vmapped(call, arguments + OPERANDS, results, info, in_dims, args)
+
+
+def _results_of(dims: str, tensors: Any, needs: Any) -> list[tuple[str, bool]]:
+    """Leading dimensions of each gradient, and whether it is computed, for vmap."""
+    return [
+        (letter, need and tensor is not None)
+        for letter, tensor, need in zip(dims, tensors, needs, strict=True)
+    ]
 
 
 def _filled(needs: Any, tangents: Gradient, operands: Gradient) -> Gradient:
-    """Zeros for None, which torch's transforms take for no floating point number."""
+    """Zeros for None: torch.func takes a None for a result that is not floating point."""
     return tuple(
         tangent
         if tangent is not None
@@ -139,5 +243,7 @@ def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     return one + other
 
 
-dispatch.forward.derive(Forward)
-dispatch.backward.derive(Backward)
+dispatch.forward.set_derivatives(Forward)
+dispatch.backward.set_derivatives(Backward)
+dispatch.jvp.set_derivatives(Jvp)
+dispatch.double_backward.set_derivatives(DoubleBackward)

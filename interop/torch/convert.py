@@ -1,4 +1,4 @@
-"""Replace torchvision's layers in a model that is there already."""
+"""Replace torchvision's layers in an existing model."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from .nn import DeformConv2d
 def replace_torchvision(model: nn.Module) -> nn.Module:
     """Swap every ``torchvision.ops.DeformConv2d`` in a model for this library's, weights shared.
 
-    Classes derived from it stay: what they add, such as a branch that predicts offsets, is theirs.
+    Instances of derived classes stay: they may do more than a deformable convolution.
 
     Args:
         model: changed in place. Its parameters stay the same objects, so an optimiser that holds
-            them goes on.
+            them keeps working.
 
     Returns:
         The model; a new layer if it is itself one of torchvision's.
     """
-    theirs = getattr(sys.modules.get("torchvision.ops"), "DeformConv2d", None)
-    if theirs is None:  # without torchvision there can be none of its layers
+    torchvision_layer = getattr(sys.modules.get("torchvision.ops"), "DeformConv2d", None)
+    if torchvision_layer is None:  # torchvision is not imported: the model has none of its layers
         return model
-    layers = [module for module in model.modules() if type(module) is theirs]
-    twins = {layer: _twin(layer) for layer in layers}
+    layers = [module for module in model.modules() if type(module) is torchvision_layer]
+    replacements = {layer: _replacement(layer) for layer in layers}
     for module in list(model.modules()):
-        # Not named_children, which gives a layer that is there twice once.
+        # named_children would yield a layer that occurs twice only once.
         for name, child in list(module._modules.items()):
-            if child in twins:
-                setattr(module, name, twins[child])
-    return twins.get(model, model)
+            if child in replacements:
+                setattr(module, name, replacements[child])
+    return replacements.get(model, model)
 
 
-def _twin(layer: Any) -> DeformConv2d:
-    twin = DeformConv2d(
+def _replacement(layer: Any) -> DeformConv2d:
+    replacement = DeformConv2d(
         layer.in_channels,
         layer.out_channels,
         layer.kernel_size,
@@ -46,6 +46,6 @@ def _twin(layer: Any) -> DeformConv2d:
         layer.groups,
         layer.bias is not None,
     )
-    twin.weight, twin.bias = layer.weight, layer.bias
-    twin.train(layer.training)
-    return twin
+    replacement.weight, replacement.bias = layer.weight, layer.bias
+    replacement.train(layer.training)
+    return replacement

@@ -1,11 +1,11 @@
-"""The operators of ``torch.ops.cudeform``: schemas, kernels, shapes, and how they are called.
+"""The operators of ``torch.ops.cudeform``: schemas, implementations, and how they are called.
 
-With ``L = sum(grad_output * output)``, all derivatives come from four products of the engine:
+With ``L = sum(grad_output * output)``, four functions of the engine give all derivatives:
 
-* forward, and backward: the gradient of L;
-* jvp: the tangent of the output;
-* double_backward: the gradient of ``sum(tangents * gradient of L)``. Second derivatives commute:
-  with these tangents it is the tangent of the gradient of L as well.
+* ``forward``: the output; ``backward``: the gradient of L;
+* ``jvp``: the tangent of the output;
+* ``double_backward``: the gradient of ``sum(tangents * gradient of L)``. Second derivatives
+  commute, so with the same tangents it is the tangent of the gradient of L, too.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from typing import Any
 
 import torch
 
-from . import kernels
-from .impl import Computed, Traced, in_forward_mode
+from . import impl
 from .static_args import SCHEMA
 
 LIBRARY = torch.library.Library("cudeform", "FRAGMENT")
@@ -31,70 +30,84 @@ TANGENTS = ", ".join(
 )
 FIVE = "(Tensor, Tensor, Tensor, Tensor, Tensor)"
 
-# Without these private names of torch every call takes the way of a transformed one, and through
-# all of the dispatcher: right, but slow.
+# Private names of torch. Without them every call takes the general path, through a transformable
+# Function and the whole dispatcher: correct, but slower.
 _functorch_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 _dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
 _below_autograd = getattr(torch._C, "_AutoDispatchBelowAutograd", nullcontext)
 _keys = getattr(torch._C, "_dispatch_keys", None)
 
-# What the dispatcher sees of an ordinary tensor on the CPU: no subclass, no other layout, no bit
-# that stands for an operation not done yet.
+# Dispatch keys of an ordinary tensor on the CPU: no subclass, no other layout, no lazy conjugate.
 PLAIN = _keys(torch.empty(0)).raw_repr() if _keys else None
 
 
-class Operator:
-    """An operator, and an ``autograd.Function`` that stands for it where it may.
+class TorchOp:
+    """One operator of ``torch.ops.cudeform``, and the fastest correct way to call it.
 
-    Transforms of torch.func and forward mode do not see the derivatives of operators: the first
-    refuse them, the second gives zeros without a word. A Function they understand; Dynamo refuses
-    it, and takes the operator itself. All other calls need either no derivatives or a Function as
-    torch.library makes them of the operator's derivatives; ours gets there in half the time.
+    A call can take four paths, because no single one serves all of torch:
+
+    * Compiled calls use the operator (``overload``): Dynamo does not support an
+      ``autograd.Function`` with a rule for forward mode.
+    * Calls under torch.func or in forward mode use ``transformable``, an ``autograd.Function``:
+      torch.func rejects the derivatives of an operator, and forward mode silently drops them.
+    * Other calls that autograd records use ``recorded``, an ``autograd.Function`` with the same
+      backward. It takes half the time of the Function that torch.library would make.
+    * Calls without derivatives use ``compute``, which calls the implementation itself where the
+      dispatcher would add nothing.
+
+    Attributes:
+        name: of the operator.
+        tensors: how many of its first arguments are tensors.
+        impl: its implementation on plain tensors (``impl.py``).
+        overload: ``torch.ops.cudeform.<name>.default``.
+        transformable, recorded: see above; set by :meth:`set_derivatives`.
     """
 
-    def __init__(self, schema: str, kernel: Callable[..., Any]) -> None:
-        """Define an operator by its schema and the function that computes it."""
+    def __init__(self, schema: str, function: Callable[..., Any]) -> None:
+        """Define the operator of a schema, implemented by a function of ``impl.py``."""
         self.name, _, arguments = schema.partition("(")
         self.tensors = arguments.count("Tensor", 0, arguments.index("->"))
         LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-        self.kernel = partial(kernel, Computed)
+        self.impl = partial(function, impl.Eager)
         for key in KEYS:
-            LIBRARY.impl(self.name, partial(kernels.for_dispatcher, kernel, Computed), key)
-        fake = partial(kernels.for_dispatcher, kernel, Traced)
+            LIBRARY.impl(self.name, partial(impl.for_dispatcher, function, impl.Eager), key)
+        fake = partial(impl.for_dispatcher, function, impl.Fake)
         torch.library.register_fake(self._qualified, fake, lib=LIBRARY)
-        self.operator = getattr(torch.ops.cudeform, self.name).default
-        self.function: Any = None
-        self.eager: Any = None
+        self.overload = getattr(torch.ops.cudeform, self.name).default
+        self.transformable: Any = None
+        self.recorded: Any = None
 
     def __call__(self, *args: Any) -> Any:
-        """Call with tensors, absent ones None, and settings."""
+        """Call with tensors, None for absent ones, and static arguments."""
         if torch.compiler.is_compiling():
-            return self.operator(*args)
-        if _functorch_active() or in_forward_mode():
-            return self.function.apply(*args)
-        if _records(args[: self.tensors]):
-            # A recorded Function could not be saved; the operator can.
-            return (self.operator if torch.jit.is_tracing() else self.eager.apply)(*args)
+            return self.overload(*args)
+        if _functorch_active() or impl.in_forward_mode():
+            return self.transformable.apply(*args)
+        if _requires_grad(args[: self.tensors]):
+            if torch.jit.is_tracing():
+                return self.overload(*args)  # a traced Function could not be saved
+            return self.recorded.apply(*args)
         return self.compute(*args)
 
     def compute(self, *args: Any) -> Any:
-        """Compute, without derivatives."""
+        """Compute without derivatives."""
         with _below_autograd():
             if _are_plain(args[: self.tensors]):
-                return self.kernel(*args)
-            return self.operator(*args)
+                return self.impl(*args)
+            return self.overload(*args)
 
-    def derive(self, function: Any) -> None:
+    def set_derivatives(self, function: Any) -> None:
         """Take the derivatives and the rule for vmap from an ``autograd.Function``."""
-        self.function = function
-        self.eager = _eager(self, function)
+        self.transformable = function
+        self.recorded = _recorded(self, function)
         torch.library.register_autograd(
             self._qualified, function.backward, setup_context=function.setup_context, lib=LIBRARY
         )
-        # On the way through the dispatcher a Function would be lost; on its own it finds the next.
+        # Under torch.func the batched call must stay differentiable, so it goes through __call__.
+        # Inside the dispatcher derivatives are done with, and the operator itself is called.
         function.vmap = staticmethod(partial(function.batched, self))
         torch.library.register_vmap(
-            self._qualified, partial(function.batched, self.operator), lib=LIBRARY
+            self._qualified, partial(function.batched, self.overload), lib=LIBRARY
         )
 
     @property
@@ -102,25 +115,25 @@ class Operator:
         return f"cudeform::{self.name}"
 
 
-def _eager(operator: Operator, function: Any) -> Any:
-    """The Function for calls that nothing transforms."""
+def _recorded(op: TorchOp, function: Any) -> Any:
+    """An ``autograd.Function`` for calls that no transform of torch.func sees."""
 
     def forward(ctx: Any, *args: Any) -> Any:
-        output = operator.compute(*args)
+        output = op.compute(*args)
         function.setup_context(ctx, args, output)
         return output
 
     # Users meet the name in grad_fn and in profiles.
-    name = operator.name.title().replace("_", "")
+    name = op.name.title().replace("_", "")
     methods = {"forward": staticmethod(forward), "backward": staticmethod(function.backward)}
     return type(name, (torch.autograd.Function,), methods)
 
 
-# Loops instead of any() and all(): these are on every call's way.
+# The next two functions run in every call, and a loop is faster than any() and all().
 
 
-def _records(tensors: tuple[Any, ...]) -> bool:
-    """Whether autograd shall know of a call."""
+def _requires_grad(tensors: tuple[Any, ...]) -> bool:
+    """Whether autograd has to record a call."""
     if torch.is_grad_enabled():
         for tensor in tensors:
             if tensor is not None and tensor.requires_grad:
@@ -129,7 +142,7 @@ def _records(tensors: tuple[Any, ...]) -> bool:
 
 
 def _are_plain(tensors: tuple[Any, ...]) -> bool:
-    """Whether the dispatcher would find nothing to do but call the kernel for the CPU."""
+    """Whether the dispatcher would do nothing but call the implementation for the CPU."""
     if _keys is None or _dispatch_modes() or torch.jit.is_tracing():
         return False
     for tensor in tensors:  # noqa: SIM110
@@ -138,14 +151,14 @@ def _are_plain(tensors: tuple[Any, ...]) -> bool:
     return True
 
 
-forward = Operator(f"deform_conv2d({OPERANDS}, {SCHEMA}) -> Tensor", kernels.forward)
-backward = Operator(
+forward = TorchOp(f"deform_conv2d({OPERANDS}, {SCHEMA}) -> Tensor", impl.forward)
+backward = TorchOp(
     f"deform_conv2d_backward(Tensor grad_output, {OPERANDS}, bool[5] needs, {SCHEMA}) -> {FIVE}",
-    kernels.backward,
+    impl.backward,
 )
-jvp = Operator(f"deform_conv2d_jvp({WITHOUT_BIAS}, {TANGENTS}, {SCHEMA}) -> Tensor", kernels.jvp)
-double_backward = Operator(
+jvp = TorchOp(f"deform_conv2d_jvp({WITHOUT_BIAS}, {TANGENTS}, {SCHEMA}) -> Tensor", impl.jvp)
+double_backward = TorchOp(
     f"deform_conv2d_double_backward(Tensor grad_output, {WITHOUT_BIAS}, {TANGENTS}, "
     f"bool[5] needs, {SCHEMA}) -> {FIVE}",
-    kernels.double_backward,
+    impl.double_backward,
 )

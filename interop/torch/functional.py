@@ -1,21 +1,18 @@
-"""What users call, with tensors that are known to be tensors: settings, autocast, the operator."""
+"""The functions of ``cudeform`` for callers that know their arrays are tensors.
+
+They give what ``cudeform``'s own give; ``deform_conv2d`` also takes ``boundary_grad``, for layers.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import torch
+from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
+from cudeform.checks import DOUBLE_GRADIENTS, GRADIENTS, check_needs, check_tangents
+from cudeform.geometry import Padding, Pair, Settings
 
-from cudeform.arrays import DoubleGradients, Gradients, Tangents
-from cudeform.checks import DOUBLE_GRADIENTS, GRADIENTS, check_needs
-from cudeform.geometry import Padding, Pair
-
-from . import autograd, dispatch, second  # noqa: F401  they give the operators their derivatives
-from .impl import Tensor
-from .static_args import packed
-
-HALVES = (torch.float16, torch.bfloat16)
+from .adapter import ADAPTER
+from .views import Tensor
 
 
 def deform_conv2d(
@@ -39,11 +36,8 @@ def deform_conv2d(
         input, offset, weight, bias, stride, padding, dilation, mask: as there.
         boundary_grad: as in ``cudeform.options``; None takes the option in force.
     """
-    settings = packed(stride, padding, dilation, boundary_grad)
-    tensors = (input, offset, weight, bias, mask)
-    if not _autocast(tensors):
-        return dispatch.forward(*tensors, settings)
-    return dispatch.forward(*map(_to_float32, tensors), settings).to(input.dtype)
+    operands = Operands(input, offset, weight, bias, mask)
+    return ADAPTER.forward(operands, Settings(stride, padding, dilation), boundary_grad)
 
 
 def deform_conv2d_backward(
@@ -60,18 +54,9 @@ def deform_conv2d_backward(
     needs: Sequence[str] = GRADIENTS,
 ) -> Gradients:
     """``cudeform.deform_conv2d_backward`` of tensors; differentiable itself, once."""
-    settings = packed(stride, padding, dilation)
-    present = {"bias": bias is not None, "mask": mask is not None}
-    needed = check_needs(needs, GRADIENTS, present)
-    flags = [name in needed for name in GRADIENTS]
-    operands = (input, offset, weight, bias, mask)
-    tensors = (grad_output, *operands)
-    if not _autocast(tensors):
-        grads = dispatch.backward(*tensors, flags, settings)
-        return Gradients(*autograd.where(flags, grads))
-    grads = dispatch.backward(*map(_to_float32, tensors), flags, settings)
-    pairs = zip(flags, grads, operands, strict=True)
-    return Gradients(*(grad.to(of.dtype) if need else None for need, grad, of in pairs))
+    operands = Operands(input, offset, weight, bias, mask)
+    needed = check_needs(needs, GRADIENTS, operands)
+    return ADAPTER.backward(operands, Settings(stride, padding, dilation), grad_output, needed)
 
 
 def deform_conv2d_jvp(
@@ -86,8 +71,9 @@ def deform_conv2d_jvp(
     mask: Tensor | None = None,
 ) -> Tensor:
     """``cudeform.deform_conv2d_jvp`` of tensors."""
-    settings = packed(stride, padding, dilation)
-    return dispatch.jvp(input, offset, weight, mask, *tangents, settings)
+    operands = Operands(input, offset, weight, bias, mask)
+    tangents = check_tangents(tangents, operands)
+    return ADAPTER.jvp(operands, Settings(stride, padding, dilation), tangents)
 
 
 def deform_conv2d_double_backward(
@@ -105,26 +91,8 @@ def deform_conv2d_double_backward(
     needs: Sequence[str] = DOUBLE_GRADIENTS,
 ) -> DoubleGradients:
     """``cudeform.deform_conv2d_double_backward`` of tensors."""
-    settings = packed(stride, padding, dilation)
-    needed = check_needs(needs, DOUBLE_GRADIENTS, {"mask": mask is not None})
-    flags = [name in needed for name in DOUBLE_GRADIENTS]
-    tensors = (grad_output, input, offset, weight, mask, *cotangents)
-    return DoubleGradients(
-        *autograd.where(flags, dispatch.double_backward(*tensors, flags, settings))
-    )
-
-
-def _autocast(tensors: tuple[Any, ...]) -> bool:
-    """Whether autocast is on, and the tensors are not in one half precision already."""
-    device = tensors[1].device.type
-    if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
-        return False
-    dtypes = {tensor.dtype for tensor in tensors if tensor is not None}
-    return not (len(dtypes) == 1 and dtypes <= set(HALVES))
-
-
-def _to_float32(tensor: Tensor | None) -> Tensor | None:
-    """Autocast's rule: float64 and what is no floating point number stay as they are."""
-    if tensor is None or tensor.dtype not in HALVES:
-        return tensor
-    return tensor.float()
+    operands = Operands(input, offset, weight, bias, mask)
+    needed = check_needs(needs, DOUBLE_GRADIENTS, operands)
+    cotangents = check_tangents(cotangents, operands)
+    settings = Settings(stride, padding, dilation)
+    return ADAPTER.double_backward(operands, settings, grad_output, cotangents, needed)

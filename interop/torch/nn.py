@@ -1,4 +1,10 @@
-"""Layers, with the parameters and the names of those they stand in for."""
+"""Layers: torchvision's deformable convolution, and mmcv's that predict their own offsets.
+
+Constructors, parameters and their names are those of the layers that they replace, so state dicts
+load both ways. mmcv's layers, ``DeformConv2dPack`` and ``ModulatedDeformConv2dPack``, add a branch
+``conv_offset``, initialised to zero; their gradient of the offset at the image's edge is mmcv's,
+unless ``boundary_grad`` says otherwise.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +16,11 @@ from torch import nn
 from cudeform.geometry import Padding, Pair, as_pair
 
 from .functional import deform_conv2d
-from .impl import Tensor
+from .views import Tensor
 
 
 class DeformConv2d(nn.Module):  # type: ignore[misc]
-    """Deformable convolution with a weight of its own: ``torchvision.ops.DeformConv2d``.
+    """Deformable convolution with weight and bias: ``torchvision.ops.DeformConv2d``.
 
     Constructor, parameters and results are torchvision's, and a state dict of either loads into the
     other.
@@ -23,8 +29,8 @@ class DeformConv2d(nn.Module):  # type: ignore[misc]
         in_channels, out_channels: channels of input and output.
         kernel_size: vertical and horizontal, or one number for both.
         stride, padding, dilation: as for ``cudeform.deform_conv2d``.
-        groups: of channels and filters.
-        bias: whether there is one.
+        groups: groups of channels and filters.
+        bias: whether the layer has a bias.
         boundary_grad: as in ``cudeform.options``; None takes the option in force at each call.
     """
 
@@ -82,7 +88,7 @@ class DeformConv2d(nn.Module):  # type: ignore[misc]
         )
 
     def extra_repr(self) -> str:
-        """Arguments of the constructor that are not the default."""
+        """The constructor's arguments that differ from the default."""
         shown = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
         shown += f", stride={self.stride}"
         optional = {
@@ -94,3 +100,128 @@ class DeformConv2d(nn.Module):  # type: ignore[misc]
         }
         changed = (f", {n}={value!r}" for n, (value, usual) in optional.items() if value != usual)
         return shown + "".join(changed)
+
+
+class _Pack(DeformConv2d):
+    """A deformable convolution whose offsets are predicted from its input by a convolution."""
+
+    # Channels that the branch predicts for each tap and offset group.
+    predicted: int
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Pair,
+        stride: Pair = 1,
+        padding: Padding = 0,
+        dilation: Pair = 1,
+        groups: int = 1,
+        deform_groups: int = 1,
+        bias: bool = True,
+        *,
+        boundary_grad: str | None = "zero",
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            boundary_grad=boundary_grad,
+        )
+        if in_channels % deform_groups:
+            raise ValueError(
+                f"deform_groups = {deform_groups} must divide in_channels, got {in_channels}"
+            )
+        self.deform_groups = deform_groups
+        self.conv_offset = nn.Conv2d(
+            in_channels,
+            self.predicted * deform_groups * self.kernel_size[0] * self.kernel_size[1],
+            self.kernel_size,
+            self.stride,
+            padding,
+            self.dilation,
+        )
+        nn.init.zeros_(self.conv_offset.weight)
+        nn.init.zeros_(self.conv_offset.bias)
+
+    def extra_repr(self) -> str:
+        """The constructor's arguments that differ from the default."""
+        groups = f", deform_groups={self.deform_groups}" if self.deform_groups > 1 else ""
+        return super().extra_repr() + groups
+
+
+class DeformConv2dPack(_Pack):
+    """DCNv1 that predicts its own offsets: ``mmcv.ops.DeformConv2dPack``.
+
+    Args:
+        in_channels, out_channels: channels of input and output.
+        kernel_size, stride, padding, dilation: as for ``torch.nn.Conv2d``.
+        groups: groups of channels and filters.
+        deform_groups: groups of channels that share offsets.
+        bias: whether the layer has a bias; mmcv's has none.
+        boundary_grad: as in ``cudeform.options``.
+
+    Example:
+        >>> import torch
+        >>> layer = DeformConv2dPack(3, 8, 3, padding=1)
+        >>> layer(torch.randn(1, 3, 16, 16)).shape
+        torch.Size([1, 8, 16, 16])
+    """
+
+    predicted = 2
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Pair,
+        stride: Pair = 1,
+        padding: Padding = 0,
+        dilation: Pair = 1,
+        groups: int = 1,
+        deform_groups: int = 1,
+        bias: bool = False,
+        *,
+        boundary_grad: str | None = "zero",
+    ) -> None:
+        """Make the layer; its offsets begin at zero."""
+        sizes = (kernel_size, stride, padding, dilation, groups, deform_groups, bias)
+        super().__init__(in_channels, out_channels, *sizes, boundary_grad=boundary_grad)
+
+    def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
+        """(N, C, H, W) to (N, O, OH, OW)."""
+        return super().forward(input, self.conv_offset(input))
+
+
+class ModulatedDeformConv2dPack(_Pack):
+    """DCNv2 that predicts its own offsets and mask: ``mmcv.ops.ModulatedDeformConv2dPack``.
+
+    Two thirds of the branch's channels are offsets; the sigmoid of the last third is the mask.
+
+    Args:
+        in_channels, out_channels: channels of input and output.
+        kernel_size, stride, padding, dilation: as for ``torch.nn.Conv2d``.
+        groups: groups of channels and filters.
+        deform_groups: groups of channels that share offsets and mask.
+        bias: whether the layer has a bias.
+        boundary_grad: as in ``cudeform.options``.
+
+    Example:
+        >>> import torch
+        >>> layer = ModulatedDeformConv2dPack(3, 8, 3, padding=1, deform_groups=3)
+        >>> layer(torch.randn(1, 3, 16, 16)).shape
+        torch.Size([1, 8, 16, 16])
+    """
+
+    predicted = 3
+
+    def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
+        """(N, C, H, W) to (N, O, OH, OW)."""
+        first, second, mask = self.conv_offset(input).chunk(3, dim=1)
+        # mmcv's order: the halves are not dy and dx. Concatenated they are (dy, dx) pairs again.
+        return super().forward(input, torch.cat((first, second), dim=1), mask.sigmoid())

@@ -1,8 +1,9 @@
-"""What goes beside the tensors through torch's dispatcher: one list of integers.
+"""Settings and options as one list of integers, which goes through torch's dispatcher.
 
-Autograd runs the backward on threads of its own, where the caller's options are not in force. So an
-operator takes as an argument what was in force when the forward was called, and hands it on. It is
-one argument since each costs microseconds at every stop on the way.
+Autograd runs the backward in threads of its own, where the caller's options are not in force. So an
+operator takes the options in force at the forward as an argument, and passes them to its
+derivatives. Everything that is no tensor is one argument, because each argument costs microseconds
+in every layer of the dispatcher.
 """
 
 from __future__ import annotations
@@ -14,25 +15,25 @@ from typing import Any, NamedTuple
 
 import torch
 
-from cudeform.geometry import Padding, Pair, as_padding, as_pair
-from cudeform.options import BOUNDARY_GRADS, Options, current
+from cudeform.geometry import Padding, Pair, Settings, as_padding, as_pair
+from cudeform.options import BOUNDARY_GRADS, Options, boundary_grad_of, current
 
-SCHEMA = "int[] settings"
+SCHEMA = "int[] static_args"
 
 Packed = tuple[int, ...]
 
 
-class Settings(NamedTuple):
-    """What the list says.
+class StaticArgs(NamedTuple):
+    """The contents of the list.
 
     Attributes:
         stride, dilation: vertical, horizontal.
         padding: ((top, bottom), (left, right)).
         boundary_grad: as in Options.
-        assumed: boundary_grad was read from the options while compiling, and nobody would notice if
-            the options changed; the forward looks.
-        tuning: deterministic, allow_tf32, workspace_limit and num_threads, 0 for None. Empty: those
-            in force when the operator runs.
+        assumed: boundary_grad was read from the options while the call was compiled. torch does not
+            compile again when the option changes, so the forward compares.
+        tuning: deterministic, allow_tf32, workspace_limit and num_threads, 0 for None. Empty in
+            compiled calls, which take the options in force when they run.
     """
 
     stride: tuple[int, int]
@@ -43,10 +44,10 @@ class Settings(NamedTuple):
     tuning: Packed
 
     def options(self) -> Options:
-        """The options to run under."""
+        """The options to run with."""
         if self.tuning:
             return _options(self.boundary_grad, self.tuning)
-        return _with(current(), self.boundary_grad)
+        return _with_boundary_grad(current(), self.boundary_grad)
 
     def check_assumed(self) -> None:
         """Refuse to run code that was compiled under another ``boundary_grad``.
@@ -65,33 +66,31 @@ class Settings(NamedTuple):
             )
 
 
-def packed(
-    stride: Pair, padding: Padding, dilation: Pair, boundary_grad: str | None = None
-) -> Packed:
-    """Settings of a call under the options in force; ``boundary_grad`` may overrule them."""
+def pack(settings: Settings, boundary_grad: str | None = None) -> Packed:
+    """Settings and the options in force; ``boundary_grad`` overrules the option."""
     if torch.compiler.is_compiling():
         assumed = boundary_grad is None and not torch.compiler.is_exporting()
-        rule = _rule(boundary_grad or _boundary_grad())
-        return *_sizes(stride, padding, dilation), rule, int(assumed)
+        code = _boundary_grad_code(boundary_grad or _current_boundary_grad())
+        return *_sizes(*settings), code, int(assumed)
     options = current()
     try:
-        return _eager(stride, padding, dilation, boundary_grad, options)
-    except TypeError:  # a list has no hash, and what is wrong may have none either
-        return _eager.__wrapped__(stride, padding, dilation, boundary_grad, options)
+        return _pack_eager(*settings, boundary_grad, options)
+    except TypeError:  # a list has no hash, and a wrong argument may have none either
+        return _pack_eager.__wrapped__(*settings, boundary_grad, options)
 
 
 @lru_cache(maxsize=256, typed=True)
-def _eager(
+def _pack_eager(
     stride: Pair, padding: Padding, dilation: Pair, boundary_grad: str | None, options: Options
 ) -> Packed:
-    rule = _rule(boundary_grad or options.boundary_grad)
+    code = _boundary_grad_code(boundary_grad or options.boundary_grad)
     tuning = (
         int(options.deterministic),
         int(options.allow_tf32),
         options.workspace_limit or 0,
         options.num_threads or 0,
     )
-    return *_sizes(stride, padding, dilation), rule, 0, *tuning
+    return *_sizes(stride, padding, dilation), code, 0, *tuning
 
 
 def _sizes(stride: Pair, padding: Padding, dilation: Pair) -> Packed:
@@ -104,40 +103,38 @@ def _sizes(stride: Pair, padding: Padding, dilation: Pair) -> Packed:
     )
 
 
-def unpacked(settings: Sequence[int]) -> Settings:
-    """What a list says.
+def unpack(static_args: Sequence[int]) -> StaticArgs:
+    """The contents of a list.
 
     Raises:
-        ValueError: it is no such list.
+        ValueError: the list has an impossible length.
     """
-    return _unpacked(tuple(settings))
+    return _unpack(tuple(static_args))
 
 
 @lru_cache(maxsize=256)
-def _unpacked(settings: Packed) -> Settings:
-    if len(settings) not in (10, 14):
-        raise ValueError(f"settings must be 10 or 14 integers, got {settings}")
-    stride_h, stride_w, top, bottom, left, right, dilation_h, dilation_w, *rest = settings
-    rule, assumed, *tuning = rest
-    return Settings(
+def _unpack(packed: Packed) -> StaticArgs:
+    if len(packed) not in (10, 14):
+        raise ValueError(f"static_args must be 10 or 14 integers, got {packed}")
+    stride_h, stride_w, top, bottom, left, right, dilation_h, dilation_w, *rest = packed
+    code, assumed, *tuning = rest
+    return StaticArgs(
         stride=(stride_h, stride_w),
         padding=((top, bottom), (left, right)),
         dilation=(dilation_h, dilation_w),
-        boundary_grad=BOUNDARY_GRADS[rule],
+        boundary_grad=BOUNDARY_GRADS[code],
         assumed=bool(assumed),
         tuning=tuple(tuning),
     )
 
 
-def _rule(boundary_grad: str) -> int:
-    if boundary_grad not in BOUNDARY_GRADS:
-        raise ValueError(f"boundary_grad must be one of {BOUNDARY_GRADS}, got {boundary_grad!r}")
-    return BOUNDARY_GRADS.index(boundary_grad)
+def _boundary_grad_code(boundary_grad: str) -> int:
+    return BOUNDARY_GRADS.index(boundary_grad_of(boundary_grad))
 
 
-# Dynamo can read no context variable; it takes what this returns for a constant.
+# Dynamo cannot read a context variable; it takes what this returns for a constant.
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _boundary_grad() -> str:
+def _current_boundary_grad() -> str:
     return current().boundary_grad
 
 
@@ -154,5 +151,5 @@ def _options(boundary_grad: Any, tuning: Packed) -> Options:
 
 
 @lru_cache(maxsize=64)
-def _with(options: Options, boundary_grad: Any) -> Options:
+def _with_boundary_grad(options: Options, boundary_grad: Any) -> Options:
     return replace(options, boundary_grad=boundary_grad)

@@ -1,7 +1,7 @@
 """vmap: one call for all examples, by folding their dimension into one that the operator has.
 
-Examples that share weight and bias become images of one batch. Where each has a weight of its own
-they become groups: of channels, of filters and of offsets.
+Examples that share weight and bias become images of one batch. Examples with a weight each become
+groups: of channels, of filters and of offsets.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .impl import Tensor
+from .views import Tensor
 
-# A letter for each tensor: its first dimensions are images and channels, or filters.
+# A letter for each tensor, by its leading dimensions: images and channels, or filters.
 IMAGES, FILTERS = "i", "f"
 
 
@@ -23,14 +23,14 @@ def vmapped(
     in_dims: Sequence[Any],
     args: Sequence[Any],
 ) -> tuple[Any, Any]:
-    """Results of ``call`` for all examples at once, and where the examples are in them.
+    """Results of ``call`` for all examples at once, and the dimension of the examples in each.
 
     Args:
-        call: an operator, of tensors and settings.
+        call: an operator, of tensors and static arguments.
         arguments: letters of the tensors among ``args``, which come first.
         results: letter of each result, and whether it is computed or left empty.
-        info: what torch says of the map.
-        in_dims: dimensions of the examples, None where they share a tensor.
+        info: torch's description of the map.
+        in_dims: dimension of the examples in each of ``args``, None where they share it.
         args: arguments of the call.
     """
     count = len(arguments)
@@ -57,16 +57,16 @@ class _Fold:
             return tensor
         if dim is None:
             tensor, dim = tensor.expand(self.examples, *tensor.shape), 0
-        into = self._into(letter)
+        into = self._folded_dim(letter)
         return tensor.movedim(dim, into).flatten(into, into + 1)
 
     def unfolded(self, letter: str, computed: bool, tensor: Tensor) -> tuple[Tensor, int | None]:
-        """A tensor of all examples, and their dimension; None if there is no result."""
+        """A tensor with a dimension for the examples, and which; None if there is no result."""
         if not computed:
             return tensor, None
-        into = self._into(letter)
+        into = self._folded_dim(letter)
         size = tensor.shape[into] // self.examples
         return tensor.unflatten(into, (self.examples, size)), into
 
-    def _into(self, letter: str) -> int:
+    def _folded_dim(self, letter: str) -> int:
         return int(self.as_groups and letter == IMAGES)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import ARRAYS, DTYPES, LAYOUTS, Case, build, named
+from cases import ARRAYS, DTYPES, HALF_DTYPES, LAYOUTS, Case, build, named
 from checks import assert_case_agrees, computed, measured_peak
 from numpy.testing import assert_array_equal
 
@@ -138,7 +138,7 @@ def test_results_have_the_dtype_and_the_shape_of_their_arguments(dtype: str) -> 
         assert (array.dtype, array.shape) == (like.dtype, like.shape)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", HALF_DTYPES)
 def test_half_precision_is_rounded_once(dtype: str) -> None:
     # 2049 ones: a sum kept in float16 stops at 2048, one kept in bfloat16 at 256.
     ones = np.ones((1, 2049, 1, 1), DTYPES[dtype])
@@ -149,7 +149,7 @@ def test_half_precision_is_rounded_once(dtype: str) -> None:
     assert grads.mask.item() == np.array(2049).astype(DTYPES[dtype]).item()
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", HALF_DTYPES)
 def test_half_precision_coordinates_are_exact_in_wide_images(dtype: str) -> None:
     width = 5000
     image = np.arange(width) % 200

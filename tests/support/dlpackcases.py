@@ -1,5 +1,7 @@
 """A producer of arrays that speak DLPack and nothing else, and calls with them."""
 
+import sys
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,15 @@ def from_dlpack(producer: Any) -> Array:
     return Array(np.from_dlpack(producer))
 
 
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The library of ``Array``, with a way back."""
+    library = ModuleType("elsewhere")
+    library.from_dlpack = from_dlpack  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "elsewhere", library)
+    return library
+
+
 def forward(case: Case) -> Any:
     """The output of a case."""
     return cudeform.deform_conv2d(**case.arguments)
@@ -56,10 +67,10 @@ def watch_pointers(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     seen: dict[str, int] = {}
     run = engine.forward
 
-    def watched(operands: Any, geometry: Any, options: Any, output: Any) -> None:
+    def watched(operands: Any, geometry: Any, options: Any, output: Any, *device: Any) -> None:
         seen.update({name: array.ctypes.data for name, array in operands.present().items()})
         seen["output"] = output.ctypes.data
-        run(operands, geometry, options, output)
+        run(operands, geometry, options, output, *device)
 
     monkeypatch.setattr(engine, "forward", watched)
     return seen

@@ -1,4 +1,4 @@
-"""Tensors for the tests of the door of PyTorch, on the CPU and on the GPU."""
+"""Tensors for the tests of the torch adapter, on the CPU and on the GPU."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAMES = ("input", "offset", "weight", "bias", "mask")
 # torchvision's own test: no two sizes alike, groups of both kinds.
 CASE = build("torch", **ASYMMETRIC, offset="small")
 SIZES = {name: getattr(CASE, name) for name in ("stride", "padding", "dilation")}
-SETTINGS = [2, 1, 1, 1, 0, 0, 2, 1, 0, 0]  # those of CASE, as the operators take them
+STATIC_ARGS = [2, 1, 1, 1, 0, 0, 2, 1, 0, 0]  # those of CASE, as the operators take them
 
 
 def tensors(device: Any, case: Case = CASE, *, grad: bool = False) -> list[Any]:

@@ -1,4 +1,4 @@
-"""The torch door under torch.compile, torch.export and what records calls."""
+"""The torch adapter under torch.compile, torch.export and what records calls."""
 
 from __future__ import annotations
 

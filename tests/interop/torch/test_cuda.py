@@ -1,4 +1,4 @@
-"""What the torch door hands the GPU engine; torch's CUDA is played by stand-ins."""
+"""What the torch adapter hands the GPU engine; torch's CUDA is played by stand-ins."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.torchcases import NAMES, quiet, tensors, torch
 
 from cudeform import engine
 from cudeform.arrays import DeviceArray, Gradients
-from cudeform.interop.torch import impl as door
+from cudeform.interop.torch import views
 from cudeform.options import Options
 
 pytestmark = quiet
@@ -55,10 +55,10 @@ def test_a_call_gets_addresses_the_stream_and_memory_of_torch(events: list[Any])
     def run(*args: Any, device: Any) -> None:
         events.append((args, device))
 
-    door._run_on_gpu(run, operands, None, Options(), output, grads)
+    views.run_engine_on_gpu(run, operands, None, Options(), output, grads)
     before, (args, device), after = events
     assert (before, after) == ("enter 2", "leave 2")
-    assert device == (2, 77, door._Memory, (torch.cuda.OutOfMemoryError,))
+    assert device == (2, 77, views.TorchMemory, (torch.cuda.OutOfMemoryError,))
     given, _, _, written, gradients = args
     for name, operand in zip(NAMES, operands, strict=True):
         shape, strides = tuple(operand.shape), operand.stride()
@@ -81,7 +81,7 @@ def test_deterministic_algorithms_are_asked_for_by_either(
     torch.use_deterministic_algorithms(flag)
     try:
         operands = tuple(map(OnDevice, tensors("cpu")))
-        door._run_on_gpu(run, operands, None, Options(deterministic=option))
+        views.run_engine_on_gpu(run, operands, None, Options(deterministic=option))
     finally:
         torch.use_deterministic_algorithms(False)
     assert chosen == [flag or option]

@@ -1,4 +1,4 @@
-"""Derivatives of the torch door, in every mode: right, or an error in words, never silent zeros."""
+"""Derivatives of tensors, in every mode: right, or an error in words, never silent zeros."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from support.torchcases import (
     CASE,
     NAMES,
-    SETTINGS,
     SIZES,
+    STATIC_ARGS,
     close,
     convolve,
     ones_of_output,
@@ -159,10 +159,10 @@ def test_an_operator_called_by_name_drops_no_tangent() -> None:
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(offset, torch.ones_like(offset))
         with pytest.raises(NotImplementedError, match=r"through cudeform.deform_conv2d"):
-            call(input, dual, weight, bias, mask, SETTINGS)
+            call(input, dual, weight, bias, mask, STATIC_ARGS)
         assert forward_ad.unpack_dual(convolve(input, dual, weight)).tangent.abs().sum() > 0
     with pytest.raises(RuntimeError, match="setup_context"):
-        grad(lambda o: call(input, o, weight, bias, mask, SETTINGS).sum())(offset)
+        grad(lambda o: call(input, o, weight, bias, mask, STATIC_ARGS).sum())(offset)
 
 
 def test_backward_of_tensors_is_differentiable(torch_device: Any) -> None:

@@ -1,4 +1,4 @@
-"""Tensors that the torch door does not take, in words; and odd ones that it does."""
+"""Which tensors are refused, with what words, and which unusual ones are accepted."""
 
 from __future__ import annotations
 

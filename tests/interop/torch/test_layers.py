@@ -1,4 +1,4 @@
-"""Layers of the torch door: parameters and results are those of the layers they stand in for."""
+"""Layers: parameters and results are those of the layers of torchvision and mmcv."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from support.torchcases import quiet, torch
 
 import cudeform
-from cudeform.interop import torch as door
+from cudeform.interop import torch as cudeform_torch
 
 pytestmark = quiet
 
@@ -50,7 +50,7 @@ MMCV = {
 
 def pack_of(kind: str) -> Any:
     sizes = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2)}
-    return getattr(door, kind)(6, 4, (3, 2), **sizes, groups=2, deform_groups=3).double()
+    return getattr(cudeform_torch, kind)(6, 4, (3, 2), **sizes, groups=2, deform_groups=3).double()
 
 
 def mmcv_of(state: dict[str, Any], x: Any, predicted: int) -> Any:
@@ -89,21 +89,23 @@ def test_a_state_dict_of_the_dcnv2_repositories_loads_under_one_new_name() -> No
     assert torch.allclose(layer(image()), mmcv_of(weights(MMCV[kind]), image(), 3))
 
 
-@pytest.mark.parametrize("kind", [door.DeformConv2dPack, door.ModulatedDeformConv2dPack])
+@pytest.mark.parametrize(
+    "kind", [cudeform_torch.DeformConv2dPack, cudeform_torch.ModulatedDeformConv2dPack]
+)
 def test_packs_begin_as_ordinary_convolutions(kind: Any) -> None:
     layer = kind(4, 6, 3, stride=2, padding=1, deform_groups=2).double()
     x = image(2, 4, 9, 8)
     plain = torch.nn.functional.conv2d(x, layer.weight, None, 2, 1)
-    if kind is door.ModulatedDeformConv2dPack:  # the sigmoid of 0 is a half
+    if kind is cudeform_torch.ModulatedDeformConv2dPack:  # the sigmoid of 0 is a half
         plain = plain / 2 + layer.bias[:, None, None]
     assert torch.allclose(layer(x), plain)
     layer(x).sum().backward()
     assert all(p.grad is not None for p in layer.parameters())
 
 
-@pytest.mark.parametrize("rule", ["zero", "one_sided", None])
+@pytest.mark.parametrize("rule", ["zero", "one_sided", "mmcv", None])
 def test_a_layer_has_the_rule_at_the_edge_that_it_was_given(rule: Any) -> None:
-    layer = door.DeformConv2dPack(2, 2, 3, padding=1, boundary_grad=rule).double()
+    layer = cudeform_torch.DeformConv2dPack(2, 2, 3, padding=1, boundary_grad=rule).double()
     x, slopes = image(1, 2, 5, 5), []
     for option in ("zero", "one_sided"):
         with cudeform.options(boundary_grad=option):
@@ -114,18 +116,24 @@ def test_a_layer_has_the_rule_at_the_edge_that_it_was_given(rule: Any) -> None:
 
 def test_layers_refuse_what_means_nothing() -> None:
     with pytest.raises(ValueError, match="must divide in_channels"):
-        door.DeformConv2d(5, 4, 3, groups=2)
+        cudeform_torch.DeformConv2d(5, 4, 3, groups=2)
     with pytest.raises(ValueError, match="must divide out_channels"):
-        door.DeformConv2d(4, 5, 3, groups=2)
-    layer = door.DeformConv2d(4, 4, 3, padding=1, boundary_grad="paddle")
+        cudeform_torch.DeformConv2d(4, 5, 3, groups=2)
+    layer = cudeform_torch.DeformConv2d(4, 4, 3, padding=1, boundary_grad="paddle")
     with pytest.raises(ValueError, match="boundary_grad must be one of"):
         layer(torch.zeros(1, 4, 5, 5), torch.zeros(1, 18, 5, 5))
 
 
-@pytest.mark.parametrize("kind", [door.DeformConv2d, *map(door.__dict__.get, MMCV)])
+@pytest.mark.parametrize(
+    "kind", [cudeform_torch.DeformConv2d, *map(cudeform_torch.__dict__.get, MMCV)]
+)
 def test_layers_can_be_copied_and_pickled(kind: Any) -> None:
     layer = kind(6, 4, 3, padding=1, bias=True).double()
-    offset = () if kind is not door.DeformConv2d else (torch.full((2, 18, 7, 9), 0.3).double(),)
+    offset = (
+        ()
+        if kind is not cudeform_torch.DeformConv2d
+        else (torch.full((2, 18, 7, 9), 0.3).double(),)
+    )
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert other.weight is not layer.weight
         assert torch.equal(other(image(), *offset), layer(image(), *offset))
@@ -133,7 +141,7 @@ def test_layers_can_be_copied_and_pickled(kind: Any) -> None:
 
 
 def test_a_layer_works_on_the_device_it_is_moved_to(torch_device: Any) -> None:
-    layer = door.ModulatedDeformConv2dPack(6, 4, 3, padding=1).double()
+    layer = cudeform_torch.ModulatedDeformConv2dPack(6, 4, 3, padding=1).double()
     wanted = layer(image()).detach()
     moved = copy.deepcopy(layer).to(torch_device)
     got = moved(image().to(torch_device))
@@ -146,9 +154,9 @@ def test_layers_of_torchvision_agree_both_ways() -> None:
     arguments: dict[str, Any] = {"stride": (2, 1), "padding": (1, 0), "dilation": (2, 1)}
     torch.manual_seed(0)
     theirs = torchvision.ops.DeformConv2d(6, 4, (3, 2), groups=2, **arguments).double()
-    mine = door.DeformConv2d(6, 4, (3, 2), groups=2, **arguments).double()
+    mine = cudeform_torch.DeformConv2d(6, 4, (3, 2), groups=2, **arguments).double()
     torch.manual_seed(0)
-    twin = door.DeformConv2d(6, 4, (3, 2), groups=2, **arguments).double()
+    twin = cudeform_torch.DeformConv2d(6, 4, (3, 2), groups=2, **arguments).double()
     assert torch.allclose(twin.weight.float(), theirs.weight.float())
     assert torch.allclose(twin.bias.float(), theirs.bias.float())
     out = torch.nn.functional.conv2d(image(), theirs.weight, groups=2, **arguments).shape[2:]
@@ -174,15 +182,15 @@ def test_layers_of_torchvision_are_swapped_in_place() -> None:
         }
     )
     weight, names = theirs.weight, list(model.state_dict())
-    assert door.replace_torchvision(model) is model
+    assert cudeform_torch.replace_torchvision(model) is model
     layer = model["deep"][0]
-    assert type(layer) is door.DeformConv2d
+    assert type(layer) is cudeform_torch.DeformConv2d
     assert layer is model["deep"][1] is model["again"]
     assert layer.weight is weight
     assert list(model.state_dict()) == names
     assert not layer.training
     assert torch.allclose(layer(image(), offset), wanted)
-    assert isinstance(door.replace_torchvision(theirs), door.DeformConv2d)
+    assert isinstance(cudeform_torch.replace_torchvision(theirs), cudeform_torch.DeformConv2d)
 
 
 def test_what_was_derived_from_a_layer_of_torchvision_is_not_swapped() -> None:
@@ -192,12 +200,12 @@ def test_what_was_derived_from_a_layer_of_torchvision_is_not_swapped() -> None:
         pass
 
     model = torch.nn.Sequential(Derived(2, 2, 3), torchvision.ops.DeformConv2d(2, 2, 3))
-    door.replace_torchvision(model)
-    assert [type(layer) for layer in model] == [Derived, door.DeformConv2d]
+    cudeform_torch.replace_torchvision(model)
+    assert [type(layer) for layer in model] == [Derived, cudeform_torch.DeformConv2d]
 
 
 def test_a_model_without_layers_of_torchvision_stays_as_it_is() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(2, 2))
     child = model[0]
-    assert door.replace_torchvision(model) is model
+    assert cudeform_torch.replace_torchvision(model) is model
     assert model[0] is child

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.torchcases import SETTINGS, convolve, ones_of_output, quiet, tensors, torch
+from support.torchcases import STATIC_ARGS, convolve, ones_of_output, quiet, tensors, torch
 
 from torch._subclasses.fake_tensor import FakeTensorMode  # isort: skip
 
@@ -53,7 +53,7 @@ def assert_sound(operator: Any, *args: Any) -> None:
 @pytest.mark.parametrize("what", CONFIGURATIONS)
 def test_opcheck(torch_device: Any, what: str) -> None:
     operands, _ = configured(what, torch_device)
-    assert_sound(torch.ops.cudeform.deform_conv2d, *operands, SETTINGS)
+    assert_sound(torch.ops.cudeform.deform_conv2d, *operands, STATIC_ARGS)
 
 
 @pytest.mark.parametrize("what", CONFIGURATIONS)
@@ -61,7 +61,7 @@ def test_opcheck_of_the_backward(torch_device: Any, what: str) -> None:
     operands, grad_output = configured(what, torch_device)
     needs = [what != "partial", True, True, operands[3] is not None, operands[4] is not None]
     operator = torch.ops.cudeform.deform_conv2d_backward
-    assert_sound(operator, grad_output, *operands, needs, SETTINGS)
+    assert_sound(operator, grad_output, *operands, needs, STATIC_ARGS)
 
 
 @pytest.mark.parametrize("what", ["plain", "grad", "no mask", "strides", "empty"])
@@ -71,12 +71,12 @@ def test_opcheck_of_the_second_order(torch_device: Any, what: str) -> None:
     tangents = [None if t is None else t.detach() * 0.5 for t in operands]
     tangents[0] = None
     given = without_bias, tangents
-    assert_sound(torch.ops.cudeform.deform_conv2d_jvp, *given[0], *given[1], SETTINGS)
+    assert_sound(torch.ops.cudeform.deform_conv2d_jvp, *given[0], *given[1], STATIC_ARGS)
     needs = [True, False, True, True, operands[4] is not None]
     # It has no derivative to be checked.
     plain = [None if t is None else t.detach() for t in (grad_output, *without_bias)]
     operator = torch.ops.cudeform.deform_conv2d_double_backward
-    assert_sound(operator, *plain, *tangents, needs, SETTINGS)
+    assert_sound(operator, *plain, *tangents, needs, STATIC_ARGS)
 
 
 def test_shapes_are_known_without_contents() -> None:
@@ -94,6 +94,6 @@ def test_shapes_are_known_without_contents() -> None:
     assert [g.shape for g in grads] == [t.shape for t in operands]
 
 
-def test_settings_that_mean_nothing_are_refused() -> None:
-    with pytest.raises(ValueError, match="settings must be 10 or 14 integers"):
-        torch.ops.cudeform.deform_conv2d(*tensors("cpu"), SETTINGS[:3])
+def test_static_args_of_impossible_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="static_args must be 10 or 14 integers"):
+        torch.ops.cudeform.deform_conv2d(*tensors("cpu"), STATIC_ARGS[:3])

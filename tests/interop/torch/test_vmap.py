@@ -1,11 +1,11 @@
-"""vmap over the torch door: a loop in one call, nested, of gradients, compiled."""
+"""vmap over the torch adapter: a loop in one call, nested, of gradients, compiled."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from support.torchcases import SETTINGS, convolve, quiet, tensors, torch
+from support.torchcases import STATIC_ARGS, convolve, quiet, tensors, torch
 
 from torch.func import grad, vmap  # isort: skip
 
@@ -66,7 +66,7 @@ def test_vmap_of_the_operator_and_of_what_is_compiled(backend: str | None) -> No
     weights = torch.stack([weight, 2 * weight])
 
     def by_name(offset: Any, weight: Any) -> Any:
-        return torch.ops.cudeform.deform_conv2d(input, offset, weight, bias, mask, SETTINGS)
+        return torch.ops.cudeform.deform_conv2d(input, offset, weight, bias, mask, STATIC_ARGS)
 
     def call(offset: Any, weight: Any) -> Any:
         return convolve(input, offset, weight, bias, mask)

@@ -1,0 +1,206 @@
+"""What adapters share: the checks of a call, and how arrays with memory meet the engine.
+
+``CheckedAdapter`` checks a call and works out its geometry, once for all libraries whose arrays
+have a shape, a dtype and a device. ``ArrayAdapter`` adds what NumPy and CuPy have in common:
+allocate the results, describe all arrays to the engine, run it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from cudeform import engine
+from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
+from cudeform.checks import check_devices, check_dtypes
+from cudeform.geometry import Geometry, Settings, geometry_of
+from cudeform.options import current
+
+if TYPE_CHECKING:
+    from cudeform.gpu.device_api.commands import Executor
+
+
+class CheckedAdapter(ABC):
+    """An adapter whose ``run_*`` methods get calls that were checked, with their geometry."""
+
+    @abstractmethod
+    def dtype_name(self, array: Any) -> str:
+        """Name of an array's dtype, such as "float32"."""
+
+    @abstractmethod
+    def device_of(self, array: Any) -> Any:
+        """An array's device: anything that compares equal for equal devices."""
+
+    @abstractmethod
+    def run_forward(self, operands: Operands, geometry: Geometry) -> Any:
+        """The deformable convolution."""
+
+    @abstractmethod
+    def run_backward(
+        self, operands: Operands, geometry: Geometry, grad_output: Any, needs: frozenset[str]
+    ) -> Gradients:
+        """The gradients named in ``needs``."""
+
+    @abstractmethod
+    def run_jvp(self, operands: Operands, geometry: Geometry, tangents: Tangents) -> Any:
+        """The tangent of the output."""
+
+    @abstractmethod
+    def run_double_backward(
+        self,
+        operands: Operands,
+        geometry: Geometry,
+        grad_output: Any,
+        cotangents: Tangents,
+        needs: frozenset[str],
+    ) -> DoubleGradients:
+        """The gradients of the gradients named in ``needs``."""
+
+    def forward(self, operands: Operands, settings: Settings) -> Any:
+        """Check the call and run it."""
+        return self.run_forward(operands, self._checked(operands, settings, {}))
+
+    def backward(
+        self, operands: Operands, settings: Settings, grad_output: Any, needs: frozenset[str]
+    ) -> Gradients:
+        """Check the call and run it."""
+        geometry = self._checked(operands, settings, {"grad_output": grad_output})
+        geometry.check_grad_output(grad_output.shape)
+        return self.run_backward(operands, geometry, grad_output, needs)
+
+    def jvp(self, operands: Operands, settings: Settings, tangents: Tangents) -> Any:
+        """Check the call and run it."""
+        geometry = self._checked(operands, settings, tangents.present())
+        return self.run_jvp(operands, geometry, tangents)
+
+    def double_backward(
+        self,
+        operands: Operands,
+        settings: Settings,
+        grad_output: Any,
+        cotangents: Tangents,
+        needs: frozenset[str],
+    ) -> DoubleGradients:
+        """Check the call and run it."""
+        others = cotangents.present() | {"grad_output": grad_output}
+        geometry = self._checked(operands, settings, others)
+        geometry.check_grad_output(grad_output.shape)
+        return self.run_double_backward(operands, geometry, grad_output, cotangents, needs)
+
+    def _checked(
+        self, operands: Operands, settings: Settings, others: Mapping[str, Any]
+    ) -> Geometry:
+        """Geometry of a call whose arrays, the ``others`` included, fit together."""
+        arrays = operands.present()
+        if others:
+            arrays.update(others)
+        check_dtypes({name: self.dtype_name(array) for name, array in arrays.items()})
+        check_devices({name: self.device_of(array) for name, array in arrays.items()})
+        return geometry_of(
+            operands.input.shape,
+            operands.offset.shape,
+            operands.weight.shape,
+            None if operands.bias is None else operands.bias.shape,
+            *settings,
+            None if operands.mask is None else operands.mask.shape,
+        )
+
+
+class ArrayAdapter(CheckedAdapter):
+    """An adapter for arrays whose memory the engine reads and writes where it is."""
+
+    @abstractmethod
+    def empty(self, shape: tuple[int, ...], like: Any) -> Any:
+        """A new array of the dtype of ``like``, on the current device."""
+
+    @abstractmethod
+    def describe(self, array: Any) -> Any:
+        """An array as the engine takes it."""
+
+    def device_context(self, array: Any) -> AbstractContextManager[Any]:
+        """Makes the device of ``array`` the current one."""
+        return nullcontext()
+
+    def executor(self, array: Any) -> Executor | None:
+        """The GPU that ``array`` is on, with the caller's current stream; None on the CPU."""
+        return None
+
+    def run_forward(self, operands: Operands, geometry: Geometry) -> Any:
+        """The deformable convolution."""
+        with self.device_context(operands.input):
+            output = self.empty(geometry.output_shape, operands.input)
+            engine.forward(
+                self._described(operands),
+                geometry,
+                current(),
+                self.describe(output),
+                self.executor(operands.input),
+            )
+        return output
+
+    def run_backward(
+        self, operands: Operands, geometry: Geometry, grad_output: Any, needs: frozenset[str]
+    ) -> Gradients:
+        """The gradients named in ``needs``."""
+        with self.device_context(operands.input):
+            grads = Gradients(**self._empty_like(operands.present(), needs))
+            engine.backward(
+                self._described(operands),
+                geometry,
+                current(),
+                self.describe(grad_output),
+                Gradients(*self._each(grads)),
+                self.executor(operands.input),
+            )
+        return grads
+
+    def run_jvp(self, operands: Operands, geometry: Geometry, tangents: Tangents) -> Any:
+        """The tangent of the output."""
+        with self.device_context(operands.input):
+            output_tangent = self.empty(geometry.output_shape, operands.input)
+            engine.jvp(
+                self._described(operands),
+                geometry,
+                current(),
+                Tangents(*self._each(tangents)),
+                self.describe(output_tangent),
+                self.executor(operands.input),
+            )
+        return output_tangent
+
+    def run_double_backward(
+        self,
+        operands: Operands,
+        geometry: Geometry,
+        grad_output: Any,
+        cotangents: Tangents,
+        needs: frozenset[str],
+    ) -> DoubleGradients:
+        """The gradients of the gradients named in ``needs``."""
+        with self.device_context(operands.input):
+            arrays = operands.present() | {"grad_output": grad_output}
+            results = DoubleGradients(**self._empty_like(arrays, needs))
+            engine.double_backward(
+                self._described(operands),
+                geometry,
+                current(),
+                self.describe(grad_output),
+                Tangents(*self._each(cotangents)),
+                DoubleGradients(*self._each(results)),
+                self.executor(operands.input),
+            )
+        return results
+
+    def _empty_like(self, arrays: Mapping[str, Any], needs: frozenset[str]) -> dict[str, Any]:
+        return {
+            name: self.empty(array.shape, array) for name, array in arrays.items() if name in needs
+        }
+
+    def _described(self, operands: Operands) -> Operands:
+        o = operands
+        return Operands(*self._each((o.input, o.offset, o.weight, o.bias, o.mask)))
+
+    def _each(self, arrays: tuple[Any, ...]) -> list[Any]:
+        return [None if array is None else self.describe(array) for array in arrays]

@@ -1,0 +1,92 @@
+"""The adapter for tensors: packs what is not a tensor, applies autocast, calls the operators.
+
+torch traces and differentiates the operators of ``dispatch.py``, so the checks of sizes, dtypes and
+devices are in the operators (``impl.py``), where a compiled call runs them too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
+from cudeform.checks import DOUBLE_GRADIENTS, GRADIENTS
+from cudeform.geometry import Settings
+
+from . import autograd, dispatch
+from .static_args import pack
+from .views import Tensor
+
+HALVES = (torch.float16, torch.bfloat16)
+
+
+class TorchAdapter:
+    """Calls the operators of ``torch.ops.cudeform``."""
+
+    def forward(
+        self, operands: Operands, settings: Settings, boundary_grad: str | None = None
+    ) -> Tensor:
+        """The deformable convolution; ``boundary_grad`` overrules the option in force."""
+        static_args = pack(settings, boundary_grad)
+        tensors = _tensors(operands)
+        if not _autocast_applies(tensors):
+            return dispatch.forward(*tensors, static_args)
+        return dispatch.forward(*map(_to_float32, tensors), static_args).to(operands.input.dtype)
+
+    def backward(
+        self, operands: Operands, settings: Settings, grad_output: Tensor, needs: frozenset[str]
+    ) -> Gradients:
+        """The gradients named in ``needs``."""
+        static_args = pack(settings)
+        flags = [name in needs for name in GRADIENTS]
+        tensors = (grad_output, *_tensors(operands))
+        if not _autocast_applies(tensors):
+            grads = dispatch.backward(*tensors, flags, static_args)
+            return Gradients(*autograd.needed(flags, grads))
+        grads = dispatch.backward(*map(_to_float32, tensors), flags, static_args)
+        pairs = zip(flags, grads, tensors[1:], strict=True)
+        return Gradients(*(grad.to(of.dtype) if need else None for need, grad, of in pairs))
+
+    def jvp(self, operands: Operands, settings: Settings, tangents: Tangents) -> Tensor:
+        """The tangent of the output."""
+        o = operands
+        return dispatch.jvp(o.input, o.offset, o.weight, o.mask, *tangents, pack(settings))
+
+    def double_backward(
+        self,
+        operands: Operands,
+        settings: Settings,
+        grad_output: Tensor,
+        cotangents: Tangents,
+        needs: frozenset[str],
+    ) -> DoubleGradients:
+        """The gradients of the gradients named in ``needs``."""
+        o = operands
+        flags = [name in needs for name in DOUBLE_GRADIENTS]
+        tensors = (grad_output, o.input, o.offset, o.weight, o.mask, *cotangents)
+        grads = dispatch.double_backward(*tensors, flags, pack(settings))
+        return DoubleGradients(*autograd.needed(flags, grads))
+
+
+ADAPTER = TorchAdapter()
+
+
+def _tensors(operands: Operands) -> tuple[Any, ...]:
+    return operands.input, operands.offset, operands.weight, operands.bias, operands.mask
+
+
+def _autocast_applies(tensors: tuple[Any, ...]) -> bool:
+    """Whether autocast is on, and the tensors are not all of one half precision already."""
+    device = tensors[1].device.type
+    if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
+        return False
+    dtypes = {tensor.dtype for tensor in tensors if tensor is not None}
+    return not (len(dtypes) == 1 and dtypes <= set(HALVES))
+
+
+def _to_float32(tensor: Tensor | None) -> Tensor | None:
+    """Half precision becomes float32; autocast leaves float64 and integers as they are."""
+    if tensor is None or tensor.dtype not in HALVES:
+        return tensor
+    return tensor.float()

@@ -1,0 +1,119 @@
+"""Views of tensors for the engine, over the same memory: nothing is copied.
+
+On the CPU the engine gets NumPy views of the tensors. On a GPU it gets their addresses, the stream
+that is current in torch, and memory from torch's allocator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from cudeform import engine
+from cudeform.arrays import DeviceArray, Operands
+from cudeform.geometry import Geometry
+from cudeform.options import Options
+
+Tensor = Any
+Tensors = tuple[Any, ...]
+
+DTYPE_NAMES = {
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+    torch.float32: "float32",
+    torch.float64: "float64",
+}
+
+
+def dtype_name(dtype: Any) -> str:
+    """Name of a dtype, as ``checks.DTYPES`` has it."""
+    return DTYPE_NAMES.get(dtype) or str(dtype).removeprefix("torch.")
+
+
+def run_engine(
+    function: Callable[..., None],
+    operands: Tensors,
+    geometry: Geometry,
+    options: Options,
+    *tensors: Any,
+) -> None:
+    """Call a function of the engine.
+
+    Args:
+        function: of ``cudeform.engine``.
+        operands: input, offset, weight, bias, mask.
+        geometry, options: of the call.
+        tensors: the function's other arguments, tensors and named tuples of tensors.
+    """
+    if operands[0].is_cuda:
+        run_engine_on_gpu(function, operands, geometry, options, *tensors)
+    else:
+        views = [_viewed(_as_numpy, tensor) for tensor in tensors]
+        function(Operands(*_each(_as_numpy, operands)), geometry, options, *views)
+
+
+def run_engine_on_gpu(
+    function: Callable[..., None],
+    operands: Tensors,
+    geometry: Geometry,
+    options: Options,
+    *tensors: Any,
+) -> None:
+    """Call a function of the engine on the device of the operands, in torch's current stream."""
+    index = operands[0].device.index
+    if torch.are_deterministic_algorithms_enabled():
+        options = replace(options, deterministic=True)
+    with torch.cuda.device(index):
+        # torch's stream, not CuPy's: autograd sets only torch's in the threads of its own.
+        stream = torch.cuda.current_stream(index).cuda_stream
+        full = (torch.cuda.OutOfMemoryError,)
+        device = engine.gpu_device(index, stream, TorchMemory, out_of_memory=full)
+        views = [_viewed(_as_device_array, tensor) for tensor in tensors]
+        viewed = Operands(*_each(_as_device_array, operands))
+        function(viewed, geometry, options, *views, device=device)
+
+
+class TorchMemory:
+    """Memory of torch's allocator on the current device and stream, released with the object."""
+
+    def __init__(self, nbytes: int) -> None:
+        """Allocate."""
+        self._tensor = torch.empty(nbytes, dtype=torch.uint8, device="cuda")
+        self.pointer: int = self._tensor.data_ptr()
+
+
+def _viewed(view: Callable[[Tensor], Any], tensors: Any) -> Any:
+    """A view of a tensor, or a named tuple of views."""
+    if isinstance(tensors, tuple):
+        return type(tensors)(*_each(view, tensors))
+    return view(tensors)
+
+
+def _each(view: Callable[[Tensor], Any], tensors: Tensors) -> list[Any]:
+    return [None if tensor is None else view(tensor) for tensor in tensors]
+
+
+def _as_numpy(tensor: Tensor) -> Any:
+    if tensor.requires_grad:
+        tensor = tensor.detach()
+    if tensor.dtype is torch.bfloat16:
+        return tensor.view(torch.uint16).numpy().view(_bfloat16())
+    return tensor.numpy()
+
+
+def _bfloat16() -> Any:
+    try:
+        from ml_dtypes import bfloat16
+    except ImportError as error:
+        raise ImportError(
+            "bfloat16 tensors on the CPU need the package ml_dtypes: pip install ml_dtypes"
+        ) from error
+    return bfloat16
+
+
+def _as_device_array(tensor: Tensor) -> DeviceArray:
+    shape, strides = tuple(tensor.shape), tuple(tensor.stride())
+    return DeviceArray(tensor.data_ptr(), shape, strides, dtype_name(tensor.dtype))

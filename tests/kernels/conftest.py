@@ -1,0 +1,5 @@
+"""Left out of the collection: tests of the CUDA device on the CPU where it cannot be built."""
+
+from support.needs import COMPILER, has
+
+collect_ignore_glob = [] if COMPILER and has("ml_dtypes") else ["test_hostcuda*"]

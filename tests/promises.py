@@ -1,0 +1,19 @@
+"""What cudeform promises. ``@pytest.mark.promise("...")`` names the tests that keep it so.
+
+The default run has at least one test of each promise: ``tests/api/test_promises.py``. To run the
+tests of promises and nothing else: ``pytest -m promise``.
+"""
+
+PROMISES = {
+    "drop-in": "arguments, order, defaults and results of torchvision.ops.deform_conv2d",
+    "any array": "the kind of array that comes in goes out, without a copy either way",
+    "nothing unasked": "import cudeform loads NumPy alone; libraries load with their first array",
+    "nothing to build": "kernels are text, compiled at first use; the wheel holds no binary",
+    "right": "output and gradients are those of a reference in float64, in every dtype",
+    "reproducible": "same bits for any number of threads; on a GPU, with deterministic=True",
+    "differentiable twice": "forward mode, and gradients of gradients",
+    "bounded memory": "scratch memory has a limit that the caller sets",
+    "large": "more than 2**31 elements work, or are refused in words",
+    "safe": "no displacement, NaN and infinities included, reads or writes outside an array",
+    "honest": "what has not run on a GPU is said so; numbers come with their command",
+}
