@@ -20,9 +20,9 @@ from types import ModuleType, SimpleNamespace, TracebackType
 from typing import Any
 
 import numpy as np
+from cudeform_bench.configs import Config, named
 
 import cudeform
-from cudeform.commands.bench_configs import Config, named
 
 SHAPES = ("A1", "A4", "B1", "C2", "C4")
 ALIGNMENT = 512

@@ -7,11 +7,13 @@ Each command is a module of ``cudeform.commands`` with ``add_arguments(parser)``
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 import cudeform
+from cudeform.commands import CommandError
 
 COMMANDS = {
     "info": "what this machine offers, and what to change",
@@ -19,6 +21,9 @@ COMMANDS = {
     "demo": "see deformable convolution work on a picture",
     "bench": "time it beside torchvision and onnxruntime",
 }
+
+CANNOT_RUN = 2  # argparse's status for wrong arguments, too
+INTERRUPTED = 130  # what a shell reports of a process that SIGINT ended
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,7 +35,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except CommandError as error:
+        print(error, file=sys.stderr)
+        return CANNOT_RUN
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(words: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cudeform", description="Deformable convolution for any array."
     )
@@ -48,9 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(words)
     if arguments.command is None:
         parser.print_help(sys.stderr)
-        return 2
+        return CANNOT_RUN
     return int(arguments.run(arguments))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if status == INTERRUPTED:
+        # Exiting waits for threads that still compute; a second Ctrl-C ends the process at once.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.exit(status)

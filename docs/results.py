@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-from cudeform.commands.bench_table import HEADINGS, OURS, Measurement, Report, mean_ratio, table
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+from cudeform_bench.cpu.report import Report, text
+from cudeform_bench.table import HEADINGS, OURS, Measurement, mean_ratio
 
 NONE = """\
-No results lie in ``benchmarks/results`` of this checkout. Measure yours with::
+There are no results in ``benchmarks/results`` of this checkout. Measure with::
 
     python -m cudeform bench --json benchmarks/results/MACHINE-DATE.json
 """
 
 
 def write_tables(results: Path, output: Path) -> None:
-    """Write ``performance.rst`` into ``output``: tables for each file of ``results``."""
+    """Write ``performance.rst`` into ``output``: tables of each file of ``results``."""
     parts = []
     for file in sorted(results.glob("*.json")):
         try:
             report = Report.from_json(file.read_text(encoding="utf-8"))
         except (KeyError, TypeError, ValueError):
-            continue  # measured by something other than the bench command
+            continue  # not written by the benchmark on a CPU
         parts.append(_tables(file.name, report))
     output.mkdir(exist_ok=True)
     (output / "performance.rst").write_text("\n".join(parts) or NONE, encoding="utf-8")
 
 
 def _tables(name: str, report: Report) -> str:
-    """A file's tables; where it was measured comes first, what to note last."""
-    heading, *_, notes = table(report).split("\n\n")
+    """A file's tables, after its heading and before its notes."""
+    heading, *_, notes = text(report).split("\n\n")
     *where, command = heading.splitlines()
     parts = [f"``{name}``:", "\n".join(f"| {line}" for line in (*where, f"``{command}``"))]
     for direction, caption in HEADINGS.items():
@@ -53,7 +57,7 @@ def _table(caption: str, measured: list[Measurement]) -> str:
     rows.append(["geometric mean of the ratios", "", *means, "", ""])
     lines = [f".. list-table:: {caption}", "   :header-rows: 1", ""]
     for row in rows:
-        lines += [f"   {'* -' if place == 0 else '  -'} {cell}" for place, cell in enumerate(row)]
+        lines += [f"   {'* -' if index == 0 else '  -'} {cell}" for index, cell in enumerate(row)]
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -1,4 +1,4 @@
-"""What is wrong, breaks or comes too late is told, and does not take the rest with it."""
+"""Wrong results, errors and the deadline are reported, and the other measurements go on."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from cudeform_bench.configs import QUICK, Problem
+from cudeform_bench.gpu import run
+from cudeform_bench.gpu.report import GpuReport, text
+from cudeform_bench.gpu.run import Wanted
 from support.fake_gpu import SMALL, fake_gpu, report_of, shifted
-
-from cudeform.commands import bench_gpu
-from cudeform.commands.bench_configs import QUICK, Problem
-from cudeform.commands.bench_gpu import Wanted
-from cudeform.commands.bench_gpu_report import GpuReport, table
 
 
 def test_ours_must_be_right() -> None:
@@ -20,7 +19,7 @@ def test_ours_must_be_right() -> None:
     assert report.measurements == ()
     [failure] = report.failures
     assert "cudeform is wrong at small forward fp16" in failure
-    assert "FAILED: cudeform is wrong at small forward fp16" in table(report)
+    assert "FAILED: cudeform is wrong at small forward fp16" in text(report)
     assert gpu.clock.now == 0.0  # type: ignore[attr-defined]
 
 
@@ -31,7 +30,7 @@ def broken(problem: Problem, mode: Any) -> Any:
     return dict.fromkeys(("forward", "backward", "both"), call)
 
 
-def test_what_breaks_does_not_take_the_others_with_it() -> None:
+def test_an_error_does_not_stop_the_others() -> None:
     ours = fake_gpu().contestants["cudeform"]
 
     def sometimes(problem: Problem, mode: Any) -> Any:
@@ -47,23 +46,23 @@ def test_what_breaks_does_not_take_the_others_with_it() -> None:
     assert len(report.failures) == 4
     words = "torchvision broke at small forward tf32: RuntimeError: an illegal address"
     assert words in report.failures
-    assert table(report).count("FAILED: ") == 4
+    assert text(report).count("FAILED: ") == 4
 
 
-def test_a_table_has_a_gap_where_someone_broke() -> None:
+def test_a_table_has_a_gap_where_a_contestant_failed() -> None:
     ours = fake_gpu().contestants["cudeform"]
 
     def sometimes(problem: Problem, mode: Any) -> Any:
         return (broken if problem.config == SMALL else ours)(problem, mode)
 
     gpu = fake_gpu(contestants={"cudeform": ours, "torchvision": sometimes})
-    text = table(report_of(gpu, QUICK))
-    details = text[text.index("floors and host") :].splitlines()
+    said = text(report_of(gpu, QUICK))
+    details = said[said.index("floors and host") :].splitlines()
     assert details[1].split()[-2:] == ["cudeform", "torchvision"]
     assert details[3].split()[-1] == "-"
 
 
-def test_a_gpu_that_breaks_for_good_is_told() -> None:
+def test_an_error_before_the_first_call_is_reported() -> None:
     def tensors(problem: Problem, dtype: str) -> Any:
         if dtype == "bfloat16":
             raise RuntimeError("no more")
@@ -74,9 +73,9 @@ def test_a_gpu_that_breaks_for_good_is_told() -> None:
     assert report.failures == ("small forward bf16 broke: RuntimeError: no more",)
 
 
-def test_after_the_deadline_the_rest_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measurements_after_the_deadline_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(perf_counter=lambda: float(len(done)))
-    monkeypatch.setattr(bench_gpu, "time", clock)
+    monkeypatch.setattr(run, "time", clock)
     done: list[str] = []
     ours = fake_gpu().contestants["cudeform"]
     gpu = fake_gpu(set_tf32=lambda allowed: done.append("one more"), contestants={"cudeform": ours})
@@ -84,20 +83,20 @@ def test_after_the_deadline_the_rest_is_named(monkeypatch: pytest.MonkeyPatch) -
     assert [m.mode for m in report.measurements] == ["fp32", "fp16"]
     left_out = ("small-groups forward fp32", "small-groups forward fp16")
     assert report.skipped == left_out
-    assert f"Skipped, for the time was up: {', '.join(left_out)}." in table(report)
+    assert f"Skipped after the deadline: {', '.join(left_out)}." in text(report)
     assert GpuReport.from_json(report.to_json()) == report
 
 
-def test_what_was_measured_is_kept_as_the_run_goes_on() -> None:
+def test_the_report_is_written_during_the_run() -> None:
     kept: list[int] = []
     wanted = Wanted(QUICK, ["forward"], ["fp32", "fp16"], 0.0)
-    bench_gpu.measure_all(fake_gpu(), wanted, lambda r: kept.append(len(r.measurements)))
+    run.measure_all(fake_gpu(), wanted, lambda r: kept.append(len(r.measurements)))
     assert kept == [2, 4]
 
 
-def test_a_peer_that_is_off_is_named() -> None:
+def test_a_peer_that_differs_is_named() -> None:
     ours = fake_gpu().contestants["cudeform"]
     gpu = fake_gpu(contestants={"cudeform": ours, "torchvision": shifted})
-    text = table(report_of(gpu))
-    assert "torchvision is off by" in text
-    assert "at small forward fp16" in text
+    said = text(report_of(gpu))
+    assert "torchvision differs by" in said
+    assert "at small forward fp16" in said

@@ -1,4 +1,4 @@
-"""What a GPU's benchmark forces is forced, must be right, and has a table of its own."""
+"""Forced contestants use what they are forced to, must be right, and have their own table."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from cudeform_bench.configs import GPU
+from cudeform_bench.gpu import forced
+from cudeform_bench.gpu.model import MODES
+from cudeform_bench.gpu.report import text
+from cudeform_bench.gpu.run import Gpu
 from support.fake_gpu import SMALL, fake_gpu, report_of, shifted
 
-from cudeform.commands import bench_gpu_forced
-from cudeform.commands.bench_configs import GPU
-from cudeform.commands.bench_gpu import Gpu
-from cudeform.commands.bench_gpu_model import MODES
-from cudeform.commands.bench_gpu_report import table
 from cudeform.gpu import overrides
 
 
 def forced_gpu(wrong: bool = False) -> Gpu:
-    """A GPU on which some contestants are cudeform, forced."""
+    """A GPU with two forced contestants."""
     ours = fake_gpu().contestants["cudeform"]
 
     def only(direction: str, of: Any) -> Any:
@@ -30,18 +30,18 @@ def forced_gpu(wrong: bool = False) -> Gpu:
     return fake_gpu(contestants=fake_gpu().contestants | forced)
 
 
-def test_what_was_forced_has_a_table_of_its_own() -> None:
+def test_forced_contestants_have_their_own_table() -> None:
     report = report_of(forced_gpu(), directions=["forward", "backward"])
-    text = table(report)
-    assert "fp16, forward, forced: cold ms\nconfig  chosen  path fused\nsmall   3.0000" in text
-    assert "fp16, backward, forced: cold ms\nconfig  chosen  scatter gather\nsmall" in text
-    before = text.index("forced: cold ms")
-    assert "path fused" not in text[:before]
+    said = text(report)
+    assert "fp16, forward, forced: cold ms\nconfig  chosen  path fused\nsmall   3.0000" in said
+    assert "fp16, backward, forced: cold ms\nconfig  chosen  scatter gather\nsmall" in said
+    before = said.index("forced: cold ms")
+    assert "path fused" not in said[:before]
     for measured in report.measurements:
         assert len(measured.errors) == 2  # it must be right, too
 
 
-def test_what_is_forced_must_be_right() -> None:
+def test_forced_contestants_must_be_right() -> None:
     report = report_of(forced_gpu(wrong=True))
     [failure] = report.failures
     assert "path fused is wrong at small forward fp16" in failure
@@ -51,12 +51,12 @@ def test_what_is_forced_must_be_right() -> None:
 
 @pytest.mark.parametrize("capability", [75, 80, 90])
 def test_what_can_be_forced(capability: int) -> None:
-    processor = bench_gpu_forced.Processor(capability, 132)
+    processor = forced.Processor(capability, 132)
     three = ("forward", "backward", "both")
     for config in GPU:
-        g = bench_gpu_forced.geometry(config)
+        g = forced.geometry(config)
         able = {
-            name: bench_gpu_forced.path_directions(name, g, "float16", processor)
+            name: forced.path_directions(name, g, "float16", processor)
             for name in overrides.ALGORITHMS
         }
         assert able["im2col"] == three
@@ -65,10 +65,9 @@ def test_what_can_be_forced(capability: int) -> None:
         assert able["fused"] == (("forward",) if fused else ())
         can = {"scalar": True, "vector": capability >= 90, "gather": True}
         assert can == {
-            name: bench_gpu_forced.can_scatter(name, g, "float16", processor)
-            for name in overrides.SCATTERS
+            name: forced.can_scatter(name, g, "float16", processor) for name in overrides.SCATTERS
         }
-        assert not bench_gpu_forced.can_scatter("vector", g, "float64", processor)
+        assert not forced.can_scatter("vector", g, "float64", processor)
 
 
 def test_forced_calls_are_forced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,10 +79,8 @@ def test_forced_calls_are_forced(monkeypatch: pytest.MonkeyPatch) -> None:
             lambda: seen.append(overrides.forced()),
         )
 
-    monkeypatch.setattr(bench_gpu_forced, "cudeform_calls", calls)
-    made = bench_gpu_forced.contestants(
-        bench_gpu_forced.Processor(90, 132), ["im2col", "direct"], ["gather"]
-    )
+    monkeypatch.setattr(forced, "cudeform_calls", calls)
+    made = forced.contestants(forced.Processor(90, 132), ["im2col", "direct"], ["gather"])
     tensors: Any = SimpleNamespace(config=SMALL)
     for of in made.values():
         for call in of(tensors, MODES["fp16"]).values():

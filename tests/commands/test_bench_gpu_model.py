@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from cudeform_bench.configs import GPU, named
+from cudeform_bench.gpu.model import MODES, floors_us, shares
 from support.fake_gpu import SMALL, fake_gpu, report_of
-
-from cudeform.commands.bench_configs import GPU, named
-from cudeform.commands.bench_gpu_model import MODES, floors_us, shares
 
 
 @pytest.mark.parametrize(

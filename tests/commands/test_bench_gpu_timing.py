@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from cudeform_bench.gpu import timing
+from cudeform_bench.gpu.timing import measure_in_turns, workspace
 from support.fake_gpu import FakeClock
-
-from cudeform.commands import bench_gpu_timing
-from cudeform.commands.bench_gpu_timing import measure_in_turns, workspace
 
 
 def test_contestants_take_turns_warm_then_cold() -> None:
     clock, order = FakeClock(), []
     calls = {name: lambda name=name: order.append(name) for name in "ab"}
     samples = measure_in_turns(clock, calls, seconds=0.0)
-    repeats = host = bench_gpu_timing.LEAST_REPEATS
+    repeats = host = timing.LEAST_REPEATS
     # Once before all, and to see how long the host takes; each repeat fills the cache, then times
     # warm and cold.
     assert "".join(order) == "ab" + "aaabbb" + repeats * "aaabbb" + host * "ab"
@@ -33,7 +32,7 @@ def test_the_gpu_is_busy_for_longer_than_the_host(
 ) -> None:
     """Else the time between two events would be the host's."""
     clock, now = FakeClock(), [0.0]
-    monkeypatch.setattr(bench_gpu_timing.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
 
     def call() -> None:
         now[0] += takes
@@ -44,11 +43,11 @@ def test_the_gpu_is_busy_for_longer_than_the_host(
 
 def test_repeats_end_with_the_time_or_at_the_most(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks: Iterator[float] = iter(range(10**6))
-    monkeypatch.setattr(bench_gpu_timing.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: float(next(ticks)))
     samples = measure_in_turns(FakeClock(), {"a": lambda: None}, seconds=20.0)
     assert 15 <= len(samples["a"].warm_ms) <= 25
     samples = measure_in_turns(FakeClock(), {"a": lambda: None}, seconds=1e9)
-    assert len(samples["a"].warm_ms) == bench_gpu_timing.MOST_REPEATS
+    assert len(samples["a"].warm_ms) == timing.MOST_REPEATS
 
 
 def test_workspace_is_what_is_held_beside_results() -> None:

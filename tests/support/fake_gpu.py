@@ -1,4 +1,4 @@
-"""A GPU for the benchmark's tests: its clock ticks when asked, its work is done on the CPU."""
+"""A stand-in for a GPU in tests of the benchmark: a made-up clock, computations on the CPU."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-
-from cudeform.commands import bench_gpu
-from cudeform.commands.bench_configs import QUICK, Config, Problem
-from cudeform.commands.bench_gpu import Gpu, Wanted
-from cudeform.commands.bench_gpu_report import GpuReport
-from cudeform.commands.bench_peers import cudeform_calls
-from cudeform.commands.bench_timing import largest_error
+from cudeform_bench.configs import QUICK, Config, Problem
+from cudeform_bench.cpu.contestants import cudeform_calls
+from cudeform_bench.cpu.timing import largest_error
+from cudeform_bench.gpu import run
+from cudeform_bench.gpu.report import GpuReport
+from cudeform_bench.gpu.run import Gpu, Wanted
 
 SMALL = QUICK[0]
 
 
 class FakeClock:
-    """Each mark is 1 ms after the one before, 3 ms if the cache was flushed since."""
+    """Each event is 1 ms after the last one, 3 ms if the cache was flushed since."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -89,5 +88,5 @@ def report_of(
     modes: Sequence[str] = ("fp16",),
     **rest: Any,
 ) -> GpuReport:
-    """A report with as few repeats as can be."""
-    return bench_gpu.measure_all(gpu, Wanted(configs, directions, modes, 0.0, **rest))
+    """A report with the fewest repeats."""
+    return run.measure_all(gpu, Wanted(configs, directions, modes, 0.0, **rest))

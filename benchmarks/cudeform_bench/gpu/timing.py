@@ -1,4 +1,4 @@
-"""How ``bench --device gpu`` measures: by the GPU's clock, in turns, cache cold and warm."""
+"""How contestants are timed on a GPU: by its clock, in turns, with a warm and a cold cache."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from typing import Any, Protocol
 LEAST_REPEATS, MOST_REPEATS = 5, 200
 HOST_REPEATS = 30
 
-# The GPU is kept busy this many times as long as the host takes to queue a call, within bounds: the
-# first is for what the host takes beside, the last for calls that the host itself bounds.
+# A spinning kernel keeps the GPU busy while the host queues a call, for BUSY times the host's time.
+# LEAST_BUSY covers the host's work around a call; MOST_BUSY bounds the cost of slow hosts.
 BUSY, LEAST_BUSY, MOST_BUSY = 2.0, 3e-4, 0.05
 
 Call = Callable[[], Any]
 
 
 class Clock(Protocol):
-    """What measuring asks of a GPU; everything is queued on one stream."""
+    """The operations that timing needs of a GPU; all are queued on one stream."""
 
     def flush(self) -> None:
-        """Queue work that pushes everything out of the second level of the cache."""
+        """Queue work that evicts everything from the L2 cache."""
 
     def occupy(self, seconds: float) -> None:
-        """Queue work that lasts about so long, and uses no memory."""
+        """Queue work that lasts about ``seconds`` and accesses no memory."""
 
     def record(self) -> Any:
-        """Queue a mark."""
+        """Queue an event."""
 
     def elapsed_ms(self, first: Any, second: Any) -> float:
-        """Time between two marks, after ``wait``."""
+        """Time between two events, after ``wait``."""
 
     def wait(self) -> None:
-        """Wait until all that is queued is done."""
+        """Wait until all queued work is done."""
 
     def reset_peak(self) -> int:
-        """Forget the peak of the memory in use; how much is in use now."""
+        """Reset the peak of the memory in use; return the bytes in use."""
 
     def peak(self) -> int:
-        """Most memory in use since."""
+        """Peak of the bytes in use since the reset."""
 
 
 @dataclass
@@ -48,9 +48,9 @@ class Samples:
     """Times of one contestant.
 
     Attributes:
-        warm_ms: with operands in the cache, as far as they fit, on the GPU's clock.
-        cold_ms: after the cache was flushed.
-        host_us: until the call returned, on the host's clock.
+        warm_ms: GPU time with operands in the L2 cache, where they fit.
+        cold_ms: GPU time after the cache was flushed.
+        host_us: host time until the call returned.
     """
 
     warm_ms: list[float] = field(default_factory=list)
@@ -59,15 +59,15 @@ class Samples:
 
     @property
     def medians(self) -> tuple[float, float, float]:
-        """Of each."""
+        """Medians of the three."""
         return median(self.warm_ms), median(self.cold_ms), median(self.host_us)
 
 
 def measure_in_turns(clock: Clock, calls: dict[str, Call], seconds: float) -> dict[str, Samples]:
-    """Time all calls in turn, then the next repeat; the first round does not count.
+    """Time all calls in turn, repeatedly, after an untimed first round.
 
-    There are as many repeats as fit into ``seconds``, and as much time again for the host's clock.
-    The GPU is kept busy while a call is queued, so that its marks do not wait for the host.
+    ``seconds`` limits the repeats on the GPU's clock, and again those on the host's. The GPU is
+    kept busy while a call is queued, so that the time between its events has no host time in it.
     """
     for call in calls.values():
         call()
@@ -76,7 +76,7 @@ def measure_in_turns(clock: Clock, calls: dict[str, Call], seconds: float) -> di
     samples = {name: Samples() for name in calls}
     for _ in _repeats(MOST_REPEATS, seconds):
         for name, call in calls.items():
-            call()  # its operands are in the cache now, as far as they fit
+            call()  # loads its operands into the cache
             samples[name].warm_ms.append(_on_the_gpu(clock, call, busy[name]))
             clock.flush()
             samples[name].cold_ms.append(_on_the_gpu(clock, call, busy[name]))
@@ -87,7 +87,7 @@ def measure_in_turns(clock: Clock, calls: dict[str, Call], seconds: float) -> di
 
 
 def _repeats(most: int, seconds: float) -> Iterator[int]:
-    """Numbers of repeats, until the time is up but a few at the least."""
+    """Count repeats until ``seconds`` have passed, at least LEAST_REPEATS and at most ``most``."""
     started = time.perf_counter()
     for repeat in range(most):
         if repeat >= LEAST_REPEATS and time.perf_counter() - started > seconds:
@@ -96,7 +96,7 @@ def _repeats(most: int, seconds: float) -> Iterator[int]:
 
 
 def workspace(clock: Clock, call: Call, nbytes: Callable[[Any], int]) -> int:
-    """Bytes held at a time during a call, less those of its results."""
+    """Peak of the memory of a call, without its results, in bytes."""
     clock.wait()
     before = clock.reset_peak()
     results = call()
@@ -105,7 +105,7 @@ def workspace(clock: Clock, call: Call, nbytes: Callable[[Any], int]) -> int:
 
 
 def _busy(clock: Clock, call: Call) -> float:
-    """Seconds for which the GPU shall be busy while a call is queued."""
+    """Seconds for which the GPU is kept busy while a call is queued."""
     slowest = max(_on_the_host(clock, call) for _ in range(3))
     return min(max(BUSY * slowest, LEAST_BUSY), MOST_BUSY)
 
@@ -116,7 +116,7 @@ def _on_the_gpu(clock: Clock, call: Call, busy: float) -> float:
     results = call()
     second = clock.record()
     clock.wait()
-    del results  # only now: giving memory back is not part of the call
+    del results  # freeing the results is not part of the call
     return clock.elapsed_ms(first, second)
 
 

@@ -1,4 +1,4 @@
-"""``bench --device gpu``: check, then time, every contestant on a GPU. The calls are in others."""
+"""A run on a GPU: every contestant in every configuration, mode and direction."""
 
 from __future__ import annotations
 
@@ -13,53 +13,53 @@ from importlib.util import find_spec
 from typing import Any
 
 import cudeform
-from cudeform.commands import bench_gpu_forced as forced
-from cudeform.commands import bench_gpu_peers as peers
-from cudeform.commands import info
-from cudeform.commands.bench_configs import Config, Problem
-from cudeform.commands.bench_gpu_model import MODES, Mode, rates_of, shares
-from cudeform.commands.bench_gpu_report import GpuMeasurement, GpuReport
-from cudeform.commands.bench_gpu_timing import Clock, measure_in_turns, workspace
+from cudeform.commands import CommandError, info
 from cudeform.gpu.overrides import ALGORITHMS, SCATTERS
+from cudeform_bench.configs import Config, Problem
+from cudeform_bench.gpu import contestants, forced
+from cudeform_bench.gpu.contestants import Calls, Results
+from cudeform_bench.gpu.model import MODES, Mode, rates_of, shares
+from cudeform_bench.gpu.report import GpuMeasurement, GpuReport
+from cudeform_bench.gpu.timing import Clock, measure_in_turns, workspace
 
-# Fourteen configurations, four modes and three directions are meant to fit into ten minutes, with
-# what it takes to start and to end.
+# Fourteen configurations, four modes and three directions fit into ten minutes, with some time to
+# start and to write the report.
 SECONDS = 0.5
 DEADLINE = 540.0
 
 NEEDS = {"cudeform": ("torch", "cupy"), "torchvision": ("torch", "torchvision")}
 
 
-class NoGpu(Exception):
-    """There is nothing to measure on."""
+class NoGpu(CommandError):
+    """There is no GPU that torch and cudeform can use."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """What a run needs of the machine; tests give another.
+    """What a run asks of the machine; tests replace it.
 
     Attributes:
         name: of the GPU.
-        clock: measures.
-        tensors: puts a problem onto it, in a dtype.
-        set_tf32: for everyone.
-        contestants: calls by direction, of tensors in a mode.
-        absent: contestants that cannot take part, and why.
-        exact: results in float64 by direction.
-        error: largest error of results against exact ones.
-        nbytes: of results.
-        free: gives memory back before the next configuration.
+        clock: takes times.
+        tensors: copies a problem to the GPU, in a dtype.
+        set_tf32: allows or forbids TF32 for all contestants.
+        contestants: make calls by direction, from tensors and a mode.
+        absent: contestants that cannot be measured, and why.
+        exact: makes calls with float64 results, by direction.
+        error: largest difference of results from exact ones.
+        nbytes: size of results.
+        free: releases cached memory before the next configuration.
     """
 
     name: str
     clock: Clock
     tensors: Callable[[Problem, str], Any]
     set_tf32: Callable[[bool], None]
-    contestants: dict[str, Callable[[Any, Mode], peers.Calls]]
+    contestants: dict[str, Callable[[Any, Mode], Calls]]
     absent: dict[str, str]
-    exact: Callable[[Any], peers.Calls]
-    error: Callable[[peers.Results, peers.Results], float]
-    nbytes: Callable[[peers.Results], int]
+    exact: Callable[[Any], Calls]
+    error: Callable[[Results, Results], float]
+    nbytes: Callable[[Results], int]
     free: Callable[[], None]
 
 
@@ -67,36 +67,36 @@ def torch_gpu(paths: Sequence[str] = ALGORITHMS, scatters: Sequence[str] = SCATT
     """The first GPU, through torch.
 
     Args:
-        paths: on each of which cudeform takes part once more, forced.
-        scatters: likewise, in the backward.
+        paths: forced paths of cudeform to measure in addition.
+        scatters: forced ways to sum grad_input to measure in addition.
 
     Raises:
-        NoGpu: torch or a GPU is missing.
+        NoGpu: torch, CuPy or a GPU is missing.
     """
     if find_spec("torch") is None:
-        raise NoGpu("torch is not installed, and bench on a GPU works on its tensors")
+        raise NoGpu("bench: torch is not installed; --device gpu measures on its tensors")
     import torch
 
     if not torch.cuda.is_available():
-        raise NoGpu(f"torch {torch.__version__} finds no GPU; nvidia-smi shows what there is")
+        raise NoGpu(f"bench: torch {torch.__version__} finds no GPU; nvidia-smi lists the GPUs")
     lacking = {
         name: [library for library in libraries if find_spec(library) is None]
         for name, libraries in NEEDS.items()
     }
     absent = {name: f"{' and '.join(of)} not installed" for name, of in lacking.items() if of}
     if "cudeform" in absent:
-        raise NoGpu(absent["cudeform"])
+        raise NoGpu(f"bench: {absent['cudeform']}; --device gpu needs it")
     return Gpu(
         name=torch.cuda.get_device_name(),
-        clock=peers.TorchClock(),
-        tensors=lambda problem, dtype: peers.Tensors.of(problem, dtype, "cuda"),
-        set_tf32=peers.set_tf32,
-        contestants={n: c for n, c in peers.CONTESTANTS.items() if n not in absent}
+        clock=contestants.TorchClock(),
+        tensors=lambda problem, dtype: contestants.Tensors.of(problem, dtype, "cuda"),
+        set_tf32=contestants.set_tf32,
+        contestants={n: c for n, c in contestants.CONTESTANTS.items() if n not in absent}
         | forced.contestants(_processor(torch), paths, scatters),
         absent=absent,
         exact=lambda tensors: exact_calls(tensors, absent),
-        error=peers.largest_error,
-        nbytes=peers.nbytes,
+        error=contestants.largest_error,
+        nbytes=contestants.nbytes,
         free=torch.cuda.empty_cache,
     )
 
@@ -107,22 +107,22 @@ def _processor(torch: Any) -> forced.Processor:
     return forced.Processor(10 * major + minor, count)
 
 
-def exact_calls(tensors: Any, absent: dict[str, str]) -> peers.Calls:
-    """In float64, of the operands as they were rounded: by torchvision, which shares no code."""
+def exact_calls(tensors: Any, absent: dict[str, str]) -> Calls:
+    """Calls in float64 on the rounded operands, by torchvision, which shares no code with us."""
     name = "cudeform" if "torchvision" in absent else "torchvision"
-    return peers.CONTESTANTS[name](tensors.to("float64"), MODES["fp32"])
+    return contestants.CONTESTANTS[name](tensors.to("float64"), MODES["fp32"])
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a run shall measure.
+    """What a run measures.
 
     Attributes:
         configs: what to compute.
         directions: of "forward", "backward" and "both".
         modes: names in ``MODES``.
         seconds: time for each configuration, direction and mode.
-        deadline: seconds from the start after which none of these is begun.
+        deadline: seconds from the start after which no further measurement is started.
     """
 
     configs: Sequence[Config]
@@ -137,13 +137,13 @@ def measure_all(
 ) -> GpuReport:
     """Check and time configurations.
 
-    What is wrong or breaks is named in the report and not timed; all else is measured still: time
-    on a GPU is dear, and the first run on a new one shall tell as much as it can.
+    A wrong result or an error is named in the report and not timed; the run goes on, so that one
+    fault does not cost the other measurements.
 
     Args:
-        gpu: where.
-        wanted: what.
-        keep: is given the report again and again as it grows, since the run may be killed.
+        gpu: the GPU.
+        wanted: what to measure.
+        keep: called with the report so far after each configuration, as the run may be killed.
     """
     run = _Run(gpu, wanted)
     for config in wanted.configs:
@@ -156,21 +156,20 @@ def measure_all(
 
 
 class _Run:
-    """What was measured so far."""
+    """The measurements so far."""
 
     def __init__(self, gpu: Gpu, wanted: Wanted) -> None:
-        """Start the clock."""
         self._gpu, self._wanted = gpu, wanted
         self._started = time.perf_counter()
-        # Asked once: it looks at every package that is installed.
+        # Once for all reports: it reads the metadata of every installed package.
         self._versions = {"cudeform": cudeform.__version__} | info.versions()
         self._measurements: list[GpuMeasurement] = []
         self._failures: list[str] = []
         self._skipped: list[str] = []
 
     def measure(self, config: Config, mode: Mode, problem: Callable[[], Problem]) -> None:
-        """Measure a configuration in a mode, in all directions for which there is time."""
-        ready: tuple[dict[str, peers.Calls], peers.Calls] | None = None
+        """Measure a configuration in a mode, in all directions until the deadline."""
+        ready: tuple[dict[str, Calls], Calls] | None = None
         for direction in self._wanted.directions:
             where = f"{config.name} {direction} {mode.name}"
             if time.perf_counter() - self._started > self._wanted.deadline:
@@ -180,11 +179,13 @@ class _Run:
             try:
                 ready = ready or self._ready(problem(), mode)
                 self._measure(config, mode, direction, *ready)
-            except Exception as error:  # an error on a GPU may take everything with it
+            except (
+                Exception
+            ) as error:  # CUDA errors have many types, and some break all later calls
                 self._fail(f"{where} broke: {_in_a_line(error)}")
 
-    def _ready(self, problem: Problem, mode: Mode) -> tuple[dict[str, peers.Calls], peers.Calls]:
-        """Calls by contestant, and exact ones."""
+    def _ready(self, problem: Problem, mode: Mode) -> tuple[dict[str, Calls], Calls]:
+        """Calls by contestant, and calls with exact results."""
         self._gpu.set_tf32(mode.tf32)
         tensors = self._gpu.tensors(problem, mode.dtype)
         calls = {name: of(tensors, mode) for name, of in self._gpu.contestants.items()}
@@ -195,15 +196,15 @@ class _Run:
         config: Config,
         mode: Mode,
         direction: str,
-        calls: dict[str, peers.Calls],
-        exact: peers.Calls,
+        calls: dict[str, Calls],
+        exact: Calls,
     ) -> None:
         able = {name: of[direction] for name, of in calls.items() if direction in of}
         where = f"{config.name} {direction} {mode.name}"
         checked = check(self._gpu, where, mode, able, exact[direction]())
         for failure in checked.failures:
             self._fail(failure)
-        if "cudeform" in checked.calls:  # all else is told in relation to it
+        if "cudeform" in checked.calls:  # ratios and shares need its time
             seconds = self._wanted.seconds
             measured = _measured(self._gpu, config, mode, direction, checked, seconds)
             self._measurements.append(measured)
@@ -213,7 +214,7 @@ class _Run:
         self._failures.append(why)
 
     def report(self) -> GpuReport:
-        """All of it."""
+        """The report of all measurements so far."""
         return GpuReport(
             command=shlex.join(["python", "-m", "cudeform", *sys.argv[1:]]),
             date=datetime.now(UTC).isoformat(" ", "seconds"),
@@ -230,15 +231,15 @@ class _Run:
 
 @dataclass
 class Checked:
-    """What may be timed.
+    """The calls of a configuration that may be timed.
 
     Attributes:
-        calls: those that ran and are right, by contestant.
-        errors: largest difference to float64, of all that compute the same.
-        failures: what is wrong or broke, in words.
+        calls: those that ran with right results, by contestant.
+        errors: largest difference from float64, of contestants that compute the same.
+        failures: wrong results and errors, in words.
     """
 
-    calls: dict[str, Callable[[], peers.Results]]
+    calls: dict[str, Callable[[], Results]]
     errors: dict[str, float]
     failures: list[str]
 
@@ -247,29 +248,31 @@ def check(
     gpu: Gpu,
     where: str,
     mode: Mode,
-    calls: dict[str, Callable[[], peers.Results]],
-    exact: peers.Results,
+    calls: dict[str, Callable[[], Results]],
+    exact: Results,
 ) -> Checked:
-    """Call everyone once. A peer's error is reported and it is timed; ours must be right.
+    """Call every contestant once and compare its results with the exact ones.
 
-    torchvision works out coordinates in float16 where that is the dtype, which no tolerance that
-    means anything would let pass.
+    cudeform's results must be right to be timed. A peer is timed all the same and its difference is
+    reported: torchvision computes coordinates in float16 if that is the dtype, and no useful
+    tolerance allows that.
     """
     checked = Checked({}, {}, [])
     for name, call in calls.items():
         forced_one = forced.is_forced(name)
         try:
             results = call()
-            if name in peers.SAME or forced_one:
+            if name in contestants.SAME or forced_one:
                 checked.errors[name] = gpu.error(results, exact)
-            gpu.clock.wait()  # what breaks on the GPU is told to whoever waits for it
-        except Exception as error:
-            checked.failures.append(f"{name} broke at {where}: {_in_a_line(error)}")
+            gpu.clock.wait()  # errors of a kernel are raised by the next synchronisation
+        except Exception as broken:
+            checked.failures.append(f"{name} broke at {where}: {_in_a_line(broken)}")
             continue
-        off = checked.errors.get(name, 0.0)
-        if (name in peers.OURS or forced_one) and not off <= mode.tolerance:  # true of NaN, too
+        error = checked.errors.get(name, 0.0)
+        ours = name in contestants.OURS or forced_one
+        if ours and not error <= mode.tolerance:  # true of NaN, too
             checked.failures.append(
-                f"{name} is wrong at {where}: it differs from the float64 result by {off:.2g} of "
+                f"{name} is wrong at {where}: it differs from the float64 result by {error:.2g} of "
                 f"its largest element, {mode.tolerance:g} is allowed; not timed"
             )
             continue
@@ -278,7 +281,7 @@ def check(
 
 
 def _in_a_line(error: Exception) -> str:
-    """An error as part of a sentence."""
+    """The type and text of an error, in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
@@ -308,7 +311,7 @@ def _measured(
         workspace_mib={
             name: workspace(gpu.clock, call, gpu.nbytes) / 2**20
             for name, call in calls.items()
-            if name not in peers.ELSEWHERE
+            if name not in contestants.ELSEWHERE
         },
         shares=shares(config, mode, direction, 1e3 * cold["cudeform"], rates_of(gpu.name)),
     )

@@ -1,6 +1,6 @@
-"""The convolutions that ``bench`` knows by name, and the arrays of one.
+"""The convolutions that the benchmark knows by name, and their arrays.
 
-Where the offsets point is part of a configuration: it decides which memory is read.
+The distribution of the offsets is part of a configuration: it decides which memory is read.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ class Config:
     """A convolution to time. It has a mask and a bias; its padding keeps the size at stride 1.
 
     Attributes:
-        name: by which it is asked for.
+        name: for ``--config``.
         batch, channels, height, width: of the input.
         out_channels: of the output.
         kernel: height and width of the kernel, odd.
         stride: vertical and horizontal.
         groups: of the weight.
-        offset_groups: groups of channels with offsets of their own.
-        offsets: where the taps point, a name in ``OFFSETS``.
+        offset_groups: groups of channels, each with its own offsets.
+        offsets: their distribution, a name in ``OFFSETS``.
     """
 
     name: str
@@ -61,25 +61,25 @@ class Config:
 
     @property
     def taps(self) -> int:
-        """Positions of the kernel."""
+        """Taps of the kernel."""
         return self.kernel**2
 
     @property
     def gemm_flop(self) -> int:
-        """Additions and multiplications of the forward's matrix product, sampling not counted."""
+        """Additions and multiplications of the forward's matrix product, without sampling."""
         positions = self.batch * self.out_height * self.out_width
         return 2 * positions * self.out_channels * self.taps * self.channels // self.groups
 
     @property
     def shape(self) -> str:
-        """Sizes in short: ``2x128x200x336->128 3x3``, then stride s, groups g, offset groups og."""
+        """Sizes: ``2x128x200x336->128 3x3``, then stride s, groups g, offset groups og if not 1."""
         sizes = f"{self.batch}x{self.channels}x{self.height}x{self.width}->{self.out_channels}"
         extras = {"s": self.stride, "g": self.groups, "og": self.offset_groups}
-        said = [f"{letter}{number}" for letter, number in extras.items() if number > 1]
-        return " ".join([sizes, f"{self.kernel}x{self.kernel}", *said])
+        shown = [f"{letter}{number}" for letter, number in extras.items() if number > 1]
+        return " ".join([sizes, f"{self.kernel}x{self.kernel}", *shown])
 
 
-# What a CPU is measured on: the four stages of a ResNet-50 and the alignment of EDVR-M.
+# The CPU's set: the four stages of a ResNet-50 and the alignment module of EDVR-M.
 CPU = (
     Config("r50-c2", 1, 64, 56, 56, 64),
     Config("r50-c3", 1, 128, 100, 168, 128),
@@ -88,7 +88,7 @@ CPU = (
     Config("edvr", 1, 64, 180, 320, 64, offset_groups=8),
 )
 
-# What a GPU is measured on; A5 and B1 are r50-c4 and edvr.
+# The GPU's set; A5 and B1 have the shapes of r50-c4 and edvr.
 GPU = (
     Config("A1", 2, 128, 100, 168, 128),
     Config("A2", 2, 128, 200, 336, 128, stride=2),
@@ -106,7 +106,7 @@ GPU = (
     Config("C4", 16, 512, 25, 42, 512, groups=512),
 )
 
-# A look at everything in seconds: too small to say how fast anything is.
+# For trying the benchmark itself: too small for a statement about speed.
 QUICK = (
     Config("small", 1, 32, 28, 28, 32),
     Config("small-groups", 2, 32, 14, 14, 64, stride=2, groups=2, offset_groups=4),
@@ -116,10 +116,10 @@ SETS = {"cpu": CPU, "gpu": GPU, "quick": QUICK, "all": CPU + GPU}
 
 
 def named(name: str) -> tuple[Config, ...]:
-    """The configuration, or the set of configurations, of that name.
+    """The configuration, or the set of configurations, with this name.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no configuration or set has it.
     """
     one = {config.name: (config,) for configs in SETS.values() for config in configs}
     known = SETS | one
@@ -142,7 +142,7 @@ class Problem:
 
     @classmethod
     def of(cls, config: Config) -> Problem:
-        """The arrays of a configuration in float32, the same ones every time."""
+        """The arrays of a configuration in float32, from a fixed seed."""
         rng = np.random.default_rng(SEED)
         batch, out_channels, kernel = config.batch, config.out_channels, config.kernel
         group_channels = config.channels // config.groups
@@ -171,17 +171,17 @@ class Problem:
 def _offset(rng: np.random.Generator, config: Config) -> Array:
     """Offsets of a configuration, (N, 2*offset_groups*KH*KW, OH, OW), in float32.
 
-    All but 0 are odd multiples of 1/512. Such a number plus a coordinate is exact in float32, so
-    whoever computes in float32 samples where the float64 reference does; and it is never whole,
-    where the derivative jumps and a rounding error would decide which side counts.
+    All but 0 are odd multiples of 1/512. Such a number plus an integer is exact in float32, so a
+    contestant in float32 samples at the coordinates of the float64 reference. It is never an
+    integer: there the derivative is discontinuous, and rounding would decide which side is taken.
     """
     pixels = OFFSETS[config.offsets](rng, config)
-    snapped = np.where(pixels == 0, 0, (np.floor(pixels * 256) + 0.5) / 256)
-    return snapped.astype(np.float32).reshape(config.batch, -1, *pixels.shape[-2:])
+    rounded = np.where(pixels == 0, 0, (np.floor(pixels * 256) + 0.5) / 256)
+    return rounded.astype(np.float32).reshape(config.batch, -1, *pixels.shape[-2:])
 
 
 def _shape(config: Config) -> tuple[int, ...]:
-    """(N, offset_groups, taps, 2, OH, OW); of the pair, dy comes first."""
+    """(N, offset_groups, taps, 2, OH, OW); dy is the first of each pair."""
     groups, taps = config.offset_groups, config.taps
     return (config.batch, groups, taps, 2, config.out_height, config.out_width)
 
@@ -209,7 +209,7 @@ def _uniform(rng: np.random.Generator, config: Config) -> Array:
 
 
 def _flow(rng: np.random.Generator, config: Config) -> Array:
-    """A wave across the image, as high as 10 pixels, and a residual of each tap."""
+    """A wave across the image with an amplitude of 10 pixels, plus normal-1 noise for each tap."""
     vertical, horizontal, phase = rng.random((3, config.batch, config.offset_groups, 1, 2, 1, 1))
     y = np.linspace(0, 1, config.out_height)[:, None]
     x = np.linspace(0, 1, config.out_width)
@@ -218,13 +218,13 @@ def _flow(rng: np.random.Generator, config: Config) -> Array:
     return pixels
 
 
-# Where taps point, in pixels from where they would be in an ordinary convolution.
+# Distributions of the offsets, in pixels.
 OFFSETS: dict[str, Callable[[np.random.Generator, Config], Array]] = {
     "zero": _zero,  # an ordinary convolution
-    "normal-1": _normal(1),  # normally distributed, with this standard deviation
+    "normal-1": _normal(1),  # normal distribution with this standard deviation
     "normal-2": _normal(2),
     "normal-8": _normal(8),
-    "uniform": _uniform,  # anywhere in the image
-    "flow": _flow,  # along a smooth motion, as in video alignment
-    "outside": _outside,  # all out of the image
+    "uniform": _uniform,  # samples are uniformly distributed over the image
+    "flow": _flow,  # smooth, as in video alignment
+    "outside": _outside,  # all samples are outside the image
 }

@@ -1,4 +1,7 @@
-"""cudeform forced onto one path, or to one scatter: what the engine's own choices are judged by."""
+"""cudeform with an algorithm or a scatter forced, to judge the choices of the engine.
+
+Their names begin with "path" or "scatter"; a scatter is the way in which grad_input is summed.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +9,35 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cudeform.commands.bench_configs import Config
-from cudeform.commands.bench_gpu_model import Mode
-from cudeform.commands.bench_gpu_peers import Calls, Tensors, cudeform_calls
 from cudeform.geometry import Geometry, geometry_of
 from cudeform.gpu import call as columns
 from cudeform.gpu import overrides
 from cudeform.gpu.algorithms import direct, forward_algorithm
+from cudeform_bench.configs import Config
+from cudeform_bench.gpu.contestants import Calls, Tensors, cudeform_calls
+from cudeform_bench.gpu.model import Mode
 
-# Names of these contestants begin so.
+# Prefixes of the names of these contestants.
 PATH, SCATTER = "path ", "scatter "
 
 
 @dataclass(frozen=True)
 class Processor:
-    """What the engine's choices depend on of a GPU."""
+    """Properties of a GPU on which the engine's choices depend."""
 
     compute_capability: int
     multiprocessors: int
 
 
 def is_forced(name: str) -> bool:
-    """Whether a contestant is cudeform, forced."""
+    """Whether a contestant is cudeform with a forced path or scatter."""
     return name.startswith((PATH, SCATTER))
 
 
 def contestants(
     processor: Processor, path_names: Sequence[str], scatter_names: Sequence[str]
 ) -> dict[str, Callable[[Tensors, Mode], Calls]]:
-    """Calls for each path and each scatter, by name; without those that a convolution lacks."""
+    """A contestant for each path and each scatter; it has no calls where a convolution lacks it."""
 
     def of_path(name: str) -> Callable[[Tensors, Mode], Calls]:
         def calls(tensors: Tensors, mode: Mode) -> Calls:
@@ -73,7 +76,7 @@ def geometry(config: Config) -> Geometry:
 
 
 def path_directions(name: str, g: Geometry, dtype: str, processor: Processor) -> tuple[str, ...]:
-    """Directions in which a convolution can go a way; the fused one is one of the forward alone."""
+    """Directions in which a convolution can take a path; "fused" has a forward only."""
     with overrides.force(algorithm=name):
         taken: Any = forward_algorithm(g, dtype, processor)  # type: ignore[arg-type]
     if taken != name:
@@ -82,10 +85,10 @@ def path_directions(name: str, g: Geometry, dtype: str, processor: Processor) ->
 
 
 def can_scatter(name: str, g: Geometry, dtype: str, processor: Processor) -> bool:
-    """Whether a convolution can sum the gradient of its input so."""
-    way = direct if direct.supports(g) else columns
-    adds = columns.atomic_width(dtype, way.vector_of(g, dtype), processor.compute_capability)
-    return name != "vector" or adds > 1
+    """Whether a convolution can sum grad_input in this way."""
+    algorithm = direct if direct.supports(g) else columns
+    vector = algorithm.vector_of(g, dtype)
+    return name != "vector" or columns.atomic_width(dtype, vector, processor.compute_capability) > 1
 
 
 def _forced(

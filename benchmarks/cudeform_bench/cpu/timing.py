@@ -1,34 +1,40 @@
-"""How ``bench`` measures: what is right is timed in turns, and the memory it takes is counted."""
+"""How contestants are measured on a CPU: results are checked, times are taken in turns."""
 
 from __future__ import annotations
 
 import time
 import tracemalloc
+from collections.abc import Mapping
 from statistics import median
 
 import numpy as np
 
-from cudeform.commands.bench_configs import Config
-from cudeform.commands.bench_peers import Call, Results
-from cudeform.commands.bench_table import OURS, Measurement
+from cudeform_bench.configs import Config
+from cudeform_bench.cpu.contestants import Call, Results
+from cudeform_bench.table import OURS, Measurement
 
-# Largest difference to the float64 result, in units of its largest element. Rounding gives 1e-6; an
-# index that is off by one gives about 1.
+# Largest difference from the float64 result, in units of its largest element. Rounding gives 1e-6;
+# an index that is wrong by one gives about 1.
 TOLERANCE = 1e-4
 
 LEAST_REPEATS, MOST_REPEATS = 3, 50
 
-# A call shorter than this is made once before it is timed, so that threads are awake and memory is
-# mapped; on a longer one this changes nothing but the time one waits.
+# A call shorter than this is made once before it is timed: threads are then awake and memory is
+# mapped. For longer calls that changes nothing and doubles the time of the run.
 SHORT = 0.2
 
 
 class WrongResult(Exception):
-    """A contestant computes something else than the others."""
+    """A contestant's result differs from the float64 result."""
 
 
 def measure(
-    config: Config, direction: str, calls: dict[str, Call], exact: Results, seconds: float
+    config: Config,
+    direction: str,
+    calls: dict[str, Call],
+    exact: Results,
+    seconds: float,
+    shares: Mapping[str, float],
 ) -> Measurement:
     """Check the results of all ``calls``, by contestant, against ``exact``; then time them.
 
@@ -52,11 +58,12 @@ def measure(
         median_ms={name: 1e3 * median(times) for name, times in samples.items()},
         errors=errors,
         workspace_mib=peak_workspace(calls[OURS]) / 2**20,
+        shares=dict(shares),
     )
 
 
 def largest_error(results: Results, exact: Results) -> float:
-    """Largest difference of any array to the exact one, in units of that one's largest element."""
+    """Largest difference of any array from the exact one, in units of its largest element."""
     errors = [
         np.abs(results[name] - expected).max() / (np.abs(expected).max() or 1.0)
         for name, expected in exact.items()
@@ -65,7 +72,7 @@ def largest_error(results: Results, exact: Results) -> float:
 
 
 def time_in_turns(calls: dict[str, Call], seconds: float) -> dict[str, list[float]]:
-    """Seconds that each call takes, again and again: all of them in turn, then the next repeat."""
+    """Seconds of each call, repeatedly: one repeat times every call once."""
     first = {name: _time(call) for name, call in calls.items()}  # warm-up: not among the samples
     samples: dict[str, list[float]] = {name: [] for name in calls}
     started = time.perf_counter()
@@ -73,7 +80,7 @@ def time_in_turns(calls: dict[str, Call], seconds: float) -> dict[str, list[floa
         if repeat >= LEAST_REPEATS and time.perf_counter() - started > seconds:
             break
         for name, call in calls.items():
-            _wait_for_quiet()
+            _wait_for_idle_threads()
             if first[name] < SHORT:
                 call()
             samples[name].append(_time(call))
@@ -84,15 +91,15 @@ def _time(call: Call) -> float:
     started = time.perf_counter()
     results = call()
     elapsed = time.perf_counter() - started
-    del results  # only now: giving memory back is not part of the call
+    del results  # freeing the results is not part of the call
     return elapsed
 
 
-def _wait_for_quiet() -> None:
-    """Wait until the threads of the last contestant rest; at most half a second.
+def _wait_for_idle_threads() -> None:
+    """Wait until the threads of the last contestant sleep; at most half a second.
 
-    Thread pools spin for a while before they sleep: onnxruntime's for 30 ms, OpenBLAS's for 100 ms.
-    Meanwhile they take a core from whoever comes next.
+    Threads of a pool spin before they sleep: onnxruntime's for 30 ms, OpenBLAS's for 100 ms.
+    Meanwhile they would take a core from the next contestant.
     """
     for _ in range(50):
         busy = time.process_time()
@@ -102,7 +109,7 @@ def _wait_for_quiet() -> None:
 
 
 def peak_workspace(call: Call) -> int:
-    """Bytes that Python and NumPy held at a time during a call, less those of its results."""
+    """Peak of the bytes that Python and NumPy allocated in a call, without those of its results."""
     tracemalloc.start()
     try:
         results = call()

@@ -1,4 +1,4 @@
-"""What ``bench --device gpu`` measured, as JSON and as tables. Nothing is timed here."""
+"""A run on a GPU, as JSON and as text. Nothing is timed here."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cudeform.commands.bench_configs import Config
-from cudeform.commands.bench_gpu_forced import is_forced
-from cudeform.commands.bench_table import HEADINGS, Measurement, aligned, direction_table
+from cudeform_bench.configs import Config
+from cudeform_bench.gpu.forced import is_forced
+from cudeform_bench.table import HEADINGS, Measurement, aligned, direction_table
 
-CACHES = {"warm": "operands in the cache as far as they fit", "cold": "cache flushed"}
+CACHES = {"warm": "operands in the L2 cache, where they fit", "cold": "L2 cache flushed"}
 
 
 @dataclass(frozen=True)
@@ -20,15 +20,15 @@ class GpuMeasurement:
     Attributes:
         config: what was computed.
         direction: "forward", "backward" or "both".
-        mode: name of a mode of ``bench_gpu_model``.
+        mode: a name in ``model.MODES``.
         samples_ms: times on the GPU's clock, by "warm" or "cold" and by contestant.
         median_ms: their medians.
-        host_us: median until a call returned, by contestant.
-        errors: largest difference to float64 of those that compute the same, in units of the
-            largest element.
-        workspace_mib: most memory of torch's allocator held beside arguments and results, by
-            contestant; without those that take theirs elsewhere.
-        shares: part of cudeform's cold time that each floor of the model is.
+        host_us: median of the host's time until a call returned, by contestant.
+        errors: largest difference from float64 of contestants that compute the same, in units of
+            the largest element.
+        workspace_mib: peak of torch's allocator without arguments and results, by contestant;
+            without contestants that allocate elsewhere.
+        shares: each floor of the model as a share of cudeform's cold time.
     """
 
     config: Config
@@ -42,7 +42,7 @@ class GpuMeasurement:
     shares: dict[str, float]
 
     def row(self, cache: str) -> Measurement:
-        """The same for the table that ``bench`` makes, of one state of the cache."""
+        """A row of the table for one state of the cache."""
         return Measurement(
             config=self.config,
             direction=self.direction,
@@ -53,9 +53,9 @@ class GpuMeasurement:
         )
 
 
-def _unforced(of: dict[str, Any]) -> dict[str, Any]:
-    """What is told of contestants, without those that were forced."""
-    return {name: value for name, value in of.items() if not is_forced(name)}
+def _unforced(values: dict[str, Any]) -> dict[str, Any]:
+    """Values by contestant, without forced contestants."""
+    return {name: value for name, value in values.items() if not is_forced(name)}
 
 
 @dataclass(frozen=True)
@@ -63,16 +63,16 @@ class GpuReport:
     """A run of ``bench --device gpu``.
 
     Attributes:
-        command: what was typed.
-        date: when, UTC.
+        command: the command line.
+        date: of the run, UTC.
         gpu: its name.
         versions: of the libraries, by name.
-        rates: constants of the model, bytes or operations a second.
+        rates: constants of the model, bytes or operations per second.
         tolerances: largest error allowed, by mode.
-        absent: contestants that took no part, and why.
-        measurements: what came out.
-        failures: what is wrong or broke, in words; not timed.
-        skipped: what there was no time for.
+        absent: contestants that were not measured, and why.
+        measurements: by configuration, mode and direction.
+        failures: wrong results and errors, in words; these were not timed.
+        skipped: measurements that the deadline left out.
     """
 
     command: str
@@ -87,7 +87,7 @@ class GpuReport:
     skipped: tuple[str, ...]
 
     def to_json(self) -> str:
-        """Everything, as text."""
+        """All fields, as text."""
         return json.dumps(asdict(self), indent=1)
 
     @classmethod
@@ -103,8 +103,8 @@ class GpuReport:
         return cls(**fields)
 
 
-def table(report: GpuReport) -> str:
-    """The report for a reader: tables for each mode and direction, what to note."""
+def text(report: GpuReport) -> str:
+    """The report for a reader: tables for each mode and direction, notes."""
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     parts = [f"{versions}\n{report.gpu}\n{report.date}\n{report.command}"]
     kinds = dict.fromkeys((m.mode, m.direction) for m in report.measurements)
@@ -121,7 +121,7 @@ def table(report: GpuReport) -> str:
 
 
 def _details(measured: list[GpuMeasurement]) -> str:
-    """How close to each floor cudeform's cold time is; how long calls keep the host."""
+    """The table of floors, as shares of cudeform's cold time, and of the host's times."""
     floors = list(measured[0].shares)
     names = list(dict.fromkeys(name for m in measured for name in _unforced(m.host_us)))
     rows = [["config", *floors, *names], ["", *("" for _ in floors), *("host us" for _ in names)]]
@@ -134,13 +134,13 @@ def _details(measured: list[GpuMeasurement]) -> str:
 
 
 def _label(m: GpuMeasurement, among: list[GpuMeasurement]) -> str:
-    """Name of a configuration, and where its taps point if that is not the same everywhere."""
+    """Name of a configuration, with its offsets if the table has several distributions."""
     several = len({other.config.offsets for other in among}) > 1
     return f"{m.config.name} {m.config.offsets}" if several else m.config.name
 
 
 def _forced(measured: list[GpuMeasurement]) -> str:
-    """Times of each path and each scatter, beside what the engine chose; "" if none was forced."""
+    """Times of each forced path and scatter, and of the engine's choice; "" if none was forced."""
     names = dict.fromkeys(n for m in measured for n in m.median_ms["cold"] if is_forced(n))
     if not names:
         return ""
@@ -153,14 +153,14 @@ def _forced(measured: list[GpuMeasurement]) -> str:
 
 def _notes(report: GpuReport) -> list[str]:
     rates = ", ".join(f"{name} {rate:.3g}" for name, rate in report.rates.items())
-    notes = [f"Percentages are of floors by these rates, bytes or operations a second: {rates}."]
+    notes = [f"Floors are computed from these rates, bytes or operations per second: {rates}."]
     for m in report.measurements:
         for name, error in m.errors.items():
             if not error <= report.tolerances[m.mode]:  # true of NaN, too
                 where = f"{m.config.name} {m.direction} {m.mode}"
-                notes.append(f"{name} is off by {error:.2g} of the largest element at {where}.")
+                notes.append(f"{name} differs by {error:.2g} of the largest element at {where}.")
     notes += [f"Without {name}: {why}." for name, why in report.absent.items()]
     notes += [f"FAILED: {failure}." for failure in report.failures]
     if report.skipped:
-        notes.append(f"Skipped, for the time was up: {', '.join(report.skipped)}.")
+        notes.append(f"Skipped after the deadline: {', '.join(report.skipped)}.")
     return notes

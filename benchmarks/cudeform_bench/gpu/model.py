@@ -1,9 +1,8 @@
-"""What a GPU has to do for a configuration, and how long each part takes at the least.
+"""Lower bounds of the time of a configuration on a GPU, one for each resource.
 
-The constants are those of one H200; an H100 is the same but for its memory. Memory and products
-were measured or published; what the first level of the cache delivers follows from its width and
-clock, and the rate of additions to memory is a guess until it is measured. A report states them, so
-that a share of a roofline can be judged.
+The rates are those of one H200; an H100 differs in its memory only. Rates of memory and products
+were measured or published. The rate of the L1 cache follows from its width and clock. The rate of
+additions to global memory is a guess, as it has not been measured. A report lists all rates.
 """
 
 from __future__ import annotations
@@ -11,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cudeform.commands.bench_configs import Config
+from cudeform_bench.configs import Config
+from cudeform_bench.table import PRODUCTS
 
-# Bytes or operations a second.
+# Bytes or operations per second.
 RATES = {
     "memory": 4.3e12,  # a copy within the device's memory
     "gather": 29.6e12,  # 132 multiprocessors, 128 bytes a cycle, 1.755 GHz
@@ -27,7 +27,7 @@ H100_MEMORY = 3.0e12
 
 
 def rates_of(gpu: str) -> dict[str, float]:
-    """Rates of a GPU by its name; one that is not known is taken for an H200."""
+    """Rates of a GPU by its name; an unknown GPU gets those of an H200."""
     return RATES | ({"memory": H100_MEMORY} if "H100" in gpu else {})
 
 
@@ -36,10 +36,10 @@ class Mode:
     """How numbers are stored and multiplied.
 
     Attributes:
-        name: by which it is asked for.
+        name: for ``--mode``.
         dtype: of the arrays.
-        tf32: whether products of float32 may be rounded to TensorFloat-32 first.
-        tolerance: largest difference to float64, in units of the largest element.
+        tf32: whether operands of float32 products may be rounded to TF32.
+        tolerance: largest difference from float64, in units of the largest element.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Mode:
 
     @property
     def itemsize(self) -> int:
-        """Bytes of an element."""
+        """Bytes per element."""
         return 4 if self.dtype == "float32" else 2
 
 
@@ -63,18 +63,17 @@ MODES = {
     )
 }
 
-# Matrix products of a direction, and how often it reads all corners.
-PRODUCTS = {"forward": 1, "backward": 2, "both": 3}
+# How often a direction reads all corners.
 GATHERS = {"forward": 1, "backward": 1, "both": 2}
 
 
 def floors_us(
     config: Config, mode: Mode, direction: str, rates: Mapping[str, float] = RATES
 ) -> dict[str, float]:
-    """Least microseconds of each resource: the larger of them bounds any implementation.
+    """Least time in microseconds on each resource; the largest bounds every implementation.
 
-    ``memory`` counts every array once, ``gather`` the four corners of each sample, ``scatter``,
-    which only a backward has, an addition for each of these.
+    ``memory`` counts every array once, ``gather`` the four corners of each sample. ``scatter``
+    counts one addition for each corner; only a backward has it.
     """
     corners = 4 * _samples(config) * config.channels
     floors = {
@@ -94,13 +93,13 @@ def shares(
     microseconds: float,
     rates: Mapping[str, float] = RATES,
 ) -> dict[str, float]:
-    """Which part of a measured time each floor is."""
+    """Each floor as a share of a measured time."""
     floors = floors_us(config, mode, direction, rates)
     return {name: floor / microseconds for name, floor in floors.items()}
 
 
 def _samples(config: Config) -> int:
-    """Output positions times taps."""
+    """Output positions times taps, of one offset group."""
     return config.batch * config.out_height * config.out_width * config.taps
 
 
@@ -110,7 +109,7 @@ def _array_elements(config: Config, direction: str) -> int:
     operands += 3 * config.offset_groups * _samples(config)  # offset and mask
     operands += config.out_channels * config.taps * config.channels // config.groups
     output = positions * config.out_channels
-    # A backward reads operands and the output's gradient, and writes a gradient for each operand.
+    # A backward reads the operands and grad_output, and writes a gradient for each operand.
     return {
         "forward": operands + output,
         "backward": 2 * operands + output,

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from cases import Case, build
 from checks import needs_compiler
+from cudeform_bench.configs import Config
+from cudeform_bench.gpu.model import MODES, RATES, floors_us
 from hostcuda import HostDevice, Launched
 from support.gpu_engine import backward, forward, geometry
 
-from cudeform.commands.bench_configs import Config
-from cudeform.commands.bench_gpu_model import MODES, RATES, floors_us
 from cudeform.gpu import overrides
 from cudeform.gpu.algorithms.fused_tiling import STAGE_UNITS, Tiling, tile_for
 from cudeform.gpu.call import THREADS
@@ -50,7 +50,7 @@ def case_of(config: Config) -> Case:
 
 @dataclass(frozen=True)
 class Model:
-    """Bytes, as ``bench_gpu_model`` has them."""
+    """Bytes, as ``gpu.model`` has them."""
 
     gather: int  # four corners of each sample
     columns: int  # a quarter of them: each element of the columns once

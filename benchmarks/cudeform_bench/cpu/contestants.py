@@ -1,12 +1,14 @@
-"""What ``bench`` compares: cudeform and the libraries that people use today.
+"""The contestants on a CPU: cudeform, torchvision and onnxruntime.
 
-A contestant turns a problem into calls that can be timed. All preparation (conversions, sessions,
-graphs) happens before, and what a call returns shares memory with what the library returned.
+A contestant turns a problem into calls that can be timed. Preparation (conversions, sessions,
+graphs) is done before the calls, and their results share memory with the library's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -14,30 +16,49 @@ from typing import Any
 from numpy.typing import NDArray
 
 import cudeform
-from cudeform.commands.bench_configs import Problem
+from cudeform_bench.configs import Problem
 
-Results = dict[str, NDArray[Any]]  # "output" and "grad_input", ..., as far as a call computes them
+Results = dict[str, NDArray[Any]]  # "output", "grad_input", ...: those that the call computes
 Call = Callable[[], Results]
-Calls = dict[str, Call]  # by direction, as far as the contestant has it
-Contestant = Callable[[Problem, int], Calls]  # the number is that of threads
+Calls = dict[str, Call]  # by direction; a contestant may lack some
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A library.
+
+    Attributes:
+        calls: makes the calls of a problem, with a number of threads or, if None, the default.
+        needs: packages that must be installed.
+        profile: shares of the time of a problem in a direction by part, such as "product" and
+            "sampling"; None where they are not known. The tables show them.
+    """
+
+    calls: Callable[[Problem, int | None], Calls]
+    needs: tuple[str, ...] = ()
+    profile: Callable[[Problem, str], dict[str, float]] | None = None
+
 
 FORWARD, BACKWARD, BOTH = "forward", "backward", "both"
 
 ARGUMENTS = ("input", "offset", "weight", "bias", "mask")
 
 
-def cudeform_calls(problem: Problem, threads: int) -> Calls:
-    """This library."""
+def cudeform_calls(problem: Problem, threads: int | None) -> Calls:
+    """``cudeform.deform_conv2d`` and ``deform_conv2d_backward`` on NumPy arrays."""
     stride, padding = problem.config.stride, problem.config.padding
     arrays = {name: getattr(problem, name) for name in ARGUMENTS}
 
+    def chosen() -> AbstractContextManager[Any]:
+        return nullcontext() if threads is None else cudeform.options(num_threads=threads)
+
     def forward() -> Results:
-        with cudeform.options(num_threads=threads):
+        with chosen():
             output = cudeform.deform_conv2d(**arrays, stride=stride, padding=padding)
         return {"output": output}
 
     def backward() -> Results:
-        with cudeform.options(num_threads=threads):
+        with chosen():
             grads = cudeform.deform_conv2d_backward(
                 problem.grad_output, **arrays, stride=stride, padding=padding
             )
@@ -46,12 +67,13 @@ def cudeform_calls(problem: Problem, threads: int) -> Calls:
     return {FORWARD: forward, BACKWARD: backward, BOTH: lambda: forward() | backward()}
 
 
-def torchvision_calls(problem: Problem, threads: int) -> Calls:
+def torchvision_calls(problem: Problem, threads: int | None) -> Calls:
     """``torchvision.ops.deform_conv2d``, differentiated by autograd."""
     import torch
     from torchvision.ops import deform_conv2d
 
-    torch.set_num_threads(threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
     config = problem.config
     tensors = {name: torch.from_numpy(getattr(problem, name)) for name in ARGUMENTS}
     grad_output = torch.from_numpy(problem.grad_output)
@@ -73,20 +95,21 @@ def torchvision_calls(problem: Problem, threads: int) -> Calls:
         new = output()
         return {"output": new.detach().numpy()} | gradients(new)
 
-    kept = cache(output)  # made once, before anything is timed, and only if it is needed
+    kept = cache(output)  # computed once, by the untimed first call of the backward
     return {FORWARD: forward, BACKWARD: lambda: gradients(kept()), BOTH: both}
 
 
-def onnxruntime_calls(problem: Problem, threads: int) -> Calls:
+def onnxruntime_calls(problem: Problem, threads: int | None) -> Calls:
     """The operator DeformConv on the CPU; it has no backward.
 
-    Its threads are left to spin for a while after a call, as they do by default: whoever times must
-    wait for them to rest before the next contestant.
+    Its threads spin for a while after a call, which is their default: before the next contestant is
+    timed, the caller must wait until they sleep.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    if threads is not None:
+        options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(
         _onnx_model(problem), options, providers=["CPUExecutionProvider"]
     )
@@ -95,7 +118,7 @@ def onnxruntime_calls(problem: Problem, threads: int) -> Calls:
 
 
 def _onnx_model(problem: Problem) -> bytes:
-    """A model of one operator, whose weight and bias are constants as in any trained model."""
+    """A model of one node, whose weight and bias are constants as in a trained model."""
     from onnx import TensorProto, helper, numpy_helper
 
     config = problem.config
@@ -118,28 +141,25 @@ def _onnx_model(problem: Problem) -> bytes:
         numpy_helper.from_array(getattr(problem, name), name) for name in ("weight", "bias")
     ]
     graph = helper.make_graph([node], "deform_conv", inputs, [output], constants)
-    # The oldest versions with the operator: every onnxruntime that has it can read them.
+    # The oldest versions that have the operator, so that every onnxruntime with it reads the model.
     opset = helper.make_opsetid("", 19)
     model: bytes = helper.make_model(graph, opset_imports=[opset], ir_version=9).SerializeToString()
     return model
 
 
 CONTESTANTS: dict[str, Contestant] = {
-    "cudeform": cudeform_calls,
-    "torchvision": torchvision_calls,
-    "onnxruntime": onnxruntime_calls,
+    "cudeform": Contestant(cudeform_calls),
+    "torchvision": Contestant(torchvision_calls, needs=("torch", "torchvision")),
+    "onnxruntime": Contestant(onnxruntime_calls, needs=("onnx", "onnxruntime")),
 }
 
-# What must be importable for a contestant to take part.
-NEEDS = {"torchvision": ("torch", "torchvision"), "onnxruntime": ("onnx", "onnxruntime")}
 
-
-def absence(contestant: str) -> str | None:
-    """Why a contestant cannot take part; None where it can."""
-    lacking = [name for name in NEEDS.get(contestant, ()) if find_spec(name) is None]
+def absence(name: str) -> str | None:
+    """Why a contestant cannot be measured; None where it can."""
+    lacking = [package for package in CONTESTANTS[name].needs if find_spec(package) is None]
     if lacking:
         return f"{' and '.join(lacking)} not installed"
-    if contestant == "onnxruntime":
+    if name == "onnxruntime":
         from onnxruntime import __version__
 
         if tuple(int(part) for part in __version__.split(".")[:2]) < (1, 25):

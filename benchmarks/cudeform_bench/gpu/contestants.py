@@ -1,8 +1,8 @@
-"""What ``bench --device gpu`` compares, all on memory of torch and on its current stream.
+"""The contestants on a GPU; all use torch's memory and its current stream.
 
-cudeform, on tensors and on CuPy's arrays, and torchvision compute the same and are checked. cuDNN's
-ordinary convolution of the same shape and the bare products of the same sizes compute something
-else: they say what there is to reach.
+cudeform, on tensors and on CuPy's arrays, and torchvision compute the same results, which are
+checked. cuDNN's ordinary convolution of the same shape and the matrix products alone compute
+something else: their times are goals.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from functools import cache
 from typing import Any
 
 import cudeform
-from cudeform.commands.bench_configs import Config, Problem
-from cudeform.commands.bench_gpu_model import Mode
+from cudeform_bench.configs import Config, Problem
+from cudeform_bench.gpu.model import Mode
 
 Tensor = Any
 Results = dict[str, Tensor]
@@ -24,10 +24,14 @@ ARGUMENTS = ("input", "offset", "weight", "bias", "mask")
 
 
 class TorchClock:
-    """A GPU through torch, as a ``bench_gpu_timing.Clock``."""
+    """A GPU through torch, as a ``timing.Clock``.
+
+    Args:
+        flush_bytes: written to flush the cache.
+        cycles_per_second: upper bound of the GPU's clock rate.
+    """
 
     def __init__(self, flush_bytes: int = 2**28, cycles_per_second: float = 2e9) -> None:
-        """Set how much is written to flush the cache, and how fast the GPU's clock is at most."""
         import torch
 
         self._torch = torch
@@ -35,11 +39,11 @@ class TorchClock:
         self._filler = torch.empty(flush_bytes, dtype=torch.uint8, device="cuda")
 
     def flush(self) -> None:
-        """Write more than the cache holds."""
+        """Write more bytes than the L2 cache holds."""
         self._filler.zero_()
 
     def occupy(self, seconds: float) -> None:
-        """Spin on the GPU."""
+        """Queue a kernel that spins."""
         self._torch.cuda._sleep(int(seconds * self._cycles_per_second))
 
     def record(self) -> Any:
@@ -49,20 +53,20 @@ class TorchClock:
         return event
 
     def elapsed_ms(self, first: Any, second: Any) -> float:
-        """Time between two events."""
+        """Milliseconds between two events."""
         return float(first.elapsed_time(second))
 
     def wait(self) -> None:
-        """Wait for the device."""
+        """Synchronise with the device."""
         self._torch.cuda.synchronize()
 
     def reset_peak(self) -> int:
-        """Forget the peak of torch's allocator; the bytes in use now."""
+        """Reset the peak of torch's allocator; return the bytes in use."""
         self._torch.cuda.reset_peak_memory_stats()
         return int(self._torch.cuda.memory_allocated())
 
     def peak(self) -> int:
-        """Most bytes in use."""
+        """Peak of the bytes in use since the reset."""
         return int(self._torch.cuda.max_memory_allocated())
 
 
@@ -84,8 +88,8 @@ class Tensors:
         import torch
 
         names = (*ARGUMENTS, "grad_output")
-        held = {name: torch.from_numpy(getattr(problem, name)).to(device) for name in names}
-        return cls(problem.config, **held).to(dtype)
+        tensors = {name: torch.from_numpy(getattr(problem, name)).to(device) for name in names}
+        return cls(problem.config, **tensors).to(dtype)
 
     def to(self, dtype: str) -> Tensors:
         """The same values in another dtype."""
@@ -97,26 +101,26 @@ class Tensors:
 
     @property
     def arguments(self) -> dict[str, Tensor]:
-        """Those of the convolution."""
+        """The operands of the convolution."""
         return {name: getattr(self, name) for name in ARGUMENTS}
 
 
 def set_tf32(allowed: bool) -> None:
-    """Let products and convolutions of float32 round to TensorFloat-32, everyone's or no one's."""
+    """Allow or forbid torch and cuDNN to round float32 operands of products to TF32."""
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
-    torch.backends.cudnn.benchmark = True  # cuDNN shall take its fastest way
+    torch.backends.cudnn.benchmark = True  # cuDNN tries its algorithms and takes the fastest
 
 
 def cudeform_calls(tensors: Tensors, mode: Mode) -> Calls:
-    """This library."""
+    """cudeform on tensors."""
     return _our_calls(tensors.config, mode, tensors.arguments, tensors.grad_output)
 
 
 def cupy_calls(tensors: Tensors, mode: Mode) -> Calls:
-    """This library on CuPy's arrays over the same memory; CuPy has no bfloat16 of its own."""
+    """cudeform on CuPy arrays over the same memory; CuPy has no bfloat16."""
     if mode.dtype == "bfloat16":
         return {}
     import cupy
@@ -141,7 +145,7 @@ def _our_calls(config: Config, mode: Mode, arguments: dict[str, Any], grad_outpu
 
 
 def torchvision_calls(tensors: Tensors, mode: Mode) -> Calls:
-    """``torchvision.ops.deform_conv2d``, which computes bfloat16 in float32 as autocast does."""
+    """``torchvision.ops.deform_conv2d``; it lacks bfloat16 and gets float32, as under autocast."""
     import torch
     from torchvision.ops import deform_conv2d
 
@@ -180,16 +184,16 @@ def convolution_calls(tensors: Tensors, mode: Mode) -> Calls:
 
 
 def product_calls(tensors: Tensors, mode: Mode) -> Calls:
-    """The matrix products alone, by cuBLAS, for every group at once."""
+    """The matrix products alone by cuBLAS, all groups in one batch."""
     import torch
 
     config = tensors.config
     positions = config.batch * config.out_height * config.out_width
-    depth, wide = _group_sizes(config)
-    make = {"dtype": tensors.input.dtype, "device": tensors.input.device}
-    columns = torch.randn(config.groups, positions, depth, **make)
-    weight = torch.randn(config.groups, depth, wide, **make)
-    grad_output = torch.randn(config.groups, positions, wide, **make)
+    depth, width = _group_sizes(config)
+    kind = {"dtype": tensors.input.dtype, "device": tensors.input.device}
+    columns = torch.randn(config.groups, positions, depth, **kind)
+    weight = torch.randn(config.groups, depth, width, **kind)
+    grad_output = torch.randn(config.groups, positions, width, **kind)
 
     def forward() -> Results:
         return {"output": torch.matmul(columns, weight)}
@@ -204,7 +208,7 @@ def product_calls(tensors: Tensors, mode: Mode) -> Calls:
 
 
 def _group_sizes(config: Config) -> tuple[int, int]:
-    """Inner and outer size of a group's product."""
+    """Inner size of a group's product, and its output channels."""
     depth = config.taps * config.channels // config.groups
     return depth, config.out_channels // config.groups
 
@@ -226,7 +230,7 @@ def _autograd_calls(
         new = output()
         return {"output": new.detach()} | gradients(new)
 
-    kept = cache(output)  # made once, before anything is timed, and only if it is needed
+    kept = cache(output)  # computed once, by the untimed first call of the backward
     return _three(forward, lambda: gradients(kept()), both)
 
 
@@ -242,16 +246,16 @@ CONTESTANTS: dict[str, Callable[[Tensors, Mode], Calls]] = {
     "products": product_calls,
 }
 
-# Those that compute a deformable convolution, and those of them that must be right.
+# Contestants that compute a deformable convolution; of these, the ones that must be right.
 SAME = ("cudeform", "on CuPy", "torchvision")
 OURS = {"cudeform", "on CuPy"}
 
-# Those whose memory torch's allocator knows nothing of.
+# Contestants whose memory does not come from torch's allocator.
 ELSEWHERE = {"on CuPy"}
 
 
 def largest_error(results: Results, exact: Results) -> float:
-    """Largest difference to the exact result, in units of that one's largest element."""
+    """Largest difference from the exact results, in units of each one's largest element."""
     import torch
 
     errors = []
@@ -263,5 +267,5 @@ def largest_error(results: Results, exact: Results) -> float:
 
 
 def nbytes(results: Results) -> int:
-    """Bytes of all results."""
+    """Size of all results in bytes."""
     return sum(int(result.nbytes) for result in results.values())

@@ -1,0 +1,235 @@
+"""Time cudeform beside other libraries in one run, after checking that all results are right.
+
+On a CPU the peers are torchvision and onnxruntime. All contestants get the same arrays. Their
+results are compared with cudeform's in float64 first; a wrong result ends the run with status 1.
+Then contestants take turns, so that a disturbance of the machine meets all of them. Peers that are
+not installed are left out. Ratios are a peer's time divided by cudeform's; GFLOP/s counts the
+matrix products only.
+
+On a GPU (--device gpu) the contestants are cudeform and torchvision on tensors of torch, and two
+that compute something else: cuDNN's ordinary convolution of the same shape, and the matrix products
+alone. A wrong result is named and not timed, the others are measured, and the JSON file is
+rewritten after each configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from cudeform.commands import CommandError
+from cudeform.commands.output_file import output_file
+from cudeform.gpu.overrides import ALGORITHMS, SCATTERS
+from cudeform_bench import configs
+from cudeform_bench.configs import Config
+from cudeform_bench.cpu import report as cpu_report
+from cudeform_bench.cpu import run as cpu
+from cudeform_bench.cpu.report import Report
+from cudeform_bench.cpu.timing import LEAST_REPEATS, WrongResult
+from cudeform_bench.gpu import report as gpu_report
+from cudeform_bench.gpu import run as gpu
+from cudeform_bench.gpu.model import MODES
+from cudeform_bench.gpu.report import GpuReport
+from cudeform_bench.table import HEADINGS
+
+# Options that only one device has; given for the other, they would have no effect.
+ONLY = {"gpu": ("mode", "path", "scatter", "deadline"), "cpu": ("threads",)}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options. Those that were not given are None, so that useless ones can be refused."""
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        type=_configs,
+        metavar="NAME",
+        help=f"configurations, or sets of them: {', '.join(configs.SETS)} "
+        "(default: the set of the device)",
+    )
+    parser.add_argument("--direction", nargs="+", choices=HEADINGS, help="(default: all)")
+    parser.add_argument(
+        "--offsets",
+        nargs="+",
+        choices=configs.OFFSETS,
+        help="distributions of the offsets, measured one after the other (default: normal-2)",
+    )
+    parser.add_argument("--device", choices=("cpu", "gpu"), help="(default: cpu)")
+    parser.add_argument(
+        "--mode", nargs="+", choices=MODES, help="GPU only: dtypes and products (default: all)"
+    )
+    parser.add_argument(
+        "--path",
+        nargs="*",
+        choices=ALGORITHMS,
+        help="GPU only: also time cudeform with these algorithms forced (default: all)",
+    )
+    parser.add_argument(
+        "--scatter",
+        nargs="*",
+        choices=SCATTERS,
+        help="GPU only: also time the backward with grad_input forced to be summed in these ways "
+        "(default: all)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=_count,
+        help="CPU only: threads of every contestant (default: each library's own default)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=_seconds,
+        help=f"time for each configuration and direction (default: {cpu.SECONDS:g}), on a GPU also "
+        f"for each mode (default: {gpu.SECONDS:g}); at least {LEAST_REPEATS} repeats are made",
+    )
+    parser.add_argument(
+        "--deadline",
+        type=_seconds,
+        help="GPU only: seconds after which no further measurement is started; skipped ones are "
+        f"listed (default: {gpu.DEADLINE:g})",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", default=None, help="tiny configurations, fewest repeats"
+    )
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write all samples there")
+    parser.add_argument(
+        "--from",
+        dest="report",
+        type=_report,
+        metavar="FILE",
+        help="print the tables of such a file",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, print tables, write the JSON file.
+
+    Returns:
+        The exit status: 0, or 1 where a result was wrong.
+
+    Raises:
+        CommandError: an option would have no effect, there is no GPU, or the file is not writable.
+    """
+    given = [name for name in vars(arguments) if getattr(arguments, name) is not None]
+    _refuse_useless(arguments, given)
+    if arguments.report is not None:
+        print(_text(arguments.report))
+        return 0
+    try:
+        report = _measured(arguments)
+    except WrongResult as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    print(_text(report))
+    _write(arguments.json, report)
+    return 1 if isinstance(report, GpuReport) and report.failures else 0
+
+
+def _refuse_useless(arguments: argparse.Namespace, given: Sequence[str]) -> None:
+    own = ("command", "run", "report")
+    if arguments.report is not None:
+        useless = [name for name in given if name not in own]
+        if useless:
+            raise CommandError(
+                f"bench: --{useless[0]} has no effect with --from, which measures nothing"
+            )
+    device = _device(arguments)
+    [other] = set(ONLY) - {device}
+    for name in ONLY[other]:
+        if name in given:
+            raise CommandError(
+                f"bench: --{name} has no effect on a {device.upper()}; it needs --device {other}"
+            )
+    if arguments.scatter and "backward" not in _directions(arguments):
+        raise CommandError("bench: --scatter has no effect without --direction backward")
+
+
+def _device(arguments: argparse.Namespace) -> str:
+    return str(arguments.device or "cpu")
+
+
+def _directions(arguments: argparse.Namespace) -> list[str]:
+    return arguments.direction or list(HEADINGS)
+
+
+def _measured(arguments: argparse.Namespace) -> Report | GpuReport:
+    device, directions = _device(arguments), _directions(arguments)
+    chosen = arguments.config or [configs.SETS["quick" if arguments.quick else device]]
+    problems = [config for several in chosen for config in several]
+    if arguments.offsets is not None:
+        problems = [replace(c, offsets=offsets) for offsets in arguments.offsets for c in problems]
+    seconds = arguments.seconds
+    if seconds is None:
+        usual = gpu.SECONDS if device == "gpu" else cpu.SECONDS
+        seconds = 0.0 if arguments.quick else usual
+    if device == "cpu":
+        return cpu.measure_all(problems, directions, arguments.threads, seconds)
+    paths = ALGORITHMS if arguments.path is None else arguments.path
+    scatters = SCATTERS if arguments.scatter is None else arguments.scatter
+    wanted = gpu.Wanted(
+        problems,
+        directions,
+        arguments.mode or list(MODES),
+        seconds,
+        arguments.deadline or gpu.DEADLINE,
+    )
+
+    def keep(report: GpuReport) -> None:
+        try:
+            _write(arguments.json, report)
+        except CommandError as error:  # the measurements go on; at the end it is an error
+            print(error, file=sys.stderr)
+
+    return gpu.measure_all(gpu.torch_gpu(paths, scatters), wanted, keep)
+
+
+def _text(report: Report | GpuReport) -> str:
+    return cpu_report.text(report) if isinstance(report, Report) else gpu_report.text(report)
+
+
+def _write(file: Path | None, report: Report | GpuReport) -> None:
+    if file is None:
+        return
+    try:
+        file.write_text(report.to_json() + "\n", encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"bench: cannot write {file}: {error.strerror}") from None
+
+
+def _configs(name: str) -> tuple[Config, ...]:
+    try:
+        return configs.named(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not (isfinite(seconds) and seconds > 0):
+        raise argparse.ArgumentTypeError(f"must be a positive number of seconds, got {text!r}")
+    return seconds
+
+
+def _report(file: str) -> Report | GpuReport:
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+        fields: dict[str, Any] = json.loads(text)
+        return GpuReport.from_json(text) if "gpu" in fields else Report.from_json(text)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"cannot read {file}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise argparse.ArgumentTypeError(f"{file} holds no results of bench") from None

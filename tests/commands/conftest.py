@@ -1,0 +1,20 @@
+"""The benchmark is no part of the package: its tests import it from the folder of the checkout."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from cudeform.commands import bench
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+sys.path.append(str(BENCHMARKS))
+
+
+@pytest.fixture(autouse=True)
+def _benchmark_of_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the command find it, even where the tests run with an installed package."""
+    monkeypatch.setattr(bench, "FOLDER", BENCHMARKS)
