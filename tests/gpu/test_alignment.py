@@ -9,9 +9,9 @@ from support.gpu_engine import geometry
 
 from cudeform.arrays import Operands
 from cudeform.checks import GRADIENTS
-from cudeform.gpu.call import leading_of
+from cudeform.gpu.call import ld_columns_of
 from cudeform.gpu.device_api.params import Layout
-from cudeform.gpu.device_api.protocol import DeviceArray
+from cudeform.arrays import DeviceArray
 
 pytestmark = needs_compiler
 
@@ -33,6 +33,6 @@ def test_rows_of_columns_are_whole_vectors() -> None:
         for dtype in ("float16", "float32", "float64"):
             case = named(name).cast(dtype)
             arrays = {n: DeviceArray(0, getattr(case, n).shape, (), dtype) for n in GRADIENTS}
-            leading = leading_of(geometry(case), Operands(**arrays))
+            leading = ld_columns_of(geometry(case), Operands(**arrays))
             assert leading * case.input.itemsize % 16 == 0
             assert leading > case.weight[0].size

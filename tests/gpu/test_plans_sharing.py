@@ -21,7 +21,7 @@ from support.gpu_plans import COLUMNS, bits, planned
 from cudeform import gpu
 from cudeform.gpu import overrides
 from cudeform.gpu.replay import launch_plans
-from cudeform.gpu.replay.launch_plans import Plans
+from cudeform.gpu.replay.launch_plans import PlanCache
 from cudeform.options import Options
 
 pytestmark = needs_compiler
@@ -51,7 +51,7 @@ def test_random_calls_that_take_turns(
             for layout, skew in zip(layouts, skews, strict=False):
                 laid = case.cast(dtype).laid_out(layout)
                 got = everything(device, laid, options, skew=skew)
-                with mock.patch.object(launch_plans, "PLANS", Plans()):
+                with mock.patch.object(launch_plans, "PLANS", PlanCache()):
                     wanted = everything(HostDevice(flush=flush), laid, options, skew=skew)
                 assert bits(got) == bits(wanted)
 

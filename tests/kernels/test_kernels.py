@@ -59,7 +59,7 @@ def few(jobs: list[Job]) -> list[Job]:
     found: dict[tuple[str, str], Job] = {}
     for job in widest_first:
         dtype, arch = job.variant.dtype, job.arch
-        old = fused.LEAST_CAPABILITY if job.name in nvrtc.FUSED else min(nvrtc.archs())
+        old = fused.MIN_CAPABILITY if job.name in nvrtc.FUSED else min(nvrtc.archs())
         if (dtype == "float16" and arch == 90) or (dtype == "float32" and arch == old):
             found.setdefault((job.name, dtype), job)
     return list(found.values())
@@ -82,7 +82,7 @@ def test_the_list_of_what_is_typical_has_every_kernel_for_every_architecture() -
     for name in set(PARTS) - set(nvrtc.FUSED):
         dtypes = SCALARS if len({d for n, d, _ in done if n == name}) > 1 else ["float32"]
         assert {(name, dtype, arch) for dtype in dtypes for arch in archs} <= done
-    able = [arch for arch in archs if arch >= fused.LEAST_CAPABILITY]
+    able = [arch for arch in archs if arch >= fused.MIN_CAPABILITY]
     assert {("deform_fused", dtype, a) for dtype in ("float16", "float32") for a in able} <= done
     assert {(name, dtype, 90) for name in nvrtc.FUSED for dtype in fused.DTYPES} <= done
 

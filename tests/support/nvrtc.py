@@ -24,7 +24,7 @@ from typing import Any
 
 from cudeform.gpu.algorithms import fused
 from cudeform.gpu.algorithms.direct import MAX_PRODUCT
-from cudeform.gpu.algorithms.fused_tiling import MOST_N, STAGE_UNITS, shapes
+from cudeform.gpu.algorithms.fused_tiling import MAX_N, STAGE_VECS, tile_shapes
 from cudeform.gpu.call import atomic_width
 from cudeform.gpu.device_api.kernel_source import (
     ADDING,
@@ -70,7 +70,7 @@ class Job:
         if v.tile:
             words.append(f"tiles of {v.tile.m} by {v.tile.n}")
             words += [f"{v.tile.products} products"] if v.tile.products > 1 else []
-            odd = v.tile.chunk != STAGE_UNITS * widest(v.dtype)
+            odd = v.tile.chunk != STAGE_VECS * widest(v.dtype)
             words += [f"chunks of {v.tile.chunk}"] if odd else []
         return ", ".join(words)
 
@@ -236,17 +236,17 @@ def _fused_jobs(name: str, dtype: str, among: Sequence[int]) -> Iterator[Job]:
         return
     for tile in _tiles(dtype) if "tile" in PARTS[name] else [None]:
         variant = Variant(dtype, 32, widest(dtype), tile=tile)
-        yield from (Job(name, variant, a) for a in among if a >= fused.LEAST_CAPABILITY)
+        yield from (Job(name, variant, a) for a in among if a >= fused.MIN_CAPABILITY)
 
 
 def _tiles(dtype: str) -> Iterator[Tile]:
     """Every tile, with chunks as long as a stage, and the largest with others."""
-    widths = [n for n in (32, 64, 128, 256) if n <= MOST_N[ITEMSIZE[dtype]]]
-    chunk = STAGE_UNITS * widest(dtype)
+    widths = [n for n in (32, 64, 128, 256) if n <= MAX_N[ITEMSIZE[dtype]]]
+    chunk = STAGE_VECS * widest(dtype)
     for products in (1, 3) if dtype == "float32" else (1,):
         for n in widths:
-            yield from shapes(n, chunk, products)
-        yield shapes(widths[-1], 5 * widest(dtype), products)[0]
+            yield from tile_shapes(n, chunk, products)
+        yield tile_shapes(widths[-1], 5 * widest(dtype), products)[0]
 
 
 def _most_adds(name: str, variant: Variant, arch: int) -> int:
