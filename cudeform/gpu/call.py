@@ -1,4 +1,4 @@
-"""One call of the engine: its device, its sizes, and the variant of the kernels that it launches."""
+"""One call of the engine: its device, its sizes, and the variant of its kernels."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def index_bits_of(g: Geometry, arrays: Sequence[DeviceArray | None], largest: in
 
 
 def vector_of(g: Geometry, dtype: str) -> int:
-    """Channels that a thread loads at a time: 16 bytes of them if they divide both kinds of group."""
+    """Channels that a thread loads at a time: 16 bytes of them if these divide all groups."""
     wide = widest(dtype)
     fits = g.channels // g.offset_groups % wide == 0 and g.channels // g.groups % wide == 0
     return wide if fits and g.channels else 1

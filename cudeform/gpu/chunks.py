@@ -41,9 +41,7 @@ class Chunk:
         return int(self.rows.stop - self.rows.start)
 
 
-def cut_into_chunks(
-    g: Geometry, hardware: Hardware, options: Options, costs: Costs
-) -> list[Chunk]:
+def cut_into_chunks(g: Geometry, hardware: Hardware, options: Options, costs: Costs) -> list[Chunk]:
     """Cut a call into chunks of nearly equal size whose workspace fits the budget.
 
     Raises:

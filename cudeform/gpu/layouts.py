@@ -31,7 +31,10 @@ class ChannelsLast:
             self._copy = call.allocate(max_pixels * array.shape[1])
 
     def part(self, images: slice, rows: slice | None = None) -> DeviceArray:
-        """Some rows, or all, of some images: (images, C, rows, W). A copy lasts until the next part."""
+        """Some images, and some of their rows, as (images, C, rows, W).
+
+        What is copied is overwritten by the next part.
+        """
         _, c, h, w = self._array.shape
         rows = slice(0, h) if rows is None else rows
         shape = (images.stop - images.start, c, rows.stop - rows.start, w)
@@ -45,6 +48,10 @@ class ChannelsLast:
             self._copied = (images, rows)
         strides = (shape[2] * w * c, 1, w * c, c)
         return DeviceArray(self._copy.pointer, shape, strides, self._array.dtype)
+
+    def whole(self) -> DeviceArray:
+        """All images."""
+        return self.part(slice(0, self._array.shape[0]))
 
     def _fill(self, copy: Memory, images: slice, rows: slice, shape: tuple[int, ...]) -> None:
         fields = {

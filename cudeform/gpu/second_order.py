@@ -130,7 +130,7 @@ class _DoubleBackward:
             products.grad_columns(call, chunk, grad_output, along.weight_tangent, second, tf32)
 
     def _backpropagate_samples(self, chunk: Chunk, pair: ImagePair) -> None:
-        """From gradients of columns to those of input, offset and mask, and the columns' tangent."""
+        """From gradients of columns to those of input, offset, mask, and the tangent of columns."""
         along, results, scatter = self.along, self.results, None
         second = self.grad_columns_of_weight_tangent
         if self.grad_input is not None:

@@ -119,7 +119,7 @@ def test_fused(out_channels: int, mode: str) -> None:
     tiling, blocks = tiling_of(case, device)
     # Every strip of output channels samples anew; each block copies its strip of the weight once.
     samples = tiling.strips * Model.of(config, mode).gather
-    weights = blocks * tiling.stages * tiling.tile.n * UNITS_BYTES * tiling.tile.parts
+    weights = blocks * tiling.stages * tiling.tile.n * UNITS_BYTES * tiling.tile.operand_terms
     assert moved(device, "deform_fused") == (samples + weights, 0, 0)
     wanted = {"pack_tiles": 1, "channels_last": 1, "deform_fused": 1}
     if tiling.split_stages(device) < tiling.stages:
@@ -199,7 +199,7 @@ def test_factors_pass_through_shared_memory_once_for_each_warp(mode: str) -> Non
     tiling, blocks = tiling_of(case, device)
     tile = tiling.tile
     stores, loads = tile.m + tile.n, tile.warps_n * tile.m + tile.warps_m * tile.n
-    factors = blocks * tiling.stages * (stores + loads) * UNITS_BYTES * tile.parts
+    factors = blocks * tiling.stages * (stores + loads) * UNITS_BYTES * tile.operand_terms
     [did] = [d for d in device.log if isinstance(d, Launched) and d.kernel == "deform_fused"]
     # A plan has 17 bytes, which are stored once and loaded for each unit of channels.
     units = blocks * tile.m * tiling.stages * STAGE_VECS

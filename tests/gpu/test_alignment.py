@@ -7,11 +7,10 @@ from cases import named
 from checks import needs_compiler
 from support.gpu_engine import geometry
 
-from cudeform.arrays import Operands
+from cudeform.arrays import DeviceArray, Operands
 from cudeform.checks import GRADIENTS
 from cudeform.gpu.call import ld_columns_of
 from cudeform.gpu.device_api.params import Layout
-from cudeform.arrays import DeviceArray
 
 pytestmark = needs_compiler
 

@@ -13,14 +13,13 @@ from hostcuda import HostDevice
 from support.gpu_cases import COLUMNS, DEPTHWISE
 from support.gpu_engine import geometry, operands
 
-from cudeform.arrays import Operands
+from cudeform.arrays import DeviceArray, Operands
 from cudeform.geometry import geometry_of
 from cudeform.gpu import call as call_module
 from cudeform.gpu.algorithms import direct
 from cudeform.gpu.call import Call, index_bits_of
 from cudeform.gpu.chunks import Chunk
 from cudeform.gpu.device_api.params import Layout
-from cudeform.arrays import DeviceArray
 from cudeform.gpu.replay.recorder import Recorder
 from cudeform.options import Options
 
@@ -107,7 +106,9 @@ def test_packed_weights_and_partial_sums_are_indexed_too() -> None:
     ops, piece = Operands(array, array, array), Chunk(slice(0, 1), slice(0, 1))
     for channels, bits in ((2**27, 32), (2**29, 64)):  # eight elements for each
         many = replace(g, out_channels=channels)
-        assert Call.by_columns(HostDevice(), many, Options(), ops, [piece]).variant.index_bits == bits
+        assert (
+            Call.by_columns(HostDevice(), many, Options(), ops, [piece]).variant.index_bits == bits
+        )
     tall = {"kernel_h": 64, "kernel_w": 64, "out_h": 2**8, "out_w": 2**9}
     for channels, bits in ((2**11, 32), (2**13, 64)):
         many = replace(g, channels=channels, groups=channels, out_channels=channels, **tall)
@@ -120,7 +121,9 @@ def test_no_launch_has_more_threads_than_indices_allow_for() -> None:
     case, recorder = COLUMNS.cast("float32"), Recorder(HostDevice(multiprocessors=10**6))
     device = HostDevice()
     ops = operands(device, case)
-    call = Call.by_columns(recorder, geometry(case), Options(), ops, [Chunk(slice(0, 1), slice(0, 1))])
+    call = Call.by_columns(
+        recorder, geometry(case), Options(), ops, [Chunk(slice(0, 1), slice(0, 1))]
+    )
     call.launch("deform_im2col", 2**40, (), {})
     [(launch, _)] = recorder.recorded
     assert launch.blocks * launch.threads == call_module.MAX_THREADS

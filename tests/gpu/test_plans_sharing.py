@@ -20,6 +20,7 @@ from support.gpu_plans import COLUMNS, bits, planned
 
 from cudeform import gpu
 from cudeform.gpu import overrides
+from cudeform.gpu.device_api.commands import FillZero
 from cudeform.gpu.replay import launch_plans
 from cudeform.gpu.replay.launch_plans import PlanCache
 from cudeform.options import Options
@@ -142,10 +143,10 @@ def test_functions_do_not_share_plans() -> None:
     g, ops = geometry(case), put(device, case)
 
     def one(device: Any, operands: Any, g: Any, options: Any, output: Any) -> None:
-        device.fill_zero(output.pointer, 4)
+        device.queue(FillZero(4), [output.pointer])
 
     def other(device: Any, operands: Any, g: Any, options: Any, output: Any) -> None:
-        device.fill_zero(output.pointer, 8)
+        device.queue(FillZero(8), [output.pointer])
 
     with planned():
         for function in (one, other, one):

@@ -18,9 +18,9 @@ from cudeform.arrays import Gradients
 from cudeform.gpu import overrides
 from cudeform.gpu.algorithms import uses_gather
 from cudeform.gpu.call import atomic_width
+from cudeform.gpu.device_api.commands import Kernel, KernelLaunch
 from cudeform.gpu.device_api.kernel_source import Variant, kernel
 from cudeform.gpu.device_api.params import Layout
-from cudeform.gpu.device_api.commands import Kernel, KernelLaunch
 from cudeform.gpu.replay.recorder import Recorder
 from cudeform.options import Options
 
@@ -104,14 +104,14 @@ def test_the_kernel_adds_as_it_is_told(forced: str | None, capability: int) -> N
 
 
 def test_kernels_that_add_nothing_have_one_text() -> None:
-    one, four = (Variant("float32", 32, 4, adds=adds) for adds in (1, 4))
+    one, four = (Variant("float32", 32, 4, atomic_width=adds) for adds in (1, 4))
     assert kernel("deform_im2col", one) == kernel("deform_im2col", four)
     assert kernel("deform_double", one) != kernel("deform_double", four)
 
 
 def test_a_vector_is_added_at_multiples_of_16_bytes_only() -> None:
     device = HostDevice()
-    text = kernel("deform_backward", Variant("float32", 32, 4, adds=4)).source
+    text = kernel("deform_backward", Variant("float32", 32, 4, atomic_width=4)).source
     at = text.index('#line 1 "deform_backward.cu"')
     body = (
         'extern "C" __global__ void deform_backward(acc_t* to, Launch p) {'

@@ -24,15 +24,15 @@ from cudeform.gpu.device_api.protocol import Device
 from cudeform.gpu.layouts import ChannelsLast, input_images, needs_no_copy
 from cudeform.options import Options
 
-# Input channels times output channels of a group, at most. A thread's registers grow with it, and so
-# does the work for each sample, which a matrix product would do better.
+# Input channels times output channels of a group, at most. A thread's registers grow with it, and
+# so does the work for each sample, which a matrix product would do better.
 MAX_PRODUCT = 4
 
 # Bytes of a pixel that the lanes of a position read together: a cache line.
 LINE_BYTES = 128
 
-# The gradient of the weight is summed over ranges of positions, the splits, separately, and then over
-# these. Their number depends on sizes alone, and so do the bits of the sum.
+# The gradient of the weight is summed over ranges of positions, the splits, separately, and then
+# over these. Their number depends on sizes alone, and so do the bits of the sum.
 SPLIT_POSITIONS = 1024
 MAX_SPLITS = 256
 
@@ -60,14 +60,16 @@ def forward(
     options = replace(options, deterministic=False)
     chunks = cut_into_chunks(g, device, options, operand_costs(call))
     images, weight = input_images(call, chunks), packed_weight(call)
-    pointers = (weight.pointer, pointer_of(operands.bias), output.pointer)
+    pointers = (weight.whole().pointer, pointer_of(operands.bias), output.pointer)
     bias_stride = 0 if operands.bias is None else operands.bias.strides[0]
     for chunk in chunks:
         part = images.part(chunk.images)
         fields = call.chunk_fields(chunk, part)
         fields |= {"lanes": block_lanes(call), "bias_stride": bias_stride}
         blocks = -(-call.positions(chunk) // block_positions(call)) * slice_blocks(call)
-        launch(call, "deform_direct", blocks * THREADS, sample_pointers(call, part) + pointers, fields)
+        launch(
+            call, "deform_direct", blocks * THREADS, sample_pointers(call, part) + pointers, fields
+        )
 
 
 def direct_call(
@@ -102,15 +104,14 @@ def sample_pointers(call: Call, images: DeviceArray) -> tuple[int, ...]:
     return images.pointer, operands.offset.pointer, pointer_of(operands.mask)
 
 
-def packed_weight(call: Call) -> DeviceArray:
+def packed_weight(call: Call) -> ChannelsLast:
     """The weight as (C/groups, KH*KW, O), by the kernel that copies images channels last."""
     weight = call.operands.weight
     n, c, h, w = weight.strides
     out_channels, group_in, kernel_h, kernel_w = weight.shape
     shape = (group_in, out_channels, kernel_h, kernel_w)
     as_images = DeviceArray(weight.pointer, shape, (c, n, h, w), weight.dtype)
-    packed = ChannelsLast(call, as_images, group_in * kernel_h * kernel_w, dense=True)
-    return packed.part(slice(0, group_in))
+    return ChannelsLast(call, as_images, group_in * kernel_h * kernel_w, dense=True)
 
 
 def operand_costs(call: Call) -> Costs:
@@ -144,13 +145,13 @@ def _slice_channels(call: Call) -> int:
 
 
 def lanes_of(call: Call, most: int) -> int:
-    """A power of 2 that divides the channel slices of an offset group, the largest up to ``most``."""
+    """The largest power of 2, up to ``most``, that divides the channel slices of an offset group."""
     slices = call.g.channels // call.g.offset_groups // _slice_channels(call)
     return min(1 << (most.bit_length() - 1), slices & -slices)
 
 
 def block_lanes(call: Call) -> int:
-    """Lanes of a position: they read a cache line together, if they divide the channel slices."""
+    """Lanes of a position in a block: as many as read a cache line together, if they divide."""
     slice_bytes = _slice_channels(call) * call.itemsize
     return lanes_of(call, min(32, max(1, LINE_BYTES // slice_bytes)))
 

@@ -59,14 +59,10 @@ def backward(
         grads=grads,
         images=input_images(call, chunks),
         grad_output=ChannelsLast(call, grad_output, most_positions(g, chunks), dense=True),
-        weight=packed_weight(call) if _wants_samples(grads) else None,
+        weight=packed_weight(call),
         grad_images=grad_images,
         partial=partial,
     ).run()
-
-
-def _wants_samples(grads: Gradients) -> bool:
-    return not (grads.input is grads.offset is grads.mask is None)
 
 
 def _costs(call: Call, grad_output: DeviceArray, grads: Gradients) -> Costs:
@@ -86,7 +82,7 @@ class _DirectBackward:
     grads: Gradients
     images: ChannelsLast
     grad_output: ChannelsLast
-    weight: DeviceArray | None  # packed
+    weight: ChannelsLast  # packed
     grad_images: Memory | None  # gradient of the channels-last images of a chunk
     partial: Memory | None  # gradient of weight and bias, summed over each split
 
@@ -95,7 +91,7 @@ class _DirectBackward:
         for chunk in self.chunks:
             images = self.images.part(chunk.images)
             grad_output = self.grad_output.part(chunk.images, chunk.rows)
-            if _wants_samples(grads):
+            if not (grads.input is grads.offset is grads.mask is None):
                 self._backpropagate_samples(chunk, images, grad_output)
             if self.partial is not None:
                 self._sum_over_splits(chunk, images, grad_output, self.partial)
@@ -115,7 +111,7 @@ class _DirectBackward:
             call.fill_zero(self.grad_images, elements, call.variant.acc_itemsize)
         pointers = (
             *sample_pointers(call, images),
-            pointer_of(self.weight),
+            self.weight.whole().pointer,
             grad_output.pointer,
             pointer_of(self.grad_images),
             pointer_of(grads.offset),

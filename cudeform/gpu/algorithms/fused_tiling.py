@@ -40,8 +40,8 @@ SYSTEM_BYTES = 1024
 RECORD_BYTES, CORNERS_BYTES = 16, 1
 POSITION_BYTES = 12  # of an OutputPosition
 
-# A tile that is a rectangle of positions samples a smaller part of the image than a run of positions.
-# This is worth up to so many times as many tiles.
+# A tile that is a rectangle of positions samples a smaller part of the image than a run of
+# positions. This is worth up to so many times as many tiles.
 RECTANGLE_TILES = 1.1
 
 # Stages of a split, at least, and splits, at most: each split costs a pass over the output.
@@ -109,7 +109,7 @@ class Tiling:
     tile: GemmTile
     dtype: str
 
-    # ---- the K axis: stages ------------------------------------------------------------------------
+    # ---- the K axis: stages ----------------------------------------------------------------------
 
     @cached_property
     def channel_blocks(self) -> int:
@@ -149,7 +149,7 @@ class Tiling:
     def _channel_block_vecs(self) -> int:
         return self.tile.channel_block // widest(self.dtype)
 
-    # ---- the N axis: output channels, and the weight -----------------------------------------------
+    # ---- the N axis: output channels, and the weight ---------------------------------------------
 
     @cached_property
     def strips(self) -> int:
@@ -166,7 +166,7 @@ class Tiling:
         """Elements of the packed weight."""
         return self.packed_vecs * self.tile.operand_terms * widest(self.dtype)
 
-    # ---- the M axis: positions ---------------------------------------------------------------------
+    # ---- the M axis: positions -------------------------------------------------------------------
 
     @cached_property
     def tile_w(self) -> int:
@@ -185,7 +185,7 @@ class Tiling:
     def _rectangles(self, rows: int, width: int) -> int:
         return -(-rows // (self.tile.m // width)) * -(-self.g.out_w // width)
 
-    # ---- blocks ------------------------------------------------------------------------------------
+    # ---- blocks ----------------------------------------------------------------------------------
 
     @cached_property
     def blocks(self) -> int:

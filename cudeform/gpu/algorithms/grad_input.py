@@ -1,8 +1,8 @@
-"""The gradient of the input in a backward by columns: accumulated by atomics, or by a sorted gather.
+"""The gradient of the input in a backward by columns: by atomics, or by a sorted gather.
 
 With atomics, the kernel that overwrites the gradient of the columns, ``deform_backward`` or
-``deform_double_backward``, adds each sample's contribution to channels-last images. The sorted gather reads
-the gradient of the columns itself, so it runs before that kernel.
+``deform_double_backward``, adds each sample's contribution to channels-last images. The sorted
+gather reads the gradient of the columns itself, so it runs before that kernel.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The gradient of the input without atomics, by a sorted gather: the same bits in every run.
 
 Each sample lies in one cell, a square between four neighbouring pixels; the cells of an image reach
-one pixel beyond it on each side. The samples of each cell are listed and sorted, and then each pixel
+one pixel beyond it on each side. The samples of each cell are listed and sorted. Then each pixel
 sums the contributions of the four cells around it, in the order of the lists.
 """
 

@@ -1,9 +1,9 @@
 """Backward by columns: per chunk, a matrix product, one pass over its result, another product.
 
-The first product gives the gradient of the columns. The pass, ``deform_backward``, reads each corner
-of each sample once: it scatters into the gradient of the input, writes those of offset and mask, and
-overwrites the gradient of the columns by the columns. The second product makes the gradient of the
-weight of them.
+The first product gives the gradient of the columns. The pass, ``deform_backward``, reads each
+corner of each sample once: it scatters into the gradient of the input, writes those of offset and
+mask, and overwrites the gradient of the columns by the columns. The second product computes the
+gradient of the weight from them.
 """
 
 from __future__ import annotations

@@ -86,8 +86,8 @@ class FillZero:
 
 Command = KernelLaunch | Gemm | FillZero
 
-# A pointer of a launch plan: the number of a base, and a distance from it in bytes. The bases are 0,
-# the pointers of the operands, and the pointer of the workspace.
+# A pointer of a launch plan: the number of a base, and a distance from it in bytes. The bases are
+# the null pointer, the pointers of the operands, and the pointer of the workspace.
 Address = tuple[int, int]
 
 

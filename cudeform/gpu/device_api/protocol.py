@@ -1,8 +1,8 @@
 """The two sides of a device: what the algorithms call, and what executes a launch plan.
 
-In production the algorithms call ``replay.Recorder``, which is a ``Device``, and the resulting plan
-is executed by ``cuda.CupyDevice``, which is an ``Executor``. The tests have a device on the CPU that
-is both.
+In production the algorithms call ``replay.Recorder``, which is a ``Device``, and the resulting
+plan is executed by ``cuda.CupyDevice``, which is an ``Executor``. The tests have a device on the
+CPU that is both.
 """
 
 from __future__ import annotations
