@@ -145,7 +145,7 @@ def _slice_channels(call: Call) -> int:
 
 
 def lanes_of(call: Call, most: int) -> int:
-    """The largest power of 2, up to ``most``, that divides the channel slices of an offset group."""
+    """The largest power of 2, up to ``most``, that divides the slices of an offset group."""
     slices = call.g.channels // call.g.offset_groups // _slice_channels(call)
     return min(1 << (most.bit_length() - 1), slices & -slices)
 

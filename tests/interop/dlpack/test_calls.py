@@ -12,6 +12,7 @@ from support.dlpackcases import CASE, Array, backward, forward, from_dlpack, pla
 import cudeform
 
 
+@pytest.mark.promise("any array")
 @pytest.mark.usefixtures("elsewhere")
 def test_results_are_arrays_of_the_producers_library() -> None:
     case = CASE.map(Array)

@@ -15,6 +15,7 @@ def test_each_array_is_borrowed_once_a_call() -> None:
     assert [getattr(case, name).handed_out for name in ARRAYS] == [1] * len(ARRAYS)
 
 
+@pytest.mark.promise("any array")
 @pytest.mark.usefixtures("elsewhere")
 def test_the_engine_sees_the_producers_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASE.map(Array)

@@ -107,6 +107,7 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return made
 
 
+@pytest.mark.promise("any array")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_results_are_those_of_numpy_arrays(library: Library, dtype: str) -> None:
     if dtype not in library.dtypes:
@@ -123,6 +124,7 @@ def test_results_are_those_of_numpy_arrays(library: Library, dtype: str) -> None
         np.testing.assert_array_equal(library.read(got), other.astype(library.read(got).dtype))
 
 
+@pytest.mark.promise("any array")
 def test_nothing_is_copied_on_the_way_in(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     there = CASE.cast("float32").map(library.make)
     seen = watch_pointers(monkeypatch)

@@ -133,5 +133,3 @@ def test_the_cost_of_a_call_is_measured(tmp_path: Any) -> None:
     report = json.loads((tmp_path / "times").read_text())
     times = report["microseconds a call"]["without the engine"]
     assert {"bare jit", "jit, buffer bridge", "jit, ffi bridge"} <= times.keys()
-    # Far above what is measured on a quiet machine: a busy one must not fail.
-    assert min(times["jit, buffer bridge"]) < min(times["bare jit"]) + 200

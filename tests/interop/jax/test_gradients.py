@@ -42,6 +42,7 @@ def test_finite_differences(case: Any, mode: str) -> None:
     check_grads(function_of(case), operands(case), order=1, modes=[mode])
 
 
+@pytest.mark.promise("differentiable twice")
 @every
 def test_finite_differences_of_the_second_order(case: Any) -> None:
     check_grads(loss_of(case), operands(case), order=2, modes=["rev"])

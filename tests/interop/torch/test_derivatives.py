@@ -54,6 +54,7 @@ def test_gradcheck_of_each_alone(torch_device: Any) -> None:
         assert gradcheck(convolve, operands, check_forward_ad=True, nondet_tol=1e-10), name
 
 
+@pytest.mark.promise("differentiable twice")
 @pytest.mark.parametrize("count", [5, 4, 3])
 def test_gradgradcheck(torch_device: Any, count: int) -> None:
     operands = tensors(torch_device, grad=True)[:count]

@@ -40,6 +40,7 @@ def of(batch: int, device: Any, dtype: Any, *, with_mask: bool, contiguous: bool
 VARIANTS = list(product((0, 1, 33), (True, False), (True, False)))
 
 
+@pytest.mark.promise("drop-in")
 @pytest.mark.parametrize(("batch", "with_mask", "contiguous"), VARIANTS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_forward_and_backward(
@@ -61,6 +62,7 @@ def test_forward_and_backward(
         assert torch.allclose(one, other, **bounds), name
 
 
+@pytest.mark.promise("drop-in")
 def test_defaults_and_positions_of_the_arguments(torch_device: Any) -> None:
     input, weight = torch.randn(2, 4, 6, 5), torch.randn(3, 4, 3, 3)
     offset, mask, bias = torch.randn(2, 18, 4, 3), torch.rand(2, 9, 4, 3), torch.randn(3)
