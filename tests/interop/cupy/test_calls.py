@@ -28,6 +28,7 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> Any:
     return fake_cupy.install(monkeypatch, HostDevice())
 
 
+@pytest.mark.promise("any array")
 def test_results_are_cupy_arrays_on_the_same_device(cupy: Any) -> None:
     there = CASE.map(cupy.asarray)
     output = cudeform.deform_conv2d(**there.arguments)
@@ -109,6 +110,7 @@ def test_arrays_on_two_devices_are_refused(cupy: Any) -> None:
         cudeform.deform_conv2d(**there.arguments)
 
 
+@pytest.mark.promise("honest")
 @pytest.mark.usefixtures("cupy")
 def test_check_says_that_all_agree(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -133,6 +135,7 @@ def test_check_sees_a_wrong_result(
     assert "WRONG: float16, float32, float64" in capsys.readouterr().out
 
 
+@pytest.mark.promise("honest")
 def test_check_says_plainly_that_there_is_no_gpu(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
