@@ -17,8 +17,7 @@ from cudeform.options import Options
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cudeform.gpu.device_api.commands import Executor
-    from cudeform.gpu.device_api.protocol import Memory
+    from cudeform.gpu.device_api.protocol import Executor, Memory
 
 
 def gpu_device(
