@@ -1,7 +1,6 @@
 """Forward and reverse mode of the primitives; ``primitives.py`` says which transposes which.
 
-A rule gets what JAX knows by argument of the primitive, and gives tangents or cotangents by name.
-What JAX knows to be zero is left out on both sides.
+The rules take and return mappings of arrays. An array that a mapping lacks is zero.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a call from JAX into the engine is, and how its arrays reach the engine's function.
+"""The description of a call from JAX into the engine, and how its arrays reach the engine.
 
 A ``CallSpec`` holds everything about a call but the contents of its arrays. It is the static
 parameter of the primitives: JAX hashes it, so equal calls share a compilation. A compiled program
@@ -29,9 +29,9 @@ class Argument(NamedTuple):
     """An array that goes into a call.
 
     Attributes:
-        role: ``primal``, an operand or ``grad_output`` itself; ``tangent``, a tangent of it;
-            ``second_tangent``, a tangent along a second direction. To ``double_backward``, the
-            tangent of an operand and the cotangent of its gradient are one and the same.
+        role: ``primal`` for an operand or ``grad_output`` itself, ``tangent`` for a tangent of it,
+            ``second_tangent`` for a tangent along a second direction. A ``tangent`` of an operand
+            that goes into ``double_backward`` may as well be the cotangent of its gradient.
         name: the operand, or ``grad_output``.
     """
 
@@ -66,8 +66,8 @@ class CallSpec:
         options: the options in force when the call was traced.
         dtype: name of the dtype of all arrays.
         inputs: the arrays that go in, in order.
-        outputs: the arrays that come out, in order: ``output``, or the name of what a gradient is
-            taken of.
+        outputs: the arrays that come out, in order: ``output``, or gradients by the name of their
+            argument.
         bridge: how XLA calls Python, ``buffer`` or ``ffi``.
     """
 
@@ -161,16 +161,19 @@ engine_call = cache(EngineCall)
 def _packer(spec: CallSpec) -> Callable[[Sequence[Any], Sequence[Any]], tuple[Any, ...]]:
     """A function that makes the arguments of the engine's function from inputs and outputs."""
     operands, tangents = (
-        _positions([Argument(role, name) for name in OPERANDS], spec.inputs)
+        _indices([Argument(role, name) for name in OPERANDS], spec.inputs)
         for role in ("primal", "tangent")
     )
-    (grad_output,) = _positions([GRAD_OUTPUT], spec.inputs)
+    (grad_output,) = _indices([GRAD_OUTPUT], spec.inputs)
     results_type = DoubleGradients if spec.operation == "double_backward" else Gradients
-    results = _positions(results_type._fields, spec.outputs)
+    results = _indices(results_type._fields, spec.outputs)
     geometry, options, operation = spec.geometry, spec.options, spec.operation
 
     def pack(inputs: Sequence[Any], outputs: Sequence[Any]) -> tuple[Any, ...]:
-        given, written = [*inputs, None], [*outputs, None]  # position -1 is None, for absent ones
+        given, written = (
+            [*inputs, None],
+            [*outputs, None],
+        )  # index -1, of what is absent, finds None
         call = Operands(*[given[at] for at in operands]), geometry, options
         if operation == "forward":
             return *call, written[0]
@@ -185,5 +188,5 @@ def _packer(spec: CallSpec) -> Callable[[Sequence[Any], Sequence[Any]], tuple[An
     return pack
 
 
-def _positions(wanted: Sequence[Any], keys: Sequence[Any]) -> list[int]:
+def _indices(wanted: Sequence[Any], keys: Sequence[Any]) -> list[int]:
     return [keys.index(key) if key in keys else -1 for key in wanted]

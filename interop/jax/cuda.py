@@ -32,9 +32,9 @@ CAPTURABLE = False
 
 
 def local_gpus(devices: Iterable[Any]) -> tuple[int, ...]:
-    """CUDA's numbers of those GPUs among some devices that belong to this process.
+    """The GPUs of this process among some devices, by their CUDA ordinals.
 
-    A program that is exported has none among its devices: it may run on any GPU of this process.
+    If there are none, as for a program that is exported, all GPUs of this process.
 
     Raises:
         RuntimeError: this process has no GPU.
@@ -53,7 +53,7 @@ def local_gpus(devices: Iterable[Any]) -> tuple[int, ...]:
 
 
 def workspace(spec: CallSpec, gpus: Sequence[int]) -> jax.ShapeDtypeStruct:
-    """The result of the custom call that is workspace, large enough for any of some GPUs."""
+    """The result of the custom call that serves as workspace on any of these GPUs."""
     nbytes = max(workspace_bytes(spec, gpu) for gpu in gpus)
     return jax.ShapeDtypeStruct((nbytes + ALIGNMENT,), "uint8")
 

@@ -1,4 +1,4 @@
-"""From a compiled XLA program into the engine, over one of two bridges.
+"""How a compiled XLA program calls the engine: over one of two bridges.
 
 * ``buffer``: ``jax.experimental.buffer_callback``, the default. Its calls are the cheapest. JAX can
   neither cache nor export a program that has such a callback.
@@ -60,12 +60,12 @@ def current_bridge() -> str:
 
 @dataclass(frozen=True)
 class Target:
-    """What a program is lowered for.
+    """The platform and the devices that a program is lowered for.
 
     Attributes:
         platform: ``cpu`` or ``cuda``.
-        gpus: CUDA's numbers of the GPUs of this process that may run it.
-        callback: number of the callback that :func:`host_callback` made, if there is one.
+        gpus: CUDA ordinals of the GPUs of this process that may run the program.
+        callback: number of the callback that :func:`host_callback` added, if it added one.
     """
 
     platform: str

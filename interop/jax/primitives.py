@@ -50,7 +50,7 @@ PLATFORMS = ("cpu", "cuda")
 def call(
     like: CallSpec, operation: str, arguments: Arguments, outputs: Iterable[str]
 ) -> dict[str, Any]:
-    """Bind the primitive of another operation to arrays of a call's sizes; results by name."""
+    """The results, by name, of another operation on arrays with the sizes of the call ``like``."""
     spec = replace(like, operation=operation, inputs=tuple(arguments), outputs=tuple(outputs))
     return dict(zip(spec.outputs, bind(spec, arguments.values()), strict=True))
 
@@ -62,7 +62,7 @@ def bind(spec: CallSpec, arrays: Iterable[Any]) -> list[Any]:
 
 
 def _abstract(*avals: Any, spec: CallSpec) -> list[Any]:
-    """A gradient is like what it is taken of; the output is like the input, but for its shape."""
+    """A gradient has the type of its argument, the output that of the input but for its shape."""
     primals = {
         argument.name: aval
         for argument, aval in zip(spec.inputs, avals, strict=True)

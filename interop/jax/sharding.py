@@ -1,7 +1,8 @@
 """Arrays spread over devices: each device computes the images that it holds.
 
-Under plain ``jit`` a ``custom_partitioning`` rule tells the partitioner so, and gradients of weight
-and bias are summed over the devices. Inside ``shard_map`` all arrays are local, and so is the call.
+Under plain ``jit`` a ``custom_partitioning`` rule keeps images on their devices, and gradients of
+weight and bias are summed over the devices. Inside ``shard_map`` all arrays are local, and so is
+the call.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from .call_spec import CallSpec, is_parameter
 from .lowering import Target, execute
 
-# ---- what the lowering of a primitive knows about devices ----------------------------------------
+# ---- devices, when a primitive is lowered --------------------------------------------------------
 
 
 def require_devices(primitive: Any) -> None:
     """Ask JAX to name the devices when it lowers a primitive."""
-    # JAX has no public way to ask. Without it is_partitioned sees no devices, and the primitive is
-    # not partitioned.
+    # JAX has no public function for this. If the private one is missing, is_partitioned sees no
+    # devices, and the primitive is not partitioned.
     try:
         from jax._src import dispatch
 

@@ -55,5 +55,5 @@ def loss_of(case: Case) -> Any:
 def assert_close(actual: Any, wanted: Any, tolerance: float = 1e-10) -> None:
     """Compare trees of arrays."""
     assert jax.tree.structure(actual) == jax.tree.structure(wanted)
-    for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
+    for got, want in zip(jax.tree.leaves(actual), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)

@@ -1,4 +1,4 @@
-"""What JAX must not compute is refused in words, while tracing."""
+"""A wrong call is refused with an explanation while JAX traces it."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ print("done")
 """
 
 
-@pytest.mark.parametrize("end", ["kept", "dropped", "failed", "by a thread"])
+@pytest.mark.parametrize("end", ["referenced", "dropped", "failed", "by a thread"])
 @pytest.mark.parametrize(("devices", "bridge"), [(1, "buffer"), (1, "ffi"), (8, "buffer")])
 def test_a_process_may_end_while_calls_are_under_way(devices: int, bridge: str, end: str) -> None:
     done = subprocess.run(
