@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import map_coordinates
 
 import cudeform
 from cudeform.commands import demo_registration as registration
@@ -29,7 +28,7 @@ from cudeform.options import available_threads, current
 
 Floats = NDArray[np.float32]
 
-EXTRAS = ("matplotlib", "threadpoolctl", "tqdm")
+EXTRAS = ("matplotlib", "scipy", "tqdm")
 PHOTO = "grace_hopper.jpg"
 SEED = 2
 AMPLITUDE = 0.04  # largest displacement, as a share of the image's height
@@ -209,6 +208,8 @@ def deformed(image: Floats, field: Floats) -> Floats:
 
     SciPy and not cudeform, so that a wrong sign or order of the displacements would show.
     """
+    from scipy.ndimage import map_coordinates
+
     places = np.indices(field.shape[1:], np.float32) + field
     channels = [map_coordinates(channel, places, order=3, mode="nearest") for channel in image]
     return np.stack(channels).clip(0, 1)

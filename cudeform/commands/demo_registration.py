@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 import cudeform
 
@@ -129,6 +128,8 @@ def ease(progress: float) -> float:
 
 def halved(image: Floats) -> Floats:
     """Every second pixel of every second row, after blurring what that could not hold."""
+    from scipy.ndimage import gaussian_filter
+
     blurred: Floats = gaussian_filter(image, (0, 1, 1))
     return np.ascontiguousarray(blurred[:, ::2, ::2])
 

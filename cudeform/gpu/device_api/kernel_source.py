@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
+from cudeform.gpu.device_api.commands import Kernel
 from cudeform.gpu.device_api.params import PARAMS
-from cudeform.gpu.device_api.protocol import Kernel
 from cudeform.gpu.device_api.structs import c_text
 
 SCALARS = {"float16": "half_t", "bfloat16": "bfloat16_t", "float32": "float", "float64": "double"}

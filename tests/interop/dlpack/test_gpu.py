@@ -1,8 +1,9 @@
-"""Arrays on a GPU of a library without a door come in through CuPy, here a fake one."""
+"""Arrays on a GPU of a library without an adapter are imported by CuPy, here a stand-in."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from cases import build
 from checks import needs_compiler
 from hostcuda import HostDevice
-from support import fake_cupy
+from support.cupy_cuda import HostCuda, installed
+from support.cupy_stand_in import CupyStandIn
 
 import cudeform
 from cudeform import engine
@@ -24,12 +26,12 @@ CUDA, CUDA_MANAGED, ROCM = 2, 13, 10
 
 
 class Elsewhere:
-    """An array of a library that was never heard of."""
+    """An array of an unknown library."""
 
     __module__ = "elsewhere.arrays"
 
     def __init__(self, array: Any) -> None:
-        """Take over a CuPy array."""
+        """Wrap a CuPy array."""
         self.array, self.shape = array, array.shape
 
 
@@ -38,7 +40,7 @@ class WithDlpack(Elsewhere):
     kind = CUDA
 
     def __dlpack__(self, **how: Any) -> Any:
-        return self.array.described  # instead of a capsule, which the fake could not read
+        return self.array  # instead of a capsule, which the stand-in could not read
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.kind, 0
@@ -62,8 +64,9 @@ kinds = pytest.mark.parametrize("kind", [WithDlpack, Managed, WithInterface])
 
 
 @pytest.fixture
-def cupy(monkeypatch: pytest.MonkeyPatch) -> Any:
-    return fake_cupy.install(monkeypatch, HostDevice())
+def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[CupyStandIn]:
+    with installed(HostCuda(HostDevice()), monkeypatch) as stand_in:
+        yield stand_in
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +128,7 @@ def test_without_cupy_the_error_says_what_is_missing(
         cudeform.deform_conv2d(**there.arguments)
 
 
-def test_a_library_with_no_way_back_is_refused(cupy: Any, library: ModuleType) -> None:
+def test_a_library_without_from_dlpack_is_refused(cupy: Any, library: ModuleType) -> None:
     del library.from_dlpack
     there = CASE.map(lambda array: WithInterface(cupy.asarray(array)))
     with pytest.raises(TypeError, match=r"results cannot go back to elsewhere.*cupy\.asarray"):

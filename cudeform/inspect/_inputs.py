@@ -1,4 +1,4 @@
-"""What a picture is drawn from: arrays of any library, copied to NumPy and checked."""
+"""The arguments of a picture: arrays of any library, checked and copied to NumPy."""
 
 from __future__ import annotations
 
@@ -8,40 +8,44 @@ from typing import Any
 
 import numpy as np
 
+from cudeform.inspect._namespace import Floats, import_foreign, to_numpy
 from cudeform.inspect.locations import sampling_locations
-from cudeform.inspect.space import borrowed
-from cudeform.inspect.view import Floats
 
 
 @dataclass(frozen=True)
-class Field:
-    """Where the taps of one image are, (OG, KH, KW, 2, OH, OW), without and with the offset."""
+class ImageTaps:
+    """Locations of all taps of one image, (OG, KH, KW, 2, OH, OW).
 
-    still: Floats
-    moved: Floats
+    Attributes:
+        regular: without the offset.
+        sampled: with it.
+    """
+
+    regular: Floats
+    sampled: Floats
 
     @classmethod
-    def of(cls, offset: Any, layout: tuple[Any, ...], index: int) -> Field:
-        """The taps of image ``index``; ``layout`` is kernel size, stride, padding, dilation."""
-        offset = borrowed(offset)
-        check_index(offset, index)
-        one = host(offset[index])[None]
-        still, moved = (sampling_locations(each, *layout)[0] for each in (np.zeros_like(one), one))
-        return cls(still, moved)
+    def of(cls, offset: Any, settings: tuple[Any, ...], index: int) -> ImageTaps:
+        """The taps of image ``index``; ``settings`` are kernel size, stride, padding, dilation."""
+        offset = import_foreign(offset)
+        _check_index(offset, index)
+        one = to_numpy(offset[index])[None]
+        regular = sampling_locations(np.zeros_like(one), *settings)
+        return cls(regular[0], sampling_locations(one, *settings)[0])
 
     @property
     def offset_groups(self) -> int:
         """How many offset groups there are."""
-        return len(self.moved)
+        return len(self.sampled)
 
 
-def weights_of(mask: Any, field: Field, index: int) -> Floats:
+def mask_of_image(mask: Any, taps: ImageTaps, index: int) -> Floats:
     """The mask of one image, (OG, KH*KW, OH, OW)."""
-    mask = borrowed(mask)
-    check_index(mask, index)
-    groups, kernel_h, kernel_w, _, out_h, out_w = field.moved.shape
+    mask = import_foreign(mask)
+    _check_index(mask, index)
+    groups, kernel_h, kernel_w, _, out_h, out_w = taps.sampled.shape
     expected = (groups * kernel_h * kernel_w, out_h, out_w)
-    one = host(mask[index])
+    one = to_numpy(mask[index])
     if one.shape != expected:
         raise ValueError(
             "mask must have shape (N, offset_groups*KH*KW, OH, OW) = "
@@ -50,43 +54,23 @@ def weights_of(mask: Any, field: Field, index: int) -> Floats:
     return one.reshape(groups, kernel_h * kernel_w, out_h, out_w)
 
 
-def check_index(array: Any, index: int) -> None:
-    """Refuse an image that a batch does not have."""
-    if not hasattr(array, "shape"):
-        raise TypeError(f"offset, mask and image must be arrays, got {type(array).__name__}")
-    if not -array.shape[0] <= index < array.shape[0]:
-        raise ValueError(f"index must be one of {array.shape[0]} images, got {index}")
-
-
-def host(array: Any) -> Floats:
-    """A copy of an array as NumPy knows it, in float32 or float64."""
-    if hasattr(array, "detach"):  # torch
-        array = array.detach().cpu()
-        array = array.double() if array.element_size() == 8 else array.float()
-    elif hasattr(array, "get") and not isinstance(array, np.ndarray):  # CuPy
-        array = array.get()
-    array = np.asarray(array)
-    floats: Floats = array if array.dtype == np.float64 else array.astype(np.float32)
-    return floats
-
-
 def picture_of(image: Any, index: int) -> Floats:
-    """The image as imshow takes it, between 0 and 1: (H, W, 3) or (H, W)."""
-    image = borrowed(image)
+    """The image as ``imshow`` takes it, (H, W, 3) or (H, W), scaled to 0 ... 1."""
+    image = import_foreign(image)
     if not hasattr(image, "shape") or len(image.shape) not in (2, 3, 4):
         raise ValueError(
             "image must have shape (H, W), (C, H, W) or (N, C, H, W), "
             f"got {getattr(image, 'shape', type(image).__name__)}"
         )
     if len(image.shape) == 4:
-        check_index(image, index)
+        _check_index(image, index)
         image = image[index]
-    picture = host(image)
+    picture = to_numpy(image)
     if picture.ndim == 3:
         picture = picture.transpose(1, 2, 0) if len(picture) == 3 else picture.mean(0)
     finite = picture[np.isfinite(picture)]
     low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
-    # A flat image is drawn in the middle grey rather than divided by zero.
+    # A constant image is drawn in middle grey.
     scaled = (picture - low) / (high - low) if high > low else np.full_like(picture, 0.5)
     return np.nan_to_num(scaled, nan=0.0, posinf=1.0, neginf=0.0)
 
@@ -117,3 +101,10 @@ def chosen_groups(groups: Sequence[int] | None, count: int) -> list[int]:
     if not chosen:
         raise ValueError("groups must name at least one offset group, got none")
     return chosen
+
+
+def _check_index(array: Any, index: int) -> None:
+    if not hasattr(array, "shape"):
+        raise TypeError(f"offset, mask and image must be arrays, got {type(array).__name__}")
+    if not -array.shape[0] <= index < array.shape[0]:
+        raise ValueError(f"index must be one of {array.shape[0]} images, got {index}")

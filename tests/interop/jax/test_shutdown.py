@@ -1,14 +1,17 @@
-"""A process may end while calls are under way: it neither hangs nor aborts."""
+"""A process that ends while calls are under way neither hangs nor aborts."""
 
 from __future__ import annotations
 
+import atexit
+import os
 import subprocess
 import sys
 
 import pytest
-from support import jaxcpu  # noqa: F401, skips where there is no JAX
 
-# A call that waits for a product runs in a thread of XLA, later than the main thread goes on.
+from cudeform.interop.jax import shutdown
+
+# The call needs the result of a product, so XLA runs it in a thread, after the main thread went on.
 PROGRAM = """
 import sys, threading, time
 import jax, jax.numpy as jnp
@@ -54,7 +57,7 @@ print("done")
 """
 
 
-@pytest.mark.parametrize("end", ["kept", "dropped", "failed", "by a thread"])
+@pytest.mark.parametrize("end", ["referenced", "dropped", "failed", "by a thread"])
 @pytest.mark.parametrize(("devices", "bridge"), [(1, "buffer"), (1, "ffi"), (8, "buffer")])
 def test_a_process_may_end_while_calls_are_under_way(devices: int, bridge: str, end: str) -> None:
     done = subprocess.run(
@@ -67,7 +70,7 @@ def test_a_process_may_end_while_calls_are_under_way(devices: int, bridge: str, 
     assert "Traceback" not in done.stderr, done.stderr
 
 
-# What was registered before the first call runs after what waits for it, if that returns.
+# Handlers registered before the first call run after the one that waits for calls.
 FORKS = """
 import atexit, os, warnings
 import jax, jax.numpy as jnp
@@ -85,8 +88,17 @@ else:
 """
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_a_forked_process_does_not_wait() -> None:
-    # None of XLA's threads is there to wait for.
+    # XLA's threads do not exist in the child.
     command = [sys.executable, "-c", FORKS]
     done = subprocess.run(command, timeout=60, capture_output=True, text=True, check=False)
     assert done.stdout == "7\n", done.stderr
+
+
+def test_a_system_without_fork_waits_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    registered: list[object] = []
+    monkeypatch.delattr(os, "register_at_fork", raising=False)
+    monkeypatch.setattr(atexit, "register", registered.append)
+    shutdown.wait_for_calls_at_exit.__wrapped__()
+    assert registered == [shutdown._wait]
