@@ -362,4 +362,3 @@ PARAMS: dict[str, type[Struct]] = {
     "deform_fused": Fused,
     "reduce_split_k": ReduceSplitK,
 }
-Layout = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
 from functools import cache, lru_cache
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -24,21 +23,25 @@ _AXES = ("n", "c", "h", "w")
 _DIVISOR = (("by", np.int32), ("multiplier", np.uint32), ("shift", np.int32))
 
 
-@dataclass(frozen=True)
 class Struct:
-    """A struct: a subclass is a frozen dataclass whose fields have the types above, or are structs.
+    """Base of structs: frozen dataclasses whose fields have the types above, or are structs.
 
-    Its name in C is that of the class.
+    The name in C is that of the class.
     """
 
     def packed(self, index_bits: int) -> NDArray[Any]:
         """The struct as C lays it out, an array of one element."""
-        struct = np.zeros(1, _struct_dtype(type(self), index_bits))
+        kind: StructType = type(self)
+        struct = np.zeros(1, struct_dtype(kind, index_bits))
         struct[0] = _values(self)
         return struct
 
 
-def c_text(struct: type[Struct], index_bits: int) -> str:
+# A subclass of Struct; mypy takes classes of dataclasses for unhashable, so it cannot be told.
+StructType = Any
+
+
+def c_text(struct: StructType, index_bits: int) -> str:
     """The definition of a struct in C, after those of all types in it."""
     texts = [
         f"typedef {_C_INDEX[index_bits]} index_t;",
@@ -59,10 +62,9 @@ def divisor(by: int) -> tuple[int, int, int]:
 
 
 @cache
-def _fields(struct: type[Struct]) -> tuple[tuple[str, Any], ...]:
+def _fields(struct: StructType) -> tuple[tuple[str, Any], ...]:
     """Names and types; a type is a struct or ``Annotated``."""
-    hints = get_type_hints(struct, include_extras=True)
-    return tuple((field.name, hints[field.name]) for field in fields(struct))
+    return tuple(get_type_hints(struct, include_extras=True).items())
 
 
 def _is_struct(kind: Any) -> bool:
@@ -73,7 +75,7 @@ def _c_name(kind: Any) -> str:
     return kind.__name__ if _is_struct(kind) else str(get_args(kind)[1])
 
 
-def _nested(struct: type[Struct]) -> Iterator[type[Struct]]:
+def _nested(struct: StructType) -> Iterator[StructType]:
     """The structs that a struct has, innermost first, then itself."""
     for _, kind in _fields(struct):
         if _is_struct(kind):
@@ -87,7 +89,8 @@ def _values(struct: Struct) -> tuple[Any, ...]:
 
 
 @cache
-def _struct_dtype(struct: type[Struct], index_bits: int) -> np.dtype[Any]:
+def struct_dtype(struct: StructType, index_bits: int) -> np.dtype[Any]:
+    """The layout of a struct, as C aligns it."""
     index = np.dtype(f"int{index_bits}")
     kinds = {
         "int": np.dtype(np.int32),
@@ -97,6 +100,6 @@ def _struct_dtype(struct: type[Struct], index_bits: int) -> np.dtype[Any]:
     }
 
     def dtype_of(kind: Any) -> np.dtype[Any]:
-        return _struct_dtype(kind, index_bits) if _is_struct(kind) else kinds[_c_name(kind)]
+        return struct_dtype(kind, index_bits) if _is_struct(kind) else kinds[_c_name(kind)]
 
     return np.dtype([(name, dtype_of(kind)) for name, kind in _fields(struct)], align=True)
