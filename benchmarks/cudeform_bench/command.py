@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from cudeform.commands import CommandError
-from cudeform.commands.output_file import output_file
+from cudeform.commands.output_file import cannot_write, output_file
 from cudeform.gpu.overrides import ALGORITHMS, SCATTERS
 from cudeform_bench import configs
 from cudeform_bench.configs import Config
@@ -198,7 +198,7 @@ def _write(file: Path | None, report: Report | GpuReport) -> None:
     try:
         file.write_text(report.to_json() + "\n", encoding="utf-8")
     except OSError as error:
-        raise CommandError(f"bench: cannot write {file}: {error.strerror}") from None
+        raise cannot_write(file, error) from None
 
 
 def _configs(name: str) -> tuple[Config, ...]:

@@ -132,8 +132,6 @@ def test_options_without_effect_are_refused(
         (["--deadline", "0"], "--deadline: must be a positive number of seconds, got '0'"),
         (["--path", "tiles"], "--path: invalid choice: 'tiles'"),
         (["--scatter", "tiles"], "--scatter: invalid choice: 'tiles'"),
-        (["--json", "no/such/folder/results.json"], "there is no folder no/such/folder"),
-        (["--json", str(ROOT)], f"{ROOT} is a folder"),
         (["--from", "no-such-file.json"], "cannot read no-such-file.json: No such file"),
         (["--from", __file__], "holds no results of bench"),
     ],
@@ -143,6 +141,22 @@ def test_arguments_that_are_wrong_are_refused(words: list[str], expected: str, c
         main(["bench", *words])
     assert stop.value.code == 2
     assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "why"),
+    [
+        ("no/such/folder/results.json", "there is no folder no/such/folder"),
+        (str(ROOT), "it is a folder"),
+        ("", "a file's name is missing"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(
+    file: str, why: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(contestants, "CONTESTANTS", {})  # nothing may be measured
+    assert main(["bench", "--quick", "--json", file]) == 2
+    assert capsys.readouterr().err == f"cannot write {file!r}: {why}\n"
 
 
 @pytest.mark.usefixtures("alone")
@@ -157,7 +171,7 @@ def test_a_file_that_cannot_be_written_at_the_end_is_told_after_the_table(
     assert main([*words, "--json", str(tmp_path / "results.json")]) == 2
     said = capsys.readouterr()
     assert "small" in said.out
-    assert said.err.endswith("results.json: No space left on device\n")
+    assert said.err.endswith("results.json': No space left on device\n")
 
 
 @pytest.mark.usefixtures("alone")
