@@ -1,6 +1,6 @@
 """Sphinx: ``sphinx-build -W docs docs/_build/html``; its doctests with ``-b doctest``.
 
-Figures and tables are made anew by every build, by the modules beside this file.
+Every build draws the figures and writes the tables, by the modules in ``_sphinx/``.
 """
 
 import sys
@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(HERE / "_sphinx"))
 
 import contracts  # noqa: E402
 import figures  # noqa: E402
@@ -32,10 +32,10 @@ html_theme = "furo"
 html_theme_options = {"light_css_variables": {"code-font-size": "0.74rem"}}
 html_title = f"cudeform {release}"
 html_copy_source = False
-exclude_patterns = ["_build", "_generated"]
+exclude_patterns = ["_build", "_generated", "_sphinx"]
 nitpicky = True
 
-# Types in signatures that have no page: of other libraries, and private ones.
+# Types in signatures that have no page: those of other libraries, and private ones.
 nitpick_ignore_regex = [("py:.*", r"(?!cudeform\.).*"), ("py:.*", r".*(Pair|Padding|Floats|Any)")]
 
 autodoc_member_order = "bysource"
@@ -50,7 +50,7 @@ import numpy as np
 import cudeform
 from cudeform.geometry import geometry_of
 """
-# Those of the reference run here as well as those of the pages.
+# Examples in docstrings run too, beside those of the pages.
 doctest_test_doctest_blocks = "default"
 
 

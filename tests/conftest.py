@@ -27,7 +27,7 @@ settings.register_profile(
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-settings.register_profile("long", settings.get_profile("quick"), max_examples=250)
+settings.register_profile("long", settings.get_profile("quick"), max_examples=300)
 settings.load_profile("quick")
 
 # Libraries that must be there: CI names those that it installs.

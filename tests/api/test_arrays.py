@@ -112,7 +112,7 @@ def test_broadcast_arrays_are_not_materialised(name: str, kernel: int, out_chann
         "big broadcast",
         batch=1,
         channels=1,
-        size=(300, 300),
+        size=(200, 200),
         kernel=(kernel, kernel),
         out_channels=out_channels,
     ).cast("float32")

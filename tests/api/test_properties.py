@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from cases import FINITE, Case, build, named, random_cases
 from checks import both, least_limit
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.testing import assert_allclose, assert_array_equal
@@ -50,13 +50,11 @@ def convolution(case: Case) -> Any:
 
 
 @both
-@settings(max_examples=60)
 @given(case=random_cases(offsets=("zero",)))
 def test_zero_offsets_are_ordinary_convolution(compute: Any, case: Case) -> None:
     close(compute(**{**case.arguments, "mask": None})["output"], convolution(case))
 
 
-@settings(max_examples=60)
 @given(random_cases(offsets=("zero",)), st.integers(-3, 3), st.integers(-3, 3))
 def test_whole_offsets_are_a_shift(case: Case, dy: int, dx: int) -> None:
     offset = case.offset.copy()
@@ -69,7 +67,6 @@ def test_whole_offsets_are_a_shift(case: Case, dy: int, dx: int) -> None:
     close(forward(shifted), convolution(moved))
 
 
-@settings(max_examples=60)
 @given(finite_cases)
 def test_padding_is_a_border_of_explicit_zeros(case: Case) -> None:
     padded = np.pad(case.input, ((0, 0), (0, 0), *case.padding))
@@ -90,7 +87,6 @@ def test_padding_does_not_change_the_offset_gradient_either(name: str) -> None:
     close(backward(case, input=padded, padding=0).offset, backward(case).offset)
 
 
-@settings(max_examples=60)
 @given(finite_cases)
 def test_the_gradient_of_the_input_is_the_adjoint(case: Case) -> None:
     case = replace(case, bias=None)
@@ -98,7 +94,6 @@ def test_the_gradient_of_the_input_is_the_adjoint(case: Case) -> None:
     close((backward(case).input * case.input).sum(), forwards)
 
 
-@settings(max_examples=60)
 @given(finite_cases)
 def test_gradients_of_weight_mask_and_bias_are_adjoint_too(case: Case) -> None:
     unbiased = (forward(case, bias=None) * case.grad_output).sum()
@@ -111,7 +106,6 @@ def test_gradients_of_weight_mask_and_bias_are_adjoint_too(case: Case) -> None:
 
 
 @pytest.mark.parametrize("name", ["input", "weight", "mask"])
-@settings(max_examples=40)
 @given(case=finite_cases)
 def test_linear_in(name: str, case: Case) -> None:
     case = replace(case, bias=None, mask=np.ones_like(case.offset[:, ::2]))
@@ -121,7 +115,6 @@ def test_linear_in(name: str, case: Case) -> None:
     close(combined, 2 * forward(case) - 3 * forward(case, **{name: other}))
 
 
-@settings(max_examples=40)
 @given(finite_cases)
 def test_the_gradient_is_linear_in_grad_output(case: Case) -> None:
     once, thrice = backward(case), backward(case, grad_output=3 * case.grad_output)
@@ -170,6 +163,7 @@ LARGE = build(
 )
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("times_the_least", [1, 4, 20, 10_000])
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_results_do_not_depend_on_how_the_work_is_cut(times_the_least: int, threads: int) -> None:

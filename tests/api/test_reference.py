@@ -3,7 +3,7 @@
 import pytest
 from cases import CASES, DTYPES, LAYOUTS, Case, named, random_cases
 from checks import assert_case_agrees, least_limit
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import cudeform
@@ -31,13 +31,11 @@ def test_cut_into_single_positions(name: str) -> None:
         assert_case_agrees(case)
 
 
-@settings(max_examples=400)
 @given(random_cases(), st.sampled_from(list(DTYPES)))
 def test_random_cases(case: Case, dtype: str) -> None:
     assert_case_agrees(case.cast(dtype))
 
 
-@settings(max_examples=100)
 @given(random_cases(offsets=("zero", "whole", "half", "nan and inf")))
 def test_random_cases_by_the_other_boundary_rule(case: Case) -> None:
     assert_case_agrees(case.cast("float64"), boundary_grad="zero")

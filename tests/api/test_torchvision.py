@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from cases import CASES, Case, random_cases
 from checks import computed
-from hypothesis import given, settings
+from hypothesis import given
 
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
@@ -53,7 +53,6 @@ def test_named_cases(case: Case, dtype: str) -> None:
 random = random_cases(offsets=("zero", "small", "large", "whole", "half", "far")).filter(it_can)
 
 
-@settings(max_examples=300)
 @given(random)
 def test_random_cases(case: Case) -> None:
     assert_torchvision_agrees(case.cast("float64"))

@@ -36,6 +36,7 @@ def test_a_mask_of_nan_at_the_edge(new_device: NewDevice, boundary_grad: Any) ->
             assert_all_agree(everything(new_device(), case, options), case, boundary_grad)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("columns", [False, True])
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("axis", [0, 1])

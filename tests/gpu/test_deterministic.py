@@ -54,6 +54,7 @@ def bits(results: dict[str, Any]) -> dict[str, bytes]:
     return {name: array.tobytes() for name, array in results.items()}
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_order_of_blocks_and_threads_does_not_matter(

@@ -93,6 +93,7 @@ def test_no_channels_do_not_fit() -> None:
 # ---- results -------------------------------------------------------------------------------------
 
 
+@pytest.mark.each_value
 @EVERY_DTYPE
 @pytest.mark.parametrize("case", DIRECT, ids=lambda case: case.name)
 def test_named_cases(new_device: NewDevice, case: Case, dtype: str) -> None:
@@ -112,6 +113,7 @@ def test_boundary_grad(new_device: NewDevice, boundary_grad: Any, kind: str) -> 
     assert_all_agree(everything(new_device(), case, options), case, boundary_grad)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("skew", [0, 1])
 def test_layouts(new_device: NewDevice, layout: str, skew: int) -> None:
@@ -120,6 +122,7 @@ def test_layouts(new_device: NewDevice, layout: str, skew: int) -> None:
         assert_all_agree(everything(new_device(), case, skew=skew), case)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("vector", ["widest", "one"])
 @pytest.mark.parametrize("index_bits", [32, 64])
 @EVERY_DTYPE
@@ -162,6 +165,7 @@ def _by_the_cpu(case: Case) -> dict[str, Any]:
     return {"output": cudeform.deform_conv2d(**case.cast("float64").arguments), **grads._asdict()}
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("case", [DIRECT[0], DIRECT[12]], ids=lambda case: case.name)
 def test_nothing_races(case: Case) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from cases import CASES, DTYPES, LAYOUTS, Case, random_cases
 from checks import assert_agrees
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.gpu_cases import DIRECT, WIDE, assert_all_agree, cast, expected
 from support.gpu_engine import NewDevice, everything, fits_direct, through_columns, widened
@@ -19,6 +19,7 @@ ALL = [*CASES, *WIDE, *DIRECT]
 WAYS = [(case, "chosen") for case in ALL] + [(c, "columns") for c in ALL if fits_direct(c)]
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("case", "way"), WAYS, ids=[case.name + ", columns" * (way == "columns") for case, way in WAYS]
@@ -41,9 +42,6 @@ def test_both_ways_are_taken() -> None:
     assert not any(map(fits_direct, WIDE))
 
 
-random_settings = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
 @given(
     case=random_cases(),
     dtype=st.sampled_from(list(DTYPES)),
@@ -55,7 +53,6 @@ random_settings = settings(suppress_health_check=[HealthCheck.function_scoped_fi
     skew=st.integers(0, 3),
     columns=st.booleans(),
 )
-@settings(random_settings, max_examples=120)
 def test_random_cases(
     new_device: NewDevice,
     case: Case,
@@ -82,7 +79,6 @@ def test_random_cases(
     deterministic=st.booleans(),
     flush=st.sampled_from(["start", "end"]),
 )
-@settings(random_settings, max_examples=25)
 def test_random_cases_with_many_channels(
     new_device: NewDevice, case: Case, dtype: str, layout: str, deterministic: bool, flush: str
 ) -> None:

@@ -73,6 +73,7 @@ def launched(device: HostDevice) -> list[str]:
 # ---- results -------------------------------------------------------------------------------------
 
 
+@pytest.mark.each_value
 @EVERY_MODE
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_cases(new_device: NewDevice, case: Case, dtype: str, tf32: bool) -> None:
@@ -81,6 +82,7 @@ def test_cases(new_device: NewDevice, case: Case, dtype: str, tf32: bool) -> Non
         check(run(new_device(flush=flush, seed=seed), case, tf32=tf32), case, tf32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("out_channels", [32, 50, 100, 200])
 @pytest.mark.parametrize(("dtype", "tf32", "multiprocessors"), [
     *(("float16", False, n) for n in (1, 1000)),
@@ -105,6 +107,7 @@ def test_parts_of_the_stages(new_device: NewDevice, dtype: str, tf32: bool) -> N
         assert launched(device)[-2:] == ["deform_fused", "sum_splits"]
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("skew", [0, 1])
 def test_layouts(new_device: NewDevice, layout: str, skew: int) -> None:
@@ -153,6 +156,7 @@ def test_infinite_inputs_and_weights(
 # ---- what it takes -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("case", [CASES[1], CASES[5]], ids=lambda case: case.name)

@@ -12,7 +12,7 @@ import pytest
 from cases import DTYPES, LAYOUTS, Case, build, random_cases
 from checks import needs_compiler
 from hostcuda import HostDevice, Launched
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.gpu_engine import LoggingDevice, backward, everything, forward, geometry
 from support.gpu_engine import operands as put
@@ -35,7 +35,6 @@ pytestmark = needs_compiler
     skews=st.lists(st.integers(0, 8), min_size=2, max_size=3),
     flush=st.sampled_from(["start", "end"]),
 )
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_random_calls_that_take_turns(
     case: Case,
     dtype: str,

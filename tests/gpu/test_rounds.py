@@ -44,6 +44,7 @@ def test_more_work_than_one_grid(
             assert array.tobytes() == many[name].tobytes(), name
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("groups", [1, 8])
 def test_no_races(monkeypatch: pytest.MonkeyPatch, groups: int, deterministic: bool) -> None:

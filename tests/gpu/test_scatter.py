@@ -130,6 +130,7 @@ def test_a_vector_is_added_at_multiples_of_16_bytes_only() -> None:
 # ---- all agree -----------------------------------------------------------------------------------
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("name", overrides.SCATTERS)
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -153,6 +154,7 @@ def test_all_give_the_same_gradients(
         )
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("skew", [0, 1])
 def test_vectors_of_arrays_that_lie_anyhow(layout: str, skew: int) -> None:

@@ -50,6 +50,7 @@ def on_host(
     return gpu.read(tangent), {name: gpu.read(array) for name, array in results.items()}
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("rule", ["one_sided", "zero"])

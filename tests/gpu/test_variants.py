@@ -55,6 +55,7 @@ def taken(monkeypatch: pytest.MonkeyPatch, index_bits: int, vector: str) -> dict
     return seen
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("vector", ["widest", "one"])
 @pytest.mark.parametrize("index_bits", [32, 64])
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -83,6 +84,7 @@ SMALL_GROUPS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("group_in", "group_out"), SMALL_GROUPS)
 def test_every_small_group(new_device: NewDevice, group_in: int, group_out: int) -> None:
     for groups in (3, 8):  # one channel at a time, and vectors

@@ -39,12 +39,14 @@ def beyond_record(table: dict[str, dict[str, Counts]], record: Any) -> list[str]
     return found
 
 
+@pytest.mark.slow
 def test_instructions_are_those_of_the_record(
     table: dict[str, dict[str, Counts]], record: Any
 ) -> None:
     assert beyond_record(table, record) == []
 
 
+@pytest.mark.slow
 def test_the_record_has_these_kernels_and_no_others(
     table: dict[str, dict[str, Counts]], record: Any
 ) -> None:
@@ -59,6 +61,7 @@ def test_the_table_in_the_benchmarks_readme_is_the_record(record: Any) -> None:
     assert [row for row in sass.rows(record) if row not in text] == []
 
 
+@pytest.mark.slow
 def test_more_instructions_are_seen(table: dict[str, dict[str, Counts]], record: Any) -> None:
     counts = table["deform_im2col"]["float16"]
     for more in (

@@ -184,4 +184,4 @@ def _swirl() -> Any:
 
 
 if __name__ == "__main__":
-    draw_all(Path(__file__).parent / "_generated")
+    draw_all(Path(__file__).parents[1] / "_generated")

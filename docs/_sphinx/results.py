@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from cudeform_bench.cpu.report import Report, text
 from cudeform_bench.table import HEADINGS, OURS, Measurement, mean_ratio
