@@ -1,14 +1,19 @@
 # Everything runs in the environment that is active; CONTRIBUTING.md says how to make one.
 
-.PHONY: check test test-gpu bench demo docs wheel
+.PHONY: check test test-slow test-gpu coverage bench demo docs wheel
 
-check:  ## style and types
+check:  ## style, spelling, metadata, types
 	ruff format --check .
 	ruff check .
+	codespell
+	validate-pyproject pyproject.toml
 	mypy
 
-test:  ## everything that needs no GPU
-	pytest -m "not gpu"
+test:  ## every promise at small sizes: minutes
+	pytest
+
+test-slow:  ## every variant and architecture, long random tests, memory at size
+	pytest -m "slow and not gpu"
 
 test-gpu:  ## the same promises on this machine's GPU
 	pytest -m gpu

@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from importlib import import_module
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, is_hypothesis_test, settings
-from promises import PROMISES
+from promises import PROMISED, PROMISES
 from support.needs import ADAPTED, COMPILER, has
 
 # The same examples in every run: a test that fails in CI fails everywhere.
@@ -33,8 +33,6 @@ settings.load_profile("quick")
 # Libraries that must be there: CI names those that it installs.
 REQUIRED = os.environ.get("CUDEFORM_REQUIRED", "").split()
 MISSING = re.compile(r"could not import '([\w.]+)'|needs ([\w.]+)$")
-
-PROMISED = pytest.StashKey[dict[str, list[str]]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -86,17 +84,44 @@ def _thin_out_combinations(items: list[pytest.Item]) -> None:
 
     The diagonal has every value of every parameter: as many tests as the longest list has values.
     """
-    groups = defaultdict(list)
+    tests: dict[str, list[pytest.Function]] = defaultdict(list)
     for item in items:
         if item.get_closest_marker("each_value") and not item.get_closest_marker("gpu"):
-            groups[item.nodeid.partition("[")[0]].append(item)
-    for group in groups.values():
-        indices: list[dict[str, int]] = [item.callspec.indices for item in group]  # type: ignore[attr-defined]
-        sizes = {name: 1 + max(at[name] for at in indices) for name in indices[0]}
-        longest = max(sizes, key=sizes.__getitem__)
-        for item, at in zip(group, indices, strict=True):
-            if any(at[name] != at[longest] % size for name, size in sizes.items()):
+            assert isinstance(item, pytest.Function)
+            tests[item.nodeid.partition("[")[0]].append(item)
+    for combinations in tests.values():
+        lists: list[dict[tuple[int, ...], int]] = []  # of each decorator: values, in order
+        places = []
+        for item in combinations:
+            values = list(_values(item))
+            lists = lists or [{} for _ in values]
+            pairs = zip(lists, values, strict=True)
+            places.append([seen.setdefault(value, len(seen)) for seen, value in pairs])
+        chosen = _diagonal([len(seen) for seen in lists])
+        for item, place in zip(combinations, places, strict=True):
+            if tuple(place) not in chosen:
                 item.add_marker(pytest.mark.slow)
+
+
+def _diagonal(sizes: list[int]) -> set[tuple[int, ...]]:
+    """Indices into lists of these sizes: each index of each list, in different company."""
+    length = max(sizes)
+    steps, step = [], 1
+    for size in sizes:
+        fits = step * size <= length
+        steps.append(step if fits else 1)
+        step *= size if fits and size < length else 1
+    return {
+        tuple(i // step % size for step, size in zip(steps, sizes, strict=True))
+        for i in range(length)
+    }
+
+
+def _values(item: pytest.Function) -> Iterator[tuple[int, ...]]:
+    """What a test takes of each of its decorators ``parametrize``, by identity."""
+    for mark in item.iter_markers("parametrize"):
+        names = mark.args[0].split(",") if isinstance(mark.args[0], str) else mark.args[0]
+        yield tuple(id(item.callspec.params[name.strip()]) for name in names)
 
 
 def _tests_by_promise(items: list[pytest.Item]) -> dict[str, list[str]]:

@@ -4,6 +4,8 @@ The default run has at least one test of each promise: ``tests/api/test_promises
 tests of promises and nothing else: ``pytest -m promise``.
 """
 
+import pytest
+
 PROMISES = {
     "drop-in": "arguments, order, defaults and results of torchvision.ops.deform_conv2d",
     "any array": "the kind of array that comes in goes out, without a copy either way",
@@ -17,3 +19,6 @@ PROMISES = {
     "safe": "no displacement, NaN and infinities included, reads or writes outside an array",
     "honest": "what has not run on a GPU is said so; numbers come with their command",
 }
+
+# Where a run keeps the tests of its default tier that name each promise.
+PROMISED = pytest.StashKey[dict[str, list[str]]]()

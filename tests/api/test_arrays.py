@@ -24,6 +24,7 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
         assert_array_equal(array, other[name], err_msg=name)
 
 
+@pytest.mark.promise("any array")
 @pytest.mark.parametrize("name", ARRAYS)
 @pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "contiguous"])
 def test_strides_of_one_array_do_not_matter(name: str, layout: str) -> None:
@@ -129,6 +130,7 @@ def test_broadcast_arrays_are_not_materialised(name: str, kernel: int, out_chann
         assert peak.nbytes < allowed + case.grad_output.nbytes
 
 
+@pytest.mark.promise("any array")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_results_have_the_dtype_and_the_shape_of_their_arguments(dtype: str) -> None:
     case = CASE.cast(dtype)

@@ -39,6 +39,7 @@ def sample(
     return {name: array.squeeze() for name, array in results.items()}
 
 
+@pytest.mark.promise("drop-in")
 @pytest.mark.parametrize(
     ("at", "wanted"),
     [
@@ -99,6 +100,7 @@ SLOPES = [
 ]
 
 
+@pytest.mark.promise("drop-in")
 @pytest.mark.parametrize(("at", "wanted"), SLOPES)
 @both
 def test_offset_gradient_is_the_derivative_to_the_right(
@@ -154,6 +156,7 @@ def test_gradient_of_the_input_is_shared_by_the_neighbours(compute: Any) -> None
     assert one["weight"] == 10 * one["output"] / 6
 
 
+@pytest.mark.promise("safe")
 @pytest.mark.parametrize("far", [4.0, -2.0, 70000.0, -1e10, 2.0**31, 2.0**63, 3e38, -3e38])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @both
@@ -163,6 +166,7 @@ def test_far_outside_everything_is_zero(compute: Any, dtype: str, far: float) ->
         assert all(not array.any() for array in one.values())
 
 
+@pytest.mark.promise("safe")
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 @pytest.mark.parametrize("far", [INF, -INF])
 @both
@@ -172,6 +176,7 @@ def test_an_infinite_coordinate_is_out_of_range(compute: Any, far: float, dtype:
         assert all(not array.any() for array in one.values())
 
 
+@pytest.mark.promise("safe")
 @pytest.mark.parametrize("at", [(NAN, 1.0), (1.0, NAN), (NAN, NAN), (NAN, 99.0), (NAN, INF)])
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 @both

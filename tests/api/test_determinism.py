@@ -51,6 +51,7 @@ def assert_same_bits(some: dict[str, Any], others: dict[str, Any]) -> None:
         assert array.tobytes() == others[name].tobytes(), name
 
 
+@pytest.mark.promise("reproducible")
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
 def test_the_number_of_threads_does_not_change_a_bit(threads: int) -> None:
     with cudeform.options(num_threads=1):
@@ -134,6 +135,7 @@ def test_it_would_if_blas_were_not_held(monkeypatch: pytest.MonkeyPatch) -> None
     assert backward <= changed
 
 
+@pytest.mark.promise("reproducible")
 def test_many_threads_at_once_with_options_of_their_own() -> None:
     calls = [
         (case, rule, threads)

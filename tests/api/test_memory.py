@@ -87,6 +87,7 @@ def test_backward_holds_two_channels_last_images_and_the_workspace(large: Case, 
 MEDIUM = call((2, 128, 96, 96), out_channels=8)  # two images of 4.5 MiB each, one at a time
 
 
+@pytest.mark.promise("bounded memory")
 @pytest.mark.each_value
 @pytest.mark.parametrize("limit", [2 * MIB, 8 * MIB, 32 * MIB])
 @pytest.mark.parametrize("threads", [1, 4])
@@ -97,6 +98,7 @@ def test_a_smaller_limit_is_kept(limit: int, threads: int) -> None:
         assert backward_peak(MEDIUM) <= gradients(MEDIUM) + 2 * image + limit + SLACK
 
 
+@pytest.mark.promise("bounded memory")
 @pytest.mark.each_value
 @pytest.mark.parametrize(
     ("shape", "out_channels"),

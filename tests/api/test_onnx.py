@@ -86,6 +86,7 @@ def assert_onnxruntime_agrees(case: Case) -> None:
 SUITED = [case for case in CASES if not np.isnan(case.offset).any() and case.weight.size]
 
 
+@pytest.mark.promise("right")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("case", SUITED, ids=lambda case: case.name)
 def test_named_cases(case: Case, dtype: str) -> None:

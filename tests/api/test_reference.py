@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 import cudeform
 
 
+@pytest.mark.promise("right", "safe")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_named_cases(case: Case, dtype: str) -> None:

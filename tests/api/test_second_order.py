@@ -51,6 +51,7 @@ def weighted_gradients(weights: dict[str, Any]) -> Any:
     return total
 
 
+@pytest.mark.promise("differentiable twice")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize("only", [None, *OPERANDS])
 def test_jvp_is_the_slope_of_the_output(case: Case, only: str | None) -> None:
@@ -60,6 +61,7 @@ def test_jvp_is_the_slope_of_the_output(case: Case, only: str | None) -> None:
     np.testing.assert_allclose(got, slope(output, case, tangents), rtol=1e-7, atol=1e-8)
 
 
+@pytest.mark.promise("differentiable twice")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize("only", [None, *OPERANDS])
 def test_double_backward_is_the_slope_of_the_gradients(case: Case, only: str | None) -> None:

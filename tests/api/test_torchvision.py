@@ -44,6 +44,7 @@ def it_can(case: Case) -> bool:
     return same and np.isfinite(case.offset).all() and case.input.shape[1] > 0
 
 
+@pytest.mark.promise("drop-in")
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("case", list(filter(it_can, CASES)), ids=lambda case: case.name)
 def test_named_cases(case: Case, dtype: str) -> None:

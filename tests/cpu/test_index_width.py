@@ -75,6 +75,7 @@ def test_entries_of_the_matrix_count_too() -> None:
     assert index_dtype(g, many, 0) == np.int64
 
 
+@pytest.mark.promise("large")
 def test_64_bits_give_the_same_results(monkeypatch: pytest.MonkeyPatch) -> None:
     narrow = computed(**CASE.backward_arguments)
     monkeypatch.setattr(sampling, "LARGEST_INT32", -1)

@@ -47,6 +47,7 @@ def test_public_names_have_docstrings_and_are_in_the_reference() -> None:
                 assert function.__doc__, f"{name}.{method}"
 
 
+@pytest.mark.promise("honest")
 def test_the_code_of_the_readme(capsys):
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(code, {})

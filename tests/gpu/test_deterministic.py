@@ -54,6 +54,7 @@ def bits(results: dict[str, Any]) -> dict[str, bytes]:
     return {name: array.tobytes() for name, array in results.items()}
 
 
+@pytest.mark.promise("reproducible")
 @pytest.mark.each_value
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

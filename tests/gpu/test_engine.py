@@ -19,6 +19,7 @@ ALL = [*CASES, *WIDE, *DIRECT]
 WAYS = [(case, "chosen") for case in ALL] + [(c, "columns") for c in ALL if fits_direct(c)]
 
 
+@pytest.mark.promise("right", "safe")
 @pytest.mark.each_value
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
@@ -42,6 +43,7 @@ def test_both_ways_are_taken() -> None:
     assert not any(map(fits_direct, WIDE))
 
 
+@pytest.mark.promise("right", "safe")
 @given(
     case=random_cases(),
     dtype=st.sampled_from(list(DTYPES)),

@@ -52,6 +52,7 @@ def test_indices_have_32_bits_where_that_is_enough() -> None:
     assert call_of((1, 1, 16_000, 16_000), out=(16_000, 16_000))[0].variant.index_bits == 32
 
 
+@pytest.mark.promise("large")
 @pytest.mark.parametrize(
     "sizes",
     [

@@ -50,6 +50,7 @@ def on_host(
     return gpu.read(tangent), {name: gpu.read(array) for name, array in results.items()}
 
 
+@pytest.mark.promise("differentiable twice")
 @pytest.mark.each_value
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

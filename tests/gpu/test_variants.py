@@ -55,6 +55,7 @@ def taken(monkeypatch: pytest.MonkeyPatch, index_bits: int, vector: str) -> dict
     return seen
 
 
+@pytest.mark.promise("large")
 @pytest.mark.each_value
 @pytest.mark.parametrize("vector", ["widest", "one"])
 @pytest.mark.parametrize("index_bits", [32, 64])

@@ -39,6 +39,7 @@ def nbytes(case: Case, *names: str) -> int:
     return sum(a.nbytes for name in names if (a := getattr(case, name)) is not None)
 
 
+@pytest.mark.promise("bounded memory")
 @pytest.mark.each_value
 @pytest.mark.parametrize("layout", ["contiguous", "channels last"])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])

@@ -25,6 +25,7 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> Any:
     return fake_cupy.install(monkeypatch, HostDevice())
 
 
+@pytest.mark.promise("any array")
 def test_results_are_cupy_arrays_on_the_same_device(cupy: Any) -> None:
     there = CASE.map(cupy.asarray)
     output = cudeform.deform_conv2d(**there.arguments)

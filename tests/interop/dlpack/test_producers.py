@@ -1,4 +1,4 @@
-"""Arrays of real libraries without a door, and of some with one behind their DLPack alone."""
+"""Arrays of real libraries without an adapter, and of torch and JAX by their DLPack alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CASE = named("torchvision, offset half")
 
 @dataclass
 class Library:
-    """How a library makes arrays of NumPy arrays and back, and what it calls its arrays."""
+    """Functions between NumPy and a library, the type of its arrays, and its dtypes."""
 
     make: Callable[[Any], Any]
     read: Callable[[Any], Any]
@@ -78,7 +78,7 @@ def of_jax(monkeypatch: pytest.MonkeyPatch) -> Library:
 
 
 class Hidden:
-    """An array of a library that has a door, which shows its DLPack and its shape alone."""
+    """An array of a library that has an adapter, reduced to its DLPack and its shape."""
 
     __module__ = "hidden.arrays"
 
@@ -107,6 +107,7 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return made
 
 
+@pytest.mark.promise("any array")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_results_are_those_of_numpy_arrays(library: Library, dtype: str) -> None:
     if dtype not in library.dtypes:
@@ -123,6 +124,7 @@ def test_results_are_those_of_numpy_arrays(library: Library, dtype: str) -> None
         np.testing.assert_array_equal(library.read(got), other.astype(library.read(got).dtype))
 
 
+@pytest.mark.promise("any array")
 def test_nothing_is_copied_on_the_way_in(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     there = CASE.cast("float32").map(library.make)
     seen = watch_pointers(monkeypatch)

@@ -1,4 +1,4 @@
-"""Beside ``torchvision.ops``, tensor for tensor: what its own tests try, on every device."""
+"""The results of ``torchvision.ops``, on the cases of its own tests, on every device."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def of(batch: int, device: Any, dtype: Any, *, with_mask: bool, contiguous: bool
 VARIANTS = list(product((0, 1, 33), (True, False), (True, False)))
 
 
+@pytest.mark.promise("drop-in")
 @pytest.mark.parametrize(("batch", "with_mask", "contiguous"), VARIANTS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_forward_and_backward(
@@ -61,6 +62,7 @@ def test_forward_and_backward(
         assert torch.allclose(one, other, **bounds), name
 
 
+@pytest.mark.promise("drop-in")
 def test_defaults_and_positions_of_the_arguments(torch_device: Any) -> None:
     input, weight = torch.randn(2, 4, 6, 5), torch.randn(3, 4, 3, 3)
     offset, mask, bias = torch.randn(2, 18, 4, 3), torch.rand(2, 9, 4, 3), torch.randn(3)
@@ -88,7 +90,7 @@ def test_autocast(torch_device: Any, half_which: int) -> None:
     assert torch.allclose(mine.float(), theirs.float(), rtol=2e-2, atol=2e-2)
 
 
-def test_what_torchvision_refuses_is_refused(torch_device: Any) -> None:
+def test_calls_that_torchvision_refuses_are_refused(torch_device: Any) -> None:
     input, offset, weight, bias, mask = tensors(torch_device, CASES[1])
     for wrong in (
         [input, offset[:, :2], weight, bias, mask],
