@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
@@ -115,8 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         CommandError: an option would have no effect, there is no GPU, or the file is not writable.
     """
-    given = [name for name in vars(arguments) if getattr(arguments, name) is not None]
-    _refuse_useless(arguments, given)
+    refuse_useless(arguments)
     if arguments.report is not None:
         print(_text(arguments.report))
         return 0
@@ -130,10 +128,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if isinstance(report, GpuReport) and report.failures else 0
 
 
-def _refuse_useless(arguments: argparse.Namespace, given: Sequence[str]) -> None:
-    own = ("command", "run", "report")
+def refuse_useless(arguments: argparse.Namespace) -> None:
+    """Refuse options that would have no effect.
+
+    Raises:
+        CommandError: there is one.
+    """
+    given = [name for name in vars(arguments) if getattr(arguments, name) is not None]
     if arguments.report is not None:
-        useless = [name for name in given if name not in own]
+        useless = [name for name in given if name not in ("command", "run", "report")]
         if useless:
             raise CommandError(
                 f"bench: --{useless[0]} has no effect with --from, which measures nothing"

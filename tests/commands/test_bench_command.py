@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cudeform_bench import command
 from cudeform_bench.configs import QUICK
 from cudeform_bench.cpu import contestants
 from cudeform_bench.cpu.report import Report
@@ -63,10 +67,29 @@ def test_results_of_the_repository_can_be_printed(file: Path, capsys: Any) -> No
 
 
 def test_a_checkout_needs_no_installation() -> None:
-    command = [sys.executable, "-m", "cudeform", "bench", "--from", str(RESULTS[0])]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    words = [sys.executable, "-m", "cudeform", "bench", "--from", str(RESULTS[0])]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "geometric mean" in done.stdout
+
+
+@pytest.mark.promise("honest")
+def test_every_command_and_file_of_the_page_on_benchmarks_exists(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    page = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    commands = re.findall(r"python -m cudeform bench([^`#\n]*)", page)
+    assert len(commands) > 10
+    for words in commands:
+        if "--from" not in words and words.strip():
+            command.refuse_useless(parser.parse_args(shlex.split(words)))
+    folders = "benchmarks|cudeform|tests"
+    files = re.findall(rf"\b(?:{folders})/[\w/]+\.(?:py|json)\b", page)
+    assert len(files) > 5
+    assert [file for file in files if not (ROOT / file).exists()] == []
 
 
 @pytest.mark.parametrize("words", [[], ["--quick"], ["--help"]])
