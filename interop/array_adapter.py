@@ -19,7 +19,7 @@ from cudeform.geometry import Geometry, Settings, geometry_of
 from cudeform.options import current
 
 if TYPE_CHECKING:
-    from cudeform.gpu.device_api.commands import Executor
+    from cudeform.gpu.device_api.protocol import Executor
 
 
 class CheckedAdapter(ABC):

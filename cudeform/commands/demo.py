@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 import cudeform
 from cudeform.commands import CommandError, demo_scene
@@ -27,7 +28,7 @@ from cudeform.commands.demo_registration import Floats, Result
 from cudeform.commands.output_file import cannot_write, picture_file
 from cudeform.options import available_threads, current
 
-EXTRAS = ("matplotlib", "scipy", "threadpoolctl", "tqdm")
+EXTRAS = ("matplotlib", "scipy", "tqdm")
 ENDINGS = (".png", ".jpg", ".jpeg", ".pdf", ".svg")
 
 
@@ -103,7 +104,6 @@ def register(photo: Floats, effort: Effort, xp: ModuleType = np) -> Result:
     Two runs on one machine give the same bits for any number of threads: the true field comes from
     a fixed seed, and every sum has a fixed order.
     """
-    from threadpoolctl import threadpool_limits
     from tqdm import tqdm
 
     with (

@@ -12,7 +12,6 @@ import pytest
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("scipy")
-pytest.importorskip("threadpoolctl")
 pytest.importorskip("tqdm")
 
 import matplotlib
@@ -112,7 +111,7 @@ def test_steps_that_are_no_count_are_refused(steps):
         main(["demo", "--steps", steps])
 
 
-@pytest.mark.parametrize("name", ["matplotlib", "scipy", "threadpoolctl", "tqdm"])
+@pytest.mark.parametrize("name", ["matplotlib", "scipy", "tqdm"])
 def test_missing_library_is_named_with_the_remedy(name, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, name, None)
     assert main(["demo", "--quick"]) == 2

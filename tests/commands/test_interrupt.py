@@ -41,7 +41,7 @@ cli.leave(cli.main({words!r}))
 @pytest.mark.parametrize("words", [["demo", "--steps", "100000"], ["bench", "--seconds", "1000"]])
 def test_a_signal_ends_it_with_one_line(words: list[str], tmp_path: Path) -> None:
     if words[0] == "demo":
-        for library in ("matplotlib", "scipy", "threadpoolctl", "tqdm"):
+        for library in ("matplotlib", "scipy", "tqdm"):
             pytest.importorskip(library)
     script = SCRIPT.format(begun=BEGUN[words[0]], words=words, folder=str(ROOT / "benchmarks"))
     with subprocess.Popen(

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from cudeform.gpu.device_api.protocol import Gemm, Matrix
+from cudeform.gpu.cuda.device import CupyDevice
+from cudeform.gpu.device_api.commands import Command, FillZero, Gemm, Matrix, Step
 
 FUNCTION = 123
 GEMM = Gemm(
     m=2,
     n=3,
     k=4,
-    a=Matrix(16, 5, 6, transposed=True),
-    b=Matrix(32, 7, 8),
-    c=Matrix(48, 9, 10),
+    a=Matrix(5, 6, transposed=True),
+    b=Matrix(7, 8),
+    c=Matrix(9, 10),
     batch=11,
     dtype="float16",
     output_dtype="float32",
 )
+
+
+POINTERS = (16, 32, 48)  # of a, b and c
+ZERO = FillZero(8)
 
 
 class FakeCupy(ModuleType):
@@ -120,6 +126,12 @@ class FakeCupy(ModuleType):
                 memsetAsync=lambda *what: did.append(("zero", *what)),
             ),
         )
+
+
+def replay_one(device: CupyDevice, command: Command, pointers: Sequence[int] = POINTERS) -> None:
+    """Replay a plan of one command."""
+    addresses = tuple((base, 0) for base in range(len(pointers)))
+    device.replay([Step(command, addresses)], pointers, [])
 
 
 def kinds(cupy: FakeCupy) -> list[str]:

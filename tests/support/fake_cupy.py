@@ -97,5 +97,5 @@ def install(monkeypatch: pytest.MonkeyPatch, gpu: HostDevice) -> Any:
     monkeypatch.setattr(
         device, "_properties", lambda _: (gpu.compute_capability, gpu.multiprocessors)
     )
-    monkeypatch.setattr(launch_plans, "PLANS", launch_plans.Plans())
+    monkeypatch.setattr(launch_plans, "PLANS", launch_plans.PlanCache())
     return cupy

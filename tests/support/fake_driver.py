@@ -10,7 +10,7 @@ import numpy as np
 from hostcuda import HostDevice
 
 from cudeform.gpu.cuda import cublas
-from cudeform.gpu.device_api.protocol import Gemm, Kernel, Matrix
+from cudeform.gpu.device_api.commands import Gemm, Kernel, Matrix
 
 HANDLE = 77
 DTYPES = {number: name for name, number in cublas.CUDA_TYPES.items()}
@@ -99,7 +99,7 @@ class Driver:
         if self.capturing:
             raise NotImplementedError("calling cuBLAS API during stream capture")
         assert (handle, self._mode) == (HANDLE, cublas.NO_REDUCED_PRECISION)
-        self.gpu.gemm(gemm_of(arguments))
+        self.gpu.gemm(*gemm_of(arguments))
 
 
 class RawKernel:
@@ -111,22 +111,22 @@ class RawKernel:
         self.max_dynamic_shared_size_bytes = 48 * 1024
 
 
-def gemm_of(arguments: tuple[int, ...]) -> Gemm:
-    """The product that arguments of cublasGemmStridedBatchedEx ask for."""
+def gemm_of(arguments: tuple[int, ...]) -> tuple[Gemm, tuple[int, int, int]]:
+    """The product that arguments of cublasGemmStridedBatchedEx ask for, and its pointers."""
     transa, transb, m, n, k, alpha, *matrices, batch, compute, algorithm = arguments
     (
         a,
         of_a,
-        a_leading,
+        a_ld,
         a_stride,
         b,
         of_b,
-        b_leading,
+        b_ld,
         b_stride,
         beta,
         c,
         of_c,
-        c_leading,
+        c_ld,
         c_stride,
     ) = matrices
     dtype = DTYPES[of_a]
@@ -134,16 +134,17 @@ def gemm_of(arguments: tuple[int, ...]) -> Gemm:
     assert factor.from_address(alpha).value == 1
     assert (of_b, algorithm) == (of_a, cublas.GEMM_DEFAULT)
     assert (compute == cublas.COMPUTE_64F) == (dtype == "float64")
-    return Gemm(
+    gemm = Gemm(
         m=m,
         n=n,
         k=k,
-        a=Matrix(a, a_leading, a_stride, transposed=transa == cublas.OP_T),
-        b=Matrix(b, b_leading, b_stride, transposed=transb == cublas.OP_T),
-        c=Matrix(c, c_leading, c_stride),
+        a=Matrix(a_ld, a_stride, transposed=transa == cublas.OP_T),
+        b=Matrix(b_ld, b_stride, transposed=transb == cublas.OP_T),
+        c=Matrix(c_ld, c_stride),
         batch=batch,
         dtype=dtype,
         output_dtype=DTYPES[of_c],
         beta=factor.from_address(beta).value,
         allow_tf32=compute == cublas.COMPUTE_32F_FAST_TF32,
     )
+    return gemm, (a, b, c)

@@ -68,7 +68,7 @@ def test_products_of_a_captured_stream(cupy: Any, monkeypatch: pytest.MonkeyPatc
     streams = []
 
     def multiply(handle: int, *arguments: int) -> int:
-        cupy.driver.gpu.gemm(gemm_of(arguments))
+        cupy.driver.gpu.gemm(*gemm_of(arguments))
         return 0
 
     library = SimpleNamespace(

@@ -6,7 +6,7 @@ import sys
 from threading import Thread
 
 import pytest
-from support.cupy_calls import FakeCupy, kinds
+from support.cupy_calls import ZERO, FakeCupy, kinds, replay_one
 
 from cudeform.gpu.cuda import device as module
 from cudeform.gpu.cuda.device import CupyDevice
@@ -25,7 +25,7 @@ def test_a_context_is_made_once_in_each_thread(cupy: FakeCupy) -> None:
 
     def run() -> None:
         for index in (0, 0, 1):
-            CupyDevice(index, 0).fill_zero(16, 8)
+            replay_one(CupyDevice(index, 0), ZERO, [16])
 
     for _ in range(2):
         thread = Thread(target=run)

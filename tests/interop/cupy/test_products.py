@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support.cupy_calls import GEMM, FakeCupy
+from support.cupy_calls import GEMM, FakeCupy, replay_one
 
 from cudeform.gpu.cuda import cublas
 from cudeform.gpu.cuda.device import CupyDevice
@@ -19,7 +19,7 @@ ALLOW_TF32 = 3  # CUBLAS_TF32_TENSOR_OP_MATH
 
 def test_a_product(cupy: FakeCupy) -> None:
     cupy.stream = 99
-    CupyDevice(0, 99).gemm(GEMM)
+    replay_one(CupyDevice(0, 99), GEMM)
     [(_, stream, _, handle, *what)] = [did for did in cupy.did if did[0] == "gemm"]
     assert (stream, handle) == (99, 77)
     del what[14], what[5]  # addresses of the factors
@@ -30,7 +30,7 @@ def test_a_product(cupy: FakeCupy) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_factors_are_of_the_type_of_the_sum(cupy: FakeCupy, dtype: str, beta: float) -> None:
     gemm = replace(GEMM, dtype=dtype, output_dtype=dtype, beta=beta)
-    CupyDevice(0, 0).gemm(gemm)
+    replay_one(CupyDevice(0, 0), gemm)
     what = next(did for did in cupy.did if did[0] == "gemm")[4:]
     kind = c_float if dtype == "float32" else c_double
     assert [kind.from_address(what[at]).value for at in (5, 14)] == [1.0, beta]
@@ -40,12 +40,12 @@ def test_factors_are_of_the_type_of_the_sum(cupy: FakeCupy, dtype: str, beta: fl
 def test_tf32_is_for_float32_where_it_is_allowed(cupy: FakeCupy) -> None:
     for dtype in ("float16", "float32"):
         for allowed in (False, True):
-            CupyDevice(0, 0).gemm(replace(GEMM, dtype=dtype, allow_tf32=allowed))
+            replay_one(CupyDevice(0, 0), replace(GEMM, dtype=dtype, allow_tf32=allowed))
     assert [did[-2] for did in cupy.did if did[0] == "gemm"] == [68, 68, 68, 77]
 
 
 def test_a_product_at_other_addresses(cupy: FakeCupy) -> None:
-    CupyDevice(0, 0).gemm(GEMM, [1 << 20, 2 << 20, 3 << 20])
+    replay_one(CupyDevice(0, 0), GEMM, [1 << 20, 2 << 20, 3 << 20])
     what = next(did for did in cupy.did if did[0] == "gemm")[4:]
     assert [what[at] for at in (6, 10, 15)] == [1 << 20, 2 << 20, 3 << 20]
 
@@ -53,7 +53,7 @@ def test_a_product_at_other_addresses(cupy: FakeCupy) -> None:
 def test_sums_of_half_precision_are_not_cut_short(cupy: FakeCupy) -> None:
     """Nor those of float32; and the handle, which is everyone's, is left as it was."""
     cupy.mode = ALLOW_TF32
-    CupyDevice(0, 0).gemm(GEMM)
+    replay_one(CupyDevice(0, 0), GEMM)
     assert next(did for did in cupy.did if did[0] == "gemm")[2] == 16
     assert cupy.mode == ALLOW_TF32
 
@@ -76,13 +76,13 @@ class Library:
 def test_cublas_itself_is_asked_in_a_capture(
     cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    CupyDevice(0, 99).gemm(GEMM)
+    replay_one(CupyDevice(0, 99), GEMM)
     plain = next(did for did in cupy.did if did[0] == "gemm")
     versions = []
     library = Library(cupy)
     monkeypatch.setattr(cublas, "_library", lambda major: versions.append(major) or library)
     cupy.capturing = True
-    CupyDevice(0, 99).gemm(GEMM)
+    replay_one(CupyDevice(0, 99), GEMM)
     assert versions == [13]
     assert ("set", 77, 99) in cupy.did
     [(_, mode, *what)] = [did for did in cupy.did if did[0] == "captured"]
@@ -95,7 +95,7 @@ def test_a_refusal_of_cublas_is_an_error(cupy: FakeCupy, monkeypatch: pytest.Mon
     monkeypatch.setattr(cublas, "_library", lambda _: Library(cupy, status=7))
     cupy.capturing = True
     with pytest.raises(RuntimeError, match="cublasGemmStridedBatchedEx failed with status 7"):
-        CupyDevice(0, 99).gemm(GEMM)
+        replay_one(CupyDevice(0, 99), GEMM)
     assert cupy.mode == 5
 
 
@@ -136,6 +136,6 @@ def test_the_library_that_cupy_has_loaded(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_cublas_uses_the_stream_of_the_device(cupy: FakeCupy) -> None:
     cupy.stream = 3
-    CupyDevice(0, 99).gemm(GEMM)
+    replay_one(CupyDevice(0, 99), GEMM)
     assert next(did for did in cupy.did if did[0] == "gemm")[1] == 99
     assert cupy.stream == 3
