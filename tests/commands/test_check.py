@@ -99,12 +99,11 @@ def test_results_agree_and_every_kernel_is_used(
 ) -> None:
     """On the host's device, which runs the kernels' text on the CPU."""
     from hostcuda import HostDevice, Launched
-    from support import fake_cupy
+    from support.cupy_cuda import HostCuda, installed
 
     gpu = HostDevice(compute_capability=90)
-    cupy = fake_cupy.install(monkeypatch, gpu)
-    monkeypatch.setattr(check, "usable_cupy", lambda: cupy)
-    assert main(["check"]) == 0
+    with installed(HostCuda(gpu), monkeypatch):
+        assert main(["check"]) == 0
     assert "All results agree." in capsys.readouterr().out
     used = {done.kernel for done in gpu.log if isinstance(done, Launched)}
     assert used == {file.stem for file in Path(kernels.__path__[0]).rglob("*.cu")}
