@@ -202,8 +202,7 @@ class ArrayAdapter(CheckedAdapter):
         }
 
     def _described(self, operands: Operands) -> Operands:
-        o = operands
-        return Operands(*self._each((o.input, o.offset, o.weight, o.bias, o.mask)))
+        return Operands(*self._each(operands))
 
     def _each(self, arrays: tuple[Any, ...]) -> list[Any]:
         return [None if array is None else self.describe(array) for array in arrays]
