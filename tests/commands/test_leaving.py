@@ -61,10 +61,9 @@ def test_ctrl_c_ends_a_command_with_one_line(words: list[str], tmp_path: Path) -
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
-@pytest.mark.parametrize("word", ["info", "--help"])
-def test_a_closed_pipe_ends_a_command_quietly(word: str) -> None:
+def test_a_closed_pipe_ends_a_command_quietly() -> None:
     """As in ``python -m cudeform info | head -1``."""
-    script = f"from cudeform import __main__ as cli; cli.leave(cli.main([{word!r}]))"
+    script = "from cudeform import __main__ as cli; cli.leave(cli.main(['info']))"
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
