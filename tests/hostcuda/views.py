@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "float16": np.dtype(np.float16),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float32": np.dtype(np.float32),
     "float64": np.dtype(np.float64),
     # for the indices that kernels make
@@ -21,6 +20,10 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "uint32": np.dtype(np.uint32),
     "uint8": np.dtype(np.uint8),
 }
+if find_spec("ml_dtypes"):
+    from ml_dtypes import bfloat16
+
+    DTYPES["bfloat16"] = np.dtype(bfloat16)
 
 # Gives the bytes from one address to another, or raises.
 Memory = Callable[[int, int], NDArray[np.uint8]]
