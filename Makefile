@@ -2,9 +2,11 @@
 
 .PHONY: check test test-slow test-gpu coverage bench demo docs wheel
 
-check:  ## style and types
+check:  ## style, spelling, metadata, types
 	ruff format --check .
 	ruff check .
+	codespell
+	validate-pyproject pyproject.toml
 	mypy
 
 test:  ## every promise at small sizes: minutes

@@ -1,10 +1,11 @@
-"""What a call costs under jit beside what the engine itself takes, and beside a bare jit.
+"""The overhead of a call under ``jax.jit``, compared with a jit that does almost nothing.
 
-python benchmarks/jax_overhead.py [--calls 2000] [--json FILE]
+    python benchmarks/jax_overhead.py [--calls 2000] [--json FILE]
 
-The engine is replaced by a function that does nothing, so what is left is the way to it: dispatch
-of a compiled program of three arrays, XLA's call into Python, and the views of its buffers. "100 in
-a jit" is the cost of one more call inside a program that makes 100 of them. All take turns.
+The engine is replaced by a function that does nothing. What remains is the dispatch of a compiled
+program of three arrays, XLA's call into Python, and the views of XLA's buffers. "100 in a jit" is
+the time of one call in a program that makes 100 of them. The functions take turns in every round,
+so that all of them meet the same load of the machine.
 """
 
 from __future__ import annotations
@@ -55,16 +56,17 @@ def repeated(function: Callable[..., Any], times: int) -> Callable[..., Any]:
 
 
 def timed(functions: dict[str, Callable[[], Any]], calls: int, rounds: int = 15) -> Samples:
-    """Microseconds a call in each of some rounds, in which the functions take turns."""
+    """Microseconds a call of each function, one sample a round; the functions take turns."""
     times: Samples = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
-            inside = IN_A_JIT if name.startswith(str(IN_A_JIT)) else 1
+            per_run = IN_A_JIT if name.startswith(str(IN_A_JIT)) else 1
+            runs = calls // per_run
             start = time.perf_counter()
-            for _ in range(calls // inside):
+            for _ in range(runs):
                 function()
-            share = (time.perf_counter() - start) / (calls // inside * inside)
-            times[name].append(round(share * 1e6, 2))
+            seconds = time.perf_counter() - start
+            times[name].append(round(1e6 * seconds / (runs * per_run), 2))
     return times
 
 
@@ -86,7 +88,7 @@ def candidates() -> dict[str, Callable[[], Any]]:
 
 
 def measured(calls: int) -> dict[str, Samples]:
-    """All samples: with the engine, and with one that does nothing in its place."""
+    """All samples: with the engine, and with a function that does nothing in its place."""
     arrays = [np.asarray(array) for array in (IMAGE, OFFSET, WEIGHT)]
     numpy = {"NumPy arrays": lambda: cudeform.deform_conv2d(*arrays)}
     whole = timed(numpy | {"jit, buffer bridge": compiled(deform)}, calls)
@@ -101,10 +103,10 @@ def measured(calls: int) -> dict[str, Samples]:
 def show(samples: Samples) -> None:
     medians = {name: statistics.median(each) for name, each in samples.items()}
     for name, microseconds in medians.items():
-        more = ""
+        over_bare = ""
         if name.startswith("jit") and "bare jit" in medians:
-            more = f"  (+{microseconds - medians['bare jit']:.1f})"
-        print(f"  {name:28s} {microseconds:7.1f}{more}")
+            over_bare = f"  (+{microseconds - medians['bare jit']:.1f})"
+        print(f"  {name:28s} {microseconds:7.1f}{over_bare}")
 
 
 def main() -> None:

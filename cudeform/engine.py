@@ -1,8 +1,8 @@
-"""What every door calls: the operator and its derivatives on plain buffers.
+"""The engine, as adapters call it: the operator and its derivatives on plain buffers.
 
-A door hands over operands, their geometry, the options and the arrays to write, which it allocates
-itself, in its own library. On the CPU arrays are NumPy's; on a GPU they are ``DeviceArray`` and the
-door gives the device to run on. Nothing is checked here: Geometry has done that.
+An adapter passes operands, their geometry, the options and the arrays to write, which it has
+allocated in its own library. On the CPU all arrays are NumPy's; on a GPU they are ``DeviceArray``,
+and the adapter also passes the device to run on. Nothing is checked here: adapters have done that.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""Geometry: every size of a deformable convolution, every check, every error text.
+"""The sizes of a deformable convolution: how they follow from shapes, and the checks of them.
 
-Letters used everywhere: input ``(N, C, H, W)``, weight ``(O, C/groups, KH, KW)``, offset
-``(N, 2*offset_groups*KH*KW, OH, OW)``, mask ``(N, offset_groups*KH*KW, OH, OW)``, bias ``(O,)``,
-output ``(N, O, OH, OW)``. A *tap* is one position of the kernel, ``tap = i * KW + j``.
+The letters of shapes are the same everywhere: input ``(N, C, H, W)``, weight
+``(O, C/groups, KH, KW)``, offset ``(N, 2*offset_groups*KH*KW, OH, OW)``, mask
+``(N, offset_groups*KH*KW, OH, OW)``, bias ``(O,)``, output ``(N, O, OH, OW)``. A *tap* is one
+position of the kernel, ``tap = i * KW + j``.
 
-Only shapes and dtype names are looked at, never the contents of an array, so the same checks serve
-arrays on a GPU and arrays that do not exist yet (tracing).
+Only shapes are read, never the contents of an array, so the same checks serve arrays on a GPU and
+arrays without contents, which compilers trace.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Padding = int | Sequence[int] | Sequence[Sequence[int]]
 
 
 class Settings(NamedTuple):
-    """What is not an array among the arguments of a call, as the caller wrote it, unchecked."""
+    """The arguments of a call that are no arrays, as the caller wrote them, unchecked."""
 
     stride: Pair = 1
     padding: Padding = 0
@@ -34,7 +35,7 @@ class Settings(NamedTuple):
 
 @dataclass(frozen=True)
 class Geometry:
-    """The sizes of one deformable convolution; made by :func:`geometry_of`, which checks them."""
+    """The sizes of one deformable convolution; :func:`geometry_of` makes it and checks them."""
 
     batch: int
     channels: int
@@ -102,7 +103,7 @@ class Geometry:
         return (self.batch, self.out_channels, self.out_h, self.out_w)
 
     def check_grad_output(self, shape: Sequence[int]) -> None:
-        """Refuse a gradient whose shape is not the output's."""
+        """Check that a gradient of the output has the output's shape."""
         _expect("grad_output", "(N, O, OH, OW)", self.output_shape, tuple(shape))
 
 
@@ -123,8 +124,8 @@ def geometry_of(
 
     Raises:
         TypeError: stride, padding or dilation are not integers.
-        ValueError: a shape or a size that is impossible; the text gives the rule, its value here
-            and what came.
+        ValueError: an impossible shape or size; the text has the rule, its value here and what was
+            passed.
 
     Example:
         >>> g = geometry_of((1, 4, 8, 8), (1, 18, 8, 8), (6, 4, 3, 3), padding=1)
@@ -239,7 +240,7 @@ def offset_groups_of(channels: int, offset: Shape, taps: int) -> int:
             offset groups does not divide ``channels``.
     """
     _rank4("offset", "(N, 2*offset_groups*KH*KW, OH, OW)", offset)
-    # No divmod: sizes may be symbols of a compiler.
+    # divmod does not take the symbols of a compiler.
     offset_groups, rest = offset[1] // (2 * taps), offset[1] % (2 * taps)
     if offset_groups < 1 or rest:
         raise ValueError(
@@ -299,7 +300,13 @@ def _integer(name: str, value: Any, least: int) -> int:
 
 
 def as_pair(name: str, value: object, least: int) -> tuple[int, int]:
-    """A pair (vertical, horizontal) of integers, from one of them or both."""
+    """A pair (vertical, horizontal) of integers, from one integer or a pair.
+
+    Args:
+        name: of the argument, for error texts.
+        value: what the caller passed.
+        least: the smallest value allowed.
+    """
     if not isinstance(value, Sequence) or isinstance(value, str):
         number = _integer(name, value, least)
         return number, number
@@ -309,7 +316,7 @@ def as_pair(name: str, value: object, least: int) -> tuple[int, int]:
 
 
 def as_padding(value: object) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Padding ((top, bottom), (left, right)), from any way to write it."""
+    """Padding as ((top, bottom), (left, right)), from a number, a pair, or a pair of pairs."""
     if not isinstance(value, Sequence) or isinstance(value, str):
         both = _integer("padding", value, 0)
         return (both, both), (both, both)

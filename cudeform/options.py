@@ -88,7 +88,7 @@ _chosen: ContextVar[Options | None] = ContextVar("cudeform_options", default=Non
 
 
 def current() -> Options:
-    """The options in force here: those of the innermost ``options`` block, else process-wide."""
+    """The options in force: those of the innermost ``options`` block, else those of the process."""
     return _chosen.get() or _process_wide
 
 

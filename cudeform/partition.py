@@ -6,9 +6,9 @@ from itertools import pairwise
 
 
 def split(size: int, most: int, multiple: int = 1) -> list[slice]:
-    """Cut ``range(size)`` into parts of at most ``most``, as equal as can be.
+    """Cut ``range(size)`` into parts of at most ``most``, as equal as possible.
 
-    Unless one is enough, their number is the least multiple of ``multiple`` that will do.
+    Unless one part is enough, their number is the smallest sufficient multiple of ``multiple``.
 
     Example:
         >>> [part.stop - part.start for part in split(37, 32)]

@@ -1,8 +1,8 @@
-"""CycleMLP's layer: a 1x1 deformable convolution whose channels look at different neighbours.
+"""CycleMLP's layer: a 1x1 deformable convolution whose channels sample different neighbours.
 
-Each channel has an offset group of its own and a constant whole offset, so sampling is a shift that
-leaves zeros behind. The offset is the same everywhere: a broadcast array, which takes no memory and
-is read as it is.
+Each channel is its own offset group and has a constant integer offset, so sampling shifts the
+channel and fills the gap with zeros. The offset is the same at all positions: a broadcast array,
+which takes no memory and is read as it is.
 """
 
 from time import perf_counter
@@ -16,7 +16,7 @@ CHANNELS, REACH, SIZE = 64, 7, 56
 rng = np.random.default_rng(0)
 image = rng.standard_normal((4, CHANNELS, SIZE, SIZE), dtype="float32")
 weight = rng.standard_normal((CHANNELS, CHANNELS, 1, 1), dtype="float32")
-shifts = np.arange(CHANNELS) % REACH - REACH // 2  # -3 ... 3, in turns
+shifts = np.arange(CHANNELS) % REACH - REACH // 2  # -3 ... 3, repeated
 
 one = np.zeros((1, CHANNELS, 2, 1, 1), dtype="float32")
 one[0, :, 1, 0, 0] = shifts  # dx
@@ -24,7 +24,7 @@ offset = np.broadcast_to(one.reshape(1, 2 * CHANNELS, 1, 1), (4, 2 * CHANNELS, S
 
 
 def shifted(image: np.ndarray) -> np.ndarray:
-    """The same by roll and zero."""
+    """The same by a roll whose vacated pixels are zero."""
     result = np.empty_like(image)
     for channel, shift in enumerate(shifts):
         result[:, channel] = np.roll(image[:, channel], -shift, axis=-1)
@@ -36,10 +36,10 @@ def shifted(image: np.ndarray) -> np.ndarray:
 identity = np.eye(CHANNELS, dtype="float32").reshape(CHANNELS, CHANNELS, 1, 1)
 samples = cudeform.deform_conv2d(image, offset, identity)
 assert np.array_equal(samples, shifted(image)), "not the same to the last bit"
-print("equal to roll and zero, to the last bit")
+print("equal to a roll filled with zeros, to the last bit")
 
 
-# In turns, so that whatever else the machine does meets both; the making of the offset counts.
+# Alternate, so that other load on the machine affects both. Making the offset is part of the time.
 times = {"broadcast": [], "materialised": []}
 for _ in range(20):
     for name, made in (("broadcast", lambda: offset), ("materialised", lambda: offset.copy())):

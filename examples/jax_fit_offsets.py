@@ -2,9 +2,9 @@
 
 python examples/jax_fit_offsets.py
 
-The fixed picture is the moving one, warped by a smooth field. A deformable convolution with a
-kernel of one tap and a weight of 1 samples the moving picture at each pixel plus an offset; descent
-on the difference finds the offsets. The whole descent runs inside ``jax.jit``.
+The fixed picture is the moving one, warped by a smooth field. A deformable convolution of one tap
+with a weight of 1 samples the moving picture at each pixel plus an offset; gradient descent on the
+difference finds the offsets. The whole descent runs inside ``jax.jit``.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def warp(image: Any, offset: Any) -> Any:
 
 
 def loss(offset: Any, moving: Any, fixed: Any) -> Any:
-    """How different the pictures are, and how rough the field."""
+    """Mean squared difference of the pictures, plus a penalty on the slopes of the field."""
     difference = jnp.mean((warp(moving, offset) - fixed) ** 2)
     slopes = [jnp.diff(offset, axis=axis) for axis in (2, 3)]
     return difference + 0.02 * sum(jnp.mean(slope**2) for slope in slopes)
@@ -52,7 +52,7 @@ def loss(offset: Any, moving: Any, fixed: Any) -> Any:
 
 @partial(jax.jit, static_argnames="steps")
 def fit(moving: Any, fixed: Any, steps: int = STEPS) -> tuple[Any, Any]:
-    """Descend with momentum and steps of a common length (Adam); the field and all losses."""
+    """Minimise by Adam; return the field and the loss of every step."""
 
     def step(state: tuple[Any, Any, Any], count: Any) -> tuple[tuple[Any, Any, Any], Any]:
         offset, mean, square = state
@@ -73,7 +73,7 @@ def main() -> None:
     moving, truth = picture(), true_field()
     fixed = warp(moving, truth)
     offset, values = fit(moving, fixed)
-    inner = (..., slice(4, -4), slice(4, -4))  # the rim shows what lies outside of the picture
+    inner = (..., slice(4, -4), slice(4, -4))  # near the edge, samples are outside the picture
     error = jnp.sqrt(jnp.mean((offset - truth)[inner] ** 2))
     start = jnp.sqrt(jnp.mean(truth[inner] ** 2))
     print(f"loss {values[0]:.4f} -> {values[-1]:.6f} in {len(values)} steps")

@@ -1,8 +1,9 @@
 """Weights of torchvision's and mmcv's layers, loaded by name into cudeform's.
 
-A state dict of ``torchvision.ops.DeformConv2d`` holds ``weight`` and ``bias``; one of mmcv's
-``ModulatedDeformConv2dPack`` those and ``conv_offset.weight`` and ``conv_offset.bias``. So do
-cudeform's layers. Neither library has to be installed to read its file.
+A state dict of ``torchvision.ops.DeformConv2d`` has the keys ``weight`` and ``bias``; that of
+mmcv's
+``ModulatedDeformConv2dPack`` also has ``conv_offset.weight`` and ``conv_offset.bias``. cudeform's
+layers have the same keys. Neither library needs to be installed to read its file.
 """
 
 import io
@@ -14,7 +15,7 @@ from cudeform.interop.torch import DeformConv2d, ModulatedDeformConv2dPack
 torch.manual_seed(0)
 image = torch.randn(1, 8, 20, 24)
 
-# torchvision: a file as its layer would write it.
+# torchvision: a file such as its layer writes.
 file = io.BytesIO()
 torch.save({"weight": torch.randn(16, 8, 3, 3), "bias": torch.randn(16)}, file)
 file.seek(0)
@@ -24,7 +25,7 @@ offset = torch.zeros(1, 2 * 3 * 3, 20, 24)
 plain = torch.nn.functional.conv2d(image, layer.weight, layer.bias, padding=1)
 assert torch.allclose(layer(image, offset), plain, atol=1e-4)  # zero offset: a convolution
 
-# mmcv: its Pack predicts offset and mask by a convolution of its own.
+# mmcv: the Pack predicts offset and mask by a convolution inside the layer.
 weights = {
     "weight": torch.randn(16, 8, 3, 3),
     "bias": torch.randn(16),

@@ -1,4 +1,4 @@
-"""Deformable convolution and its gradients, no framework: NumPy, or CuPy where there is a GPU."""
+"""Deformable convolution and its gradients without a framework: NumPy, or CuPy on a GPU."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ try:
     import cupy as xp
 
     xp.cuda.runtime.getDeviceCount()
-except Exception:  # no CuPy, no driver or no GPU: each raises something else
+except Exception:  # without CuPy, a driver or a GPU: each raises another type
     xp = np
 
 rng = np.random.default_rng(0)
@@ -20,7 +20,7 @@ mask = xp.asarray(rng.random((2, 3 * 3, 48, 64), dtype="float32"))
 output = cudeform.deform_conv2d(image, offset, weight, padding=1, mask=mask)
 print(type(output).__module__, output.shape, output.dtype)
 
-# Any loss of the output: its gradient goes in, those of all arguments come out.
+# The gradient of a loss with respect to the output goes in, those of all arguments come out.
 grads = cudeform.deform_conv2d_backward(output, image, offset, weight, padding=1, mask=mask)
 print({name: grad.shape for name, grad in grads._asdict().items() if grad is not None})
 

@@ -1,7 +1,8 @@
-"""Rotation-aware sampling: a kernel that turns with the texture gives the same answer.
+"""Rotation-aware sampling: a kernel that turns with the texture has the same response everywhere.
 
-A filter for stripes of one direction loses them where the stripes turn. Offsets that rotate its
-taps by the local angle (as oriented and rotation-equivariant detectors do) keep the answer.
+The response of a filter for stripes of one direction drops where the stripes turn. Offsets that
+rotate its taps by the local angle (as in oriented and rotation-equivariant detectors) keep it
+constant.
 
     python examples/rotate_texture.py [picture.png]
 """
@@ -14,17 +15,17 @@ import cudeform
 
 SIZE, KERNEL, DILATION, WAVELENGTH = 96, 5, 2, 8.0
 
-# Stripes on rings: their direction is another one at every place.
+# Stripes on rings: their direction differs from position to position.
 y, x = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2
 image = np.cos(2 * np.pi * np.hypot(y, x) / WAVELENGTH)[None, None]
 angle = np.arctan2(y, x)  # of the direction across the stripes
 
-# Taps along x, as one period of the stripes that are upright.
+# A filter for upright stripes: one period along x.
 taps = DILATION * np.stack(np.mgrid[:KERNEL, :KERNEL] - KERNEL // 2)  # (2, KH, KW): y, x
 filter_ = np.cos(2 * np.pi * taps[1] / WAVELENGTH)
 weight = (filter_ - filter_.mean())[None, None]
 
-# What the rotation adds to each tap: (KH, KW, 2, OH, OW), dy first.
+# Displacement of each tap by the rotation: (KH, KW, 2, OH, OW), dy first.
 cos, sin = np.cos(angle), np.sin(angle)
 ty, tx = taps[0][..., None, None], taps[1][..., None, None]
 rotated = np.stack((cos * ty + sin * tx, cos * tx - sin * ty), axis=2)
@@ -36,10 +37,10 @@ fixed = cudeform.deform_conv2d(image, np.zeros_like(offset), weight, **layout)[0
 turned = cudeform.deform_conv2d(image, offset, weight, **layout)[0, 0]
 
 
-def ring_spread(answer: np.ndarray) -> float:
-    """How much the answer on a crest depends on the place, relative to its mean size."""
+def ring_spread(response: np.ndarray) -> float:
+    """Standard deviation of the response along the crests, relative to its mean magnitude."""
     radius = np.hypot(y, x)
-    crest = answer[(radius % WAVELENGTH < 0.6) & (radius > 12) & (radius < 40)]
+    crest = response[(radius % WAVELENGTH < 0.6) & (radius > 12) & (radius < 40)]
     return float(crest.std() / np.abs(crest).mean())
 
 
@@ -51,14 +52,14 @@ if len(sys.argv) > 1:
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(1, 3, figsize=(13, 5), layout="constrained")
-    place = {"positions": [(30, 70)], "zoom": 3}
-    cudeform.plot_sampling(image, offset, KERNEL, **layout, **place, ax=panels[0])
+    drawn = {"positions": [(30, 70)], "zoom": 3}
+    cudeform.plot_sampling(image, offset, KERNEL, **layout, **drawn, ax=panels[0])
     panels[0].set_title("taps turn with the stripes")
-    for panel, title, answer in (
-        (panels[1], "answer of a fixed kernel", fixed),
-        (panels[2], "answer of a turning kernel", turned),
+    for panel, title, response in (
+        (panels[1], "response of a fixed kernel", fixed),
+        (panels[2], "response of a turning kernel", turned),
     ):
-        panel.imshow(answer, cmap="RdBu", vmin=-13, vmax=13)
+        panel.imshow(response, cmap="RdBu", vmin=-13, vmax=13)
         panel.set_title(title)
         panel.set_axis_off()
     figure.savefig(sys.argv[1], dpi=90, bbox_inches="tight")

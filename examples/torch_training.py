@@ -1,14 +1,14 @@
-"""Train a small network with a deformable layer, beside the same network of torchvision's layer.
+"""Train a small network with a deformable layer, and the same network with torchvision's layer.
 
 python examples/torch_training.py
 
-The layer is an ordinary module: its input, offset and mask come from other layers, gradients go
-back to them, and an optimiser moves its weight. Both networks begin with the same parameters and
+The layer is an ordinary module: its input, offset and mask come from other layers, gradients flow
+back to them, and an optimiser updates its weight. Both networks start with the same parameters and
 see the same images; their losses agree at every step.
 
-All is float64. Offsets begin at whole pixels, where the derivative of a bilinear sample jumps: in
-float32 rounding decides on which side, and even the network of torchvision's layer that gets its
-batch in another order is away by 1e-3 after 50 steps.
+Everything is float64. Offsets start at 0, where the derivative of a bilinear sample jumps. In
+float32, rounding decides the side of the jump: even torchvision's own losses differ by 1e-3 after
+50 steps if the images of a batch come in another order.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TOLERANCE = 1e-5
 
 
 class Modulated(nn.Module):
-    """A deformable convolution whose offset and mask a convolution predicts: at first, zeros."""
+    """A deformable convolution whose offset and mask come from a convolution, at first zero."""
 
     def __init__(self, layer: nn.Module, channels: int) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Modulated(nn.Module):
 
 
 def network(deformable: type[nn.Module]) -> nn.Module:
-    """Three layers; the second is ``deformable``, cudeform's class or torchvision's."""
+    """Three layers; the second one is of the class ``deformable``, cudeform's or torchvision's."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1),
@@ -57,11 +57,11 @@ def network(deformable: type[nn.Module]) -> nn.Module:
 
 
 def digits() -> tuple[Any, Any]:
-    """Images of 8x8, (N, 1, 8, 8), and which of ten digits each shows."""
+    """Images, (N, 1, 8, 8), and the digit that each shows."""
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        print("images are made up; pip install scikit-learn for handwritten digits")
+        print("images are synthetic; pip install scikit-learn for handwritten digits")
         labels = torch.arange(1280) % 10
         return torch.rand(10, 1, 8, 8)[labels] + 0.2 * torch.randn(1280, 1, 8, 8), labels
     images, labels = load_digits(return_X_y=True)
@@ -69,7 +69,7 @@ def digits() -> tuple[Any, Any]:
 
 
 class Training:
-    """A network that is trained, the loss of every step, and the time it took."""
+    """A network in training, the loss of every step, and the time of all."""
 
     def __init__(self, deformable: type[nn.Module]) -> None:
         self.network = network(deformable)
@@ -89,18 +89,18 @@ class Training:
 
 def main() -> None:
     torch.set_default_dtype(torch.float64)
-    torch.set_num_threads(1)  # for both the same; threads would mostly wait, the images are tiny
+    torch.set_num_threads(1)  # the same for both; the images are too small for more
     cudeform.set_options(num_threads=1)
-    contestants = {"cudeform": DeformConv2d}
+    layers = {"cudeform": DeformConv2d}
     try:
         import torchvision
 
-        contestants["torchvision"] = torchvision.ops.DeformConv2d
+        layers["torchvision"] = torchvision.ops.DeformConv2d
     except ImportError:
-        print("no network to compare with; pip install torchvision")
+        print("nothing to compare with; pip install torchvision")
 
     images, labels = digits()
-    trainings = {name: Training(layer) for name, layer in contestants.items()}
+    trainings = {name: Training(layer) for name, layer in layers.items()}
     for step in range(STEPS):
         batch = (torch.arange(64) + 64 * step) % len(images)
         for training in trainings.values():

@@ -108,6 +108,9 @@ class CheckedAdapter(ABC):
         )
 
 
+_NO_CONTEXT = nullcontext()
+
+
 class ArrayAdapter(CheckedAdapter):
     """An adapter for arrays whose memory the engine reads and writes where it is."""
 
@@ -121,7 +124,7 @@ class ArrayAdapter(CheckedAdapter):
 
     def device_context(self, array: Any) -> AbstractContextManager[Any]:
         """Makes the device of ``array`` the current one."""
-        return nullcontext()
+        return _NO_CONTEXT
 
     def executor(self, array: Any) -> Executor | None:
         """The GPU that ``array`` is on, with the caller's current stream; None on the CPU."""

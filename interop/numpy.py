@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,7 @@ class NumpyAdapter(ArrayAdapter):
 
     def dtype_name(self, array: Any) -> str:
         """Name of the dtype, as ``checks.DTYPES`` has it."""
-        # A byte-swapped float32 has the name float32 too, but the engine cannot read it.
-        return str(array.dtype.name if array.dtype.isnative else array.dtype.str)
+        return _name(array.dtype)
 
     def device_of(self, array: Any) -> str:
         """The CPU."""
@@ -31,6 +31,13 @@ class NumpyAdapter(ArrayAdapter):
 
 
 ADAPTER = NumpyAdapter()
+
+
+@cache
+def _name(dtype: Any) -> str:
+    """Name of a dtype; cached because NumPy builds the string at every access."""
+    # A byte-swapped float32 has the name float32 too, but the engine cannot read it.
+    return str(dtype.name if dtype.isnative else dtype.str)
 
 
 def is_bfloat16(array: Any) -> bool:

@@ -1,1 +1,1 @@
-"""CUDA C sources, read as text by ``cudeform.source``."""
+"""CUDA C sources by stage, read as text by ``cudeform.gpu.device_api.kernel_source``."""

@@ -131,7 +131,7 @@ class _Backward:
         call, grads = self.call, self.grads
         scatter = 0 if self.sums is None else self.sums.begin(chunk, images, self.columns)
         fields = call.chunk_fields(chunk, images) | {
-            "keep_columns": self.grad_weight is not None,
+            "write_columns": self.grad_weight is not None,
             "zero_boundary_grad": call.zero_boundary_grad,
         }
         operands = call.operands

@@ -117,8 +117,10 @@ class Call:
     ) -> None:
         """Run a kernel with just so many blocks of so many threads."""
         params = Layout(self.variant.index_bits).fill(self.g, fields)
-        adds = atomic_width(self.variant.dtype, self.variant.vector, self.device.compute_capability)
-        text = kernel(name, replace(self.variant, adds=adds))
+        width = atomic_width(
+            self.variant.dtype, self.variant.vector, self.device.compute_capability
+        )
+        text = kernel(name, replace(self.variant, atomic_width=width))
         self.device.launch(text, blocks, threads, pointers, params, shared_bytes)
 
     def positions(self, chunk: Chunk) -> int:
@@ -139,7 +141,7 @@ class Call:
             "positions": self.positions(chunk),
             "samples": self.samples(chunk),
             "cells": chunk.count * g.offset_groups * (g.in_h + 1) * (g.in_w + 1),
-            "leading": self.leading,
+            "ld_columns": self.leading,
             "first_image": chunk.images.start,
             "images": chunk.count,
             "first_row": chunk.rows.start,

@@ -91,8 +91,8 @@ def pack_weight(
     packed = call.allocate(call.g.out_channels * call.leading)
     fields = {
         "weight": strides_of(weight),
-        "bias": 0 if bias is None else bias.strides[0],
-        "leading": call.leading,
+        "bias_stride": 0 if bias is None else bias.strides[0],
+        "ld_columns": call.leading,
     }
     pointers = (pointer_of(weight), pointer_of(bias), packed.pointer)
     call.launch("pack_weight", call.g.out_channels * call.leading, pointers, fields)
@@ -106,7 +106,7 @@ def unpack_weight(
     g = call.g
     items = g.out_channels * max(1, g.taps * (g.channels // g.groups))
     pointers = (packed.pointer, pointer_of(grad_weight), pointer_of(grad_bias))
-    call.launch("unpack_weight", items, pointers, {"leading": call.leading})
+    call.launch("unpack_weight", items, pointers, {"ld_columns": call.leading})
 
 
 def unpack_input(call: Call, table: Memory, grad_input: DeviceArray, chunk: Chunk) -> None:

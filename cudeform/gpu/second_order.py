@@ -123,7 +123,7 @@ class _Double:
             )
         kept = self.grad_weight is not None or results.grad_output is not None
         call.launch(
-            "deform_double",
+            "deform_double_backward",
             call.samples(chunk),
             (
                 *direction.pointers(images),
@@ -133,7 +133,7 @@ class _Double:
                 pointer_of(results.offset),
                 pointer_of(results.mask),
             ),
-            direction.fields(chunk, images) | {"keep_columns": kept},
+            direction.fields(chunk, images) | {"write_columns": kept},
             shared_bytes=direction.shared_bytes,
         )
         if self.sums is not None:

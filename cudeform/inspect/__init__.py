@@ -1,4 +1,4 @@
-"""Where a layer looks: the positions that its taps sample, in numbers and in pictures."""
+"""Where a layer samples: the locations of its taps, in numbers and in pictures."""
 
 from cudeform.inspect.locations import sampling_locations
 from cudeform.inspect.plots import plot_displacement, plot_sampling

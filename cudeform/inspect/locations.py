@@ -1,12 +1,13 @@
-"""The positions that the taps of a layer sample."""
+"""The locations that the taps of a layer sample, and the meaning of an offset's channels."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from cudeform.geometry import Padding, Pair
-from cudeform.inspect.layout import Layout
-from cudeform.inspect.space import Space, borrowed, way_back
+from cudeform.checks import DTYPES
+from cudeform.geometry import Padding, Pair, as_padding, as_pair, offset_groups_of
+from cudeform.inspect._namespace import Namespace, dtype_name, exporter_of, import_foreign
 
 
 def sampling_locations(
@@ -46,10 +47,67 @@ def sampling_locations(
         >>> where[0, 0, 1, 1, :, 2, 5]  # y, x
         array([2.5, 5. ])
     """
-    give_back, offset = way_back(offset), borrowed(offset)
-    layout = Layout.of(offset, kernel_size, stride, padding, dilation)
-    space = Space.of(offset)
-    with space.device:
-        y, x = layout.regular(space)
-        second = space.range(2).reshape(2, 1, 1)
-        return give_back(layout.taps(space, offset) + (y * (1 - second) + x * second))
+    export, offset = exporter_of(offset), import_foreign(offset)
+    layout = OffsetLayout.of(offset, kernel_size, stride, padding, dilation)
+    namespace = Namespace.of(offset)
+    with namespace.device_context:
+        y, x = layout.regular_grid(namespace)
+        is_x = namespace.arange(2).reshape(2, 1, 1)
+        return export(layout.displacements(namespace, offset) + (y * (1 - is_x) + x * is_x))
+
+
+@dataclass(frozen=True)
+class OffsetLayout:
+    """The sizes that give the channels of an offset their meaning."""
+
+    batch: int
+    offset_groups: int
+    kernel: tuple[int, int]
+    out_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding_begin: tuple[int, int]  # before the first row and column
+    dilation: tuple[int, int]
+
+    @classmethod
+    def of(
+        cls, offset: Any, kernel_size: Pair, stride: Pair, padding: Padding, dilation: Pair
+    ) -> OffsetLayout:
+        """The layout of an offset, which must fit the kernel."""
+        if not hasattr(offset, "shape") or not hasattr(offset, "dtype"):
+            raise TypeError(
+                f"offset must be an array, got {type(offset).__name__}; numpy.asarray makes one of "
+                "a list or a number"
+            )
+        dtype = dtype_name(offset)
+        if dtype not in DTYPES:
+            raise TypeError(f"offset must have a dtype among {', '.join(DTYPES)}, got {dtype}")
+        kernel = as_pair("kernel_size", kernel_size, 1)
+        (top, _), (left, _) = as_padding(padding)
+        shape = tuple(offset.shape)
+        return cls(
+            # With 0 channels, any number of offset groups is accepted.
+            offset_groups=offset_groups_of(0, shape, kernel[0] * kernel[1]),
+            batch=shape[0],
+            kernel=kernel,
+            out_size=(shape[2], shape[3]),
+            stride=as_pair("stride", stride, 1),
+            padding_begin=(top, left),
+            dilation=as_pair("dilation", dilation, 1),
+        )
+
+    def displacements(self, namespace: Namespace, offset: Any) -> Any:
+        """The offset as (N, OG, KH, KW, 2, OH, OW), a view if its dtype is that of coordinates."""
+        shape = (self.batch, self.offset_groups, *self.kernel, 2, *self.out_size)
+        return namespace.cast(offset.reshape(shape))
+
+    def regular_grid(self, namespace: Namespace) -> tuple[Any, Any]:
+        """Locations without an offset: y as (KH, 1, 1, OH, 1), x as (1, KW, 1, 1, OW)."""
+        y, x = (self._regular_axis(namespace, axis) for axis in (0, 1))
+        (kernel_h, kernel_w), (out_h, out_w) = self.kernel, self.out_size
+        return y.reshape(kernel_h, 1, 1, out_h, 1), x.reshape(1, kernel_w, 1, 1, out_w)
+
+    def _regular_axis(self, namespace: Namespace, axis: int) -> Any:
+        kernel, out = self.kernel[axis], self.out_size[axis]
+        taps = namespace.arange(kernel).reshape(kernel, 1) * self.dilation[axis]
+        positions = namespace.arange(out) * self.stride[axis]
+        return taps + positions - self.padding_begin[axis]

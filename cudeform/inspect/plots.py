@@ -1,4 +1,4 @@
-"""Pictures of where a layer looks. matplotlib is imported when one is drawn."""
+"""Pictures of where a layer samples. matplotlib is imported when one is drawn."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cudeform.geometry import Padding, Pair
-from cudeform.inspect.fields import SCALED, draw_arrows, draw_colours, draw_wheel
-from cudeform.inspect.inputs import (
-    Field,
+from cudeform.inspect._displacement import COLOUR_BAR, draw_arrows, draw_colours, draw_wheel
+from cudeform.inspect._drawing import Taps, View, draw_image, draw_legend, draw_taps
+from cudeform.inspect._inputs import (
+    ImageTaps,
     chosen_groups,
     chosen_positions,
+    mask_of_image,
     picture_of,
-    weights_of,
 )
-from cudeform.inspect.taps import draw_legend, draw_taps
-from cudeform.inspect.view import Taps, View, draw_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PANEL = 4.5  # inches
-BESIDE, BENEATH = 1.0, 0.8  # inches, for a colour bar and a legend
-WIDEST_ROW = 4  # panels
+COLOUR_BAR_WIDTH, LEGEND_HEIGHT = 1.0, 0.8  # inches
+PANELS_IN_A_ROW = 4
 
 
 def plot_sampling(
@@ -45,14 +44,14 @@ def plot_sampling(
 ) -> list[Axes]:
     """Draw where the taps of some output positions sample an image.
 
-    Rings are the taps of the regular grid, filled circles those that the offset sends elsewhere,
-    coloured by the mask if there is one, with an arrow between the two. A cross marks a tap outside
-    of the image, which samples zeros; where it lies far away, it is drawn at the edge of the
-    picture. A triangle there marks a tap that is not finite.
+    Rings are the taps of the regular grid, filled circles the same taps with the offset, coloured
+    by the mask if there is one; an arrow connects the two. A cross marks a tap that lies outside of
+    the image and samples zeros, a triangle a tap whose location is not finite. Marks that are out
+    of view are drawn at the edge of the picture.
 
     Args:
         image: (H, W), (C, H, W) or (N, C, H, W), of any library: three channels are shown as
-            colours, others as their mean in grey, from the darkest value to the brightest.
+            colours, any other number as their mean in grey.
         offset: (N, 2*offset_groups*KH*KW, OH, OW), of any library.
         kernel_size: KH and KW, or one number for both.
         stride, padding, dilation: as for :func:`deform_conv2d`.
@@ -78,20 +77,20 @@ def plot_sampling(
         >>> (panel,) = cudeform.plot_sampling(image, offset, kernel_size=3, padding=1, zoom=2)
         >>> panel.figure.savefig("taps.png")  # doctest: +SKIP
     """
-    field = Field.of(offset, (kernel_size, stride, padding, dilation), index)
-    groups = chosen_groups(groups, field.offset_groups)
-    weights = None if mask is None else weights_of(mask, field, index)
+    image_taps = ImageTaps.of(offset, (kernel_size, stride, padding, dilation), index)
+    groups = chosen_groups(groups, image_taps.offset_groups)
+    weights = None if mask is None else mask_of_image(mask, image_taps, index)
     picture = picture_of(image, index)
-    points = chosen_positions(positions, field.moved.shape[-2:])
+    drawn_positions = chosen_positions(positions, image_taps.sampled.shape[-2:])
     axes = _axes(ax, len(groups))
     taps_of = {
         group: [
             Taps(
-                field.still[group, ..., oy, ox].reshape(-1, 2),
-                field.moved[group, ..., oy, ox].reshape(-1, 2),
+                image_taps.regular[group, ..., oy, ox].reshape(-1, 2),
+                image_taps.sampled[group, ..., oy, ox].reshape(-1, 2),
                 None if weights is None else weights[group, :, oy, ox],
             )
-            for oy, ox in points
+            for oy, ox in drawn_positions
         ]
         for group in groups
     }
@@ -100,12 +99,12 @@ def plot_sampling(
         taps = taps_of[group]
         draw_image(panel, picture, view)
         shown = draw_taps(panel, taps, view)
-        if field.offset_groups > 1:
+        if image_taps.offset_groups > 1:
             panel.set_title(f"offset group {group}")
         if weights is not None and panel is axes[-1]:
             panel.figure.colorbar(shown, ax=axes, shrink=0.8, label="mask")
     drawn = [marks for panel in axes for marks in panel.collections]
-    # In the middle of a short row, where it pushes no panel aside.
+    # Below the middle of a short row, where it pushes no panel aside.
     draw_legend(axes[len(axes) // 2 if len(axes) < 4 else 0], drawn, weights is not None)
     return axes
 
@@ -123,7 +122,7 @@ def plot_displacement(
     colours: bool = False,
     ax: Axes | Sequence[Axes] | None = None,
 ) -> list[Axes]:
-    """Draw, for all output positions, where their taps are displaced to on average.
+    """Draw the mean displacement of the taps of every output position.
 
     Args:
         offset: (N, 2*offset_groups*KH*KW, OH, OW), of any library.
@@ -131,8 +130,8 @@ def plot_displacement(
         image: drawn behind the arrows, as in :func:`plot_sampling`; None for none.
         index: which image of the batch.
         groups: offset groups to draw, a panel each; None takes all.
-        colours: a colour for each position instead of arrows: its hue is the direction, its
-            strength the length, as the wheel in the corner explains. No image is drawn then.
+        colours: draw a colour for each position instead of arrows, and no image. The hue is the
+            direction, the strength the length; a wheel beside the panel explains them.
         ax: axes to draw on, as many as there are panels; None makes a figure.
 
     Returns:
@@ -148,30 +147,31 @@ def plot_displacement(
         >>> second.get_title()
         'offset group 1'
     """
-    field = Field.of(offset, (kernel_size, stride, padding, dilation), index)
-    groups = chosen_groups(groups, field.offset_groups)
+    image_taps = ImageTaps.of(offset, (kernel_size, stride, padding, dilation), index)
+    groups = chosen_groups(groups, image_taps.offset_groups)
     axes = _axes(ax, len(groups))
-    taps = (1, 2)
-    centres = field.still.mean(taps)
-    shifts = field.moved.mean(taps) - centres
-    lengths = np.hypot(shifts[groups, 0], shifts[groups, 1])
+    tap_axes = (1, 2)
+    centres = image_taps.regular.mean(tap_axes)
+    displacements = image_taps.sampled.mean(tap_axes) - centres
+    lengths = np.hypot(displacements[groups, 0], displacements[groups, 1])
     finite = lengths[np.isfinite(lengths)]
-    # A few far taps must not make all others vanish.
+    # A few long displacements must not make all others invisible.
     longest = max(float(np.quantile(finite, 0.99)), 1e-6) if finite.size else 1.0
     for panel, group in zip(axes, groups, strict=True):
-        if field.offset_groups > 1:
+        if image_taps.offset_groups > 1:
             panel.set_title(f"offset group {group}")
         if colours:
-            draw_colours(panel, shifts[group], longest)
+            draw_colours(panel, displacements[group], longest)
             continue
         if image is not None:
             picture = picture_of(image, index)
             draw_image(panel, picture, View.of(picture.shape[:2], [], None))
-        arrows = draw_arrows(panel, centres[group], shifts[group], longest, image is not None)
+        on_image = image is not None
+        arrows = draw_arrows(panel, centres[group], displacements[group], longest, on_image)
     if colours:
         draw_wheel(axes[-1], longest)
     else:
-        axes[-1].figure.colorbar(arrows, ax=axes, shrink=0.8, label=SCALED, extend="max")
+        axes[-1].figure.colorbar(arrows, ax=axes, shrink=0.8, label=COLOUR_BAR, extend="max")
     return axes
 
 
@@ -188,12 +188,12 @@ def _axes(ax: Axes | Sequence[Axes] | None, panels: int) -> list[Axes]:
         from matplotlib import pyplot
     except ImportError as error:
         raise ImportError("pictures need matplotlib: pip install matplotlib") from error
-    across = min(panels, WIDEST_ROW)
+    across = min(panels, PANELS_IN_A_ROW)
     down = ceil(panels / across)
     _, made = pyplot.subplots(
         down,
         across,
-        figsize=(PANEL * across + BESIDE, (PANEL + BENEATH) * down),
+        figsize=(PANEL * across + COLOUR_BAR_WIDTH, (PANEL + LEGEND_HEIGHT) * down),
         squeeze=False,
         layout="constrained",
     )

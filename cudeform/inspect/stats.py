@@ -1,19 +1,20 @@
-"""How far the taps of a layer wander, in numbers."""
+"""How far the offsets of a layer displace its taps, in numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from cudeform.geometry import Padding, Pair, as_pair, geometry_of
-from cudeform.inspect.layout import Layout
-from cudeform.inspect.space import Space, borrowed
+from cudeform.inspect._namespace import Namespace, import_foreign
+from cudeform.inspect.locations import OffsetLayout
 
 
 @dataclass(frozen=True)
 class OffsetStats:
-    """How far the taps of a layer wander; ``str()`` gives a line for a training log.
+    """How far the taps of a layer are displaced; ``str()`` gives a line for a training log.
 
     Attributes:
         mean: mean length of the finite displacements, pixels.
@@ -31,7 +32,7 @@ class OffsetStats:
     groups: tuple[OffsetStats, ...] = ()
 
     def __str__(self) -> str:
-        """One line, the widest-ranging offset group named if there are several."""
+        """One line; it names the offset group with the largest mean if there are several."""
         line = (
             f"offsets: mean {self.mean:.2f} px, largest {self.largest:.1f} px, "
             f"outside {self.outside:.1%}, non-finite {self.non_finite:.1%}"
@@ -53,8 +54,7 @@ def offset_stats(
 ) -> OffsetStats:
     """Statistics of offsets, for all and for each offset group.
 
-    Computed on the offset's device in one go; a few numbers per group are fetched, which waits for
-    them.
+    Computed on the offset's device; the call waits for the result, a few numbers per group.
 
     Args:
         offset: (N, 2*offset_groups*KH*KW, OH, OW), an array of any library.
@@ -79,18 +79,15 @@ def offset_stats(
         >>> stats.outside > 0.5
         True
     """
-    offset = borrowed(offset)
-    layout = Layout.of(offset, kernel_size, stride, padding, dilation)
+    offset = import_foreign(offset)
+    layout = OffsetLayout.of(offset, kernel_size, stride, padding, dilation)
     height, width = as_pair("image_size", image_size, 1)
-    kernel_h, kernel_w = layout.kernel
-    images = layout.batch
-    # No channels and no filters: geometry alone is checked.
-    image, weight = (images, 0, height, width), (0, 0, kernel_h, kernel_w)
+    # Shapes without channels and filters, to check the other sizes.
+    image, weight = (layout.batch, 0, height, width), (0, 0, *layout.kernel)
     geometry_of(image, offset.shape, weight, None, stride, padding, dilation)
-    count = images * kernel_h * kernel_w * layout.out_h * layout.out_w
+    count = prod((layout.batch, *layout.kernel, *layout.out_size))
     if count == 0:
-        nothing = OffsetStats(0.0, 0.0, 0.0, 0.0)
-        groups = (nothing,) * layout.offset_groups
+        groups = (OffsetStats(0.0, 0.0, 0.0, 0.0),) * layout.offset_groups
         return OffsetStats(0.0, 0.0, 0.0, 0.0, groups)
     rows = _measure(offset, layout, height, width)
     groups = tuple(_stats(count, [row]) for row in rows)
@@ -98,35 +95,35 @@ def offset_stats(
     return OffsetStats(whole.mean, whole.largest, whole.outside, whole.non_finite, groups)
 
 
-def _measure(offset: Any, layout: Layout, height: int, width: int) -> list[list[float]]:
-    """For each group: sum and largest of the finite displacements, taps outside, not finite."""
-    space = Space.of(offset)
-    xp, others = space.xp, (0, 2, 3, 4, 5)
-    with space.device:
-        taps = layout.taps(space, offset)
-        dy, dx = taps[:, :, :, :, 0], taps[:, :, :, :, 1]
-        y, x = layout.regular(space)
+def _measure(offset: Any, layout: OffsetLayout, height: int, width: int) -> list[list[float]]:
+    """For each group: sum and maximum of the finite lengths, taps outside, taps not finite."""
+    namespace = Namespace.of(offset)
+    xp, all_but_group = namespace.xp, (0, 2, 3, 4, 5)
+    with namespace.device_context:
+        displacements = layout.displacements(namespace, offset)
+        dy, dx = displacements[:, :, :, :, 0], displacements[:, :, :, :, 1]
+        y, x = layout.regular_grid(namespace)
         y, x = dy + y[:, :, 0], dx + x[:, :, 0]
         finite = xp.isfinite(dy) & xp.isfinite(dx)
         length = xp.where(finite, xp.hypot(dy, dx), xp.zeros_like(dy))
         inside = (y > -1) & (y < height) & (x > -1) & (x < width)
         outside = ~inside & (y == y) & (x == x)  # NaN differs from itself
-        parts = (
-            length.sum(others),
-            xp.amax(length, others),
-            space.cast(outside).sum(others),
-            space.cast(~finite).sum(others),
+        columns = (
+            length.sum(all_but_group),
+            xp.amax(length, all_but_group),
+            namespace.cast(outside).sum(all_but_group),
+            namespace.cast(~finite).sum(all_but_group),
         )
-        rows: list[list[float]] = xp.stack(parts, 1).tolist()
+        rows: list[list[float]] = xp.stack(columns, 1).tolist()
     return rows
 
 
 def _stats(count: int, rows: list[list[float]]) -> OffsetStats:
-    total, largest, outside, lost = zip(*rows, strict=True)
+    total, largest, outside, non_finite = zip(*rows, strict=True)
     taps = count * len(rows)
     return OffsetStats(
-        mean=sum(total) / max(1.0, taps - sum(lost)),
+        mean=sum(total) / max(1.0, taps - sum(non_finite)),
         largest=max(largest),
         outside=sum(outside) / taps,
-        non_finite=sum(lost) / taps,
+        non_finite=sum(non_finite) / taps,
     )

@@ -25,7 +25,7 @@ def deform_conv2d(
     dilation: Pair = 1,
     mask: Any = None,
 ) -> Any:
-    """Deformable convolution: each tap samples the input where its offset sends it.
+    """Deformable convolution: each tap samples the input at a displaced position.
 
     DCNv1 (Dai et al., "Deformable Convolutional Networks", ICCV 2017) without a mask, DCNv2 (Zhu et
     al., "Deformable ConvNets v2", CVPR 2019) with one. Arguments, order and defaults are those of
@@ -51,8 +51,8 @@ def deform_conv2d(
         padding: zeros added on each side: a number, (vertical, horizontal), or
             ((top, bottom), (left, right)).
         dilation: vertical and horizontal distance of taps, or one number for both.
-        mask: (N, offset_groups*KH*KW, OH, OW), factor of each sample, or None for 1. No sigmoid is
-            applied.
+        mask: (N, offset_groups*KH*KW, OH, OW), the factor of each sample, or None for 1. No
+            sigmoid is applied.
 
     All arrays share one library, dtype and device. ``groups = C // weight.shape[1]`` and
     ``offset_groups = offset.shape[1] // (2*KH*KW)`` are inferred.
@@ -62,8 +62,9 @@ def deform_conv2d(
         ``OH = (H + top + bottom - dilation_h*(KH - 1) - 1) // stride_h + 1``.
 
     Raises:
-        TypeError: no array, arrays of different libraries or dtypes, an unsupported dtype.
-        ValueError: shapes that do not fit, a size that is impossible.
+        TypeError: an argument that is no array, arrays of different libraries or dtypes, an
+            unsupported dtype.
+        ValueError: arrays on different devices, shapes that do not fit, an impossible size.
 
     Example:
         >>> import numpy as np, cudeform
@@ -99,16 +100,17 @@ def deform_conv2d_backward(
         grad_output: (N, O, OH, OW), same library, dtype and device as the input.
         input, offset, weight, bias, stride, padding, dilation, mask: as for
             :func:`deform_conv2d`.
-        needs: names of the arguments whose gradients are wanted; the others cost nothing.
+        needs: names of the arguments whose gradients are needed; the others are not computed.
 
     Returns:
         A named tuple ``(input, offset, weight, bias, mask)``, each of its argument's shape and
         dtype, None where not needed or where there is no such argument.
 
-    The offset's gradient is the derivative to the right at whole coordinates, as in torchvision;
-    ``cudeform.options(boundary_grad="zero")`` selects the other convention at the image's edge.
-    Two deliberate differences: the side is the offset's own, so -1e-9 is to the left of every pixel
-    in float32 too; and a sample outside has zero gradients even if ``grad_output`` is not finite.
+    At whole coordinates the gradient of the offset is the derivative to the right, as in
+    torchvision; ``cudeform.options(boundary_grad="zero")`` selects the other convention at the
+    image's edge. There are two deliberate differences from torchvision. The side is decided by the
+    offset alone, so an offset of -1e-9 is to the left of a pixel in float32 too. A sample outside
+    of the image has zero gradients even if ``grad_output`` is not finite.
 
     Raises:
         TypeError, ValueError: as :func:`deform_conv2d`, or a name in ``needs`` that is no argument.
@@ -141,11 +143,11 @@ def deform_conv2d_jvp(
     dilation: Pair = 1,
     mask: Any = None,
 ) -> Any:
-    """Forward mode: how the output moves when the arguments move along ``tangents``.
+    """Forward mode: the derivative of the output in the direction of ``tangents``.
 
     Args:
-        tangents: ``cudeform.Tangents(input=..., offset=..., ...)``, each of its argument's shape
-            and dtype; None stands for zero.
+        tangents: :class:`cudeform.Tangents`, ``cudeform.Tangents(input=..., offset=...)``: one
+            direction for each argument, of its shape and dtype; None stands for zero.
         input, offset, weight, bias, stride, padding, dilation, mask: as for
             :func:`deform_conv2d`.
 
@@ -188,16 +190,16 @@ def deform_conv2d_double_backward(
     """Gradients of the gradients: of ``sum(cotangents * deform_conv2d_backward(...))``.
 
     Args:
-        cotangents: what the gradients are weighted with, each of its argument's shape and dtype;
-            None stands for zero.
+        cotangents: :class:`cudeform.Tangents`: one cotangent for each gradient, of its shape and
+            dtype; None stands for zero.
         grad_output: (N, O, OH, OW), as for :func:`deform_conv2d_backward`.
         input, offset, weight, bias, stride, padding, dilation, mask: as for
             :func:`deform_conv2d`.
-        needs: names of the results that are wanted; the others cost nothing.
+        needs: names of the results that are needed; the others are not computed.
 
     Returns:
-        A named tuple ``(grad_output, input, offset, weight, mask)``. The bias is not among them: no
-        gradient depends on it.
+        A named tuple ``(grad_output, input, offset, weight, mask)``. It has no bias: no gradient
+        depends on the bias.
 
     Raises:
         TypeError, ValueError: as :func:`deform_conv2d_backward`.

@@ -1,188 +1,248 @@
-"""Forward and reverse mode of the primitives; ``primitives.py`` says what is whose transpose."""
+"""Forward and reverse mode of the primitives; ``primitives.py`` says which transposes which.
+
+The rules take and return mappings of arrays. An array that a mapping lacks is zero.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 from jax.interpreters import ad
 
-from cudeform.checks import GRADIENTS
+from .call_spec import (
+    GRAD_OUTPUT,
+    GRAD_OUTPUT_TANGENT,
+    Argument,
+    Arguments,
+    CallSpec,
+    Role,
+    select,
+    with_role,
+)
+from .primitives import PRIMITIVES, bind, call
 
-from .call_spec import OTHER, TANGENT, Task
-from .primitives import PRIMITIVES, Arrays, bind, call
-
-MOVED_GRADIENT = TANGENT + "grad_output"
-
-Named = dict[str, Any]
+Named = Mapping[str, Any]
 
 
-def _jvp(task: Task, operands: Arrays, tangents: Arrays) -> Any:
+# ---- the products with derivatives that the rules are made of ------------------------------------
+
+
+def _jvp(spec: CallSpec, operands: Named, tangents: Named) -> Any:
     """``J t``; None for zero."""
     if not tangents:
         return None
-    return call(task, "jvp", {**operands, **_prefixed(TANGENT, tangents)})["output"]
+    arguments = with_role("primal", operands) | with_role("tangent", tangents)
+    return call(spec, "jvp", arguments, ["output"])["output"]
 
 
-def _backward(task: Task, operands: Arrays, grad_output: Any, needs: Iterable[str]) -> Named:
+def _backward(spec: CallSpec, operands: Named, grad_output: Any, needs: Iterable[str]) -> Named:
     """``J' g``."""
     needs = tuple(needs)
     if grad_output is None or not needs:
         return {}
-    return call(task, "backward", {**operands, "grad_output": grad_output}, needs)
+    arguments = with_role("primal", operands) | {GRAD_OUTPUT: grad_output}
+    return call(spec, "backward", arguments, needs)
 
 
-def _double(
-    task: Task,
-    operands: Arrays,
+def _double_backward(
+    spec: CallSpec,
+    operands: Named,
     grad_output: Any,
-    moved: Any,
-    tangents: Arrays,
+    grad_output_tangent: Any,
+    tangents: Named,
     needs: Iterable[str],
 ) -> Named:
-    """``(J s, J' h + H s)`` for a gradient ``h`` and tangents ``s``; what is zero is left out.
+    """``(J s, J' h + H s)`` for a tangent ``h`` of the gradient and tangents ``s``.
 
     The bias has no second derivatives: its part is ``J' h`` alone.
     """
     if not tangents:
-        return _backward(task, operands, moved, (n for n in needs if n != "grad_output"))
-    arrays = {**operands, "grad_output": grad_output}
-    if moved is None:
+        first = [name for name in needs if name != "grad_output"]
+        return _backward(spec, operands, grad_output_tangent, first)
+    arguments = with_role("primal", operands) | {GRAD_OUTPUT: grad_output}
+    if grad_output_tangent is None:
         needs = [name for name in needs if name != "bias"]
     else:
-        arrays[MOVED_GRADIENT] = moved
+        arguments[GRAD_OUTPUT_TANGENT] = grad_output_tangent
     needs = tuple(needs)
     if not needs:
         return {}
-    return call(task, "double_backward", {**arrays, **_prefixed(TANGENT, tangents)}, needs)
+    return call(spec, "double_backward", arguments | with_role("tangent", tangents), needs)
 
 
-def _second(task: Task, operands: Arrays, tangents: Arrays, others: Arrays) -> Any:
+def _second_jvp(spec: CallSpec, operands: Named, tangents: Named, second_tangents: Named) -> Any:
     """The second derivative of the output along two directions; None for zero."""
-    others = {name: other for name, other in others.items() if name != "bias"}
-    tangents = {name: tangent for name, tangent in tangents.items() if name != "bias"}
-    if not tangents or not others:
+    tangents, second_tangents = map(_without_bias, (tangents, second_tangents))
+    if not tangents or not second_tangents:
         return None
-    directions = _prefixed(TANGENT, tangents) | _prefixed(OTHER, others)
-    return call(task, "second_jvp", {**operands, **directions})["output"]
+    arguments = (
+        with_role("primal", operands)
+        | with_role("tangent", tangents)
+        | with_role("second_tangent", second_tangents)
+    )
+    return call(spec, "second_jvp", arguments, ["output"])["output"]
 
 
-def _forward_jvp(task: Task, values: Named, moves: Named) -> Named:
-    return {"output": _jvp(task, _operands(values), moves)}
-
-
-def _jvp_jvp(task: Task, values: Named, moves: Named) -> Named:
-    operands, tangents = _operands(values), _directions(TANGENT, values)
-    first = _jvp(task, operands, _directions(TANGENT, moves))
-    return {"output": _sum(first, _second(task, operands, tangents, _operands(moves)))}
-
-
-def _backward_jvp(task: Task, values: Named, moves: Named) -> Named:
-    moved, tangents = moves.get("grad_output"), _operands(moves)
-    tangents.pop("bias", None)
-    operands = _operands(values)
-    return _double(task, operands, values["grad_output"], moved, tangents, task.outputs)
-
-
-def _double_jvp(task: Task, values: Named, moves: Named) -> Named:
-    _refuse_third(moves)
-    moved, tangents = moves.get(MOVED_GRADIENT), _directions(TANGENT, moves)
-    operands = _operands(values)
-    return _double(task, operands, values["grad_output"], moved, tangents, task.outputs)
-
-
-def _second_jvp(task: Task, values: Named, moves: Named) -> Named:
-    _refuse_third(moves)
-    operands = _operands(values)
-    one = _second(task, operands, _directions(TANGENT, moves), _directions(OTHER, values))
-    two = _second(task, operands, _directions(TANGENT, values), _directions(OTHER, moves))
-    return {"output": _sum(one, two)}
-
-
-def _refuse_third(moves: Named) -> None:
-    if any(name in GRADIENTS or name == "grad_output" for name in moves):
-        raise NotImplementedError("deform_conv2d has no third derivatives")
-
-
-def _jvp_transpose(task: Task, known: Named, unknown: list[str], cotangents: Named) -> Named:
-    needs = [name.removeprefix(TANGENT) for name in unknown]
-    grads = _backward(task, _operands(known), cotangents["output"], needs)
-    return _prefixed(TANGENT, grads)
-
-
-def _backward_transpose(task: Task, known: Named, unknown: list[str], cotangents: Named) -> Named:
-    return {"grad_output": _jvp(task, _operands(known), cotangents)}
-
-
-def _double_transpose(task: Task, known: Named, unknown: list[str], cotangents: Named) -> Named:
-    moved = cotangents.pop("grad_output", None)
-    needs = [name.removeprefix(TANGENT) for name in unknown]
-    operands = _operands(known)
-    grads = _double(task, operands, known["grad_output"], moved, cotangents, needs)
-    return _prefixed(TANGENT, grads)
-
-
-def _second_transpose(task: Task, known: Named, unknown: list[str], cotangents: Named) -> Named:
-    prefix, other = (TANGENT, OTHER) if unknown[0].startswith(TANGENT) else (OTHER, TANGENT)
-    needs = [name.removeprefix(prefix) for name in unknown]
-    along = _directions(other, known)
-    operands, grad_output = _operands(known), cotangents["output"]
-    return _prefixed(prefix, _double(task, operands, grad_output, None, along, needs))
-
-
-def _operands(named: Arrays) -> Named:
-    return {name: named[name] for name in GRADIENTS if name in named}
-
-
-def _directions(prefix: str, named: Arrays) -> Named:
-    return {name: named[prefix + name] for name in GRADIENTS if prefix + name in named}
-
-
-def _prefixed(prefix: str, named: Arrays) -> Named:
-    return {prefix + name: array for name, array in named.items()}
+def _without_bias(arrays: Named) -> Named:
+    return {name: array for name, array in arrays.items() if name != "bias"}
 
 
 def _sum(one: Any, two: Any) -> Any:
     return two if one is None else one if two is None else one + two
 
 
-def _register_jvp(operation: str, rule: Any) -> None:
-    def jvp(values: Any, moves: Any, *, task: Task) -> Any:
-        results = bind(task, values)
-        given = zip(task.inputs, moves, strict=True)
-        moving = {name: move for name, move in given if not isinstance(move, ad.Zero)}
-        named = dict(zip(task.inputs, values, strict=True))
-        tangents = rule(task, named, moving)
+# ---- forward mode: (spec, arguments of the primitive, their tangents) -> tangents of the results -
+
+
+def _forward_jvp(spec: CallSpec, arguments: Arguments, tangents: Arguments) -> Named:
+    return {"output": _jvp(spec, select("primal", arguments), select("primal", tangents))}
+
+
+def _jvp_jvp(spec: CallSpec, arguments: Arguments, tangents: Arguments) -> Named:
+    operands = select("primal", arguments)
+    one = _jvp(spec, operands, select("tangent", tangents))
+    two = _second_jvp(spec, operands, select("tangent", arguments), select("primal", tangents))
+    return {"output": _sum(one, two)}
+
+
+def _backward_jvp(spec: CallSpec, arguments: Arguments, tangents: Arguments) -> Named:
+    return _double_backward(
+        spec,
+        select("primal", arguments),
+        arguments[GRAD_OUTPUT],
+        tangents.get(GRAD_OUTPUT),
+        _without_bias(select("primal", tangents)),
+        spec.outputs,
+    )
+
+
+def _double_backward_jvp(spec: CallSpec, arguments: Arguments, tangents: Arguments) -> Named:
+    _refuse_third_derivatives(tangents)
+    return _double_backward(
+        spec,
+        select("primal", arguments),
+        arguments[GRAD_OUTPUT],
+        tangents.get(GRAD_OUTPUT_TANGENT),
+        select("tangent", tangents),
+        spec.outputs,
+    )
+
+
+def _second_jvp_jvp(spec: CallSpec, arguments: Arguments, tangents: Arguments) -> Named:
+    _refuse_third_derivatives(tangents)
+    operands = select("primal", arguments)
+    first, second = select("tangent", arguments), select("second_tangent", arguments)
+    one = _second_jvp(spec, operands, select("tangent", tangents), second)
+    two = _second_jvp(spec, operands, first, select("second_tangent", tangents))
+    return {"output": _sum(one, two)}
+
+
+def _refuse_third_derivatives(tangents: Arguments) -> None:
+    if any(argument.role == "primal" for argument in tangents):
+        raise NotImplementedError("deform_conv2d has no third derivatives")
+
+
+JVP_RULES = {
+    "forward": _forward_jvp,
+    "jvp": _jvp_jvp,
+    "backward": _backward_jvp,
+    "double_backward": _double_backward_jvp,
+    "second_jvp": _second_jvp_jvp,
+}
+
+
+# ---- reverse mode: (spec, known arguments, linear ones, cotangents) -> cotangents of the linear --
+
+
+def _jvp_transpose(
+    spec: CallSpec, known: Arguments, linear: Sequence[Argument], cotangents: Named
+) -> Arguments:
+    operands, needs = select("primal", known), [argument.name for argument in linear]
+    return with_role("tangent", _backward(spec, operands, cotangents["output"], needs))
+
+
+def _backward_transpose(
+    spec: CallSpec, known: Arguments, linear: Sequence[Argument], cotangents: Named
+) -> Arguments:
+    return {GRAD_OUTPUT: _jvp(spec, select("primal", known), cotangents)}
+
+
+def _double_backward_transpose(
+    spec: CallSpec, known: Arguments, linear: Sequence[Argument], cotangents: Named
+) -> Arguments:
+    grads = _double_backward(
+        spec,
+        select("primal", known),
+        known[GRAD_OUTPUT],
+        cotangents.get("grad_output"),
+        {name: array for name, array in cotangents.items() if name != "grad_output"},
+        [argument.name for argument in linear],
+    )
+    return with_role("tangent", grads)
+
+
+def _second_jvp_transpose(
+    spec: CallSpec, known: Arguments, linear: Sequence[Argument], cotangents: Named
+) -> Arguments:
+    role = linear[0].role
+    known_role: Role = "second_tangent" if role == "tangent" else "tangent"
+    grads = _double_backward(
+        spec,
+        select("primal", known),
+        cotangents["output"],
+        None,
+        select(known_role, known),
+        [argument.name for argument in linear],
+    )
+    return with_role(role, grads)
+
+
+TRANSPOSE_RULES = {
+    "jvp": _jvp_transpose,
+    "backward": _backward_transpose,
+    "double_backward": _double_backward_transpose,
+    "second_jvp": _second_jvp_transpose,
+}
+
+
+# ---- JAX's side of the rules ---------------------------------------------------------------------
+
+
+def _jvp_for_jax(rule: Callable[..., Named]) -> Callable[..., Any]:
+    def jvp(primals: Any, tangents: Any, *, spec: CallSpec) -> Any:
+        results = bind(spec, primals)
+        given = zip(spec.inputs, tangents, strict=True)
+        non_zero = {key: tangent for key, tangent in given if not isinstance(tangent, ad.Zero)}
+        arguments = dict(zip(spec.inputs, primals, strict=True))
+        found = rule(spec, arguments, non_zero)
         return results, [
-            jnp.zeros_like(result) if tangents.get(name) is None else tangents[name]
-            for name, result in zip(task.outputs, results, strict=True)
+            jnp.zeros_like(result) if found.get(name) is None else found[name]
+            for name, result in zip(spec.outputs, results, strict=True)
         ]
 
-    ad.primitive_jvps[PRIMITIVES[operation]] = jvp
+    return jvp
 
 
-def _register_transpose(operation: str, rule: Any) -> None:
-    def transpose(cotangents: Any, *values: Any, task: Task) -> Any:
-        given = zip(task.outputs, cotangents, strict=True)
-        named = {name: array for name, array in given if not isinstance(array, ad.Zero)}
-        if not named:
-            return [None] * len(values)
-        inputs = dict(zip(task.inputs, values, strict=True))
-        unknown = [name for name, value in inputs.items() if ad.is_undefined_primal(value)]
-        known = {name: value for name, value in inputs.items() if name not in unknown}
-        results = rule(task, known, unknown, named)
-        return [results.get(name) for name in task.inputs]
+def _transpose_for_jax(rule: Callable[..., Arguments]) -> Callable[..., Any]:
+    def transpose(cotangents: Any, *arrays: Any, spec: CallSpec) -> Any:
+        given = zip(spec.outputs, cotangents, strict=True)
+        non_zero = {name: array for name, array in given if not isinstance(array, ad.Zero)}
+        if not non_zero:
+            return [None] * len(arrays)
+        arguments = dict(zip(spec.inputs, arrays, strict=True))
+        linear = [key for key, array in arguments.items() if ad.is_undefined_primal(array)]
+        known = {key: array for key, array in arguments.items() if key not in linear}
+        found = rule(spec, known, linear, non_zero)
+        return [found.get(argument) for argument in spec.inputs]
 
-    ad.primitive_transposes[PRIMITIVES[operation]] = transpose
+    return transpose
 
 
 def register() -> None:
-    """Tell JAX the rules."""
-    jvps = (_forward_jvp, _jvp_jvp, _backward_jvp, _double_jvp, _second_jvp)
-    for operation, jvp in zip(PRIMITIVES, jvps, strict=True):
-        _register_jvp(operation, jvp)
-    _register_transpose("jvp", _jvp_transpose)
-    _register_transpose("backward", _backward_transpose)
-    _register_transpose("double_backward", _double_transpose)
-    _register_transpose("second_jvp", _second_transpose)
+    """Register the rules with JAX."""
+    for operation, jvp_rule in JVP_RULES.items():
+        ad.primitive_jvps[PRIMITIVES[operation]] = _jvp_for_jax(jvp_rule)
+    for operation, transpose_rule in TRANSPOSE_RULES.items():
+        ad.primitive_transposes[PRIMITIVES[operation]] = _transpose_for_jax(transpose_rule)

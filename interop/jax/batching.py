@@ -1,72 +1,77 @@
 """``vmap`` of the primitives: one call of the engine on larger arrays.
 
-* Where all examples share the filters, the examples become images: ``(B, N, ...)`` is a batch of
-  ``B*N``.
-* Where each example has its own weight, bias or gradients of them, the examples become groups: B
-  convolutions of C channels are one of ``B*C`` channels in ``B*groups`` groups.
+* Where all examples share weight and bias, the examples become images: ``(B, N, ...)`` is a batch
+  of ``B*N``.
+* Where each example has its own weight or bias, or gradients of them, the examples become groups:
+  B convolutions of C channels are one of ``B*C`` channels in ``B*groups`` groups.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 from jax.interpreters import batching
 
-from .call_spec import Task, is_filter, shapes_of
+from .call_spec import CallSpec, is_parameter
 from .primitives import PRIMITIVES, bind
 
-Fold = Callable[[Task, int, Sequence[Any], Sequence[Any]], tuple[list[Any], list[int]]]
+Batched = tuple[list[Any], list[int]]  # results, and where each of them has the axis of examples
 
 
-def _batch(arrays: Sequence[Any], axes: Sequence[Any], *, task: Task) -> Any:
+def _batch(arrays: Sequence[Any], axes: Sequence[int | None], *, spec: CallSpec) -> Batched:
     size = next(a.shape[axis] for a, axis in zip(arrays, axes, strict=True) if axis is not None)
-    named = zip(task.inputs, axes, strict=True)
-    own_filters = any(is_filter(name) for name, axis in named if axis is not None)
-    if not own_filters and not any(map(is_filter, task.outputs)):
-        return _as_images(task, size, arrays, axes)
+    mapped = [key.name for key, axis in zip(spec.inputs, axes, strict=True) if axis is not None]
+    if not any(map(is_parameter, (*mapped, *spec.outputs))):
+        return _as_images(spec, size, arrays, axes)
     if size == 0:
-        return [jnp.zeros((0, *shape), task.dtype) for shape in shapes_of(task)[1]], [0] * len(
-            task.outputs
-        )
-    return _as_groups(task, size, arrays, axes)
+        results = [jnp.zeros((0, *shape), spec.dtype) for shape in spec.output_shapes()]
+        return results, [0] * len(results)
+    return _as_groups(spec, size, arrays, axes)
 
 
-def _as_images(task: Task, size: int, arrays: Sequence[Any], axes: Sequence[Any]) -> Any:
-    batch = task.geometry.batch
+def _as_images(
+    spec: CallSpec, size: int, arrays: Sequence[Any], axes: Sequence[int | None]
+) -> Batched:
+    batch = spec.geometry.batch
     folded = [
-        array if is_filter(name) else _merge(_to(array, axis, 0, size), 0)
-        for name, array, axis in zip(task.inputs, arrays, axes, strict=True)
+        array if is_parameter(key.name) else _merge(_examples_at(0, array, axis, size), 0)
+        for key, array, axis in zip(spec.inputs, arrays, axes, strict=True)
     ]
-    results = bind(task.with_sizes(batch=size * batch), folded)
+    results = bind(spec.with_sizes(batch=size * batch), folded)
     return [r.reshape(size, batch, *r.shape[1:]) for r in results], [0] * len(results)
 
 
-def _as_groups(task: Task, size: int, arrays: Sequence[Any], axes: Sequence[Any]) -> Any:
-    g = task.geometry
-    at = [0 if is_filter(name) else 1 for name in task.inputs]
-    folded = [
-        _merge(_to(array, axis, place, size), place)
-        for array, axis, place in zip(arrays, axes, at, strict=True)
-    ]
-    many = task.with_sizes(
+def _as_groups(
+    spec: CallSpec, size: int, arrays: Sequence[Any], axes: Sequence[int | None]
+) -> Batched:
+    g = spec.geometry
+    folded = []
+    for key, array, axis in zip(spec.inputs, arrays, axes, strict=True):
+        channels = _channel_axis(key.name)
+        folded.append(_merge(_examples_at(channels, array, axis, size), channels))
+    wide = spec.with_sizes(
         channels=size * g.channels,
         out_channels=size * g.out_channels,
         groups=size * g.groups,
         offset_groups=size * g.offset_groups,
     )
-    at = [0 if is_filter(name) else 1 for name in task.outputs]
-    results = bind(many, folded)
-    return [_split(r, place, size) for r, place in zip(results, at, strict=True)], at
+    out_axes = [_channel_axis(name) for name in spec.outputs]
+    results = zip(bind(wide, folded), out_axes, strict=True)
+    return [_split(result, axis, size) for result, axis in results], out_axes
 
 
-def _to(array: Any, axis: int | None, place: int, size: int) -> Any:
-    """The array with the examples along axis ``place``."""
+def _channel_axis(name: str) -> int:
+    return 0 if is_parameter(name) else 1
+
+
+def _examples_at(target: int, array: Any, axis: int | None, size: int) -> Any:
+    """The array with its examples along axis ``target``, repeated if it has none."""
     if axis is not None:
-        return jnp.moveaxis(array, axis, place)
-    shape = (*array.shape[:place], size, *array.shape[place:])
-    return jnp.broadcast_to(jnp.expand_dims(array, place), shape)
+        return jnp.moveaxis(array, axis, target)
+    shape = (*array.shape[:target], size, *array.shape[target:])
+    return jnp.broadcast_to(jnp.expand_dims(array, target), shape)
 
 
 def _merge(array: Any, axis: int) -> Any:
@@ -80,6 +85,6 @@ def _split(array: Any, axis: int, size: int) -> Any:
 
 
 def register() -> None:
-    """Tell JAX the rule."""
+    """Register the rule with JAX."""
     for primitive in PRIMITIVES.values():
         batching.primitive_batchers[primitive] = _batch

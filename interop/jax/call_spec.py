@@ -1,151 +1,192 @@
-"""What one call from JAX into the engine is: everything about it but the contents of its arrays.
+"""The description of a call from JAX into the engine, and how its arrays reach the engine.
 
-A task is the static configuration of a primitive: it is hashed by JAX, so that equal calls share a
-compilation, and written as text where the compiled program must carry it (``ffi.py``). The options
-in force when JAX traces a call are part of it.
+A ``CallSpec`` holds everything about a call but the contents of its arrays. It is the static
+parameter of the primitives: JAX hashes it, so equal calls share a compilation. A compiled program
+can carry it as text. The options in force when JAX traces a call are part of it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from math import prod
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from cudeform import engine
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
-from cudeform.checks import GRADIENTS
 from cudeform.geometry import Geometry
 from cudeform.options import Options
 
-TANGENT = "tangent_"  # tangent_input moves input; the cotangent of its gradient has the same name
-OTHER = "other_"  # a second direction
+OPERANDS = Tangents._fields
+PARAMETERS = ("weight", "bias")
 
 Shape = tuple[int, ...]
+Role = Literal["primal", "tangent", "second_tangent"]
+
+
+class Argument(NamedTuple):
+    """An array that goes into a call.
+
+    Attributes:
+        role: ``primal`` for an operand or ``grad_output`` itself, ``tangent`` for a tangent of it,
+            ``second_tangent`` for a tangent along a second direction. A ``tangent`` of an operand
+            that goes into ``double_backward`` may as well be the cotangent of its gradient.
+        name: the operand, or ``grad_output``.
+    """
+
+    role: Role
+    name: str
+
+
+GRAD_OUTPUT = Argument("primal", "grad_output")
+GRAD_OUTPUT_TANGENT = Argument("tangent", "grad_output")
+
+Arguments = Mapping[Argument, Any]
+
+
+def select(role: Role, arguments: Arguments) -> dict[str, Any]:
+    """The operands, or their tangents of one role, by name of the operand."""
+    named = ((name, Argument(role, name)) for name in OPERANDS)
+    return {name: arguments[key] for name, key in named if key in arguments}
+
+
+def with_role(role: Role, arrays: Mapping[str, Any]) -> dict[Argument, Any]:
+    """Arrays by name of the operand, as arguments of one role."""
+    return {Argument(role, name): array for name, array in arrays.items()}
 
 
 @dataclass(frozen=True)
-class Task:
+class CallSpec:
     """One call into the engine.
 
     Attributes:
         operation: ``forward``, ``jvp``, ``backward``, ``double_backward``, ``second_jvp``.
         geometry: sizes.
-        options: the choices in force when the call was traced.
+        options: the options in force when the call was traced.
         dtype: name of the dtype of all arrays.
-        inputs: names of the arrays that go in: operands, ``grad_output``, tangents.
-        outputs: names of the arrays that come out: ``output``, or whose gradients they are.
-        bridge: how XLA reaches Python, ``buffer`` or ``ffi``.
+        inputs: the arrays that go in, in order.
+        outputs: the arrays that come out, in order: ``output``, or gradients by the name of their
+            argument.
+        bridge: how XLA calls Python, ``buffer`` or ``ffi``.
     """
 
     operation: str
     geometry: Geometry
     options: Options
     dtype: str
-    inputs: tuple[str, ...]
+    inputs: tuple[Argument, ...]
     outputs: tuple[str, ...]
     bridge: str
 
-    def with_sizes(self, **sizes: int) -> Task:
-        """The same task on arrays of other sizes."""
+    def with_sizes(self, **sizes: int) -> CallSpec:
+        """The same call on arrays of other sizes."""
         return replace(self, geometry=replace(self.geometry, **sizes))
 
+    def input_index(self) -> int:
+        """Where the operand ``input`` is among the arrays that go in."""
+        return self.inputs.index(Argument("primal", "input"))
 
-def base_of(name: str) -> str:
-    """``weight`` for ``weight``, ``tangent_weight`` and ``other_weight``."""
-    return name.removeprefix(TANGENT).removeprefix(OTHER)
+    def input_shapes(self) -> list[Shape]:
+        """Shapes of the arrays that go in."""
+        return [_shape_of(argument.name, self.geometry) for argument in self.inputs]
+
+    def output_shapes(self) -> list[Shape]:
+        """Shapes of the arrays that come out."""
+        return [_shape_of(name, self.geometry) for name in self.outputs]
+
+    def to_text(self) -> str:
+        """The spec as JSON.
+
+        Raises:
+            TypeError: a size is a symbol, which ``jax.export`` makes of a dimension that varies.
+        """
+        try:
+            return json.dumps(asdict(self))
+        except TypeError as error:
+            raise TypeError(
+                "deform_conv2d needs sizes that are numbers; export it once for each shape"
+            ) from error
+
+    @classmethod
+    def from_text(cls, text: bytes) -> CallSpec:
+        """The spec that :meth:`to_text` wrote."""
+        fields = json.loads(text)
+        parsed = {
+            "geometry": Geometry(**fields["geometry"]),
+            "options": Options(**fields["options"]),
+            "inputs": tuple(Argument(*each) for each in fields["inputs"]),
+            "outputs": tuple(fields["outputs"]),
+        }
+        return cls(**fields | parsed)
 
 
-def is_filter(name: str) -> bool:
-    """Whether an array belongs to the filters, weight and bias; all others begin with the batch."""
-    return base_of(name) in ("weight", "bias")
+def is_parameter(name: str) -> bool:
+    """Whether an operand or its gradient is a parameter; all others begin with the batch."""
+    return name in PARAMETERS
 
 
-def shape_of(geometry: Geometry, name: str) -> Shape:
-    """Shape of an array of a task."""
-    base = base_of(name)
-    if base == "bias":
+def _shape_of(name: str, geometry: Geometry) -> Shape:
+    if name == "bias":
         return (geometry.out_channels,)
-    shape: Shape = getattr(geometry, f"{base.removeprefix('grad_')}_shape")
+    shape: Shape = getattr(geometry, f"{name.removeprefix('grad_')}_shape")
     return shape
 
 
-@cache
-def performer(task: Task) -> Callable[..., None]:
-    """A function ``(arrays, results, device=None)`` that lets the engine write the results."""
-    operands = _picked(task.inputs, GRADIENTS)
-    tangents = _picked(task.inputs, [TANGENT + name for name in GRADIENTS])
-    (grad_output,) = _picked(task.inputs, ["grad_output"])
-    names = DoubleGradients._fields if task.operation == "double_backward" else GRADIENTS
-    outputs = _picked(task.outputs, names)
-    g, options = task.geometry, task.options
+class EngineCall:
+    """The engine's function for a spec, on arrays in the order of the spec.
 
-    def perform(arrays: Iterable[Any], results: Sequence[Any], device: Any = None) -> None:
-        # None, which stands for what is absent, is found behind the last array.
-        given = [*arrays, None]
-        call = Operands(*[given[at] for at in operands]), g, options
-        if task.operation == "forward":
-            engine.forward(*call, results[0], device)
-            return
-        if task.operation == "jvp":
-            moves = Tangents(*[given[at] for at in tangents])
-            engine.jvp(*call, moves, results[0], device)
-            return
-        grads = [*results, None]
-        if task.operation == "backward":
-            wanted = Gradients(*[grads[at] for at in outputs])
-            engine.backward(*call, given[grad_output], wanted, device)
-            return
-        moves = Tangents(*[given[at] for at in tangents])
-        seconds = DoubleGradients(*[grads[at] for at in outputs])
-        engine.double_backward(*call, given[grad_output], moves, seconds, device)
-
-    return perform
-
-
-def _picked(names: Sequence[str], wanted: Sequence[str]) -> list[int]:
-    """Where each of the wanted names is; -1 where it is not."""
-    return [names.index(name) if name in names else -1 for name in wanted]
-
-
-def text_of(task: Task) -> str:
-    """A task as text.
-
-    Raises:
-        TypeError: a size is a symbol, as ``jax.export`` makes them of shapes that vary.
+    Made once a spec: a call only picks its arrays from their positions.
     """
-    try:
-        return json.dumps(asdict(task))
-    except TypeError as error:
-        raise TypeError(
-            "deform_conv2d needs sizes that are numbers; export it once for each shape"
-        ) from error
+
+    def __init__(self, spec: CallSpec) -> None:
+        """Find where the arguments of the engine's function are among the arrays."""
+        self.spec = spec
+        self.input_shapes, self.output_shapes = spec.input_shapes(), spec.output_shapes()
+        self._pack = _packer(spec)
+
+    def run(self, inputs: Sequence[Any], outputs: Sequence[Any], device: Any = None) -> None:
+        """Write the outputs, on the CPU or on a GPU."""
+        getattr(engine, self.spec.operation)(*self._pack(inputs, outputs), device)
+
+    def workspace_bytes(self, inputs: Sequence[Any], outputs: Sequence[Any], device: Any) -> int:
+        """Bytes of workspace that :meth:`run` allocates on a GPU, as one block."""
+        function = getattr(engine, self.spec.operation)
+        return engine.workspace_bytes(function, *self._pack(inputs, outputs), device=device)
 
 
-@cache
-def task_of(text: bytes) -> Task:
-    """The task that was written as text."""
-    fields = json.loads(text)
-    return Task(
-        **fields
-        | {
-            "geometry": Geometry(**fields["geometry"]),
-            "options": Options(**fields["options"]),
-            "inputs": tuple(fields["inputs"]),
-            "outputs": tuple(fields["outputs"]),
-        }
+engine_call = cache(EngineCall)
+
+
+def _packer(spec: CallSpec) -> Callable[[Sequence[Any], Sequence[Any]], tuple[Any, ...]]:
+    """A function that makes the arguments of the engine's function from inputs and outputs."""
+    operands, tangents = (
+        _indices([Argument(role, name) for name in OPERANDS], spec.inputs)
+        for role in ("primal", "tangent")
     )
+    (grad_output,) = _indices([GRAD_OUTPUT], spec.inputs)
+    results_type = DoubleGradients if spec.operation == "double_backward" else Gradients
+    results = _indices(results_type._fields, spec.outputs)
+    geometry, options, operation = spec.geometry, spec.options, spec.operation
+
+    def pack(inputs: Sequence[Any], outputs: Sequence[Any]) -> tuple[Any, ...]:
+        given, written = (
+            [*inputs, None],
+            [*outputs, None],
+        )  # index -1, of what is absent, finds None
+        call = Operands(*[given[at] for at in operands]), geometry, options
+        if operation == "forward":
+            return *call, written[0]
+        if operation == "jvp":
+            return *call, Tangents(*[given[at] for at in tangents]), written[0]
+        grads = results_type(*[written[at] for at in results])
+        if operation == "backward":
+            return *call, given[grad_output], grads
+        cotangents = Tangents(*[given[at] for at in tangents])
+        return *call, given[grad_output], cotangents, grads
+
+    return pack
 
 
-@cache
-def shapes_of(task: Task) -> tuple[tuple[Shape, ...], tuple[Shape, ...]]:
-    """Shapes of the arrays that go in and of those that come out."""
-    inputs = tuple(shape_of(task.geometry, name) for name in task.inputs)
-    return inputs, tuple(shape_of(task.geometry, name) for name in task.outputs)
-
-
-def contiguous(shape: Shape) -> Shape:
-    """Strides of a contiguous array, in elements."""
-    return tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
+def _indices(wanted: Sequence[Any], keys: Sequence[Any]) -> list[int]:
+    return [keys.index(key) if key in keys else -1 for key in wanted]

@@ -1,13 +1,14 @@
-"""A task on a GPU: XLA's device, stream and memory, described for the engine.
+"""A call on a GPU: XLA's device, stream and memory, described for the engine.
 
-Nothing is allocated outside XLA: the engine's workspace is one more result of the call, and a
-rehearsal while JAX traces tells its size. Contents of arrays are never read on the host.
+Nothing is allocated outside XLA: the engine's workspace, one block a call, is the last result of
+the custom call. Its size is worked out when the program is lowered, for the GPUs that will run it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from math import prod
 from typing import Any, NamedTuple
 
 import jax
@@ -15,41 +16,97 @@ import jax
 from cudeform import engine
 from cudeform.arrays import DeviceArray
 
-from .call_spec import Shape, Task, contiguous, performer, shapes_of
+from .call_spec import CallSpec, EngineCall, Shape, engine_call
 
 ALIGNMENT = 256
 
-# Of memory that is free, the engine takes a share unless the caller sets a limit. XLA holds nearly
-# all memory itself, and the rehearsal and the call must find the same.
+# The engine plans for a share of the free memory unless the caller limits its workspace. XLA holds
+# nearly all memory of the GPU, and lowering and call must plan alike, so this is a constant.
 FREE_BYTES = 2**30
 
 # Whether XLA may record a call into a CUDA graph: CuPy refuses cuBLAS there.
 CAPTURABLE = False
 
 
-def scratch(task: Task) -> list[Any]:
-    """The results that are workspace."""
-    return [jax.ShapeDtypeStruct((workspace_bytes(task),), "uint8")]
+# ---- while a program is lowered ------------------------------------------------------------------
+
+
+def local_gpus(devices: Iterable[Any]) -> tuple[int, ...]:
+    """The GPUs of this process among some devices, by their CUDA ordinals.
+
+    If there are none, as for a program that is exported, all GPUs of this process.
+
+    Raises:
+        RuntimeError: this process has no GPU.
+    """
+    process = jax.process_index()
+    gpus = [each for each in devices if each.platform == "gpu" and each.process_index == process]
+    if not gpus:
+        try:
+            gpus = jax.local_devices(backend="cuda")
+        except RuntimeError as error:
+            raise RuntimeError(
+                "deform_conv2d is lowered for CUDA only where JAX has a GPU, for the size of its "
+                f"workspace depends on the GPU that runs it: {error}"
+            ) from error
+    return tuple(sorted({each.local_hardware_id for each in gpus}))
+
+
+def workspace(spec: CallSpec, gpus: Sequence[int]) -> jax.ShapeDtypeStruct:
+    """The result of the custom call that serves as workspace on any of these GPUs."""
+    nbytes = max(workspace_bytes(spec, gpu) for gpu in gpus)
+    return jax.ShapeDtypeStruct((nbytes + ALIGNMENT,), "uint8")
 
 
 @cache
-def workspace_bytes(task: Task) -> int:
-    """Bytes of workspace that a task takes, and some to align it."""
-    arena = Arena(0)
-    device = Rehearsal(engine.gpu_device(0, 0), arena)
-    arrays, results = ([_array(task, ALIGNMENT, s) for s in shapes] for shapes in shapes_of(task))
-    performer(task)(arrays, results, device)
-    return arena.at + ALIGNMENT
+def workspace_bytes(spec: CallSpec, gpu: int) -> int:
+    """Bytes of workspace that a call takes on a GPU."""
+    call = engine_call(spec)
+    # Only the alignment of addresses matters, and XLA aligns its buffers.
+    inputs, outputs = (
+        [_device_array(ALIGNMENT, shape, spec.dtype) for shape in shapes]
+        for shapes in (call.input_shapes, call.output_shapes)
+    )
+    device = engine.gpu_device(gpu, 0, free_bytes=FREE_BYTES)
+    return call.workspace_bytes(inputs, outputs, device)
 
 
-def callback(task: Task) -> Callable[..., None]:
-    """What ``buffer_callback`` calls."""
+# ---- while a program runs ------------------------------------------------------------------------
 
-    def run(context: Any, results: Any, *arrays: Any) -> None:
-        index = arrays[0].__dlpack_device__()[1]
-        perform_at(task, [*map(_pointer, arrays)], [*map(_pointer, results)], context.stream, index)
 
-    return run
+class Block(NamedTuple):
+    """Memory of XLA that serves as workspace."""
+
+    pointer: int
+    nbytes: int
+
+    def allocate(self, nbytes: int) -> Block:
+        """The part of the block that is aligned; the engine asks for it once a call.
+
+        Raises:
+            RuntimeError: it is too small.
+        """
+        skipped = -self.pointer % ALIGNMENT
+        if skipped + nbytes > self.nbytes:
+            raise RuntimeError(
+                f"this GPU needs a workspace of {nbytes} bytes, but the program was lowered for "
+                f"one that needs {self.nbytes - ALIGNMENT}; lower it where this GPU is"
+            )
+        return Block(self.pointer + skipped, nbytes)
+
+
+def callback(spec: CallSpec) -> Callable[..., None]:
+    """The function that ``buffer_callback`` calls."""
+    call = engine_call(spec)
+
+    def run_on_buffers(context: Any, results: Any, *arrays: Any) -> None:
+        *outputs, block = results
+        workspace = Block(_pointer(block), block.__cuda_array_interface__["shape"][0])
+        gpu = arrays[0].__dlpack_device__()[1]
+        pointers = [*map(_pointer, arrays)], [*map(_pointer, outputs)]
+        run(call, *pointers, workspace, context.stream, gpu)
+
+    return run_on_buffers
 
 
 def _pointer(buffer: Any) -> int:
@@ -57,68 +114,26 @@ def _pointer(buffer: Any) -> int:
     return pointer
 
 
-def perform_at(
-    task: Task, arrays: Sequence[int], results: Sequence[int], stream: int, index: int
+def run(
+    call: EngineCall,
+    inputs: Sequence[int],
+    outputs: Sequence[int],
+    workspace: Block,
+    stream: int,
+    gpu: int,
 ) -> None:
-    """Queue a task on arrays at these addresses; the last result is workspace."""
-    inputs, outputs = (
-        [_array(task, pointer, shape) for pointer, shape in zip(pointers, shapes, strict=True)]
-        for pointers, shapes in zip((arrays, results[:-1]), shapes_of(task), strict=True)
+    """Queue a call on arrays at these addresses."""
+    given, written = (
+        [
+            _device_array(pointer, shape, call.spec.dtype)
+            for pointer, shape in zip(pointers, shapes, strict=True)
+        ]
+        for pointers, shapes in ((inputs, call.input_shapes), (outputs, call.output_shapes))
     )
-    arena = Arena(results[-1], results[-1] + workspace_bytes(task))
-    performer(task)(inputs, outputs, Planned(engine.gpu_device(index, stream), arena))
+    device = engine.gpu_device(gpu, stream, workspace.allocate, free_bytes=FREE_BYTES)
+    call.run(given, written, device)
 
 
-def _array(task: Task, pointer: int, shape: Shape) -> DeviceArray:
-    return DeviceArray(pointer, shape, contiguous(shape), task.dtype)
-
-
-class Piece(NamedTuple):
-    """Memory of an arena; it is not given back."""
-
-    pointer: int
-
-
-class Arena:
-    """Memory that is handed out piece by piece, once."""
-
-    def __init__(self, start: int, end: int | None = None) -> None:
-        """Take the memory between two addresses, or all that there is."""
-        self.at, self.end = start, end
-
-    def take(self, nbytes: int) -> Piece:
-        """The next piece."""
-        piece = Piece(-(-self.at // ALIGNMENT) * ALIGNMENT)
-        self.at = piece.pointer + nbytes
-        if self.end is not None and self.at > self.end:
-            raise RuntimeError("this GPU needs more workspace than the one it was planned for")
-        return piece
-
-
-class Planned:
-    """A device whose memory is an arena."""
-
-    def __init__(self, device: Any, arena: Arena) -> None:
-        """Run on a device with the memory of an arena."""
-        self.kind = "XLA", device.kind
-        self.compute_capability: int = device.compute_capability
-        self.multiprocessors: int = device.multiprocessors
-        self.launch, self.gemm, self.fill_zero = device.launch, device.gemm, device.fill_zero
-        self.replay = device.replay
-        self.allocate = arena.take
-
-    def free_bytes(self) -> int:
-        """What a plan may count on."""
-        return FREE_BYTES
-
-
-class Rehearsal(Planned):
-    """A device that does nothing but allocate."""
-
-    def __init__(self, device: Any, arena: Arena) -> None:
-        """Plan for a device."""
-        super().__init__(device, arena)
-        self.launch = self.gemm = self.fill_zero = self.replay = self._nothing
-
-    def _nothing(self, *what: Any, **how: Any) -> None:
-        pass
+def _device_array(pointer: int, shape: Shape, dtype: str) -> DeviceArray:
+    strides = tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    return DeviceArray(pointer, shape, strides, dtype)

@@ -1,12 +1,15 @@
 """A handler of XLA's foreign function interface in pure Python.
 
-The structures are those of ``xla/ffi/api/c_api.h``, as far as they are read here; that part has not
-changed from version 0.1 of the interface to 0.5 (jaxlib 0.5 to 0.12).
+XLA calls the handler with a frame: addresses of the arrays that go in and come out, and the spec of
+the call as text. The structures are the part of ``xla/ffi/api/c_api.h`` that is read here; it has
+not changed from version 0.1 of the interface to 0.5 (jaxlib 0.5 to 0.12).
 """
 
 from __future__ import annotations
 
 import ctypes as c
+from collections.abc import Callable
+from functools import cache, partial
 from math import prod
 from typing import Any
 
@@ -14,10 +17,10 @@ import jax
 import numpy as np
 
 from . import cuda
-from .call_spec import Task, performer, shapes_of, task_of, text_of
+from .call_spec import CallSpec, EngineCall, engine_call
 
 TARGET = "cudeform_deform_conv2d"
-ATTRIBUTE = "task"
+ATTRIBUTE = "spec"
 
 EXECUTE_STAGE = 3
 METADATA_EXTENSION = 1
@@ -80,27 +83,27 @@ _Frame = _struct(
 _Handler = c.CFUNCTYPE(c.c_void_p, c.POINTER(_Frame))
 
 
-def staged(task: Task, results: list[Any]) -> Any:
-    """A function of arrays that stages the call of the handler with a task."""
+def staged(spec: CallSpec, results: list[Any]) -> Callable[..., Any]:
+    """A function of arrays that stages a call of the handler with a spec."""
     call = jax.ffi.ffi_call(TARGET, results)
-    return lambda *arrays: call(*arrays, **{ATTRIBUTE: text_of(task)})
+    return partial(call, **{ATTRIBUTE: spec.to_text()})
 
 
 def _on_cpu(frame: Any) -> Any:
-    return _handled(frame, _run_on_cpu)
+    return _handle(frame, _run_on_cpu)
 
 
 def _on_cuda(frame: Any) -> Any:
-    return _handled(frame, _run_on_cuda)
+    return _handle(frame, _run_on_cuda)
 
 
-def _handled(pointer: Any, run: Any) -> Any:
-    """Answer XLA: an address of an error, or None for success."""
+def _handle(pointer: Any, run: Callable[[Any, EngineCall], Any]) -> Any:
+    """Answer XLA: the address of an error, or None for success."""
     frame = pointer.contents
     try:
         if _answer_metadata(frame) or frame.stage != EXECUTE_STAGE:
             return None
-        return run(frame, _task(frame), _addresses(frame.arguments), _addresses(frame.results))
+        return run(frame, _call_of(frame))
     # An exception must not leave a function that C calls.
     except BaseException as error:
         message = f"cudeform: {type(error).__name__}: {error}".encode()
@@ -109,7 +112,7 @@ def _handled(pointer: Any, run: Any) -> Any:
 
 
 def _answer_metadata(frame: Any) -> bool:
-    """Tell what the handler is, if that is what XLA asks."""
+    """Fill in version and traits of the handler, if XLA asks for them."""
     address = frame.extension_start
     while address:
         extension = _Extension.from_address(address)
@@ -122,23 +125,33 @@ def _answer_metadata(frame: Any) -> bool:
     return False
 
 
-def _task(frame: Any) -> Task:
+def _call_of(frame: Any) -> EngineCall:
     text = frame.attributes.values[0].contents
-    return task_of(c.string_at(text.pointer, text.length))
+    return _call_from_text(c.string_at(text.pointer, text.length))
+
+
+@cache
+def _call_from_text(text: bytes) -> EngineCall:
+    return engine_call(CallSpec.from_text(text))
 
 
 def _addresses(buffers: Any) -> list[int]:
     return [buffers.buffers[index].contents.data or 0 for index in range(buffers.size)]
 
 
-def _run_on_cpu(frame: Any, task: Task, arrays: list[int], results: list[int]) -> None:
-    dtype = np.dtype(jax.numpy.dtype(task.dtype))
-    shapes = shapes_of(task)
+def _run_on_cpu(frame: Any, call: EngineCall) -> None:
+    dtype = np.dtype(jax.numpy.dtype(call.spec.dtype))
     inputs, outputs = (
-        [_array(at, shape, dtype) for at, shape in zip(*pair, strict=True)]
-        for pair in ((arrays, shapes[0]), (results, shapes[1]))
+        [
+            _array(address, shape, dtype)
+            for address, shape in zip(_addresses(buffers), shapes, strict=True)
+        ]
+        for buffers, shapes in (
+            (frame.arguments, call.input_shapes),
+            (frame.results, call.output_shapes),
+        )
     )
-    performer(task)(inputs, outputs)
+    call.run(inputs, outputs)
 
 
 def _array(address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
@@ -146,14 +159,18 @@ def _array(address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
     return np.ndarray(shape, dtype, memory)
 
 
-def _run_on_cuda(frame: Any, task: Task, arrays: list[int], results: list[int]) -> Any:
+def _run_on_cuda(frame: Any, call: EngineCall) -> Any:
     api, context = frame.api.contents, frame.context
     stream = _StreamArguments(c.sizeof(_StreamArguments), None, context, None)
     device = _DeviceArguments(c.sizeof(_DeviceArguments), None, context, -1)
     error = api.get_stream(c.byref(stream)) or api.get_device_ordinal(c.byref(device))
     if error:
         return error
-    cuda.perform_at(task, arrays, results, stream.stream or 0, device.ordinal)
+    *outputs, block = _addresses(frame.results)
+    nbytes = frame.results.buffers[len(outputs)].contents.dims[0]
+    workspace = cuda.Block(block, nbytes)
+    inputs = _addresses(frame.arguments)
+    cuda.run(call, inputs, outputs, workspace, stream.stream or 0, device.ordinal)
     return None
 
 

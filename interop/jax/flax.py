@@ -30,8 +30,8 @@ _initialize = jax.nn.initializers.lecun_normal(in_axis=1, out_axis=0)
 class DeformConv2d(nnx.Module):  # type: ignore[misc]
     """DCNv2, or DCNv1 if not ``modulated``; sizes are those of ``cudeform.deform_conv2d``.
 
-    The branch is an ordinary convolution of the same sizes. It begins at zero: no tap is displaced,
-    and the mask, its sigmoid, is one half. All is computed in the dtype of the images.
+    The branch is an ordinary convolution of the same sizes whose parameters begin at zero: no tap
+    is displaced and the mask, a sigmoid, is one half. The layer computes in the images' dtype.
     """
 
     def __init__(

@@ -1,20 +1,21 @@
-"""From a compiled XLA program into the engine, and which of two bridges leads there.
+"""How a compiled XLA program calls the engine: over one of two bridges.
 
-* ``buffer``: ``jax.experimental.buffer_callback``, the default. Its calls are the cheapest. What it
-  compiles is not cached on disk nor exported.
+* ``buffer``: ``jax.experimental.buffer_callback``, the default. Its calls are the cheapest. JAX can
+  neither cache nor export a program that has such a callback.
 * ``ffi``: a handler of XLA's C interface made with ctypes (``ffi.py``). The program carries the
-  whole task as text, so JAX's persistent compilation cache keeps it and ``jax.export`` takes it;
-  whoever runs it must have imported ``cudeform.interop.jax``.
+  whole spec as text, so JAX's persistent compilation cache keeps it and ``jax.export`` takes it; a
+  process that runs it must have imported ``cudeform.interop.jax``.
 
 Neither copies: the engine reads and writes XLA's own buffers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -22,15 +23,15 @@ import numpy as np
 from jax.experimental.buffer_callback import buffer_callback
 
 from . import cuda, ffi
-from .call_spec import Task, performer, shapes_of
-from .shutdown import expect_calls
+from .call_spec import CallSpec, engine_call
+from .shutdown import wait_for_calls_at_exit
 
 BRIDGES = ("buffer", "ffi")
 
-# What buffer_callback calls by a number.
-TARGETS = {"cpu": "xla_buffer_python_cpu_callback", "cuda": "xla_buffer_python_gpu_callback"}
+# Custom calls that buffer_callback lowers to; an attribute has the number of the callback.
+BUFFER_TARGETS = {"cpu": "xla_buffer_python_cpu_callback", "cuda": "xla_buffer_python_gpu_callback"}
 
-_chosen: ContextVar[str] = ContextVar("cudeform_jax_bridge", default="buffer")
+_current_bridge: ContextVar[str] = ContextVar("cudeform_jax_bridge", default="buffer")
 
 
 @contextmanager
@@ -38,66 +39,81 @@ def bridge(name: str) -> Iterator[None]:
     """Choose the bridge of the calls that are traced inside a ``with`` block.
 
     Args:
-        name: ``"buffer"``, or ``"ffi"`` for programs that shall be cached on disk or exported.
+        name: ``"buffer"``, or ``"ffi"`` for programs that are to be cached on disk or exported.
 
     Raises:
         ValueError: for another name.
     """
     if name not in BRIDGES:
         raise ValueError(f"bridge must be one of {BRIDGES}, got {name!r}")
-    token = _chosen.set(name)
+    token = _current_bridge.set(name)
     try:
         yield
     finally:
-        _chosen.reset(token)
+        _current_bridge.reset(token)
 
 
-def chosen() -> str:
-    """The bridge in force here."""
-    return _chosen.get()
+def current_bridge() -> str:
+    """The bridge of calls that are traced here."""
+    return _current_bridge.get()
 
 
-def execute(task: Task, platform: str, *arrays: Any, hosted: int | None = None) -> list[Any]:
-    """Stage a task into a program for ``platform``, ``cpu`` or ``cuda``.
+@dataclass(frozen=True)
+class Target:
+    """The platform and the devices that a program is lowered for.
 
-    Args:
-        task: the call.
-        platform: where the program will run.
-        arrays: what goes in.
-        hosted: what ``host`` gave, in a module that will be pasted into another.
+    Attributes:
+        platform: ``cpu`` or ``cuda``.
+        gpus: CUDA ordinals of the GPUs of this process that may run the program.
+        callback: number of the callback that :func:`host_callback` added, if it added one.
     """
-    expect_calls()
-    shapes = shapes_of(task)[1]
-    results = [jax.ShapeDtypeStruct(shape, task.dtype) for shape in shapes]
-    if platform == "cuda":
-        results += cuda.scratch(task)
-    staged = _staged(task, platform, results, hosted)(*arrays)
+
+    platform: str
+    gpus: tuple[int, ...] = ()
+    callback: int | None = None
+
+
+def execute(spec: CallSpec, target: Target, *arrays: Any) -> list[Any]:
+    """Stage a call into the program that is being traced."""
+    wait_for_calls_at_exit()
+    shapes = spec.output_shapes()
+    results = [jax.ShapeDtypeStruct(shape, spec.dtype) for shape in shapes]
+    if target.platform == "cuda":
+        results.append(cuda.workspace(spec, target.gpus))
+    staged = _staged(spec, target, results)(*arrays)
     return list(staged[: len(shapes)])
 
 
-def _staged(task: Task, platform: str, results: list[Any], hosted: int | None) -> Any:
-    if task.bridge == "ffi":
-        return ffi.staged(task, results)
-    if hosted is not None:
-        call = jax.ffi.ffi_call(TARGETS[platform], results)
-        return lambda *arrays: call(*arrays, index=np.uint64(hosted))
-    capturable = platform == "cuda" and cuda.CAPTURABLE
-    return buffer_callback(_callback(task, platform), results, command_buffer_compatible=capturable)
+def _staged(spec: CallSpec, target: Target, results: list[Any]) -> Callable[..., Any]:
+    if spec.bridge == "ffi":
+        return ffi.staged(spec, results)
+    if target.callback is not None:
+        call = jax.ffi.ffi_call(BUFFER_TARGETS[target.platform], results)
+        return partial(call, index=np.uint64(target.callback))
+    callback: Callable[..., Any] = buffer_callback(
+        _callback(spec, target.platform),
+        results,
+        command_buffer_compatible=target.platform == "cuda" and cuda.CAPTURABLE,
+    )
+    return callback
 
 
-def host(context: Any, task: Task, platform: str) -> int | None:
-    """Let the module that is being lowered hold the callback of a task of any batch.
+def host_callback(context: Any, spec: CallSpec, platform: str) -> int | None:
+    """Add a callback for a spec of any batch to the module that is being lowered.
 
-    ``buffer_callback`` finds a callback by its number in the module that it was lowered in. What
-    the partitioner makes is lowered in a module of its own and pasted into this one, and has to
-    call by this one's numbers.
+    A program finds the callbacks of ``buffer_callback`` by their number in the module that they
+    were lowered in. The partitioner lowers its part in a module of its own and pastes the result
+    into this module, so that part has to call by a number of this module.
+
+    Returns:
+        The number; None for a bridge that needs no callback.
     """
-    if task.bridge == "ffi":
+    if spec.bridge == "ffi":
         return None
-    inputs, images = len(task.inputs), task.inputs.index("input")
+    inputs, images = len(spec.inputs), spec.input_index()
 
     def run(context: Any, *buffers: Any) -> tuple[()]:
-        local = task.with_sizes(batch=buffers[images].shape[0])
+        local = spec.with_sizes(batch=buffers[images].shape[0])
         _callback(local, platform)(context, buffers[inputs:], *buffers[:inputs])
         return ()
 
@@ -107,12 +123,12 @@ def host(context: Any, task: Task, platform: str) -> int | None:
 
 
 @cache
-def _callback(task: Task, platform: str) -> Any:
+def _callback(spec: CallSpec, platform: str) -> Callable[..., None]:
     if platform == "cuda":
-        return cuda.callback(task)
-    perform, view = performer(task), np.asarray
+        return cuda.callback(spec)
+    call = engine_call(spec)
 
     def run(context: Any, results: Any, *arrays: Any) -> None:
-        perform(map(view, arrays), [*map(view, results)])
+        call.run([*map(np.asarray, arrays)], [*map(np.asarray, results)])
 
     return run

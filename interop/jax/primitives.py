@@ -8,14 +8,15 @@ transpose is a primitive again:
     double_backward   (J s, J' h + H s)            <->  itself
     second_jvp        the second derivative along t and s, transposed into double_backward
 
-``J`` is the derivative of the output, ``H`` the second derivative of ``sum(g * output)`` by the
-operands, which is symmetric. So forward mode, reverse mode, reverse over reverse, forward over
-reverse and reverse over forward all end in the engine's four functions.
+``J`` is the derivative of the output by the operands, ``H`` the second derivative of
+``sum(g * output)``, which is symmetric; ``h`` is a tangent of the gradient ``g``. So forward mode,
+reverse mode, reverse over reverse, forward over reverse and reverse over forward all end in the
+engine's four functions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -24,65 +25,83 @@ import jax
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
-from cudeform.checks import GRADIENTS
-
-from .call_spec import TANGENT, Task
-from .lowering import execute, host
-from .sharding import execute_sharded, is_partitioned, needs_devices, vary_alike
+from . import cuda
+from .call_spec import (
+    GRAD_OUTPUT,
+    GRAD_OUTPUT_TANGENT,
+    Arguments,
+    CallSpec,
+    select,
+    with_role,
+)
+from .lowering import Target, execute, host_callback
+from .sharding import (
+    devices_of,
+    execute_sharded,
+    is_partitioned,
+    require_devices,
+    vary_alike,
+)
 
 OPERATIONS = ("forward", "jvp", "backward", "double_backward", "second_jvp")
 PLATFORMS = ("cpu", "cuda")
 
-Arrays = Mapping[str, Any]
-
 
 def call(
-    like: Task, operation: str, arrays: Arrays, outputs: Iterable[str] = ("output",)
+    like: CallSpec, operation: str, arguments: Arguments, outputs: Iterable[str]
 ) -> dict[str, Any]:
-    """Bind a primitive; arrays go in and come out by name."""
-    task = replace(like, operation=operation, inputs=tuple(arrays), outputs=tuple(outputs))
-    return dict(zip(task.outputs, bind(task, arrays.values()), strict=True))
+    """The results, by name, of another operation on arrays with the sizes of the call ``like``."""
+    spec = replace(like, operation=operation, inputs=tuple(arguments), outputs=tuple(outputs))
+    return dict(zip(spec.outputs, bind(spec, arguments.values()), strict=True))
 
 
-def bind(task: Task, arrays: Iterable[Any]) -> list[Any]:
-    """Bind the primitive of a task."""
-    results: list[Any] = PRIMITIVES[task.operation].bind(*vary_alike(arrays), task=task)
+def bind(spec: CallSpec, arrays: Iterable[Any]) -> list[Any]:
+    """Bind the primitive of a spec."""
+    results: list[Any] = PRIMITIVES[spec.operation].bind(*vary_alike(arrays), spec=spec)
     return results
 
 
-def _abstract(*avals: Any, task: Task) -> list[Any]:
-    """Results are like the operand whose gradients they are, or like the input but for sizes."""
-    named = dict(zip(task.inputs, avals, strict=True))
-    output = named["input"].update(shape=task.geometry.output_shape)
-    return [named.get(name, output).update(weak_type=False) for name in task.outputs]
+def _abstract(*avals: Any, spec: CallSpec) -> list[Any]:
+    """A gradient has the type of its argument, the output that of the input but for its shape."""
+    primals = {
+        argument.name: aval
+        for argument, aval in zip(spec.inputs, avals, strict=True)
+        if argument.role == "primal"
+    }
+    output = primals["input"].update(shape=spec.geometry.output_shape)
+    return [primals.get(name, output).update(weak_type=False) for name in spec.outputs]
 
 
-def _lower(context: Any, *arrays: Any, task: Task, platform: str) -> Any:
-    if task.operation == "second_jvp":
+def _lower(context: Any, *arrays: Any, spec: CallSpec, platform: str) -> Any:
+    if spec.operation == "second_jvp":
         raise NotImplementedError(
             "deform_conv2d has no forward mode over forward mode; take one of the two derivatives "
             "in reverse mode: jax.hessian and jax.jacfwd(jax.grad(f)) do"
         )
-    if TANGENT + "grad_output" in task.inputs:
-        staged = partial(_both_terms, task)
-    elif is_partitioned(context):
-        staged = partial(execute_sharded, task, platform, host(context, task, platform))
+    if GRAD_OUTPUT_TANGENT in spec.inputs:
+        staged = partial(_both_terms, spec)
     else:
-        staged = partial(execute, task, platform)
+        gpus = cuda.local_gpus(devices_of(context)) if platform == "cuda" else ()
+        target = Target(platform, gpus)
+        if is_partitioned(context):
+            target = replace(target, callback=host_callback(context, spec, platform))
+            staged = partial(execute_sharded, spec, target)
+        else:
+            staged = partial(execute, spec, target)
     return mlir.lower_fun(staged, multiple_results=True)(context, *arrays)
 
 
-def _both_terms(task: Task, *arrays: Any) -> list[Any]:
+def _both_terms(spec: CallSpec, *arrays: Any) -> list[Any]:
     """``(J s, J' h + H s)``; the engine has ``J' h`` and ``(J s, H s)``."""
-    named = dict(zip(task.inputs, arrays, strict=True))
-    moved = named.pop(TANGENT + "grad_output")
-    operands = {name: array for name, array in named.items() if name in GRADIENTS}
-    wanted = [name for name in task.outputs if name != "grad_output"]
-    sums = call(task, "backward", operands | {"grad_output": moved}, wanted) if wanted else {}
-    seconds = [name for name in task.outputs if name != "bias"]
-    for name, second in call(task, "double_backward", named, seconds).items():
+    arguments = dict(zip(spec.inputs, arrays, strict=True))
+    grad_output_tangent = arguments.pop(GRAD_OUTPUT_TANGENT)
+    first = with_role("primal", select("primal", arguments)) | {GRAD_OUTPUT: grad_output_tangent}
+    needs = [name for name in spec.outputs if name != "grad_output"]
+    sums = call(spec, "backward", first, needs) if needs else {}
+    seconds = [name for name in spec.outputs if name != "bias"]
+    for name, second in call(spec, "double_backward", arguments, seconds).items():
         sums[name] = sums[name] + second if name in sums else second
-    return [sums[name] for name in task.outputs]
+    return [sums[name] for name in spec.outputs]
 
 
 def _primitive(operation: str) -> Primitive:
@@ -91,15 +110,15 @@ def _primitive(operation: str) -> Primitive:
     primitive.multiple_results = True
     primitive.def_abstract_eval(_abstract)
 
-    @partial(jax.jit, static_argnames="task")
-    def compiled(*arrays: Any, task: Task) -> list[Any]:
-        results: list[Any] = primitive.bind(*arrays, task=task)
+    @partial(jax.jit, static_argnames="spec")
+    def compiled(*arrays: Any, spec: CallSpec) -> list[Any]:
+        results: list[Any] = primitive.bind(*arrays, spec=spec)
         return results
 
     primitive.def_impl(compiled)
     for platform in PLATFORMS:
         mlir.register_lowering(primitive, partial(_lower, platform=platform), platform=platform)
-    needs_devices(primitive)
+    require_devices(primitive)
     return primitive
 
 

@@ -1,7 +1,8 @@
-"""Arrays spread over devices: a call whose batch is spread stays where its images are.
+"""Arrays spread over devices: each device computes the images that it holds.
 
-Under plain ``jit`` a ``custom_partitioning`` rule tells the partitioner so; gradients of weight and
-bias are summed over the devices. Inside ``shard_map`` a call is local, as everything is there.
+Under plain ``jit`` a ``custom_partitioning`` rule keeps images on their devices, and gradients of
+weight and bias are summed over the devices. Inside ``shard_map`` all arrays are local, and so is
+the call.
 """
 
 from __future__ import annotations
@@ -14,16 +15,18 @@ from typing import Any
 import jax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.interpreters import mlir
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from .call_spec import Task, is_filter, shapes_of
-from .lowering import execute
+from .call_spec import CallSpec, is_parameter
+from .lowering import Target, execute
+
+# ---- devices, when a primitive is lowered --------------------------------------------------------
 
 
-def needs_devices(primitive: Any) -> None:
-    """Let JAX tell the lowering of a primitive which devices it is for."""
-    # There is no public way to ask for it; a primitive that is not registered is just not
-    # partitioned (is_partitioned sees no devices).
+def require_devices(primitive: Any) -> None:
+    """Ask JAX to name the devices when it lowers a primitive."""
+    # JAX has no public function for this. If the private one is missing, is_partitioned sees no
+    # devices, and the primitive is not partitioned.
     try:
         from jax._src import dispatch
 
@@ -32,36 +35,45 @@ def needs_devices(primitive: Any) -> None:
         pass
 
 
+def devices_of(context: Any) -> list[Any]:
+    """The devices that a program is lowered for; none if JAX does not know them."""
+    axes = context.module_context.axis_context
+    if isinstance(axes, mlir.ShardingContext):
+        return list(axes.device_assignment or ())
+    mesh = getattr(axes, "mesh", None)
+    return list(mesh.devices.flat) if isinstance(mesh, Mesh) else []
+
+
 def is_partitioned(context: Any) -> bool:
     """Whether the partitioner will cut the program that is being lowered."""
     axes = context.module_context.axis_context
-    if isinstance(axes, mlir.ShardingContext):
-        devices = axes.device_assignment
-        return devices is not None and len(devices) > 1
     if isinstance(axes, mlir.SPMDAxisContext):
         return set(axes.manual_axes) != set(axes.mesh.axis_names)
-    return False
+    return isinstance(axes, mlir.ShardingContext) and len(devices_of(context)) > 1
+
+
+# ---- under shard_map -----------------------------------------------------------------------------
 
 
 def vary_alike(arrays: Iterable[Any]) -> list[Any]:
     """Mark all arrays as varying over the axes of ``shard_map`` over which one of them varies.
 
-    This is what JAX's own operators do with their operands: the transpose of the mark is the sum
-    over devices that makes the gradient of an unsharded weight complete.
+    JAX's own operators do the same with their operands: the transpose of the mark is the sum over
+    devices that completes the gradient of an unsharded weight.
     """
     arrays = list(arrays)
-    axes = [_varying(array) for array in arrays]
-    every = frozenset[Any]().union(*axes)
+    varying = [_varying_axes(array) for array in arrays]
+    all_axes = frozenset[Any]().union(*varying)
     return [
-        array if have == every else _vary(array, tuple(every - have))
-        for array, have in zip(arrays, axes, strict=True)
+        array if axes == all_axes else _vary(array, tuple(all_axes - axes))
+        for array, axes in zip(arrays, varying, strict=True)
     ]
 
 
-def _varying(array: Any) -> frozenset[Any]:
+def _varying_axes(array: Any) -> frozenset[Any]:
     aval = jax.typeof(array)
-    kind = getattr(aval, "manual_axis_type", aval)
-    axes: frozenset[Any] = getattr(kind, "varying" if kind is not aval else "vma", frozenset())
+    manual = getattr(aval, "manual_axis_type", None)  # ``aval.vma`` in older versions
+    axes: frozenset[Any] = getattr(aval, "vma", frozenset()) if manual is None else manual.varying
     return axes
 
 
@@ -71,64 +83,65 @@ def _vary(array: Any, axes: tuple[Any, ...]) -> Any:
     return jax.lax.pvary(array, axes)
 
 
-@partial(custom_partitioning, static_argnums=(0, 1, 2))
-def execute_sharded(task: Task, platform: str, hosted: int | None, *arrays: Any) -> list[Any]:
-    """Stage a task into a program for several devices; ``hosted`` is what ``host`` gave."""
-    return execute(task, platform, *arrays, hosted=hosted)
+# ---- under jit -----------------------------------------------------------------------------------
 
 
-def _partition(
-    task: Task, platform: str, hosted: int | None, mesh: Any, arrays: Any, results: Any
-) -> Any:
-    batch_axes = _batch_axes(task, mesh, arrays)
+@partial(custom_partitioning, static_argnums=(0, 1))
+def execute_sharded(spec: CallSpec, target: Target, *arrays: Any) -> list[Any]:
+    """Stage a call into a program for several devices."""
+    return execute(spec, target, *arrays)
+
+
+def _partition(spec: CallSpec, target: Target, mesh: Any, arrays: Any, results: Any) -> Any:
+    batch_axes = _batch_axes(spec, mesh, arrays)
     shards = prod(mesh.shape[axis] for axis in batch_axes)
-    local = task.with_sizes(batch=task.geometry.batch // shards)
+    local = spec.with_sizes(batch=spec.geometry.batch // shards)
 
     def run(*arrays: Any) -> list[Any]:
-        results = execute(local, platform, *arrays, hosted=hosted)
+        results = execute(local, target, *arrays)
         return [
-            jax.lax.psum(result, batch_axes) if batch_axes and is_filter(name) else result
-            for name, result in zip(task.outputs, results, strict=True)
+            jax.lax.psum(result, batch_axes) if batch_axes and is_parameter(name) else result
+            for name, result in zip(spec.outputs, results, strict=True)
         ]
 
-    inputs, outputs = (
-        [NamedSharding(mesh, _spec(name, batch_axes)) for name in names]
-        for names in (task.inputs, task.outputs)
-    )
+    inputs = [_sharding(mesh, argument.name, batch_axes) for argument in spec.inputs]
+    outputs = [_sharding(mesh, name, batch_axes) for name in spec.outputs]
     return mesh, run, outputs, tuple(inputs)
 
 
-def _batch_axes(task: Task, mesh: Any, arrays: Any) -> tuple[Any, ...]:
-    """Axes of the mesh over which the images are spread."""
-    first = arrays[task.inputs.index("input")].sharding.spec[0]
+def _batch_axes(spec: CallSpec, mesh: Any, arrays: Any) -> tuple[Any, ...]:
+    """Axes of the mesh over which the images are spread; none if they do not divide the batch."""
+    first = arrays[spec.input_index()].sharding.spec[0]
     axes = first if isinstance(first, tuple) else () if first is None else (first,)
     shards = prod(mesh.shape[axis] for axis in axes)
-    return axes if task.geometry.batch % shards == 0 else ()
+    return axes if spec.geometry.batch % shards == 0 else ()
 
 
-def _spec(name: str, batch_axes: tuple[Any, ...]) -> PartitionSpec:
-    return PartitionSpec() if is_filter(name) or not batch_axes else PartitionSpec(batch_axes)
+def _sharding(mesh: Any, name: str, batch_axes: tuple[Any, ...]) -> NamedSharding:
+    sharded = batch_axes and not is_parameter(name)
+    return NamedSharding(mesh, PartitionSpec(batch_axes) if sharded else PartitionSpec())
 
 
-def _infer(task: Task, platform: str, hosted: Any, mesh: Any, arrays: Any, results: Any) -> Any:
+def _infer(spec: CallSpec, target: Target, mesh: Any, arrays: Any, results: Any) -> Any:
     """Shardings of the results, for the partitioner that came before Shardy."""
-    axes = _batch_axes(task, mesh, arrays)
-    return [NamedSharding(mesh, _spec(name, axes)) for name in task.outputs]
+    batch_axes = _batch_axes(spec, mesh, arrays)
+    return [_sharding(mesh, name, batch_axes) for name in spec.outputs]
 
 
-def _rule(task: Task, platform: str, hosted: Any, mesh: Any, inputs: Any, outputs: Any) -> str:
-    """Which dimensions belong together: the first of everything that is an image."""
-    counter = iter(range(100))
+def _rule(spec: CallSpec, target: Target, mesh: Any, inputs: Any, outputs: Any) -> str:
+    """Shardy's rule, as in einsum: all arrays but the parameters share their first dimension."""
+    letters = (f"d{number}" for number in range(100))
 
     def dimensions(name: str, rank: int) -> str:
-        own = [f"d{next(counter)}" for _ in range(rank)]
-        return " ".join(own if is_filter(name) else ["n", *own[1:]])
+        each = [next(letters) for _ in range(rank)]
+        return " ".join(each if is_parameter(name) else ["n", *each[1:]])
 
-    sides = (
-        ", ".join(map(dimensions, names, map(len, shapes)))
-        for names, shapes in zip((task.inputs, task.outputs), shapes_of(task), strict=True)
-    )
-    return " -> ".join(sides)
+    def side(names: Iterable[str], shapes: Iterable[Any]) -> str:
+        return ", ".join(map(dimensions, names, map(len, shapes)))
+
+    input_names = [argument.name for argument in spec.inputs]
+    left = side(input_names, spec.input_shapes())
+    return f"{left} -> {side(spec.outputs, spec.output_shapes())}"
 
 
 execute_sharded.def_partition(_partition, infer_sharding_from_operands=_infer, sharding_rule=_rule)

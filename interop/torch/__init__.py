@@ -12,6 +12,7 @@ with CUDA tensors run in torch's current stream and take memory from torch's all
 
 from __future__ import annotations
 
+from .adapter import ADAPTER as ADAPTER
 from .convert import replace_torchvision
 from .functional import (
     deform_conv2d,

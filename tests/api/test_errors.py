@@ -1,4 +1,4 @@
-"""Malformed calls and options are refused in words, and never otherwise."""
+"""Malformed calls and options raise a ValueError or TypeError that says why, nothing else."""
 
 import re
 from typing import Any

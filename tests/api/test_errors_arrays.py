@@ -1,4 +1,4 @@
-"""What is no array for a convolution is refused in words: its dtype, its library, its absence."""
+"""Unsuitable arrays are refused with a reason: the dtype, the library, no array at all."""
 
 from typing import Any
 
@@ -24,13 +24,13 @@ OTHERS = ["int64", "uint8", "bool", "complex64", "complex128", "O", "longdouble"
 
 @pytest.mark.parametrize("name", ARRAYS)
 @pytest.mark.parametrize("dtype", OTHERS)
-def test_dtypes_that_are_not_for_convolutions(name: str, dtype: str) -> None:
+def test_unsupported_dtypes(name: str, dtype: str) -> None:
     array = np.zeros(arguments()[name].shape, dtype)
     refused(TypeError, f"{name} {DTYPE} {array.dtype.name}", **{name: array})
 
 
 @pytest.mark.parametrize("dtype", ["int64", "complex128"])
-def test_no_dtype_is_taken_because_all_arrays_share_it(dtype: str) -> None:
+def test_unsupported_dtypes_that_all_arrays_share(dtype: str) -> None:
     arrays = {name: arguments()[name].astype(dtype) for name in ARRAYS if name != "grad_output"}
     refused(TypeError, f"{DTYPE} {dtype}", **arrays)
 
@@ -44,19 +44,19 @@ def test_byte_swapped_arrays(name: str) -> None:
 
 @pytest.mark.parametrize("name", ARRAYS)
 @pytest.mark.parametrize("what", [[[[[1.0]]]], 1.0, 1, "array", {}, object(), np.ndarray])
-def test_what_is_no_array(name: str, what: Any) -> None:
+def test_non_arrays(name: str, what: Any) -> None:
     refused(TypeError, f"{name} must be an array of ", **{name: what})
     refused(TypeError, f"got {type(what).__name__}", **{name: what})
 
 
 @pytest.mark.parametrize("name", ["grad_output", "input", "offset", "weight"])
-def test_arrays_that_cannot_be_missing(name: str) -> None:
+def test_missing_arrays(name: str) -> None:
     refused(TypeError, f"{name} must be an array of ", **{name: None})
     refused(TypeError, "got NoneType", **{name: None})
 
 
 @pytest.mark.parametrize("name", ["grad_output", "input", "offset", "weight", "bias", "mask"])
-def test_things_of_numpy_that_have_a_shape_but_are_no_arrays(name: str) -> None:
+def test_numpy_objects_with_a_shape_that_are_no_arrays(name: str) -> None:
     array = np.ones(3)
     for what in (np.dtype("float64"), np.broadcast(array, array), np.nditer(array), np.float64(1)):
         with pytest.raises((TypeError, ValueError), match=f"{name} must "):

@@ -1,4 +1,4 @@
-"""Sizes that cannot be are refused in words: the rule, its value here, and what came."""
+"""Impossible sizes are refused; the text has the rule, its value here, and what was passed."""
 
 import re
 from typing import Any
@@ -106,7 +106,7 @@ def test_sizes_that_are_no_integers(name: str, value: Any) -> None:
 
 
 def test_a_size_that_truncating_division_would_accept() -> None:
-    # (2 - 3) / 2 is 0 when truncated, and one output position would read what is not there.
+    # (2 - 3) / 2 is 0 when truncated, and one output position would read outside of the image.
     call = {
         "input": np.ones((1, 1, 2, 2)),
         "offset": np.zeros((1, 18, 1, 1)),

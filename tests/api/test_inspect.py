@@ -1,4 +1,4 @@
-"""Where taps sample, and their statistics, for arrays of any library."""
+"""Sampling locations and statistics of offsets, for arrays of any library."""
 
 import re
 from typing import Any
@@ -21,7 +21,7 @@ def looped_locations(offset: Any) -> Any:
 
 
 def assert_same(stats: Any, offset: Any) -> None:
-    """Statistics of another library's array are those of NumPy's, up to rounding."""
+    """Statistics of another library's array equal those of NumPy's, up to rounding."""
     wanted = cudeform.offset_stats(offset, IMAGE, **CASE)
     for got, want in zip((stats, *stats.groups), (wanted, *wanted.groups), strict=True):
         for name in ("mean", "largest", "outside", "non_finite"):
@@ -52,9 +52,9 @@ def test_the_operator_samples_at_these_locations() -> None:
     output = cudeform.deform_conv2d(image, offset, one_hot, **layout)[0]
     where = cudeform.sampling_locations(offset, (2, 3), **layout).reshape(6, 2, 10, 14)
     y, x = where[:, 0], where[:, 1]
-    held = (y >= 0) & (y <= height - 1) & (x >= 0) & (x <= width - 1)
-    assert 0.7 < held.mean() < 1
-    np.testing.assert_allclose(output[held], (100 * y + x)[held], rtol=1e-12)
+    in_bounds = (y >= 0) & (y <= height - 1) & (x >= 0) & (x <= width - 1)
+    assert 0.7 < in_bounds.mean() < 1
+    np.testing.assert_allclose(output[in_bounds], (100 * y + x)[in_bounds], rtol=1e-12)
 
 
 def test_broadcast_offsets_and_no_images() -> None:
@@ -86,14 +86,13 @@ def test_statistics_are_the_definition() -> None:
     offset[0, 0, 0, 0], offset[1, 13, 2, 2], offset[1, 14, 1, 1] = np.nan, np.inf, -np.inf
     stats = cudeform.offset_stats(offset, IMAGE, **CASE)
     pairs = offset.reshape(2, 2, 6, 2, 5, 7)
-    places = looped_locations(offset).reshape(2, 2, 6, 2, 5, 7)
+    locations = looped_locations(offset).reshape(2, 2, 6, 2, 5, 7)
     for group in (slice(0, 1), slice(1, 2), slice(None)):
         dy, dx = pairs[:, group, :, 0], pairs[:, group, :, 1]
-        y, x = places[:, group, :, 0], places[:, group, :, 1]
+        y, x = locations[:, group, :, 0], locations[:, group, :, 1]
         finite = np.isfinite(dy) & np.isfinite(dx)
         length = np.sqrt(dy[finite] ** 2 + dx[finite] ** 2)
-        known = ~np.isnan(y) & ~np.isnan(x)
-        out = known & ((y <= -1) | (y >= 9) | (x <= -1) | (x >= 8))
+        out = ~np.isnan(y) & ~np.isnan(x) & ((y <= -1) | (y >= 9) | (x <= -1) | (x >= 8))
         got = stats if group == slice(None) else stats.groups[group.start]
         assert got.mean == pytest.approx(length.mean(), rel=1e-6)
         assert got.largest == pytest.approx(length.max(), rel=1e-6)
@@ -102,14 +101,16 @@ def test_statistics_are_the_definition() -> None:
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-@pytest.mark.parametrize(("move", "outside"), [(-1.0, 1), (-0.999, 0), (0.999, 0), (1.0, 1)])
-def test_exactly_one_pixel_outside_is_outside(axis: int, move: float, outside: int) -> None:
+@pytest.mark.parametrize(
+    ("displacement", "outside"), [(-1.0, 1), (-0.999, 0), (0.999, 0), (1.0, 1)]
+)
+def test_one_pixel_from_the_edge_is_outside(axis: int, displacement: float, outside: int) -> None:
     offset = np.zeros((1, 2, 1, 1))
-    offset[0, axis] = move
+    offset[0, axis] = displacement
     assert cudeform.offset_stats(offset, (1, 1), 1).outside == outside
 
 
-def test_statistics_say_the_worst_in_one_line() -> None:
+def test_statistics_print_as_one_line_with_the_worst_group() -> None:
     offset = np.zeros((1, 3 * 2, 4, 4))
     offset[:, 2] = 3.0
     line = str(cudeform.offset_stats(offset, (4, 4), 1))
@@ -118,11 +119,11 @@ def test_statistics_say_the_worst_in_one_line() -> None:
     assert line.endswith("widest of 3 groups: number 1, mean 3.00 px")
 
 
-def test_statistics_of_nothing_and_of_nothing_finite() -> None:
-    nothing = cudeform.offset_stats(np.zeros((0, 18, 4, 4)), (4, 4), 3, padding=1)
-    assert nothing.mean == nothing.outside == nothing.non_finite == 0
-    lost = cudeform.offset_stats(np.full((1, 18, 4, 4), np.nan), (4, 4), 3, padding=1)
-    assert (lost.mean, lost.largest, lost.outside, lost.non_finite) == (0, 0, 0, 1)
+def test_statistics_of_an_empty_batch_and_of_nan_offsets() -> None:
+    empty = cudeform.offset_stats(np.zeros((0, 18, 4, 4)), (4, 4), 3, padding=1)
+    assert empty.mean == empty.outside == empty.non_finite == 0
+    nans = cudeform.offset_stats(np.full((1, 18, 4, 4), np.nan), (4, 4), 3, padding=1)
+    assert (nans.mean, nans.largest, nans.outside, nans.non_finite) == (0, 0, 0, 1)
 
 
 def test_statistics_refuse_an_image_that_does_not_fit() -> None:
@@ -130,7 +131,7 @@ def test_statistics_refuse_an_image_that_does_not_fit() -> None:
         cudeform.offset_stats(random_offset(), (11, 8), **CASE)
 
 
-def test_arrays_of_any_other_library_go_by_dlpack() -> None:
+def test_arrays_of_any_other_library_are_exchanged_by_dlpack() -> None:
     strict = pytest.importorskip("array_api_strict")
     offset = random_offset()
     theirs = strict.asarray(offset)
@@ -140,7 +141,7 @@ def test_arrays_of_any_other_library_go_by_dlpack() -> None:
     assert_same(cudeform.offset_stats(theirs, IMAGE, **CASE), offset)
 
 
-class NoWayBack:
+class WithoutFromDlpack:
     """An array of a library without from_dlpack."""
 
     def __init__(self, array: Any) -> None:
@@ -149,11 +150,11 @@ class NoWayBack:
         self.__dlpack_device__ = array.__dlpack_device__
 
 
-def test_a_library_without_a_way_back_is_refused_in_words() -> None:
+def test_a_library_without_from_dlpack_is_refused_in_words() -> None:
     offset = random_offset()
     with pytest.raises(TypeError, match=r"cannot go back .* call numpy\.from_dlpack"):
-        cudeform.sampling_locations(NoWayBack(offset), **CASE)
-    assert_same(cudeform.offset_stats(NoWayBack(offset), IMAGE, **CASE), offset)
+        cudeform.sampling_locations(WithoutFromDlpack(offset), **CASE)
+    assert_same(cudeform.offset_stats(WithoutFromDlpack(offset), IMAGE, **CASE), offset)
 
 
 def test_torch_keeps_device_and_graph() -> None:

@@ -1,4 +1,4 @@
-"""Pictures of where taps sample: what they show, of arrays of which libraries."""
+"""Pictures of where taps sample: the marks in them, and arrays of which libraries they take."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def pyplot() -> Any:
 
 
 def marks(panel: Any) -> dict[str, Any]:
-    """Places (x, y) of the marks that were drawn, by kind."""
+    """Locations (x, y) of the marks that were drawn, by kind."""
     return {c.get_label(): np.asarray(c.get_offsets()) for c in panel.collections}
 
 
@@ -31,7 +31,7 @@ def test_a_picture_shows_the_taps_where_they_are(pyplot: Any) -> None:
     assert len(axes) == 2  # offset groups
     where = cudeform.sampling_locations(offset, **CASE)
     for group, panel in enumerate(axes):
-        drawn = marks(panel)["moved"]
+        drawn = marks(panel)["sampled"]
         expected = where[0, group, ..., 2, 3].reshape(-1, 2)[:, ::-1]
         np.testing.assert_allclose(drawn, expected, rtol=1e-6)
         regular = [(x, y) for y in (3, 4) for x in (1, 3, 5)]
@@ -39,12 +39,13 @@ def test_a_picture_shows_the_taps_where_they_are(pyplot: Any) -> None:
     axes[0].figure.canvas.draw()
 
 
-def test_taps_outside_and_lost_are_marked(pyplot: Any) -> None:
+def test_taps_that_are_outside_or_not_finite_are_marked(pyplot: Any) -> None:
     offset = np.zeros((1, 2 * 9, 8, 8))
     offset[0, 0, 4, 4], offset[0, 3, 4, 4], offset[0, 5, 4, 4] = -100.0, np.nan, np.inf
     (panel,) = cudeform.plot_sampling(np.ones((8, 8)), offset, 3, padding=1)
-    counts = {kind: len(places) for kind, places in marks(panel).items()}
-    assert (counts["regular"], counts["moved"], counts["outside"], counts["lost"]) == (9, 6, 1, 2)
+    counts = {kind: len(locations) for kind, locations in marks(panel).items() if len(locations)}
+    kinds = {"regular": 9, "sampled": 6, "outside": 1, "non-finite": 2}
+    assert {kind: counts[kind] for kind in kinds} == kinds
     names = [text.get_text() for text in panel.get_legend().get_texts()]
     assert names == ["regular tap", "where it samples", "outside: 0", "not finite"]
     cudeform.plot_sampling(np.ones((8, 8)), offset, 3, padding=1, zoom=2)[0].figure.canvas.draw()
@@ -73,22 +74,22 @@ def test_a_dense_picture_has_a_panel_for_each_group(pyplot: Any, colours: bool) 
     axes[0].figure.canvas.draw()
 
 
-def test_colours_tell_directions_lengths_and_what_is_not_finite(pyplot: Any) -> None:
+def test_colours_show_direction_length_and_non_finite_displacements(pyplot: Any) -> None:
     offset = np.zeros((1, 2, 1, 8))
-    # Still, right, down, left, up, half as far right, and two that are lost.
+    # Not displaced, right, down, left, up, half as far right, and two that are not finite.
     offset[0, 0, 0] = [0, 0, 2, 0, -2, 0, np.nan, np.inf]
     offset[0, 1, 0] = [0, 2, 0, -2, 0, 1, 0, 0]
     (panel,) = cudeform.plot_displacement(offset, 1, colours=True)
-    still, right, down, left, up, half, nan, inf = panel.images[0].get_array()[0]
-    np.testing.assert_array_equal(still, [1, 1, 1])
+    zero, right, down, left, up, half, nan, inf = panel.images[0].get_array()[0]
+    np.testing.assert_array_equal(zero, [1, 1, 1])
     np.testing.assert_array_equal([nan, inf], np.zeros((2, 3)))
-    np.testing.assert_allclose(half, (still + right) / 2, atol=0.02)
+    np.testing.assert_allclose(half, (zero + right) / 2, atol=0.02)
     ends = np.stack((right, down, left, up))
     apart = np.abs(ends[:, None] - ends).max(2)
     assert apart[~np.eye(4, dtype=bool)].min() > 0.3
 
 
-def test_a_picture_of_what_does_not_exist_is_refused(pyplot: Any) -> None:
+def test_arguments_that_do_not_fit_are_refused(pyplot: Any) -> None:
     offset, image = random_offset(), np.ones((9, 8))
     for text, changes in (
         ("positions must be", {"positions": [(5, 0)]}),

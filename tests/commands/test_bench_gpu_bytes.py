@@ -119,11 +119,11 @@ def test_fused(out_channels: int, mode: str) -> None:
     tiling, blocks = tiling_of(case, device)
     # Every strip of output channels samples anew; each block copies its strip of the weight once.
     samples = tiling.strips * Model.of(config, mode).gather
-    weights = blocks * tiling.stages * tiling.tile.n * UNITS_BYTES * tiling.tile.parts
+    weights = blocks * tiling.stages * tiling.tile.n * UNITS_BYTES * tiling.tile.operand_terms
     assert moved(device, "deform_fused") == (samples + weights, 0, 0)
-    wanted = {"pack_tiles": 1, "channels_last": 1, "deform_fused": 1}
+    wanted = {"pack_weight_fused": 1, "channels_last": 1, "deform_fused": 1}
     if tiling.part_stages(device) < tiling.stages:
-        wanted["sum_splits"] = 1
+        wanted["reduce_split_k"] = 1
     assert launches(device) == wanted
 
 
@@ -155,7 +155,7 @@ def test_the_gather_reads_columns_four_times_and_adds_nothing(config: Config, mo
         case = case_of(config).cast(MODES[mode].dtype)
     backward(device, case, Options(deterministic=True))
     model = Model.of(config, mode)
-    assert moved(device, "deform_gather") == (4 * model.columns, 0, 0)
+    assert moved(device, "gather_grad_input") == (4 * model.columns, 0, 0)
     assert moved(device, "deform_backward")[2] == 0
 
 
@@ -167,7 +167,7 @@ def test_direct_backward(mode: str) -> None:
     # A weight and a gradient of the output for each element that columns would have.
     pulled = (model.gather + 2 * model.columns, 0, model.scatter)
     assert moved(device, "deform_direct_backward") == pulled
-    loaded, _, added = moved(device, "deform_direct_weight")
+    loaded, _, added = moved(device, "deform_direct_grad_weight")
     once = model.columns // DEPTHWISE.taps  # for the bias, the gradient of the output once more
     assert (loaded, added) == (model.gather + model.columns + once, 0)
 
@@ -199,7 +199,7 @@ def test_factors_pass_through_shared_memory_once_for_each_warp(mode: str) -> Non
     tiling, blocks = tiling_of(case, device)
     tile = tiling.tile
     stores, loads = tile.m + tile.n, tile.warps_n * tile.m + tile.warps_m * tile.n
-    factors = blocks * tiling.stages * (stores + loads) * UNITS_BYTES * tile.parts
+    factors = blocks * tiling.stages * (stores + loads) * UNITS_BYTES * tile.operand_terms
     [did] = [d for d in device.log if isinstance(d, Launched) and d.kernel == "deform_fused"]
     # A plan has 17 bytes, which are stored once and loaded for each unit of channels.
     units = blocks * tile.m * tiling.stages * STAGE_UNITS

@@ -65,9 +65,9 @@ def test_files_that_the_readme_names_exist() -> None:
 @pytest.mark.promise("honest")
 def test_the_architectures_that_the_readme_names_are_compiled_for() -> None:
     nvrtc = pytest.importorskip("support.nvrtc")
-    found = re.search(r"compile for (\w+) architectures \(sm_([\d, ]+)\)", README)
+    found = re.search(r"compile for (\w+) architectures \(sm_([\d,\s]+)\)", README)
     assert found is not None
-    named = [int(arch) for arch in found[2].split(", ")]
+    named = [int(arch) for arch in found[2].split(",")]
     assert named == [arch for arch in nvrtc.ARCHS if arch >= 75]  # NVRTC 13 knows none below
     assert ["six", "seven", "eight", "nine", "ten"].index(found[1]) == len(named) - 6
 

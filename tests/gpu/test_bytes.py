@@ -77,7 +77,7 @@ class TestBytes:
         case, device = inside(dtype), HostDevice()
         backward(device, case, Options(deterministic=True))
         model = Model.of(case)
-        assert moved(device, "deform_gather") == (4 * model.columns, 0, 0)
+        assert moved(device, "gather_grad_input") == (4 * model.columns, 0, 0)
         backward_bytes = (model.columns + model.corners, model.columns + model.ends, 0)
         assert moved(device, "deform_backward") == backward_bytes
 

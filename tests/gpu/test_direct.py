@@ -147,7 +147,7 @@ def test_blocks_take_several_tiles(
     new_device: NewDevice, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     monkeypatch.setattr(call, "BLOCKS_PER_MULTIPROCESSOR", 1)
-    # More parts than a thread of sum_parts takes at once, of which the last are empty.
+    # More parts than a thread of reduce_grad_weight takes at once, of which the last are empty.
     monkeypatch.setattr(direct, "PART_POSITIONS", 8)
     monkeypatch.setattr(direct, "MOST_PARTS", 45)
     case = depthwise("tiles", 72, size=(19, 21), offset_groups=3, batch=1).cast("float32")
@@ -200,8 +200,8 @@ def test_a_deterministic_gradient_of_the_input_takes_the_ordered_way() -> None:
     results = [everything(device, case, options) for device in devices]
     for device in devices:
         done = launches(device)
-        assert done["deform_gather"] == done["deform_direct"] == 1
-        assert done["deform_direct_backward"] == done["deform_direct_weight"] == 0
+        assert done["gather_grad_input"] == done["deform_direct"] == 1
+        assert done["deform_direct_backward"] == done["deform_direct_grad_weight"] == 0
     for name, array in results[0].items():
         for other in results[1:]:
             assert_array_equal(other[name], array)
@@ -228,13 +228,17 @@ def test_backward_launches() -> None:
     assert launches(device) == {
         "channels_last": 3,
         "deform_direct_backward": 1,
-        "deform_direct_weight": 1,
-        "sum_parts": 1,
+        "deform_direct_grad_weight": 1,
+        "reduce_grad_weight": 1,
         "channels_first": 1,
     }
     assert device.zeroed == [case.input.nbytes]
     for needs, kernels in {
-        ("weight", "bias"): {"deform_direct_weight": 1, "sum_parts": 1, "channels_last": 2},
+        ("weight", "bias"): {
+            "deform_direct_grad_weight": 1,
+            "reduce_grad_weight": 1,
+            "channels_last": 2,
+        },
         ("offset", "mask"): {"deform_direct_backward": 1, "channels_last": 3},
     }.items():
         device = LoggingDevice()
@@ -283,4 +287,4 @@ def test_no_corner_is_read_twice(dtype: str) -> None:
     loaded, _, added = moved(device, "deform_direct_backward")
     assert loaded == corners + weight + grad_output
     assert added == corners * 4 // itemsize  # float32
-    assert moved(device, "deform_direct_weight")[0] == corners + grad_output + positions
+    assert moved(device, "deform_direct_grad_weight")[0] == corners + grad_output + positions

@@ -104,7 +104,7 @@ def test_parts_of_the_stages(new_device: NewDevice, dtype: str, tf32: bool) -> N
     device = new_device(multiprocessors=1000)
     check(run(device, case, tf32=tf32), case, tf32)
     if isinstance(device, HostDevice):
-        assert launched(device)[-2:] == ["deform_fused", "sum_splits"]
+        assert launched(device)[-2:] == ["deform_fused", "reduce_split_k"]
 
 
 @pytest.mark.each_value
@@ -136,7 +136,7 @@ def test_a_limit_cuts_the_batch(new_device: NewDevice, channels: int, parts: int
     check(run(device, case, limit=limit), case, False)
     if isinstance(device, HostDevice):
         assert launched(device).count("deform_fused") == 3
-        assert launched(device).count("sum_splits") == (3 if parts > 1 else 0)
+        assert launched(device).count("reduce_split_k") == (3 if parts > 1 else 0)
 
 
 @EVERY_MODE
@@ -172,7 +172,7 @@ def test_nothing_but_launches() -> None:
     """So that a CUDA graph can capture it."""
     device = HostDevice()
     run(device, CASES[0].cast("float16"))
-    assert launched(device) == ["pack_tiles", "channels_last", "deform_fused"]
+    assert launched(device) == ["pack_weight_fused", "channels_last", "deform_fused"]
 
 
 @needs_compiler

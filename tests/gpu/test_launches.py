@@ -63,7 +63,7 @@ def test_backward_launches() -> None:
 def test_deterministic_backward_launches() -> None:
     device, case = LoggingDevice(), COLUMNS.cast("float32")
     backward(device, case, Options(deterministic=True))
-    steps = ("count_cells", "allot_cells", "list_cells", "order_cells", "deform_gather")
+    steps = ("count_cells", "scan_cells", "fill_cells", "sort_cells", "gather_grad_input")
     assert launches(device) == {
         "pack_weight": 1,
         "channels_last": 2,
@@ -87,8 +87,8 @@ def test_launches_without_columns() -> None:
     assert launches(device) - Counter({"channels_last": 2, "deform_direct": 1}) == {
         "channels_last": 3,
         "deform_direct_backward": 1,
-        "deform_direct_weight": 1,
-        "sum_parts": 1,
+        "deform_direct_grad_weight": 1,
+        "reduce_grad_weight": 1,
         "channels_first": 1,
     }
     assert device.zeroed == [case.input.nbytes]

@@ -21,7 +21,7 @@ def test_quotients_are_exact(by: int) -> None:
     steps = np.unique(np.geomspace(1, LAST // by + 1, 200).astype(np.int64)) * by
     some = np.concatenate([steps - 1, steps, steps + 1, [0, 1, LAST - 1, LAST]])
     for n in some[(some >= 0) & (some <= LAST)].tolist():
-        assert 2 * n * multiplier >> 32 + shift == n // by  # as in grid.cuh
+        assert 2 * n * multiplier >> 32 + shift == n // by  # as in indexing.cuh
 
 
 def test_nothing_is_divided_by_a_size_that_is_missing() -> None:

@@ -99,23 +99,23 @@ def test_the_kernel_adds_as_it_is_told(forced: str | None, capability: int) -> N
         with overrides.force(scatter=forced):
             texts = launched(case, capability)
     adds = 4 if capability == 90 and forced != "scalar" else 1
-    assert f"#define ADDS {adds}\n" in texts["deform_backward"]
-    assert "#define ADDS 1\n" in texts["channels_last"]
+    assert f"#define ATOMIC_WIDTH {adds}\n" in texts["deform_backward"]
+    assert "#define ATOMIC_WIDTH 1\n" in texts["channels_last"]
 
 
 def test_kernels_that_add_nothing_have_one_text() -> None:
-    one, four = (Variant("float32", 32, 4, adds=adds) for adds in (1, 4))
+    one, four = (Variant("float32", 32, 4, atomic_width=adds) for adds in (1, 4))
     assert kernel("deform_im2col", one) == kernel("deform_im2col", four)
-    assert kernel("deform_double", one) != kernel("deform_double", four)
+    assert kernel("deform_double_backward", one) != kernel("deform_double_backward", four)
 
 
 def test_a_vector_is_added_at_multiples_of_16_bytes_only() -> None:
     device = HostDevice()
-    text = kernel("deform_backward", Variant("float32", 32, 4, adds=4)).source
-    at = text.index('#line 1 "deform_backward.cu"')
+    text = kernel("deform_backward", Variant("float32", 32, 4, atomic_width=4)).source
+    at = text.index('#line 1 "backward/deform_backward.cu"')
     body = (
-        'extern "C" __global__ void deform_backward(acc_t* to, Launch p) {'
-        "add_vector(to + p.lanes, zero_vector()); }"
+        'extern "C" __global__ void deform_backward(acc_t* to, Launch params) {'
+        "add_vector(to + params.lanes, zero_vector()); }"
     )
     toy = Kernel("deform_backward", text[:at] + '#line 1 "toy.cu"\n' + body)
     array = device.put(np.zeros(8, "float32"))
@@ -148,7 +148,7 @@ def test_all_give_the_same_gradients(
         assert_agrees(array, sums[which], f"{which}, {name}", roundings=roundings)
     if isinstance(device, HostDevice):
         kernels = {did.kernel for did in device.log if isinstance(did, Launched)}
-        assert ("deform_gather" in kernels) == (name == "gather")
+        assert ("gather_grad_input" in kernels) == (name == "gather")
         assert ("deform_direct_backward" in kernels) == (
             name != "gather" and case.name == "depthwise"
         )

@@ -1,4 +1,4 @@
-"""A CUDA device on the CPU, so that every kernel runs and is watched where there is no GPU."""
+"""A CUDA device on the CPU: every kernel runs, and is checked, on machines without a GPU."""
 
 from hostcuda.compiler import CompileError, compiled, compiler_path
 from hostcuda.device import HostDevice, Launched

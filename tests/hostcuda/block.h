@@ -1,9 +1,10 @@
-// One block of CUDA threads on one processor: who runs, who waits for whom, and who waits in vain.
+// block: the threads of one CUDA block on one processor: scheduling, barriers, deadlock reports.
 //
-// Threads start one after the other on the same stack. A thread that has to wait keeps that stack,
-// and the next one starts on a fresh stack. So a kernel without barriers is a plain loop, and
-// nobody has to say beforehand which kernels have them. Threads start in a random order (given by
-// the seed), and at random one is picked of those that may go on: a GPU promises no order either.
+// Threads run one at a time and start one after the other on the same stack. A thread that has to
+// wait keeps that stack, and the next one starts on a fresh stack. So a kernel without barriers is
+// a plain loop, and it need not be known in advance which kernels have barriers. The order in which
+// threads start, and which runnable thread goes on next, are random and given by the seed, because
+// a GPU promises no order either.
 
 #pragma once
 
@@ -14,25 +15,26 @@ namespace hostcuda {
 
 constexpr unsigned lanes_of_warp = 32;
 
-// What the lanes of a warp do once they have met: `brought[i]` is what lane i came with, if bit i
-// of `active` is set. It lives until lane i goes on, so results can be left in it.
+// Combines what the lanes of a warp bring to a collective operation. If bit i of `active` is set,
+// `brought[i]` points to the data of lane i, which stays valid until lane i goes on: the function
+// writes the results there.
 using Combine = void (*)(void* const* brought, unsigned active);
 
-enum class State { runnable, at_barrier, at_warp, gone };
+enum class State { runnable, at_barrier, at_warp, exited };
 
 struct Thread {
     Context context;
     State state;
-    Where at;         // where it waits
-    unsigned mask;    // for which lanes of its warp
-    Combine combine;  // to do what
-    void* brought;
+    Where at;         // the barrier or warp operation at which it waits
+    unsigned mask;    // lanes of its warp that take part in the operation
+    Combine combine;  // the operation
+    void* brought;    // its data
 };
 
 struct Warp {
-    unsigned alive;  // lanes that have not left the kernel
-    unsigned met;    // lanes that wait for other lanes
-    unsigned phase;  // how often its lanes have met at a barrier
+    unsigned alive;    // lanes that have not left the kernel
+    unsigned waiting;  // lanes that wait for other lanes
+    unsigned phase;    // number of __syncwarp calls completed
 };
 
 static struct {
@@ -40,10 +42,10 @@ static struct {
     void (*kernel)();  // runs as the current thread
     Thread threads[most_threads];
     Warp warps[most_threads / lanes_of_warp];
-    unsigned count, started, gone, at_barrier;
-    unsigned phase;  // how often the block has met at a barrier
-    unsigned order[most_threads];               // in which they start
-    unsigned ready[most_threads], ready_count;  // those that may go on
+    unsigned count, started, exited, at_barrier;
+    unsigned phase;  // number of __syncthreads calls completed
+    unsigned order[most_threads];               // in which threads start
+    unsigned ready[most_threads], ready_count;  // threads that may go on
     unsigned first_at_barrier;
     unsigned long long random;
 } now;
@@ -58,12 +60,13 @@ inline unsigned random_below(unsigned bound) {
 
 inline void random_order(unsigned* items, unsigned count) {
     for (unsigned i = 0; i < count; ++i) {
-        const unsigned place = random_below(i + 1);
-        items[i] = items[place];
-        items[place] = i;
+        const unsigned j = random_below(i + 1);
+        items[i] = items[j];
+        items[j] = i;
     }
 }
 
+// Stop the current thread until it is resumed.
 inline void wait(State state, Where at) {
     Thread& self = now.threads[threadIdx.x];
     self.state = state;
@@ -72,12 +75,12 @@ inline void wait(State state, Where at) {
 }
 
 inline void resume(unsigned thread) {
-    if (thread == threadIdx.x) return;  // it has not stopped
+    if (thread == threadIdx.x) return;  // the current thread has not stopped
     now.threads[thread].state = State::runnable;
     now.ready[now.ready_count++] = thread;
 }
 
-// Meet every thread of the block. CUDA wants all of them at the same place.
+// Wait for all threads of the block. CUDA requires that they wait at the same barrier.
 inline void meet_block(Where at) {
     if (now.at_barrier == 0) now.first_at_barrier = threadIdx.x;
     const Where first = now.at_barrier == 0 ? at : now.threads[now.first_at_barrier].at;
@@ -90,31 +93,32 @@ inline void meet_block(Where at) {
     for (unsigned i = 0; i < now.count; ++i) resume(i);
 }
 
-inline bool meet_at_same_place(const Thread& one, const Thread& other) {
+inline bool same_operation(const Thread& one, const Thread& other) {
     return one.mask == other.mask && one.combine == other.combine && !(one.at != other.at);
 }
 
-// If all that `lane` waits for are there, for the same thing, do it and let them go on.
-inline bool settle(unsigned warp_index, unsigned lane) {
+// If all lanes that `lane` waits for wait at the same operation, perform it and resume them.
+inline bool complete(unsigned warp_index, unsigned lane) {
     Warp& warp = now.warps[warp_index];
     const unsigned first = warp_index * lanes_of_warp;
     const Thread& one = now.threads[first + lane];
     const unsigned active = one.mask & warp.alive;
-    if (active & ~warp.met) return false;
+    if (active & ~warp.waiting) return false;
     void* brought[lanes_of_warp] = {};
     for (unsigned i = 0; i < lanes_of_warp; ++i) {
         if (!(active >> i & 1)) continue;
-        if (!meet_at_same_place(one, now.threads[first + i])) return false;
+        if (!same_operation(one, now.threads[first + i])) return false;
         brought[i] = now.threads[first + i].brought;
     }
     one.combine(brought, active);
-    warp.met &= ~active;
+    warp.waiting &= ~active;
     for (unsigned i = 0; i < lanes_of_warp; ++i)
         if (active >> i & 1) resume(first + i);
     return true;
 }
 
-// Meet the lanes of `mask` in the own warp; those that have left the kernel do not count.
+// Perform an operation together with the lanes of `mask` in the current thread's warp. Lanes that
+// have left the kernel are not waited for.
 inline void meet_warp(unsigned mask, void* brought, Combine combine, Where at) {
     const unsigned lane = threadIdx.x % lanes_of_warp;
     const unsigned warp = threadIdx.x / lanes_of_warp;
@@ -125,47 +129,48 @@ inline void meet_warp(unsigned mask, void* brought, Combine combine, Where at) {
     self.mask = mask;
     self.combine = combine;
     self.brought = brought;
-    now.warps[warp].met |= 1u << lane;
-    if (!settle(warp, lane)) wait(State::at_warp, at);
+    now.warps[warp].waiting |= 1u << lane;
+    if (!complete(warp, lane)) wait(State::at_warp, at);
 }
 
-// The current thread has returned from the kernel; some of its warp may have waited for that.
+// The current thread has returned from the kernel. Lanes of its warp may have waited for it.
 inline void end_thread() {
-    now.threads[threadIdx.x].state = State::gone;
-    ++now.gone;
+    now.threads[threadIdx.x].state = State::exited;
+    ++now.exited;
     const unsigned index = threadIdx.x / lanes_of_warp;
     Warp& warp = now.warps[index];
     warp.alive &= ~(1u << threadIdx.x % lanes_of_warp);
-    for (unsigned lane = 0; lane < lanes_of_warp && warp.met != 0; ++lane)
-        if (warp.met >> lane & 1) settle(index, lane);
+    for (unsigned lane = 0; lane < lanes_of_warp && warp.waiting != 0; ++lane)
+        if (warp.waiting >> lane & 1) complete(index, lane);
 }
 
-[[noreturn]] inline void give_up() {
-    static Context left_for_good;
-    change(left_for_good, now.scheduler);
+[[noreturn]] inline void abandon_thread() {
+    static Context never_resumed;
+    change(never_resumed, now.scheduler);
     __builtin_unreachable();
 }
 
-// What runs on a stack: as many threads as can be started before one of them waits.
+// Entry point of a stack: start threads until one of them waits.
 [[noreturn]] inline void run_threads() {
     while (now.started < now.count) {
         threadIdx.x = now.order[now.started++];
         now.kernel();
         end_thread();
     }
-    give_up();
+    abandon_thread();
 }
 
+// Whether `waiting` waits for `thread`, which will never come.
 inline bool waits_in_vain(unsigned waiting, unsigned thread) {
     const Thread& one = now.threads[waiting];
     const Thread& other = now.threads[thread];
     if (one.state == State::at_barrier) return other.state != State::at_barrier;
-    const bool wanted = one.mask >> thread % lanes_of_warp & 1 && other.state != State::gone;
+    const bool wanted = one.mask >> thread % lanes_of_warp & 1 && other.state != State::exited;
     return thread / lanes_of_warp == waiting / lanes_of_warp && wanted &&
-           (other.state != State::at_warp || !meet_at_same_place(one, other));
+           (other.state != State::at_warp || !same_operation(one, other));
 }
 
-// Nobody can go on: say who waits for whom.
+// No thread can go on: report a thread that waits and one that it waits for.
 inline void explain_deadlock() {
     const State kind = now.at_barrier > 0 ? State::at_barrier : State::at_warp;
     unsigned waiting = 0, missing = 0;
@@ -174,7 +179,7 @@ inline void explain_deadlock() {
     const Where at = now.threads[waiting].at;
     const Thread& other = now.threads[missing];
     char where[128] = "has left the kernel";
-    if (other.state != State::gone)
+    if (other.state != State::exited)
         std::snprintf(where, sizeof where, "waits at %s:%d", other.at.file, other.at.line);
     std::snprintf(launch->message, sizeof launch->message,
                   "divergent barrier: thread %u waits at %s:%d for thread %u, which %s", waiting,
@@ -190,7 +195,7 @@ inline void run_block() {
     if (__start_hostcuda_shared != nullptr)
         std::memset(__start_hostcuda_shared, poison,
                     static_cast<size_t>(__stop_hostcuda_shared - __start_hostcuda_shared));
-    now.started = now.gone = now.at_barrier = now.ready_count = 0;
+    now.started = now.exited = now.at_barrier = now.ready_count = 0;
     random_order(now.order, now.count);
     for (unsigned i = 0; i < now.count; ++i) now.threads[i].state = State::runnable;
     for (unsigned first = 0; first < now.count; first += lanes_of_warp) {
@@ -203,12 +208,12 @@ inline void run_block() {
         change(now.scheduler, fresh);
     }
     while (now.ready_count > 0 && launch->failure == 0) {
-        const unsigned place = random_below(now.ready_count);
-        threadIdx.x = now.ready[place];
-        now.ready[place] = now.ready[--now.ready_count];
+        const unsigned i = random_below(now.ready_count);
+        threadIdx.x = now.ready[i];
+        now.ready[i] = now.ready[--now.ready_count];
         change(now.scheduler, now.threads[threadIdx.x].context);
     }
-    if (now.gone < now.count && launch->failure == 0) explain_deadlock();
+    if (now.exited < now.count && launch->failure == 0) explain_deadlock();
 }
 
 }  // namespace hostcuda

@@ -1,4 +1,4 @@
-// CUDA's built-in functions that concern one thread alone: numbers, bits, atomics.
+// builtins: CUDA's built-in functions of a single thread: arithmetic, bits, atomics.
 
 #pragma once
 
@@ -11,7 +11,7 @@
 using std::abs, std::ceil, std::fabs, std::floor, std::fma, std::fmod, std::isfinite, std::isinf,
     std::isnan, std::rint, std::round, std::sqrt, std::trunc;
 
-// CUDA's min and max of floating-point numbers return the one that is not a NaN.
+// If one floating-point argument is NaN, CUDA's min and max return the other.
 #define HOSTCUDA_MIN_MAX(type)                                \
     inline type min(type a, type b) { return b < a ? b : a; } \
     inline type max(type a, type b) { return a < b ? b : a; }
@@ -36,7 +36,7 @@ inline To same_bits(From value) {
     return result;
 }
 
-// As on the GPU: NaN becomes 0, and what is too large the largest integer.
+// As on the GPU: NaN becomes 0; larger and smaller values saturate.
 inline int saturated(float integer) {
     if (std::isnan(integer)) return 0;
     if (integer >= 2147483648.0f) return INT_MAX;
@@ -48,7 +48,7 @@ struct Same {
     using type = T;
 };
 
-// The additions that the GPU has as atomics; integers wrap around.
+// The types for which the GPU has an atomic addition; integers wrap around.
 inline int sum(int a, int b) {
     return static_cast<int>(static_cast<unsigned>(a) + static_cast<unsigned>(b));
 }
@@ -79,7 +79,7 @@ inline int __float2int_ru(float x) { return hostcuda::saturated(std::ceil(x)); }
 inline int __float2int_rn(float x) { return hostcuda::saturated(std::nearbyint(x)); }
 inline int __float2int_rz(float x) { return hostcuda::saturated(std::trunc(x)); }
 
-// Arithmetic that the GPU's compiler does not contract to a fused multiply-add.
+// Arithmetic that NVRTC does not contract to a fused multiply-add.
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
@@ -109,7 +109,7 @@ inline T __ldg(const T* address) {
     return *address;
 }
 
-// Only one thread runs at a time, and here none stops: atomics are plain code.
+// Atomics are plain code: one thread runs at a time, and it does not stop in between.
 #define HOSTCUDA_ATOMIC(name, result)                                 \
     template <class T>                                                \
     inline T name(T* address, typename hostcuda::Same<T>::type value, \

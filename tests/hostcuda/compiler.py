@@ -1,4 +1,4 @@
-"""From the text of a kernel to a function: the host's C++ compiler, and a cache of what it made."""
+"""From the text of a kernel to a shared library: the host's C++ compiler, and a cache."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ HERE = Path(__file__).parent
 FLAGS = (
     *("-std=c++17", "-O1", "-g1", "-fPIC", "-shared", "-fvisibility=hidden"),
     *("-fno-exceptions", "-fno-rtti", "-fno-strict-aliasing"),
-    "-ffp-contract=off",  # a fused multiply-add is where the text has one, and nowhere else
-    # Arithmetic that is undefined ends in a call; faults.h has the functions, not a library.
+    "-ffp-contract=off",  # fused multiply-adds only where the text has them
+    # Undefined arithmetic calls functions of a sanitizer library; faults.h defines them instead.
     "-fsanitize=bounds-strict,float-cast-overflow,signed-integer-overflow,shift,"
     "integer-divide-by-zero,alignment",
     *("-fno-sanitize-recover=all", "-nodefaultlibs"),
-    # On a GPU, an unmeant double is slow.
+    # An accidental double is slow on a GPU.
     *("-Wall", "-Wextra", "-Wdouble-promotion", "-Werror", "-Wframe-larger-than=32768"),
-    # A variant of a text may use less than the text declares.
+    # A variant of a text may not use all that the text declares.
     *("-Wno-unused-function", "-Wno-unused-parameter", "-Wno-unused-variable"),
     *("-Wno-sign-compare", "-Wno-unknown-pragmas"),  # threadIdx is unsigned; #pragma unroll
 )
 
-# The parts of a text that are PTX: from their own #line to the next.
-_INTRINSICS = re.compile(
-    r'^#line 1 "(?:intrinsics|mma)\.cuh"$.*?(?=^#line 1 )', re.DOTALL | re.MULTILINE
+# The files of a text that are inline PTX: from their own #line to the next.
+_PTX = re.compile(
+    r'^#line 1 "common/(?:tensor_core_)?ptx\.cuh"$.*?(?=^#line 1 )', re.DOTALL | re.MULTILINE
 )
 
-# Calls before every access, for races.h.
+# Calls before every access, which races.h defines.
 WATCH_RACES = ("-DHOSTCUDA_RACES", "-fsanitize=thread")
 
 
@@ -49,16 +49,16 @@ def compiler_path() -> str | None:
 
 
 def compiled(kernel: Kernel, more_flags: tuple[str, ...] = ()) -> Path:
-    """The shared library of a kernel, from the cache or made now.
+    """The shared library of a kernel, from the cache or compiled now.
 
-    Processes that make the same one at the same time do not disturb each other: each writes a file
-    of its own, and the last to rename it wins.
+    Several processes may compile the same one at a time: each writes its own file, and the last to
+    rename it wins.
     """
     text = "\n".join(
         [
             '#include "shim.h"',
-            "namespace {",  # what the kernel does not use vanishes, whatever is inline or not
-            _INTRINSICS.sub("", kernel.source),  # the shim has a twin of them
+            "namespace {",  # internal linkage, so that unused functions are dropped
+            _PTX.sub("", kernel.source),  # the shim has the same functions in C++
             "}",
             '#line 1 "entry"',
             f"#define HOSTCUDA_KERNEL {kernel.name}",

@@ -24,10 +24,10 @@ MOST_PARAMETER_BYTES = 4096
 
 @dataclass(frozen=True)
 class Launched:
-    """A launch that went well, and the bytes of global and of shared memory that it moved.
+    """A launch that succeeded, and the bytes of global and shared memory that it accessed.
 
-    Of global memory only the intrinsics' accesses are counted, or all if the device watches races;
-    of shared memory none, or all.
+    If the device watches races, all accesses are counted; otherwise only those by functions of
+    ptx.h, and none to shared memory.
     """
 
     kernel: str
@@ -41,22 +41,22 @@ class Launched:
 
 
 class HostDevice:
-    """Runs kernels on the CPU, one thread at a time, and sees what they do wrong.
+    """Runs kernels on the CPU, one thread at a time, and detects their errors.
 
     Args:
-        flush: where a buffer touches a guard page, at its ``"start"`` or its ``"end"``.
-        seed: gives the order of blocks and threads.
+        flush: which end of a buffer adjoins a guard page, ``"start"`` or ``"end"``.
+        seed: determines the order of blocks and threads.
         memory: bytes that can be allocated.
         compute_capability: such as 90 for sm_90.
-        multiprocessors: how many the engine shall plan for.
-        shared_limit: most shared memory of a block, in bytes.
-        seconds: processor time after which a launch is given up.
-        races: report races too, and count all accesses to global memory; slow.
-        flags: more of them for the compiler, to test the harness itself.
+        multiprocessors: the number that the engine plans for.
+        shared_limit: limit of a block's shared memory, in bytes.
+        seconds: limit of a launch's processor time.
+        races: report races too, and count all accesses; slow.
+        flags: additional flags of the compiler, to test the harness itself.
 
     Attributes:
-        log: what was done, in order: launches and matrix products.
-        peak_bytes: most memory that was in use at a time.
+        log: launches and matrix products, in order.
+        peak_bytes: the most memory in use at a time.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class HostDevice:
         races: bool = False,
         flags: tuple[str, ...] = (),
     ) -> None:
-        self.kind = object()  # plans are made for this device alone
+        self.kind = object()  # launch plans are made for this device alone
         self.seed = seed
         self.compute_capability = compute_capability
         self.multiprocessors = multiprocessors
@@ -84,7 +84,7 @@ class HostDevice:
         self._memory = memory
         self._flags = (*flags, *WATCH_RACES) if races else flags
         self._libraries: dict[Kernel, Library] = {}
-        self._held: dict[int, Buffer] = {}
+        self._buffers: dict[int, Buffer] = {}
 
     # ---- the protocol ----------------------------------------------------------------------------
 
@@ -95,7 +95,7 @@ class HostDevice:
         return self._memory - self._arena.used_bytes
 
     def allocate(self, nbytes: int) -> Buffer:
-        """Memory full of poison, until the object goes."""
+        """Memory full of poison, freed when the object is deleted."""
         if nbytes > self.free_bytes():
             raise MemoryError(f"{nbytes} bytes wanted, {self.free_bytes()} are free")
         buffer = Buffer(self._arena, nbytes)
@@ -118,9 +118,9 @@ class HostDevice:
         """Run a kernel.
 
         Raises:
-            KernelError: the kernel did what it must not do.
-            CompileError: its text is not right.
-            ValueError: a GPU would not have launched it.
+            KernelError: the kernel made an error.
+            CompileError: its text does not compile.
+            ValueError: a GPU would refuse the launch.
         """
         self._check_launch(blocks, threads, pointers, params, shared_bytes)
         library = self.library(kernel)
@@ -134,7 +134,7 @@ class HostDevice:
             seconds=self.seconds,
         )
         try:
-            library.run(launch, pointers, params, self._arena.place)
+            library.run(launch, pointers, params, self._arena.describe)
         finally:
             written = self._arena.repair_margins()
         if written:
@@ -150,7 +150,7 @@ class HostDevice:
         self.log.append(gemm)
 
     def replay(self, steps: Sequence[Step], bases: Sequence[int], kept: list[Any]) -> None:
-        """Carry out steps; nothing is kept."""
+        """Execute steps; nothing is prepared."""
         del kept
         queue(self, steps, bases)
 
@@ -161,7 +161,7 @@ class HostDevice:
 
         Args:
             array: of one of the dtypes of ``views.DTYPES``; may be broadcast or reversed.
-            skew: elements by which it begins behind an aligned address.
+            skew: distance from an aligned address to the array, in elements.
         """
         strides = tuple(stride // array.itemsize for stride in array.strides)
         result = self.empty(array.shape, array.dtype.name, strides=strides, skew=skew)
@@ -182,16 +182,16 @@ class HostDevice:
         itemsize = DTYPES[dtype].itemsize
         buffer = self.allocate((skew + high - low) * itemsize)
         array = DeviceArray(buffer.pointer + (skew - low) * itemsize, shape, strides, dtype)
-        self._held[array.pointer] = buffer
+        self._buffers[array.pointer] = buffer
         return array
 
     def read(self, array: DeviceArray) -> NDArray[Any]:
-        """A copy of what an array holds now."""
+        """A copy of the contents of an array."""
         return self._view(array).copy()
 
     def free(self, array: DeviceArray) -> None:
         """Free an array that ``put`` or ``empty`` made."""
-        del self._held[array.pointer]
+        del self._buffers[array.pointer]
 
     def library(self, kernel: Kernel) -> Library:
         """A kernel, compiled."""
@@ -208,7 +208,7 @@ class HostDevice:
 
     def _bytes(self, low: int, high: int) -> NDArray[np.uint8]:
         if self._arena.span_of(low, high) is None:
-            raise ValueError(f"{high - low} bytes, the first {self._arena.place(low)}")
+            raise ValueError(f"{high - low} bytes, the first {self._arena.describe(low)}")
         data = memoryview((ctypes.c_char * (high - low)).from_address(low))
         return np.frombuffer(data, np.uint8)
 
@@ -232,4 +232,4 @@ class HostDevice:
             raise ValueError(f"parameters must have at most {MOST_PARAMETER_BYTES} bytes")
         for i, pointer in enumerate(pointers):
             if pointer and self._arena.span_of(pointer, pointer) is None:
-                raise ValueError(f"pointer {i} is {self._arena.place(pointer)}")
+                raise ValueError(f"pointer {i} is {self._arena.describe(pointer)}")

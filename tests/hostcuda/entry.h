@@ -1,4 +1,4 @@
-// Comes after the text of a kernel, whose name HOSTCUDA_KERNEL holds: what Python calls.
+// entry: comes after the text of a kernel, named by HOSTCUDA_KERNEL; the functions that Python calls.
 
 #pragma once
 
@@ -15,7 +15,7 @@ constexpr bool is_pointer<T*> = true;
 template <class Function>
 struct Signature;
 
-// Any number of pointers, then one struct by value.
+// A kernel takes any number of pointers, then one struct by value.
 template <class... Parameters>
 struct Signature<void (*)(Parameters...)> {
     static constexpr int count = sizeof...(Parameters);

@@ -1,6 +1,7 @@
-// What a kernel must not do becomes a failed launch instead of a dead process:
-// accesses outside of memory (signals) and undefined arithmetic (GCC's sanitizer calls, whose
-// library is replaced here). A launch that takes too long ends in the same way.
+// faults: turns errors of a kernel into a failed launch instead of a dead process.
+//
+// Accesses outside of buffers raise signals; undefined arithmetic calls functions of GCC's sanitizer
+// library, which are defined here instead. A launch that exceeds its time fails in the same way.
 
 #pragma once
 
@@ -15,11 +16,11 @@
 
 namespace hostcuda {
 
-// Where the interrupted code stood, and whether it wrote, as far as the processor tells.
+// The state of the interrupted code, as far as the processor reports it.
 struct Interrupted {
     const char* instruction;
     const char* stack_pointer;
-    int access;  // 'r', 'w', or 0
+    int access;  // 'r' for a read, 'w' for a write, 0 if unknown
 };
 
 inline Interrupted interrupted(const void* context) {
@@ -31,7 +32,7 @@ inline Interrupted interrupted(const void* context) {
 #elif defined(__aarch64__)
     return {reinterpret_cast<const char*>(state.pc), reinterpret_cast<const char*>(state.sp), 0};
 #else
-#error "say here how to read the program counter and the stack pointer"
+#error "add the program counter and the stack pointer of this processor"
 #endif
 }
 
@@ -40,23 +41,23 @@ inline void on_signal(int signal, siginfo_t* info, void* context) {
     const bool in_kernel = is_on_stack(at.stack_pointer);
     if (signal == SIGPROF) {
         if (in_kernel) fail("gave up after %g s of processor time", launch->seconds);
-        return;  // between two threads; the timer comes again
+        return;  // between two threads; the timer will fire again
     }
-    if (!in_kernel) {  // the harness itself is wrong: die as usual
+    if (!in_kernel) {  // an error of the harness: let the process die
         std::signal(signal, SIG_DFL);
         return;
     }
-    // A non-canonical address is no page fault: the processor does not tell which it was.
+    // A non-canonical address raises no page fault, and the processor does not report it.
     const bool known = info->si_code == SEGV_MAPERR || info->si_code == SEGV_ACCERR;
     launch->failure = 2;
     launch->address = known ? reinterpret_cast<long long>(info->si_addr) : -1;
     launch->instruction = at.instruction - __ehdr_start;
     launch->access = known ? at.access : 0;
     record_failure();
-    give_up();
+    abandon_thread();
 }
 
-// Takes over the signals for as long as it lives.
+// Handles signals and limits the time while an object of this class exists.
 class Guard {
    public:
     Guard() {
@@ -65,7 +66,7 @@ class Guard {
         sigaltstack(&stack, &stack_before_);
         struct sigaction action = {};
         action.sa_sigaction = on_signal;
-        // No signal is blocked in the handler, as it does not return but leaves by `give_up`.
+        // SA_NODEFER: the handler leaves by `abandon_thread` and would never unblock a signal.
         action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
         for (int i = 0; i < 3; ++i) sigaction(signals_[i], &action, &actions_before_[i]);
 
@@ -94,15 +95,15 @@ class Guard {
 
 }  // namespace hostcuda
 
-// The sanitizer's calls. Each passes data that begins with the place in the source.
-struct SanitizerPlace {
+// The functions that the sanitizer calls. Their argument begins with a source location.
+struct SanitizerLocation {
     const char* file;
     unsigned line, column;
 };
 
 #define HOSTCUDA_UNDEFINED(check, what)                                                      \
-    extern "C" [[noreturn]] void __ubsan_handle_##check##_abort(const SanitizerPlace* place) { \
-        hostcuda::fail("%s:%u: " what, place->file, place->line);                            \
+    extern "C" [[noreturn]] void __ubsan_handle_##check##_abort(const SanitizerLocation* location) { \
+        hostcuda::fail("%s:%u: " what, location->file, location->line);                            \
     }
 
 HOSTCUDA_UNDEFINED(out_of_bounds, "index outside of an array")

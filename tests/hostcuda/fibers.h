@@ -1,10 +1,10 @@
-// Fibers: several stacks, one processor. Changing from one to another costs a few nanoseconds.
+// fibers: several stacks on one processor. A switch takes a few nanoseconds.
 //
-//   Context            where something stopped
+//   Context            the saved state of a stopped fiber
 //   prepare(c, top, f) the next switch to c calls f on the stack that ends at top; f never returns
-//   change(from, to)   stop here, remember where in `from`, go on where `to` stopped
+//   change(from, to)   save the current state in `from`, and continue where `to` stopped
 //
-// The signal mask and the floating-point modes are common to all fibers, so nothing saves them.
+// All fibers share the signal mask and the floating-point modes, so these are not saved.
 
 #pragma once
 
@@ -16,7 +16,7 @@ struct Context {
 };
 }  // namespace hostcuda
 
-// Push what a callee must keep (System V ABI), change stacks, pop the same, return there.
+// Push the callee-saved registers (System V ABI), switch stacks, pop the registers, return.
 extern "C" void hostcuda_change(hostcuda::Context* from, const hostcuda::Context* to)
     __attribute__((visibility("hidden")));
 
@@ -58,7 +58,7 @@ inline void change(Context& from, const Context& to) { hostcuda_change(&from, &t
 
 }  // namespace hostcuda
 
-#else  // any other processor: right, but slow, as each change tells the kernel the signal mask
+#else  // any other processor: correct but slow, since each switch is a system call
 
 #include <ucontext.h>
 

@@ -22,13 +22,13 @@ SUPPORTED = {
 
 
 def multiply(gemm: Gemm, memory: Memory) -> None:
-    """``c = op(a) @ op(b) + beta * c`` for each matrix of the batch, in the memory itself."""
+    """Compute ``c = op(a) @ op(b) + beta * c`` for each matrix of the batch, in place."""
     check(gemm)
     if 0 in (gemm.m, gemm.n, gemm.batch):
         return
     sums: Any = np.float64 if gemm.dtype == "float64" else np.float32
     c = _operand(gemm.c, gemm.m, gemm.n, gemm.batch, gemm.output_dtype, memory)
-    with np.errstate(all="ignore"):  # on a GPU, too, no number is a reason to stop
+    with np.errstate(all="ignore"):  # no warnings, as on a GPU
         result: NDArray[Any] = np.zeros(c.shape, sums)
         if gemm.k > 0:
             a = _operand(gemm.a, gemm.m, gemm.k, gemm.batch, gemm.dtype, memory).astype(sums)
@@ -36,7 +36,7 @@ def multiply(gemm: Gemm, memory: Memory) -> None:
             if gemm.allow_tf32 and gemm.dtype == "float32":
                 a, b = round_to_tf32(a), round_to_tf32(b)
             result = a @ b
-        if gemm.beta != 0:  # else c is not read: it may hold NaN
+        if gemm.beta != 0:  # otherwise c is not read: it may contain NaN
             result += sums(gemm.beta) * c.astype(sums)
         c[...] = result
 
@@ -54,7 +54,7 @@ def check(gemm: Gemm) -> None:
     _check_leading("b", gemm.b, gemm.k, gemm.n)
     _check_leading("c", gemm.c, gemm.m, gemm.n)
     steps = sorted([(1, gemm.m), (gemm.c.leading, gemm.n), (abs(gemm.c.stride), gemm.batch)])
-    farthest = 0  # element that the steps so far lead to
+    farthest = 0  # the farthest element that the steps so far reach
     for step, count in steps:
         if count > 1 and step <= farthest:
             raise ValueError(

@@ -1,4 +1,4 @@
-// What passes between Python and a launch, and how a launch is given up.
+// launch: the struct that Python and a launch exchange, and how a launch fails.
 
 #pragma once
 
@@ -16,43 +16,43 @@ struct dim3 {
     unsigned x, y, z;
 };
 
-// The linker gives the ends of static shared memory, for which the shim has a section of its own,
-// and of this library as a whole.
+// Bounds defined by the linker: of static shared memory, which the shim puts into a section, and of
+// this library.
 extern "C" [[gnu::weak, gnu::visibility("hidden")]] char __start_hostcuda_shared[];
 extern "C" [[gnu::weak, gnu::visibility("hidden")]] char __stop_hostcuda_shared[];
 extern "C" [[gnu::visibility("hidden")]] char __ehdr_start[], _end[];
 
 static dim3 gridDim, blockDim;
-static uint3 blockIdx;   // the CUDA block that runs
-static uint3 threadIdx;  // and its thread
+static uint3 blockIdx;   // of the current thread
+static uint3 threadIdx;
 
 namespace hostcuda {
 
 constexpr int most_threads = 1024;
 
-// `library.Launch` is the same struct.
+// The same struct as `Launch` in library.py.
 struct Launch {
-    // What Python asks for.
+    // Inputs.
     void** arguments;  // address of each parameter of the kernel
     char* shared;      // dynamic shared memory
     char* stacks;      // one for each thread and one for signals, see stack_top
     long long shared_bytes, stack_bytes, guard_bytes;
     long long blocks, threads;
     unsigned long long seed;
-    double seconds;  // of processor time, after which the launch is given up
+    double seconds;  // limit of processor time, after which the launch fails
 
-    // What it is told.
+    // Results.
     long long failure;      // 0: none; 1: see message; 2: see address too
     long long block, thread;
-    long long address;      // that could not be accessed
-    long long instruction;  // that did it: its place in the library
-    long long access;       // 'r', 'w', or 0 if it cannot be told
-    long long loaded, stored, added;  // bytes of global memory, by the intrinsics
+    long long address;      // the address that could not be accessed
+    long long instruction;  // the instruction at fault, as an offset in the library
+    long long access;       // 'r', 'w', or 0 if unknown
+    long long loaded, stored, added;  // bytes of global memory, by functions of ptx.h
     long long in_shared;              // bytes of shared memory, if races are watched
     char message[256];
 };
 
-// A place in the text of a kernel. As a default argument, `here()` is the place of the call.
+// A source location. As a default argument, `here()` is the location of the call.
 struct Where {
     const char* file;
     int line;
@@ -66,8 +66,8 @@ inline bool operator!=(Where a, Where b) {
     return a.line != b.line || std::strcmp(a.file, b.file) != 0;
 }
 
-static Launch* launch;        // the one that runs
-[[noreturn]] void give_up();  // leave all threads where they are; in block.h
+static Launch* launch;               // the current launch
+[[noreturn]] void abandon_thread();  // never resume the current thread; defined in block.h
 
 inline void record_failure() {
     if (launch->failure == 0) launch->failure = 1;
@@ -75,7 +75,7 @@ inline void record_failure() {
     launch->thread = threadIdx.x;
 }
 
-// Stacks begin at different distances from their pages' ends, else all compete for one cache set.
+// Stacks begin at different distances from the ends of their pages, to use different cache sets.
 inline char* stack_bottom(unsigned index) {
     return launch->stacks + index * (launch->guard_bytes + launch->stack_bytes) +
            launch->guard_bytes;
@@ -84,7 +84,7 @@ inline char* stack_top(unsigned index) {
     return stack_bottom(index) + launch->stack_bytes - index % 32 * 128;
 }
 
-// What kind of memory is at an address?
+// The kind of memory at an address.
 inline bool is_within(const void* address, const void* begin, const void* end) {
     return address >= begin && address < end;
 }
@@ -96,14 +96,14 @@ inline bool is_shared(const void* address) {
            is_within(address, __start_hostcuda_shared, __stop_hostcuda_shared);
 }
 
-// Give the launch up with a message. Nothing of the kernel runs any more.
+// Fail the launch with a message. No thread of it runs any more.
 [[noreturn, gnu::format(printf, 1, 2)]] inline void fail(const char* format, ...) {
     va_list values;
     va_start(values, format);
     std::vsnprintf(launch->message, sizeof launch->message, format, values);
     va_end(values);
     record_failure();
-    give_up();
+    abandon_thread();
 }
 
 inline void check_aligned(const void* address, std::size_t alignment, const char* what, Where at) {

@@ -1,4 +1,4 @@
-"""A compiled kernel: loading it, calling it, and turning its failure into an exception."""
+"""A compiled kernel: loads it, calls it, and turns its failure into an exception."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from hostcuda.memory import map_pages
 MOST_THREADS = 1024  # of a block
 STACK_BYTES = 16 * mmap.PAGESIZE
 
-_FAULTED = 2  # `failure` of a launch that ended in an access outside
+_FAULTED = 2  # `failure` of a launch that accessed an address without permission
 
 
 class KernelError(RuntimeError):
-    """A kernel did what it must not do; the message says what, where and in which thread.
+    """A kernel made an error; the message says which, where and in which thread.
 
     Attributes:
-        kernel: its name.
-        block: index of the block, None if it cannot be told.
-        thread: index of the thread in its block, likewise.
+        kernel: name of the kernel.
+        block: index of the block, None if unknown.
+        thread: index of the thread in its block, None if unknown.
     """
 
     def __init__(self, kernel: str, block: int | None, thread: int | None, what: str) -> None:
@@ -70,14 +70,14 @@ class Library:
     """One kernel, ready to run.
 
     Attributes:
-        pointers: how many of its parameters are pointers.
-        struct_bytes: size of the last one, a struct.
+        pointers: number of parameters that are pointers.
+        struct_bytes: size of the last parameter, a struct.
     """
 
     def __init__(self, name: str, path: Path) -> None:
         self._name = name
         self._path = path
-        # PyDLL keeps the interpreter's lock: a library has one current thread, block and launch.
+        # PyDLL holds the interpreter's lock: a library has one current thread, block and launch.
         self._functions = ctypes.PyDLL(str(path))
         self._functions.hostcuda_launch.restype = None
         self.pointers = self._functions.hostcuda_parameters() - 1
@@ -88,15 +88,15 @@ class Library:
         launch: Launch,
         pointers: Sequence[int],
         params: NDArray[Any],
-        place: Callable[[int], str],
+        describe: Callable[[int], str],
     ) -> None:
         """Run all blocks.
 
         Args:
-            launch: what to run, all but arguments and stacks; receives what was counted.
+            launch: all but arguments and stacks; receives the counts.
             pointers: the first parameters of the kernel.
-            params: its last one, a struct.
-            place: says in words where an address is.
+            params: the last parameter, a struct.
+            describe: describes an address in words.
         """
         if len(pointers) != self.pointers:
             raise TypeError(f"{self._name} takes {self.pointers} pointers, got {len(pointers)}")
@@ -108,7 +108,7 @@ class Library:
         values = (ctypes.c_size_t * len(pointers))(*pointers)
         first = ctypes.addressof(values)
         addresses = [first + i * ctypes.sizeof(ctypes.c_size_t) for i in range(len(pointers))]
-        # `params.ctypes.data` is the same, and takes longer than a small launch.
+        # The same as `params.ctypes.data`, which takes longer than a small launch.
         struct = params.__array_interface__["data"][0]
         arguments = (ctypes.c_size_t * (len(pointers) + 1))(*addresses, struct)
         launch.arguments = ctypes.addressof(arguments)
@@ -119,14 +119,14 @@ class Library:
         if launch.failure:
             what = launch.message.decode()
             if launch.failure == _FAULTED:
-                what = self._explain_fault(launch, place)
+                what = self._explain_fault(launch, describe)
             line = source_line(self._path, launch.instruction)
             what = f"{line}: {what}" if line else what
             raise KernelError(self._name, launch.block, launch.thread, what)
 
-    def _explain_fault(self, launch: Launch, place: Callable[[int], str]) -> str:
+    def _explain_fault(self, launch: Launch, describe: Callable[[int], str]) -> str:
         verb = {ord("r"): "reads", ord("w"): "writes"}.get(launch.access, "reads or writes")
-        where = "at an impossible address" if launch.address == -1 else place(launch.address)
+        where = "at an impossible address" if launch.address == -1 else describe(launch.address)
         low = launch.stacks
         if low <= launch.address < low + (MOST_THREADS + 1) * (STACK_BYTES + mmap.PAGESIZE):
             where = "past the end of its stack"
@@ -134,20 +134,20 @@ class Library:
 
 
 def source_line(library: Path, instruction: int) -> str:
-    """File and line of the kernel's text that an instruction comes from, "" if unknown."""
+    """File and line of the kernel's text for an instruction, "" if unknown."""
     tool = shutil.which("addr2line")
     if tool is None or instruction <= 0:
         return ""
     command = [tool, "--inlines", "--exe", str(library), hex(instruction)]
     run = subprocess.run(command, text=True, capture_output=True, check=False)
-    harness = Path(__file__).parent.name  # another checkout's, where that one compiled it
+    harness = Path(__file__).parent.name  # by name: another checkout may have compiled it
     lines = (Path(line.split(" ")[0]) for line in run.stdout.splitlines() if "?" not in line)
     return next((path.name for path in lines if path.parent.name != harness), "")
 
 
 @cache
 def _stacks() -> int:
-    """A stack for each thread and one for signals, each above a page without access."""
+    """A stack for each thread and one for signals, each above a page without permissions."""
     step = mmap.PAGESIZE + STACK_BYTES
     base = map_pages((MOST_THREADS + 1) * step)
     for i in range(MOST_THREADS + 1):

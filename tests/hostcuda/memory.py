@@ -1,9 +1,9 @@
-"""Guarded memory: what lies outside a buffer cannot be touched, or is seen to have been.
+"""Guarded memory: an access outside a buffer faults, or is detected after the launch.
 
-A buffer has pages of its own, between pages without any access. It begins exactly at its first
+A buffer has its own pages, between pages without permissions. It begins at the start of its first
 page (``flush="start"``) or ends at the end of its last one (``flush="end"``, up to the alignment of
-16 bytes). What is left of its pages is margin. Buffer and margin are filled with ``0xFF``: NaN in
-every floating-point format, and -1. A margin must stay so. Freed addresses are never used again.
+16 bytes). The rest of its pages is margin. Buffer and margin are filled with ``0xFF``: NaN in every
+floating-point format, and -1. A margin must not change. Freed addresses are never used again.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Literal
 Flush = Literal["start", "end"]
 
 POISON = 0xFF
-ALIGNMENT = 16  # what a vector load needs
-GUARD = (
-    2**20
-)  # no access for this far on both sides: more than a row or a plane that was miscounted
+ALIGNMENT = 16  # required by vector loads
+
+# Bytes without permissions on both sides of a buffer: more than a miscounted row or plane.
+GUARD = 2**20
 
 _NO_ACCESS, _READ_WRITE = 0, mmap.PROT_READ | mmap.PROT_WRITE
 _MAP_FIXED, _MAP_NORESERVE = 0x10, 0x4000
@@ -33,7 +33,7 @@ _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ct
 
 
 def map_pages(nbytes: int, *, at: int = 0, readable: bool = False) -> int:
-    """Reserve addresses, or change what they allow; either way the contents are gone."""
+    """Reserve addresses, or change their permissions; either way the contents are lost."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE | (_MAP_FIXED if at else 0)
     address = _libc.mmap(at or None, nbytes, _READ_WRITE if readable else _NO_ACCESS, flags, -1, 0)
     if address is None or address == _FAILED:
@@ -42,13 +42,13 @@ def map_pages(nbytes: int, *, at: int = 0, readable: bool = False) -> int:
 
 
 def round_up(number: int, unit: int) -> int:
-    """The least multiple of ``unit`` that is not below ``number``."""
+    """The smallest multiple of ``unit`` that is at least ``number``."""
     return -(-number // unit) * unit
 
 
 @dataclass(frozen=True)
 class Span:
-    """The addresses of a buffer, and of the pages that are its own."""
+    """The addresses of a buffer and of its pages."""
 
     pointer: int
     nbytes: int
@@ -57,15 +57,15 @@ class Span:
 
     @property
     def end(self) -> int:
-        """The first address behind the buffer."""
+        """The first address after the buffer."""
         return self.pointer + self.nbytes
 
-    def holds(self, low: int, high: int) -> bool:
+    def contains(self, low: int, high: int) -> bool:
         """Whether all of ``[low, high)`` is in the buffer."""
         return self.pointer <= low and high <= self.end
 
-    def place(self, address: int) -> str:
-        """Where an address is, seen from here."""
+    def describe(self, address: int) -> str:
+        """Describe an address, relative to the buffer."""
         if address < self.pointer:
             distance = f"{self.pointer - address} bytes before the start"
         elif address >= self.end:
@@ -75,13 +75,13 @@ class Span:
         return f"{distance} of a buffer of {self.nbytes} bytes"
 
     def repair_margin(self) -> str | None:
-        """Poison the margin again; where it was written, if it was."""
+        """Poison the margin again; return a description of the first byte that was written."""
         for low, high in ((self.pages, self.pointer), (self.end, self.pages_end)):
             margin = ctypes.string_at(low, high - low)
             if margin.count(POISON) != high - low:
                 ctypes.memset(low, POISON, high - low)
                 first = next(i for i, byte in enumerate(margin) if byte != POISON)
-                return self.place(low + first)
+                return self.describe(low + first)
         return None
 
 
@@ -112,7 +112,7 @@ class Arena:
         return span
 
     def free(self, span: Span) -> None:
-        """Let nobody touch a buffer any more."""
+        """Remove all permissions of a buffer."""
         del self._live[span.pointer]
         self._freed.append(span)
         self.used_bytes -= span.nbytes
@@ -120,25 +120,25 @@ class Arena:
 
     def span_of(self, low: int, high: int) -> Span | None:
         """The live buffer that all of ``[low, high)`` is in."""
-        return next((span for span in self if span.holds(low, high)), None)
+        return next((span for span in self if span.contains(low, high)), None)
 
     def repair_margins(self) -> list[str]:
-        """Poison all margins again; where they were written."""
+        """Poison all margins again; return descriptions of the bytes that were written."""
         return [written for span in self if (written := span.repair_margin())]
 
-    def place(self, address: int) -> str:
-        """Say where an address is."""
+    def describe(self, address: int) -> str:
+        """Describe an address in words."""
         if 0 <= address < mmap.PAGESIZE:
             return "at a null pointer"
         for spans, suffix in ((self, ""), (self._freed, ", which was freed")):
             for span in spans:
                 if span.pages - GUARD <= address < span.pages_end + GUARD:
-                    return span.place(address) + suffix
+                    return span.describe(address) + suffix
         return "far from every buffer"
 
 
 class Buffer:
-    """Memory of a device, free when the object goes."""
+    """Memory of a device, freed when the object is deleted."""
 
     def __init__(self, arena: Arena, nbytes: int) -> None:
         self.span = arena.allocate(nbytes)

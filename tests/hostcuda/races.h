@@ -1,9 +1,11 @@
-// Races: two threads touch the same byte, at least one writes, and no barrier is between them.
+// races: reports data races. Two threads access the same byte, at least one of them writes, and no
+// barrier orders the accesses.
 //
-// Compiled in on demand: GCC's thread sanitizer puts a call before every access, and the calls end
-// here instead of in its library. For each byte it is kept who wrote it last and who has read it
-// since. Blocks are never ordered, whatever order they run in here: what two of them touch must be
-// read only, or be touched by atomics. Accesses by memcpy are not seen.
+// Compiled in on demand. GCC's thread sanitizer puts a call before every access; the functions that
+// it calls are defined here instead of in its library. For each byte they store which thread wrote
+// it last and which have read it since. Blocks are never ordered, whatever the order in which they
+// run here: two blocks may access the same byte only if both read it or both use atomics. Accesses
+// by memcpy are not seen.
 
 #pragma once
 
@@ -18,13 +20,13 @@ namespace hostcuda {
 constexpr bool watches_races = false;
 inline void forget_touches() {}
 struct Atomic {
-    Atomic() {}  // so that an object is no unused variable
+    Atomic() {}  // avoids the warning about an unused variable
 };
 
 #else
 
-// What is accessed while one of these lives is accessed by an atomic. The compiler does not see
-// the accesses of the sanitizer's calls, hence the barriers.
+// Accesses are atomic while an object of this class exists. The compiler does not know that the
+// sanitizer's functions read the flag, hence the compiler barriers.
 static volatile bool in_atomic, in_touch;
 struct Atomic {
     Atomic() { set(true); }
@@ -40,10 +42,10 @@ constexpr bool watches_races = true;
 constexpr unsigned several = ~0u;  // threads, or blocks
 constexpr std::uintptr_t page_bytes = 4096;
 
-constexpr unsigned several_of_warp = most_threads + 1;  // and the number of the warp
+constexpr unsigned several_of_warp = most_threads + 1;
 
 struct Touch {
-    unsigned who;  // thread + 1, or several of a warp, or several; 0: nobody yet
+    unsigned who;  // thread + 1, or several_of_warp + warp, or several; 0: none yet
     unsigned block, phase, warp_phase;
     bool atomic;
 };
@@ -77,7 +79,7 @@ inline Byte& byte_at(std::uintptr_t address) {
     return latest->bytes[address % page_bytes];
 }
 
-// Launches are ordered: a new one begins with a clean sheet.
+// Launches are ordered, so a new one starts without any history.
 [[gnu::no_sanitize_thread]] inline void forget_touches() {
     in_atomic = in_touch = false;
     latest = nullptr;
@@ -89,15 +91,15 @@ inline Byte& byte_at(std::uintptr_t address) {
         }
 }
 
-// Where all who touched are of one warp.
+// The warp of an access by one thread, or by several of one warp.
 inline unsigned warp_of(unsigned who) {
     return who < several_of_warp ? (who - 1) / lanes_of_warp : who - several_of_warp;
 }
 
-// Did the touch happen before what the current thread does now, on every GPU?
+// Whether an earlier access is ordered before the current one on every GPU.
 inline bool ordered(const Touch& touch, bool shared) {
     if (touch.who == 0) return true;
-    if (touch.block != blockIdx.x) return shared;  // which each block has for itself
+    if (touch.block != blockIdx.x) return shared;  // each block has its own shared memory
     if (touch.who == threadIdx.x + 1 || touch.phase != now.phase) return true;
     const bool same_warp =
         touch.who != several && warp_of(touch.who) == threadIdx.x / lanes_of_warp;
@@ -111,7 +113,7 @@ inline bool ordered(const Touch& touch, bool shared) {
     fail("race: %s what %s %s %s, and nothing puts them in order", verb, thread, block, done);
 }
 
-// Remember a touch beside those that it has no order with.
+// Store an access, together with earlier ones that are not ordered before it.
 inline void remember(Touch& last, const Touch& touch, bool shared) {
     if (ordered(last, shared)) {
         last = touch;
@@ -136,10 +138,10 @@ inline void touch_byte(Byte& byte, bool write, bool shared) {
 }
 
 inline void touch_bytes(const void* address, std::size_t size, bool write) {
-    if (!is_on_stack(__builtin_frame_address(0))) return;  // the harness, between two threads
+    if (!is_on_stack(__builtin_frame_address(0))) return;  // the harness between two threads
     const bool shared = is_shared(address);
-    const bool own = is_within(address, __ehdr_start, _end) && !shared;
-    if (own || is_on_stack(address) || is_within(address, launch, launch + 1)) return;
+    const bool of_harness = is_within(address, __ehdr_start, _end) && !shared;
+    if (of_harness || is_on_stack(address) || is_within(address, launch, launch + 1)) return;
     long long& bytes = in_atomic ? launch->added : write ? launch->stored : launch->loaded;
     if (shared)
         launch->in_shared += static_cast<long long>(size);
@@ -151,7 +153,7 @@ inline void touch_bytes(const void* address, std::size_t size, bool write) {
     }
 }
 
-// What the sanitizer calls. This file's own accesses are watched, too, and end here.
+// Called by the sanitizer before every access, those of this file included.
 [[gnu::no_sanitize_thread]] inline void touched(const void* address, std::size_t size, bool write,
                                                 const void* caller) {
     if (in_touch) return;
@@ -164,7 +166,7 @@ inline void touch_bytes(const void* address, std::size_t size, bool write) {
 
 #endif
 
-// What an intrinsic moves is counted here, unless every access is counted anyway.
+// Count the bytes of an access by a function of ptx.h, unless every access is counted anyway.
 inline void count(long long Launch::*bytes, long long moved) {
     if constexpr (!watches_races) launch->*bytes += moved;
 }

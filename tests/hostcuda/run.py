@@ -1,4 +1,4 @@
-"""Send cases of anyone's through the GPU engine, its kernels running on the CPU.
+"""Run the cases of a file through the GPU engine, its kernels on the CPU.
 
     python tests/hostcuda/run.py CASES.npz RESULTS.npz
 
@@ -7,7 +7,7 @@ present, ``<case>/bias``, ``<case>/mask``, ``<case>/grad_output``, all of one dt
 ``<case>/params = [stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups,
 offset_groups]``. RESULTS.npz gets ``<case>/output`` and, where ``grad_output`` is given,
 ``<case>/grad_input``, ``grad_offset``, ``grad_weight``, ``grad_bias`` and ``grad_mask``, in the
-same dtype. A file cannot name bfloat16: arrays of two raw bytes (``V2``) are taken for it.
+same dtype. A file cannot name bfloat16: arrays of two raw bytes (``V2``) are read as it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
-    # This folder, which Python puts first, would hide modules by the names of its files.
+    # Python puts this folder first; its files would shadow modules of the same names.
     sys.path[0] = str(ROOT / "tests")
 
 from cudeform import gpu  # noqa: E402
@@ -59,7 +59,7 @@ def read_cases(path: str) -> dict[str, Arrays]:
 
 
 def geometry(arrays: Arrays) -> Geometry:
-    """The sizes of a case; an array, or what ``params`` says, that does not fit is refused."""
+    """The sizes of a case; raises ValueError if arrays and ``params`` do not fit together."""
     for name in REQUIRED:
         if name not in arrays:
             raise ValueError(f"{name} is missing")
@@ -110,7 +110,7 @@ def results_of(arrays: Arrays) -> Arrays:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
     parser = argparse.ArgumentParser(
-        description="Send cases through the GPU engine, its kernels running on the CPU."
+        description="Run cases through the GPU engine, its kernels on the CPU."
     )
     parser.add_argument("cases", metavar="CASES.npz")
     parser.add_argument("results", metavar="RESULTS.npz")

@@ -1,4 +1,4 @@
-// CUDA C++ for the host's compiler: this file comes before the text of a kernel, entry.h after it.
+// shim: CUDA C++ for the host's compiler. It comes before the text of a kernel, entry.h after it.
 
 #pragma once
 
@@ -15,7 +15,7 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __align__(bytes) alignas(bytes)
 
-// One copy is enough, as blocks run one after the other. "used": it is poisoned from outside.
+// One copy is enough, since blocks run one after the other. "used": run_block fills it with poison.
 #define __shared__ static __attribute__((section("hostcuda_shared"), used))
 
 #define __builtin_assume(truth) \
@@ -25,17 +25,17 @@ constexpr int warpSize = 32;
 
 namespace hostcuda {
 
-// What the lanes of a warp bring to a shuffle.
+// The data of a lane in a shuffle.
 template <class T>
 struct Shuffled {
     T value;
-    unsigned source;  // lane whose value it wants
+    unsigned source;  // the lane whose value it receives
 };
 
 template <class T>
 void shuffle_lanes(void* const* brought, unsigned active) {
     T values[lanes_of_warp];
-    std::memset(values, 0xFF, sizeof values);  // a lane that is not there gives poison
+    std::memset(values, 0xFF, sizeof values);  // inactive lanes give poison
     for (unsigned i = 0; i < lanes_of_warp; ++i)
         if (active >> i & 1) values[i] = static_cast<Shuffled<T>*>(brought[i])->value;
     for (unsigned i = 0; i < lanes_of_warp; ++i) {
@@ -61,14 +61,14 @@ inline void vote_lanes(void* const* brought, unsigned active) {
         if (active >> i & 1) *static_cast<unsigned*>(brought[i]) = votes;
 }
 
-inline unsigned own_lane() { return threadIdx.x % lanes_of_warp; }
+inline unsigned lane_index() { return threadIdx.x % lanes_of_warp; }
 
 }  // namespace hostcuda
 
 inline void __syncthreads(hostcuda::Where at = hostcuda::here()) { hostcuda::meet_block(at); }
 
 inline void __syncwarp(unsigned mask = ~0u, hostcuda::Where at = hostcuda::here()) {
-    // Who brings this about belongs to the same warp. Shuffles put no accesses in order.
+    // The lane that completes the operation is of the same warp. Shuffles do not order accesses.
     const auto meet = [](void* const*, unsigned) {
         ++hostcuda::now.warps[threadIdx.x / warpSize].phase;
     };
@@ -89,11 +89,12 @@ inline int __all_sync(unsigned mask, int vote, hostcuda::Where at = hostcuda::he
     return __ballot_sync(mask, vote == 0, at) == 0;
 }
 
-// `width` cuts the warp into segments; a lane whose source is outside its own gets its own value.
+// `width` divides the warp into segments. A lane whose source is outside its segment receives its
+// own value.
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source, int width = warpSize,
               hostcuda::Where at = hostcuda::here()) {
-    const unsigned size = static_cast<unsigned>(width), lane = hostcuda::own_lane();
+    const unsigned size = static_cast<unsigned>(width), lane = hostcuda::lane_index();
     return hostcuda::shuffle(mask, value, lane / size * size + static_cast<unsigned>(source) % size,
                              at);
 }
@@ -101,28 +102,28 @@ T __shfl_sync(unsigned mask, T value, int source, int width = warpSize,
 template <class T>
 T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = warpSize,
                  hostcuda::Where at = hostcuda::here()) {
-    const unsigned size = static_cast<unsigned>(width), lane = hostcuda::own_lane();
+    const unsigned size = static_cast<unsigned>(width), lane = hostcuda::lane_index();
     return hostcuda::shuffle(mask, value, lane % size < delta ? lane : lane - delta, at);
 }
 
 template <class T>
 T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = warpSize,
                    hostcuda::Where at = hostcuda::here()) {
-    const unsigned size = static_cast<unsigned>(width), lane = hostcuda::own_lane();
+    const unsigned size = static_cast<unsigned>(width), lane = hostcuda::lane_index();
     return hostcuda::shuffle(mask, value, lane % size + delta < size ? lane + delta : lane, at);
 }
 
 template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int other, int width = warpSize,
                   hostcuda::Where at = hostcuda::here()) {
-    const unsigned size = static_cast<unsigned>(width), lane = hostcuda::own_lane();
+    const unsigned size = static_cast<unsigned>(width), lane = hostcuda::lane_index();
     const unsigned source = lane ^ static_cast<unsigned>(other);
     return hostcuda::shuffle(mask, value, source < lane / size * size + size ? source : lane, at);
 }
 
-// Whoever happens to run together: nothing right can be built on it.
-[[gnu::error("which threads are active is not defined; pass the mask that you mean")]]
+// Which threads happen to be active is not defined, so no correct kernel can use it.
+[[gnu::error("which threads are active is not defined; pass an explicit mask")]]
 unsigned __activemask();
 
-#include "intrinsics.h"
-#include "mma.h"
+#include "ptx.h"
+#include "tensor_core_ptx.h"

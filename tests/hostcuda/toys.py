@@ -11,7 +11,7 @@ from cudeform.gpu.device_api.protocol import DeviceArray, Kernel
 from hostcuda.device import HostDevice
 from hostcuda.library import KernelError
 
-# A kernel without barriers, one that waits for its block, one that waits for its warp.
+# Kernels without a barrier, with a barrier of the block, and with an operation of the warp.
 DOUBLE = "if (i < g.n) b[i] = 2 * a[i];"
 REVERSE = """
     float* tile = reinterpret_cast<float*>(dynamic_shared());
@@ -27,7 +27,7 @@ SUM = """
 
 
 def toy(body: str, parameters: str = "const float* a, float* b", helpers: str = "") -> Kernel:
-    """A kernel whose threads have a number ``i``, and ``g.n`` and ``g.what`` from the launch."""
+    """A kernel whose body may use ``i``, the global thread, and ``g.n`` and ``g.what``."""
     text = (
         f"struct Geometry {{ int n, what; }};\n{helpers}\n"
         f'extern "C" __global__ void toy({parameters}, Geometry g) {{\n'
@@ -58,7 +58,7 @@ def run(
 
 
 def fault(device: HostDevice, kernel: Kernel, *arrays: DeviceArray, **launch: int) -> KernelError:
-    """What a launch of a toy kernel that makes a mistake raises."""
+    """The error that a launch of a faulty toy kernel raises."""
     with pytest.raises(KernelError) as raised:
         run(device, kernel, *arrays, **launch)
     return raised.value

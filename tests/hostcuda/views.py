@@ -14,7 +14,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "float16": np.dtype(np.float16),
     "float32": np.dtype(np.float32),
     "float64": np.dtype(np.float64),
-    # for the indices that kernels make
+    # of indices that kernels write
     "int32": np.dtype(np.int32),
     "int64": np.dtype(np.int64),
     "uint32": np.dtype(np.uint32),
@@ -25,12 +25,12 @@ if find_spec("ml_dtypes"):
 
     DTYPES["bfloat16"] = np.dtype(bfloat16)
 
-# Gives the bytes from one address to another, or raises.
+# The bytes from one address to another; raises if they are not all of one buffer.
 Memory = Callable[[int, int], NDArray[np.uint8]]
 
 
 def reach(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, int]:
-    """The elements that an array has, from lowest to highest + 1, counted from its first."""
+    """The lowest and the highest + 1 element of an array, relative to its first."""
     if 0 in shape:
         return 0, 0
     distances = [stride * (size - 1) for stride, size in zip(strides, shape, strict=True)]

@@ -268,8 +268,9 @@ def test_processes_that_compile_the_same_text_share_the_result(tmp_path: Path) -
 
 def test_the_part_of_a_text_that_is_ptx_is_left_out() -> None:
     ptx = (
-        '#line 1 "intrinsics.cuh"\nasm("cvt.f32.f16");\n#line 1 "types"\ntypedef float scalar_t;\n'
+        '#line 1 "common/ptx.cuh"\nasm("cvt.f32.f16");\n#line 1 "types"\ntypedef float scalar_t;\n'
     )
+
     kernel = toy("b[i] = to_acc(static_cast<scalar_t>(a[i]));", helpers=ptx)
     device = HostDevice()
     a, b = device.put(values(64)), device.empty((64,), "float32")
@@ -277,14 +278,14 @@ def test_the_part_of_a_text_that_is_ptx_is_left_out() -> None:
     assert_array_equal(device.read(b), values(64))
 
 
-@pytest.mark.parametrize("name", ["intrinsics", "mma"])
-def test_the_twin_has_the_intrinsics_of_the_gpu(name: str) -> None:
+@pytest.mark.parametrize("name", ["ptx", "tensor_core_ptx"])
+def test_the_twin_has_the_functions_of_the_gpu(name: str) -> None:
     def signatures(path: Path) -> set[str]:
         text = re.sub(r",\s*hostcuda::Where at = hostcuda::here\(\)", "", path.read_text())
         found = re.findall(r"^(?:__device__ )?inline ([\w *]+?\([^)]*\))", text, re.MULTILINE)
         return {re.sub(r"\w+(?=[,)])", "", signature) for signature in found}
 
-    gpu = signatures(TESTS.parent / "kernels" / f"{name}.cuh")
+    gpu = signatures(TESTS.parent / "kernels" / "common" / f"{name}.cuh")
     gpu = {signature for signature in gpu if not signature.startswith("unsigned shared_address")}
     assert len(gpu) > 5
     assert gpu <= signatures(TESTS / "hostcuda" / f"{name}.h")

@@ -38,7 +38,7 @@ def test_a_launch_that_no_gpu_would_do_is_refused() -> None:
     [
         ("\nb[i] = c[i];", "const float* a, float* b", r"toy\.cu:2:.* 'c' was not declared"),
         ("b[i] = a[i] * 0.5;", "const float* a, float* b", r"toy\.cu:1:.*double-promotion"),
-        ("int lanes = __activemask();", "float* b", "pass the mask that you mean"),
+        ("int lanes = __activemask();", "float* b", "pass an explicit mask"),
         ("atomicAdd(b, 1);", "short* b", r"deleted function"),
         ("", "float* b, int n", "a kernel takes pointers and then one struct"),
     ],

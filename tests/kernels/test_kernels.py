@@ -12,7 +12,7 @@ from support.nvrtc import Compiled, Job
 
 from cudeform.gpu.algorithms import fused
 from cudeform.gpu.call import move_bytes, plan_bytes
-from cudeform.gpu.device_api.kernel_source import PARTS, SCALARS, Variant, kernel
+from cudeform.gpu.device_api.kernel_source import FILES, SCALARS, Variant, kernel
 
 pytestmark = pytest.mark.skipif(
     nvrtc.library_path() is None, reason="needs NVRTC: pip install nvidia-cuda-nvrtc"
@@ -24,12 +24,11 @@ REGISTERS = 65536  # of a multiprocessor
 # two do.
 FOUR_BLOCKS, TWO_BLOCKS = 64, 128
 BUDGETS = {
-    "deform_double": 80,  # three blocks
-    "deform_tiles": TWO_BLOCKS,  # half as large, so four
+    "deform_double_backward": 80,  # three blocks
     # A thread holds all of a unit of channels, and of its groups.
     "deform_direct": TWO_BLOCKS,
     "deform_direct_backward": TWO_BLOCKS,
-    "deform_direct_weight": TWO_BLOCKS,
+    "deform_direct_grad_weight": TWO_BLOCKS,
 }
 
 
@@ -38,7 +37,7 @@ def budget(job: Job) -> int:
     tile = job.variant.tile
     if tile is not None and job.name == "deform_fused":
         return REGISTERS // (tile.threads * tile.blocks)
-    if job.name == "deform_double" and job.variant.index_bits == 64:
+    if job.name == "deform_double_backward" and job.variant.index_bits == 64:
         return TWO_BLOCKS
     return BUDGETS.get(job.name, FOUR_BLOCKS)
 
@@ -72,7 +71,7 @@ def record() -> Any:
 
 @pytest.mark.promise("nothing to build")
 def test_every_kernel_compiles(results: list[Compiled]) -> None:
-    assert {r.job.name for r in results} == set(PARTS)
+    assert {r.job.name for r in results} == set(FILES)
 
 
 def test_the_list_of_what_is_typical_has_every_kernel_for_every_architecture() -> None:
@@ -80,7 +79,7 @@ def test_the_list_of_what_is_typical_has_every_kernel_for_every_architecture() -
     done = {(job.name, job.variant.dtype, job.arch) for job in typical}
     archs = nvrtc.archs()
     assert {75, 80, 86, 89, 90, 100, 120} <= set(archs)
-    for name in set(PARTS) - set(nvrtc.FUSED):
+    for name in set(FILES) - set(nvrtc.FUSED):
         dtypes = SCALARS if len({d for n, d, _ in done if n == name}) > 1 else ["float32"]
         assert {(name, dtype, arch) for dtype in dtypes for arch in archs} <= done
     able = [arch for arch in archs if arch >= fused.LEAST_CAPABILITY]
@@ -90,11 +89,11 @@ def test_the_list_of_what_is_typical_has_every_kernel_for_every_architecture() -
 
 @pytest.mark.parametrize("bits", [32, 64])
 @pytest.mark.parametrize("dtype", SCALARS)
-def test_plans_and_moves_are_as_large_as_the_host_believes(dtype: str, bits: int) -> None:
+def test_records_and_tangents_are_as_large_as_the_host_believes(dtype: str, bits: int) -> None:
     variant = Variant(dtype, bits, 1)
-    claims = {"Plan": plan_bytes(variant), "Move": move_bytes(variant)}
+    claims = {"SampleRecord": plan_bytes(variant), "SampleTangent": move_bytes(variant)}
     lines = [f'static_assert(sizeof({name}) == {size}, "");' for name, size in claims.items()]
-    source = "\n".join([kernel("deform_double", variant).source, *lines])
+    source = "\n".join([kernel("deform_double_backward", variant).source, *lines])
     succeeded, log = nvrtc.compiled(source, 90)
     assert succeeded, log
 
@@ -140,7 +139,7 @@ def test_the_record_has_no_kernel_that_is_gone(record: Any) -> None:
     every = {(job.name, job.key) for job in nvrtc.jobs(nvrtc.archs()) if job.typical}
     recorded = {(name, key) for name, rows in record["registers"].items() for key in rows}
     assert recorded >= every
-    assert {name for name, _ in recorded} == set(PARTS)
+    assert {name for name, _ in recorded} == set(FILES)
 
 
 # ---- the gates close -----------------------------------------------------------------------------
@@ -156,8 +155,8 @@ def test_a_mistake_is_seen() -> None:
     source = kernel(JOB.name, JOB.variant).source
     assert "error" in judged(source.replace("__syncthreads()", "__syncthread()")).complaints
     assert "deform_im2col.cu(" in judged(source.replace("__syncthreads()", "oops")).complaints
-    unused = source.replace("Plan* plans =", "int nobody_reads_me; Plan* plans =")
-    assert "nobody_reads_me" in judged(unused).complaints
+    unused = source.replace("SampleRecord* records =", "int unread; SampleRecord* records =")
+    assert "unread" in judged(unused).complaints
 
 
 def test_spills_and_stacks_are_seen() -> None:

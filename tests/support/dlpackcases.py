@@ -1,4 +1,4 @@
-"""A producer of arrays that speak DLPack and nothing else, and calls with them."""
+"""A library whose arrays have DLPack and nothing else, and calls with them."""
 
 import sys
 from types import ModuleType
@@ -16,7 +16,7 @@ OPERANDS = cudeform.Gradients._fields
 
 
 class Array:
-    """The least that a producer must have; everything else of NumPy is hidden."""
+    """The minimum that a producer must have, over a NumPy array."""
 
     __module__ = "elsewhere.arrays"
 
@@ -34,7 +34,7 @@ class Array:
 
 
 def from_dlpack(producer: Any) -> Array:
-    """The way back."""
+    """``from_dlpack`` of the library."""
     return Array(np.from_dlpack(producer))
 
 

@@ -1,4 +1,4 @@
-"""JAX as its tests want it: eight devices on the CPU, the GPU if there is one, and float64."""
+"""JAX set up for its tests: eight devices on the CPU, the GPU if there is one, and float64."""
 
 import os
 from importlib.util import find_spec
@@ -12,7 +12,7 @@ from cudeform.gpu.cuda.device import device_count
 
 HAS_GPU = device_count() > 0 and any(find_spec(f"jax_cuda{n}_plugin") for n in (12, 13))
 
-# Read when JAX is imported, which these tests do first. CuPy needs some of the memory.
+# JAX reads these when it is imported. CuPy needs a part of the GPU's memory.
 os.environ["JAX_PLATFORMS"] = "cpu,cuda" if HAS_GPU else "cpu"
 os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
@@ -35,7 +35,7 @@ def on_jax(case: Case) -> Case:
 
 
 def operands(case: Case) -> dict[str, Any]:
-    """The arrays of a case that are differentiated, as JAX arrays; those that are None left out."""
+    """The operands of a case as JAX arrays, without those that are None."""
     arrays = {name: getattr(case, name) for name in OPERANDS}
     return {name: jnp.asarray(array) for name, array in arrays.items() if array is not None}
 
@@ -47,7 +47,7 @@ def function_of(case: Case) -> Any:
 
 
 def loss_of(case: Case) -> Any:
-    """A number made of the output that has second derivatives everywhere."""
+    """A scalar function of the operands whose second derivatives are not zero."""
     call = function_of(case)
     return lambda arrays: jnp.sum(jnp.sin(call(arrays)))
 
@@ -55,5 +55,5 @@ def loss_of(case: Case) -> Any:
 def assert_close(actual: Any, wanted: Any, tolerance: float = 1e-10) -> None:
     """Compare trees of arrays."""
     assert jax.tree.structure(actual) == jax.tree.structure(wanted)
-    for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
+    for got, want in zip(jax.tree.leaves(actual), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)

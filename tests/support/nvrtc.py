@@ -27,12 +27,12 @@ from cudeform.gpu.algorithms.direct import MAX_PRODUCT
 from cudeform.gpu.algorithms.fused_tiling import MOST_N, STAGE_UNITS, shapes
 from cudeform.gpu.call import atomic_width
 from cudeform.gpu.device_api.kernel_source import (
-    ADDING,
+    FILES,
     ITEMSIZE,
-    PARTS,
     SCALARS,
-    Tile,
+    GemmTile,
     Variant,
+    adds_atomically,
     kernel,
     read,
     widest,
@@ -45,7 +45,7 @@ RECORD = Path(__file__).resolve().parents[2] / "benchmarks" / "registers.json"
 ARCHS = (70, 75, 80, 86, 89, 90, 100, 120)
 
 # Kernels of the fused forward.
-FUSED = ("pack_tiles", "deform_fused", "sum_splits")
+FUSED = ("pack_weight_fused", "deform_fused", "reduce_split_k")
 
 # Those that CuPy adds and the one that gpu/device.py does; and a report from the assembler.
 OPTIONS = ("-ftz=true", "--device-as-default-execution-space", "-std=c++17")
@@ -62,16 +62,16 @@ class Job:
 
     @property
     def key(self) -> str:
-        """What is compiled in, in words."""
+        """What is compiled in, in words: the key of the record."""
         v = self.variant
         words = [v.dtype, f"{v.index_bits} bits", f"{v.vector} at a time"]
         words += [f"groups {v.group_in} to {v.group_out}"] if v.group_in else []
-        words += [f"{v.adds} added at a time"] if v.adds > 1 else []
+        words += [f"{v.atomic_width} added at a time"] if v.atomic_width > 1 else []
         if v.tile:
             words.append(f"tiles of {v.tile.m} by {v.tile.n}")
             words += [f"{v.tile.products} products"] if v.tile.products > 1 else []
-            odd = v.tile.chunk != STAGE_UNITS * widest(v.dtype)
-            words += [f"chunks of {v.tile.chunk}"] if odd else []
+            odd = v.tile.channel_block != STAGE_UNITS * widest(v.dtype)
+            words += [f"channel blocks of {v.tile.channel_block}"] if odd else []
         return ", ".join(words)
 
     @property
@@ -86,7 +86,9 @@ class Job:
             return True
         if v.tile:  # the largest take the most registers
             return self.name == "deform_fused" and v.dtype != "bfloat16" and v.tile.n >= 128
-        if v.group_in * v.group_out > 1 or v.adds < _most_adds(self.name, v, self.arch):
+        if v.group_in * v.group_out > 1 or v.atomic_width < _most_atomic_width(
+            self.name, v, self.arch
+        ):
             return False
         return v.index_bits == 32 or (self.arch in (70, 75) and not v.group_in)
 
@@ -211,7 +213,7 @@ def judged(job: Job, succeeded: bool, log: str) -> Compiled:
 
 def jobs(among: Sequence[int]) -> Iterator[Job]:
     """Every kernel in every variant that the engine may ask for."""
-    for name, (dtype, scalar) in product(PARTS, SCALARS.items()):
+    for name, (dtype, scalar) in product(FILES, SCALARS.items()):
         del scalar
         if dtype != "float32" and not _mentions(name, "scalar_t", "acc_t"):
             continue
@@ -227,19 +229,19 @@ def jobs(among: Sequence[int]) -> Iterator[Job]:
                 continue  # the engine does not ask for it
             variant = Variant(dtype, bits, vector, group_in, group_out)
             for arch in among:
-                for adds in sorted({1, _most_adds(name, variant, arch)}):
-                    yield Job(name, replace(variant, adds=adds), arch)
+                for width in sorted({1, _most_atomic_width(name, variant, arch)}):
+                    yield Job(name, replace(variant, atomic_width=width), arch)
 
 
 def _fused_jobs(name: str, dtype: str, among: Sequence[int]) -> Iterator[Job]:
     if dtype not in fused.DTYPES:
         return
-    for tile in _tiles(dtype) if "tile" in PARTS[name] else [None]:
+    for tile in _tiles(dtype) if "fused/gemm_tile.cuh" in FILES[name] else [None]:
         variant = Variant(dtype, 32, widest(dtype), tile=tile)
         yield from (Job(name, variant, a) for a in among if a >= fused.LEAST_CAPABILITY)
 
 
-def _tiles(dtype: str) -> Iterator[Tile]:
+def _tiles(dtype: str) -> Iterator[GemmTile]:
     """Every tile, with chunks as long as a stage, and the largest with others."""
     widths = [n for n in (32, 64, 128, 256) if n <= MOST_N[ITEMSIZE[dtype]]]
     chunk = STAGE_UNITS * widest(dtype)
@@ -249,9 +251,9 @@ def _tiles(dtype: str) -> Iterator[Tile]:
         yield shapes(widths[-1], 5 * widest(dtype), products)[0]
 
 
-def _most_adds(name: str, variant: Variant, arch: int) -> int:
+def _most_atomic_width(name: str, variant: Variant, arch: int) -> int:
     """Neighbours that one addition to memory takes where the engine chooses."""
-    adds = not ADDING.isdisjoint(PARTS[name])
+    adds = adds_atomically(name)
     return atomic_width(variant.dtype, variant.vector, arch) if adds else 1
 
 
@@ -262,14 +264,14 @@ def _small_groups() -> list[tuple[int, int]]:
 
 @cache
 def _mentions(name: str, *words: str) -> bool:
-    text = "".join(read(f"{part}.cuh") for part in PARTS[name]) + read(f"{name}.cu")
+    text = "".join(map(read, FILES[name]))
     return any(re.search(rf"\b{word}\b", text) for word in words)
 
 
 def run_all(wanted: Sequence[Job]) -> list[Compiled]:
     """Compile many; NVRTC does one at a time in a process, so take one for each core."""
     # Those that take long first, so that no core ends up with one of them alone.
-    ordered = sorted(wanted, key=lambda job: len(PARTS[job.name]), reverse=True)
+    ordered = sorted(wanted, key=lambda job: len(FILES[job.name]), reverse=True)
     with ProcessPoolExecutor(available_threads(), mp_context=get_context("spawn")) as pool:
         return list(pool.map(run, ordered, chunksize=4))
 
@@ -278,7 +280,7 @@ def table(results: Sequence[Compiled]) -> dict[str, Any]:
     """The record: for each kernel and variant, registers in the order of the archs."""
     among = archs()
     registers: dict[str, dict[str, list[int | None]]] = {}
-    for result in sorted(results, key=lambda r: (list(PARTS).index(r.job.name), r.job.key)):
+    for result in sorted(results, key=lambda r: (list(FILES).index(r.job.name), r.job.key)):
         row = registers.setdefault(result.job.name, {}).setdefault(
             result.job.key, [None] * len(among)
         )

@@ -1,4 +1,4 @@
-"""A call that is right, and what becomes of it when something is changed."""
+"""A correct call, and a check that a change to it is refused."""
 
 import re
 from typing import Any
@@ -10,7 +10,7 @@ import cudeform
 
 
 def arguments(**changes: Any) -> dict[str, Any]:
-    """A call with 2 groups and 2 offset groups that is right but for the changes."""
+    """A call with 2 groups and 2 offset groups, correct but for the changes."""
     right = {
         "grad_output": np.ones((2, 6, 6, 5)),
         "input": np.ones((2, 4, 6, 5)),
@@ -38,7 +38,7 @@ def backward(**changes: Any) -> cudeform.Gradients:
 
 
 def refused(error: type[Exception], text: str, **changes: Any) -> None:
-    """Both directions must refuse the changed call; ``text`` is what the message must hold."""
+    """Both directions must refuse the changed call; the message must contain ``text``."""
     with pytest.raises(error, match=re.escape(text)):
         backward(**changes)
     if "grad_output" not in changes:

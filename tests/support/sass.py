@@ -48,7 +48,7 @@ DTYPES = ("float16", "bfloat16", "float32")
 def _variant(dtype: str, group: int = 0) -> Variant:
     """The most common: whole vectors, 32-bit indices; ``group`` channels in a direct kernel's."""
     wide = widest(dtype)
-    return Variant(dtype, 32, wide, group, group, adds=atomic_width(dtype, wide, ARCH))
+    return Variant(dtype, 32, wide, group, group, atomic_width=atomic_width(dtype, wide, ARCH))
 
 
 def _fused(dtype: str) -> Variant:
@@ -61,12 +61,12 @@ def _fused(dtype: str) -> Variant:
 VARIANTS = {
     "deform_im2col": _variant,
     "deform_backward": _variant,
-    "deform_gather": _variant,
+    "gather_grad_input": _variant,
     "deform_im2col_jvp": _variant,
-    "deform_double": _variant,
+    "deform_double_backward": _variant,
     "deform_direct": lambda dtype: _variant(dtype, 1),
     "deform_direct_backward": lambda dtype: _variant(dtype, 1),
-    "deform_direct_weight": lambda dtype: _variant(dtype, 1),
+    "deform_direct_grad_weight": lambda dtype: _variant(dtype, 1),
     "deform_fused": _fused,
 }
 

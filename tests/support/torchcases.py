@@ -12,7 +12,7 @@ import cudeform
 
 torch = pytest.importorskip("torch")
 
-# torch's own modules warn of their own future, and torch's own checks look where they should not.
+# torch's modules warn of their own deprecations, and its checks read .grad of non-leaf tensors.
 quiet = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning",
     "ignore::FutureWarning",
@@ -21,14 +21,14 @@ quiet = pytest.mark.filterwarnings(
 
 NAMES = ("input", "offset", "weight", "bias", "mask")
 
-# torchvision's own test: no two sizes alike, groups of both kinds.
+# The sizes of torchvision's test: all different, with groups of both kinds.
 CASE = build("torch", **ASYMMETRIC, offset="small")
 SIZES = {name: getattr(CASE, name) for name in ("stride", "padding", "dilation")}
-STATIC_ARGS = [2, 1, 1, 1, 0, 0, 2, 1, 0, 0]  # those of CASE, as the operators take them
+STATIC_ARGS = [2, 1, 1, 1, 0, 0, 2, 1, 0, 0]  # SIZES as the operators take them
 
 
 def tensors(device: Any, case: Case = CASE, *, grad: bool = False) -> list[Any]:
-    """The operands, offsets kept away from the kinks at whole coordinates."""
+    """The operands; no offset is at a whole coordinate, where the output has kinks."""
     offset = np.floor(case.offset * 8) / 8 + 1 / 16
     arrays = {**{name: getattr(case, name) for name in NAMES}, "offset": offset}
     return [
@@ -39,7 +39,7 @@ def tensors(device: Any, case: Case = CASE, *, grad: bool = False) -> list[Any]:
 
 
 def convolve(*operands: Any) -> Any:
-    """The function under test, of operands in torchvision's order but the mask last."""
+    """``deform_conv2d`` of operands in the order of NAMES."""
     input, offset, weight, bias, mask = (*operands, None, None)[:5]
     return cudeform.deform_conv2d(input, offset, weight, bias, mask=mask, **SIZES)
 

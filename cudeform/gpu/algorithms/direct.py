@@ -36,7 +36,7 @@ LINE_BYTES = 128
 # sizes alone, and so do the bits of the sum.
 PART_POSITIONS = 1024
 MOST_PARTS = 256
-SUM_ITEMS = 8  # sums that a block of sum_parts finishes at a time
+SUM_ITEMS = 8  # sums that a block of reduce_grad_weight finishes at a time
 
 
 def supports(g: Geometry) -> bool:
@@ -48,7 +48,7 @@ def supports(g: Geometry) -> bool:
     """
     group_in, group_out = _group(g)
     few = 1 <= group_in * group_out <= MAX_PRODUCT
-    few = few and sums_of(g) <= MAX_ELEMENTS_32  # what sum_parts counts
+    few = few and sums_of(g) <= MAX_ELEMENTS_32  # what reduce_grad_weight counts
     return few and g.channels // g.offset_groups % group_in == 0
 
 
@@ -77,7 +77,7 @@ def forward(
             output.pointer,
         )
         bias = 0 if operands.bias is None else operands.bias.strides[0]
-        fields = call.chunk_fields(chunk, table) | {"lanes": tile_lanes(call), "bias": bias}
+        fields = call.chunk_fields(chunk, table) | {"lanes": tile_lanes(call), "bias_stride": bias}
         tiles = -(-call.positions(chunk) // slots(call)) * tiles_across(call)
         launch(call, "deform_direct", tiles * THREADS, pointers, fields)
 

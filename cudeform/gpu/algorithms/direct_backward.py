@@ -82,7 +82,7 @@ class _Backward:
         if self.partial is not None:
             pointers = (self.partial.pointer, pointer_of(grads.weight), pointer_of(grads.bias))
             items = -(-sums_of(g) // SUM_ITEMS) * THREADS
-            launch(self.call, "sum_parts", items, pointers, {"parts": parts_of(g)})
+            launch(self.call, "reduce_grad_weight", items, pointers, {"splits": parts_of(g)})
 
     def _pull(self, chunk: Chunk, images: DeviceArray, grad_output: int) -> None:
         """Gradients of input, offset and mask."""
@@ -111,11 +111,11 @@ class _Backward:
         pointers = (*sources(call, images), grad_output, partial.pointer)
         fields = call.chunk_fields(chunk, images) | {
             "lanes": tile_lanes(call),
-            "parts": parts,
+            "splits": parts,
             "accumulate": chunk is not self.pieces[0],
         }
         tiles = parts * tiles_across(call) * (call.g.taps + 1)
-        launch(call, "deform_direct_weight", tiles * THREADS, pointers, fields)
+        launch(call, "deform_direct_grad_weight", tiles * THREADS, pointers, fields)
 
 
 def _costs(call: Call, grad_output: DeviceArray, grads: Gradients) -> Costs:

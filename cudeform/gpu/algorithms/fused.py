@@ -93,15 +93,15 @@ def _packed(call: Call, tiling: Tiling) -> Memory:
     packed = call.allocate(tiling.packed)
     fields = {"weight": strides_of(call.operands.weight)} | _stage_fields(tiling)
     pointers = (call.operands.weight.pointer, packed.pointer)
-    call.launch("pack_tiles", tiling.packed_units, pointers, fields)
+    call.launch("pack_weight_fused", tiling.packed_units, pointers, fields)
     return packed
 
 
 def _stage_fields(tiling: Tiling) -> dict[str, int]:
     return {
-        "route_taps": tiling.route_taps,
-        "plan_taps": tiling.plan_taps,
-        "chunks": tiling.chunks,
+        "k_taps": tiling.route_taps,
+        "taps_per_batch": tiling.plan_taps,
+        "channel_blocks": tiling.chunks,
         "stages": tiling.stages,
     }
 
@@ -120,10 +120,10 @@ class _Fused:
         fields = call.chunk_fields(chunk, images) | _stage_fields(tiling)
         fields |= {
             "output": self.output.strides,
-            "bias": 0 if operands.bias is None else operands.bias.strides[0],
-            "parts": self.parts,
-            "part_stages": tiling.part_stages(call.device),
-            "part_size": call.positions(chunk) * g.out_channels,
+            "bias_stride": 0 if operands.bias is None else operands.bias.strides[0],
+            "splits": self.parts,
+            "split_stages": tiling.part_stages(call.device),
+            "split_size": call.positions(chunk) * g.out_channels,
             "tile_w": tiling.tile_w(),
         }
         sources = (images.pointer, operands.offset.pointer, pointer_of(operands.mask))
@@ -138,4 +138,4 @@ class _Fused:
             tiling.shared_bytes,
         )
         if partial:
-            call.launch("sum_splits", fields["part_size"], (partial, bias, output), fields)
+            call.launch("reduce_split_k", fields["split_size"], (partial, bias, output), fields)

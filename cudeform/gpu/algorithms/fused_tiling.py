@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import gcd
 
 from cudeform.geometry import Geometry
-from cudeform.gpu.device_api.kernel_source import ITEMSIZE, Tile, widest
+from cudeform.gpu.device_api.kernel_source import ITEMSIZE, GemmTile, widest
 from cudeform.gpu.device_api.protocol import Device
 
 # Taps whose samples a block plans at a time, at most.
@@ -47,7 +47,7 @@ def run_of(g: Geometry) -> int:
     return gcd(g.channels // g.groups, g.channels // g.offset_groups)
 
 
-def tile_for(g: Geometry, dtype: str, products: int, multiprocessors: int) -> Tile:
+def tile_for(g: Geometry, dtype: str, products: int, multiprocessors: int) -> GemmTile:
     """The tile for a convolution: as wide as an output group, and as high as keeps all busy.
 
     Of the heights, the one with which the busiest multiprocessor has the fewest positions; the
@@ -57,13 +57,13 @@ def tile_for(g: Geometry, dtype: str, products: int, multiprocessors: int) -> Ti
     n = next((n for n in (32, 64, 128) if n >= group_out), MOST_N[ITEMSIZE[dtype]])
     chunk = _chunk_units(run_of(g) // widest(dtype)) * widest(dtype)
 
-    def positions(tile: Tile) -> int:
+    def positions(tile: GemmTile) -> int:
         return -(-Tiling(g, tile, dtype).blocks // multiprocessors) * tile.m
 
     return min(shapes(n, chunk, products), key=positions)
 
 
-def shapes(n: int, chunk: int, products: int) -> list[Tile]:
+def shapes(n: int, chunk: int, products: int) -> list[GemmTile]:
     """Tiles of a width, high ones first, each with as many blocks at a time as registers allow.
 
     A warp of the high tile of 128 would have but 32 columns for what it samples and loads; that of
@@ -77,7 +77,9 @@ def shapes(n: int, chunk: int, products: int) -> list[Tile]:
     else:
         warps = [(HIGH, 4, 2, 2)] if n < 128 else []
         warps += [(LOW, 2, 2, 3)]
-    return [Tile(m, n, across, down, blocks, chunk, products) for m, across, down, blocks in warps]
+    return [
+        GemmTile(m, n, across, down, blocks, chunk, products) for m, across, down, blocks in warps
+    ]
 
 
 def _chunk_units(run_units: int) -> int:
@@ -98,13 +100,13 @@ class Tiling:
     """
 
     g: Geometry
-    tile: Tile
+    tile: GemmTile
     dtype: str
 
     @property
     def chunks(self) -> int:
         """Chunks of a run."""
-        return run_of(self.g) // self.tile.chunk
+        return run_of(self.g) // self.tile.channel_block
 
     @property
     def route_taps(self) -> int:
@@ -136,7 +138,7 @@ class Tiling:
 
     @property
     def _chunk_units(self) -> int:
-        return self.tile.chunk // widest(self.dtype)
+        return self.tile.channel_block // widest(self.dtype)
 
     @property
     def strips(self) -> int:
@@ -151,7 +153,7 @@ class Tiling:
     @property
     def packed(self) -> int:
         """Elements of the packed weight."""
-        return self.packed_units * self.tile.parts * widest(self.dtype)
+        return self.packed_units * self.tile.operand_terms * widest(self.dtype)
 
     def tile_w(self) -> int:
         """Columns of a rectangle of positions, about a square of them; 0: a run of positions."""
@@ -189,7 +191,7 @@ class Tiling:
     @property
     def shared_bytes(self) -> int:
         """Shared memory of a block: two buffers of each factor, the plans, the positions."""
-        buffers = 2 * self.tile.parts * (self.tile.m + self.tile.n) * STAGE_UNITS * 16
+        buffers = 2 * self.tile.operand_terms * (self.tile.m + self.tile.n) * STAGE_UNITS * 16
         aim, held, spot = 16, 1, 12
         planned = -(-self._chunk_stages(self.plan_taps) * STAGE_UNITS // self._chunk_units)
         return buffers + self.tile.m * (planned * (aim + held) + spot)

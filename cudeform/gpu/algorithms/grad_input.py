@@ -1,8 +1,8 @@
 """The gradient of the input in a backward by columns: its sums, in each of the ways there are.
 
 ``scatter`` has the ways and the rule. Those that read the gradient of the columns on their own come
-before the kernel that overwrites it, ``deform_backward`` or ``deform_double``; the others are left
-to that kernel.
+before the kernel that overwrites it, ``deform_backward`` or ``deform_double_backward``; the others
+are left to that kernel.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def gather(
     tangents = Tangents() if along is None else along
     fields = call.chunk_fields(chunk, images) | {
         "accumulate": accumulate,
-        "turns": along is not None,
+        "weights_are_tangents": along is not None,
         "zero_boundary_grad": call.zero_boundary_grad,
         "offset_tangent": strides_of(tangents.offset),
         "mask_tangent": strides_of(tangents.mask),
@@ -107,16 +107,16 @@ def gather(
         fields,
     )
     call.launch(
-        "allot_cells", cells, (counts, starts, total), fields, shared_bytes=(THREADS + 1) * INT
+        "scan_cells", cells, (counts, starts, total), fields, shared_bytes=(THREADS + 1) * INT
     )
     call.launch(
-        "list_cells",
+        "fill_cells",
         samples,
         (scratch.cells.pointer, scratch.slots.pointer, starts, scratch.listed.pointer),
         fields,
     )
     call.launch(
-        "order_cells",
+        "sort_cells",
         samples,
         (
             scratch.cells.pointer,
@@ -128,7 +128,7 @@ def gather(
         fields,
     )
     call.launch(
-        "deform_gather",
+        "gather_grad_input",
         chunk.count * g.in_pixels * g.offset_groups * call.lanes(),
         (
             columns.pointer,

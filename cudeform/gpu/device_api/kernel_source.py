@@ -1,7 +1,7 @@
-"""Kernel text: the files of ``kernels/`` behind a prelude that fixes types and widths.
+"""Kernel text: a prelude that fixes types and widths, then files of ``kernels/``.
 
-Files are joined as text, never included: CuPy's cache of compiled kernels knows the text it is
-given and not the files that the text would include.
+Files are concatenated, never included: CuPy's cache of compiled kernels is keyed by the text it is
+given, not by files that the text would include.
 """
 
 from __future__ import annotations
@@ -16,47 +16,58 @@ from cudeform.gpu.device_api.protocol import Kernel
 SCALARS = {"float16": "half_t", "bfloat16": "bfloat16_t", "float32": "float", "float64": "double"}
 ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
-# What each kernel is made of, in order; its own file comes last.
-PARTS = {
-    "channels_last": ("grid",),
-    "channels_first": ("grid",),
-    "pack_weight": ("grid",),
-    "unpack_weight": ("grid",),
-    "deform_im2col": ("grid", "sampling", "vector", "plan", "value"),
-    "deform_backward": ("grid", "sampling", "vector", "plan", "grads"),
-    "deform_im2col_jvp": ("grid", "sampling", "vector", "plan", "move", "moves"),
-    "deform_double": ("grid", "sampling", "vector", "plan", "move", "moves", "grads"),
-    "count_cells": ("grid", "sampling", "move"),
-    "allot_cells": ("grid",),
-    "list_cells": ("grid",),
-    "order_cells": ("grid",),
-    "deform_gather": ("grid", "sampling", "vector", "plan"),
-    "deform_tiles": ("grid", "sampling", "vector", "plan", "window"),
-    "deform_direct": ("grid", "sampling", "vector", "plan", "value", "unit"),
-    "deform_direct_backward": ("grid", "sampling", "vector", "plan", "value", "unit", "grads"),
-    "deform_direct_weight": ("grid", "sampling", "vector", "plan", "value", "unit"),
-    "sum_parts": ("grid",),
-    "pack_tiles": ("mma", "grid", "tile", "stages"),
-    "deform_fused": ("mma", "grid", "sampling", "tile", "stages", "aims"),
-    "sum_splits": ("grid",),
-}
+_INDEXING = ("common/indexing.cuh",)
+_SAMPLING = (*_INDEXING, "sampling/sample.cuh")
+_RECORDS = (*_SAMPLING, "common/vector.cuh", "sampling/sample_record.cuh")
+_TANGENT = "sampling/sample_tangent.cuh"
+_GRADS = "sampling/offset_mask_grads.cuh"
+_DIRECT = (*_RECORDS, "direct/channel_slice.cuh")
+_TENSOR_CORES = ("common/tensor_core_ptx.cuh", *_INDEXING)
+_GEMM = ("fused/gemm_tile.cuh", "fused/schedule.cuh")
 
-# Parts of kernels that add vectors to global memory.
-ADDING = frozenset({"grads", "window"})
+# The files of each kernel, in order. The last one has the kernel, and bears its name.
+FILES = {
+    "channels_last": (*_INDEXING, "layout/channels_last.cu"),
+    "channels_first": (*_INDEXING, "layout/channels_first.cu"),
+    "pack_weight": (*_INDEXING, "layout/pack_weight.cu"),
+    "unpack_weight": (*_INDEXING, "layout/unpack_weight.cu"),
+    "deform_im2col": (*_RECORDS, "im2col/deform_im2col.cu"),
+    "deform_im2col_jvp": (*_RECORDS, _TANGENT, "im2col/deform_im2col_jvp.cu"),
+    "deform_backward": (*_RECORDS, _GRADS, "backward/deform_backward.cu"),
+    "deform_double_backward": (
+        *(*_RECORDS, _TANGENT, _GRADS),
+        "backward/deform_double_backward.cu",
+    ),
+    "count_cells": (*_SAMPLING, _TANGENT, "grad_input_sorted/count_cells.cu"),
+    "scan_cells": (*_INDEXING, "grad_input_sorted/scan_cells.cu"),
+    "fill_cells": (*_INDEXING, "grad_input_sorted/fill_cells.cu"),
+    "sort_cells": (*_INDEXING, "grad_input_sorted/sort_cells.cu"),
+    "gather_grad_input": (*_RECORDS, "grad_input_sorted/gather_grad_input.cu"),
+    "deform_direct": (*_DIRECT, "direct/deform_direct.cu"),
+    "deform_direct_backward": (*_DIRECT, _GRADS, "direct/deform_direct_backward.cu"),
+    "deform_direct_grad_weight": (*_DIRECT, "direct/deform_direct_grad_weight.cu"),
+    "reduce_grad_weight": (*_INDEXING, "direct/reduce_grad_weight.cu"),
+    "pack_weight_fused": (*_TENSOR_CORES, *_GEMM, "fused/pack_weight_fused.cu"),
+    "deform_fused": (
+        *(*_TENSOR_CORES, "sampling/sample.cuh", *_GEMM, "fused/sampler.cuh"),
+        "fused/deform_fused.cu",
+    ),
+    "reduce_split_k": (*_INDEXING, "fused/reduce_split_k.cu"),
+}
 
 
 @dataclass(frozen=True)
-class Tile:
-    """What a block of the fused kernel multiplies at a time.
+class GemmTile:
+    """What a block of the fused kernel multiplies.
 
     Attributes:
         m: positions.
         n: output channels.
         warps_m: warps along the positions.
         warps_n: warps along the output channels.
-        blocks: that a multiprocessor shall hold at a time.
-        chunk: channels that are sampled tap by tap, before the next ones.
-        products: for float32, 1 in TF32 or 3 for nearly all digits.
+        blocks: blocks that shall be resident on a multiprocessor at a time.
+        channel_block: channels that are sampled tap by tap before the next ones.
+        products: for float32, 1 for TF32 or 3 for 3xTF32, which keeps nearly all digits.
     """
 
     m: int
@@ -64,32 +75,32 @@ class Tile:
     warps_m: int
     warps_n: int
     blocks: int
-    chunk: int
+    channel_block: int
     products: int = 1
 
     @property
     def threads(self) -> int:
-        """Of a block."""
+        """Threads of a block."""
         return 32 * self.warps_m * self.warps_n
 
     @property
-    def parts(self) -> int:
-        """Parts of each factor, which are multiplied in turn."""
+    def operand_terms(self) -> int:
+        """Terms that each operand is stored in: hi and lo for 3xTF32."""
         return 2 if self.products == 3 else 1
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What is compiled in.
+    """What is compiled into a kernel.
 
     Attributes:
-        dtype: of the arrays, a key of ``SCALARS``.
-        index_bits: 32 or 64, width of an index.
-        vector: channels of a 16-byte access, or 1 where channels do not come in such runs.
+        dtype: dtype of the arrays, a key of ``SCALARS``.
+        index_bits: width of an index, 32 or 64.
+        vector: channels of a 16-byte access, or 1 if channels do not come in such runs.
         group_in: input channels of a group, for direct kernels.
         group_out: output channels of a group, for direct kernels.
-        tile: of the fused kernel.
-        adds: neighbours that one addition to global memory takes, 4 or 1.
+        tile: tile of the fused kernel.
+        atomic_width: neighbouring elements that one atomic addition takes, 4 or 1.
     """
 
     dtype: str
@@ -97,12 +108,12 @@ class Variant:
     vector: int
     group_in: int = 0
     group_out: int = 0
-    tile: Tile | None = None
-    adds: int = 1
+    tile: GemmTile | None = None
+    atomic_width: int = 1
 
     @property
     def acc_itemsize(self) -> int:
-        """Bytes of a number in arithmetic."""
+        """Bytes of acc_t, the type of arithmetic."""
         return 8 if self.dtype == "float64" else 4
 
 
@@ -113,27 +124,35 @@ def widest(dtype: str) -> int:
 
 @cache
 def kernel(name: str, variant: Variant) -> Kernel:
-    """A kernel ready to compile."""
-    if "unit" not in PARTS[name]:
+    """A kernel ready to compile.
+
+    What its files do not use of the variant is reset, so that equal kernels have equal texts.
+    """
+    among = FILES[name]
+    if "direct/channel_slice.cuh" not in among:
         variant = replace(variant, group_in=0, group_out=0)
-    if "tile" not in PARTS[name]:
+    if "fused/gemm_tile.cuh" not in among:
         variant = replace(variant, tile=None)
-    if ADDING.isdisjoint(PARTS[name]):
-        variant = replace(variant, adds=1)
-    parts = [_prelude(variant), read("intrinsics.cuh"), _types(variant)]
-    parts += [read(f"{part}.cuh") for part in PARTS[name]]
-    return Kernel(name, "\n".join([*parts, read(f"{name}.cu")]))
+    if not adds_atomically(name):
+        variant = replace(variant, atomic_width=1)
+    parts = [_prelude(variant), read("common/ptx.cuh"), _types(variant), *map(read, among)]
+    return Kernel(name, "\n".join(parts))
+
+
+def adds_atomically(name: str) -> bool:
+    """Whether a kernel adds vectors to global memory, and so depends on ``atomic_width``."""
+    return _GRADS in FILES[name]
 
 
 @cache
 def read(file: str) -> str:
-    """Text of a file of ``kernels/``, with its name for the compiler's messages."""
+    """Text of a file of ``kernels/``, with its path for the compiler's messages."""
     text = files("cudeform.kernels").joinpath(file).read_text(encoding="utf-8")
     return f'#line 1 "{file}"\n{text}'
 
 
 def _prelude(variant: Variant) -> str:
-    constants = {"VECTOR": variant.vector, "ADDS": variant.adds}
+    constants = {"VECTOR": variant.vector, "ATOMIC_WIDTH": variant.atomic_width}
     if variant.group_in:
         constants |= {"GROUP_IN": variant.group_in, "GROUP_OUT": variant.group_out}
     if variant.tile is not None:
@@ -142,16 +161,16 @@ def _prelude(variant: Variant) -> str:
     return f'#line 1 "prelude"\n{lines}'
 
 
-def _tile_constants(tile: Tile, dtype: str) -> dict[str, int]:
+def _tile_constants(tile: GemmTile, dtype: str) -> dict[str, int]:
     return {
         "TILE_M": tile.m,
         "TILE_N": tile.n,
         "WARPS_M": tile.warps_m,
         "WARPS_N": tile.warps_n,
         "BLOCKS": tile.blocks,
-        "CHUNK": tile.chunk,
+        "CHANNEL_BLOCK": tile.channel_block,
         "PRODUCTS": tile.products,
-        "ROUNDS": int(dtype == "float32" and tile.products == 1),  # to TF32
+        "ROUND_TO_TF32": int(dtype == "float32" and tile.products == 1),
     }
 
 

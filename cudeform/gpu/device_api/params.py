@@ -1,4 +1,4 @@
-"""The struct that every kernel takes: one definition, written out in C and filled in by NumPy."""
+"""The struct that every kernel takes: one definition, written out in C and filled by NumPy."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ LAUNCH = {
     "offset_tangent": "Strides",
     "mask_tangent": "Strides",
     "weight": "Strides",
-    "source": "Strides",  # of what a layout kernel reads
+    "source": "Strides",  # of the array that channels_last copies
     "output": "Strides",
-    "bias": "index_t",
+    "bias_stride": "index_t",
     "positions": "index_t",  # output positions of the launch
     "samples": "index_t",  # positions * taps * offset_groups
     "cells": "index_t",  # images * offset_groups * (H + 1) * (W + 1)
-    "leading": "index_t",  # elements of a row of columns
-    "part_size": "index_t",  # elements of a part of the output's sums
+    "ld_columns": "index_t",  # elements of a row of columns
+    "split_size": "index_t",  # elements of the partial output of one split
     "first_image": "int",
     "images": "int",
     "first_row": "int",
@@ -40,27 +40,22 @@ LAUNCH = {
     "size_w": "int",
     "first_h": "int",
     "lanes": "int",  # neighbouring threads that share a sample
-    "keep_columns": "int",
+    "write_columns": "int",  # whether the columns replace their gradient
     "accumulate": "int",
     "zero_boundary_grad": "int",
-    "turns": "int",  # weights are changes along tangents
-    "parts": "int",  # of the positions, or of the stages, summed apart
-    "tile_w": "int",  # columns of a rectangle of positions; 0: a run of them
-    "window_h": "int",  # pixels of the image that a block sums up
-    "window_w": "int",
-    "reach": "int",  # pixels of it on each side of where the taps would be
-    "plan_pairs": "int",  # (position, tap) planned at a time
-    "plan_groups": "int",  # offset groups of a run of channels, at most
-    "route_taps": "int",  # those of all runs of channels that the fused kernel goes through as one
-    "plan_taps": "int",  # of these, whose samples are planned at a time
-    "chunks": "int",  # of the channels that share a plan
+    "weights_are_tangents": "int",  # of count_cells: tangents of the corner weights
+    "splits": "int",  # of the positions, or of the stages, summed separately
+    "tile_w": "int",  # columns of a rectangle of positions; 0: a run of positions
+    "k_taps": "int",  # of all runs of channels that the fused kernel goes through as one
+    "taps_per_batch": "int",  # of these, whose samples are recorded at a time
+    "channel_blocks": "int",  # of a run
     "stages": "int",  # of a tile of the fused kernel
-    "part_stages": "int",  # of a part; the last may have fewer
+    "split_stages": "int",  # of a split; the last may have fewer
     # What follows from the rest: see ``_derived``.
     "taps": "int",
     "group_channels": "int",  # of a group
     "offset_channels": "int",  # of an offset group
-    "crossing": "int",  # an offset group has channels of several groups
+    "spans_groups": "int",  # an offset group has channels of several groups
     "by_offset_groups": "Divisor",
     "by_taps": "Divisor",
     "by_kernel_w": "Divisor",
@@ -79,12 +74,12 @@ class Layout:
 
     @property
     def index(self) -> np.dtype[Any]:
-        """index_t."""
+        """The dtype of index_t."""
         return np.dtype(np.int32 if self.index_bits == 32 else np.int64)
 
     @property
     def launch(self) -> np.dtype[Any]:
-        """struct Launch."""
+        """The dtype of struct Launch."""
         return _launch_dtype(self.index)
 
     def text(self) -> str:
@@ -101,7 +96,7 @@ class Layout:
         )
 
     def fill(self, geometry: Geometry, values: dict[str, Any]) -> NDArray[Any]:
-        """One struct Launch; what is not named is 0."""
+        """One struct Launch; fields that ``values`` does not name are 0."""
         struct = np.zeros(1, self.launch)
         struct["g"] = tuple(vars(geometry).values())
         for name, value in (_derived(geometry, values.get("rows", 0)) | values).items():
@@ -118,13 +113,13 @@ def divisor(by: int) -> tuple[int, int, int]:
 
 @lru_cache
 def _derived(g: Geometry, rows: int) -> dict[str, Any]:
-    """Fields that follow from the sizes, so that no thread has to divide for them."""
+    """Fields that follow from the sizes, computed here so that no thread divides for them."""
     group_channels, offset_channels = g.channels // g.groups, g.channels // g.offset_groups
     return {
         "taps": g.taps,
         "group_channels": group_channels,
         "offset_channels": offset_channels,
-        "crossing": offset_channels > 0 and group_channels % offset_channels != 0,
+        "spans_groups": offset_channels > 0 and group_channels % offset_channels != 0,
         "by_offset_groups": divisor(g.offset_groups),
         "by_taps": divisor(g.taps),
         "by_kernel_w": divisor(g.kernel_w),

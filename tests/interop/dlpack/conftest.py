@@ -1,4 +1,4 @@
-"""A library whose arrays speak DLPack and nothing else."""
+"""A library whose arrays have DLPack and nothing else."""
 
 from support.dlpackcases import elsewhere
 

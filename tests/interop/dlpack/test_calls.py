@@ -1,4 +1,4 @@
-"""Any array on the CPU that speaks DLPack goes in, and results go back as arrays of its kind."""
+"""Any array on the CPU that has DLPack is taken, and results are arrays of its library."""
 
 import sys
 from types import ModuleType
@@ -25,7 +25,7 @@ def test_results_are_arrays_of_the_producers_library() -> None:
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_what_is_missing_or_not_needed_stays_none() -> None:
+def test_absent_and_unneeded_gradients_are_none() -> None:
     case = named("no mask, no bias").map(Array)
     grads = backward(case, needs=("offset", "bias"))
     assert type(grads.offset) is Array
@@ -47,7 +47,7 @@ def test_the_library_need_not_hold_its_array_type_at_top_level() -> None:
     assert type(forward(CASE.map(Sub))) is Array
 
 
-def test_the_way_back_may_be_in_the_module_of_the_type(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_dlpack_may_be_in_the_module_of_the_type(monkeypatch: pytest.MonkeyPatch) -> None:
     class Inner(Array):
         __module__ = "package.core"
 
@@ -74,7 +74,7 @@ def test_a_producer_with_an_array_namespace_needs_no_module() -> None:
 
 
 @pytest.mark.parametrize("imported", [True, False])
-def test_a_producer_with_no_way_back_is_refused(
+def test_a_producer_without_from_dlpack_is_refused(
     imported: bool, elsewhere: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if imported:
@@ -131,13 +131,13 @@ def test_the_checks_are_those_of_numpy_arrays() -> None:
 def test_forward_mode_and_the_second_order() -> None:
     case = CASE.map(Array)
     rng = np.random.default_rng(0)
-    moves = {n: rng.standard_normal(getattr(CASE, n).shape) for n in cudeform.Gradients._fields}
+    tangents = {n: rng.standard_normal(getattr(CASE, n).shape) for n in cudeform.Gradients._fields}
     for call, extra in (
         (cudeform.deform_conv2d_jvp, ()),
         (cudeform.deform_conv2d_double_backward, (CASE.grad_output,)),
     ):
-        wanted = call(cudeform.Gradients(**moves), *extra, **CASE.arguments)
-        there = cudeform.Gradients(**{name: Array(array) for name, array in moves.items()})
+        wanted = call(cudeform.Gradients(**tangents), *extra, **CASE.arguments)
+        there = cudeform.Gradients(**{name: Array(array) for name, array in tangents.items()})
         got = call(there, *map(Array, extra), **case.arguments)
         pairs = zip(got, wanted, strict=True) if isinstance(got, tuple) else [(got, wanted)]
         for one, other in pairs:

@@ -1,4 +1,4 @@
-"""Dtypes that DLPack names and NumPy lacks: bfloat16 is taken, others are refused."""
+"""Dtypes that DLPack has and NumPy lacks: bfloat16 is taken, others are refused."""
 
 import ctypes
 from types import ModuleType
@@ -11,7 +11,7 @@ from support.dlpackcases import CASE, Array, backward, forward
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_dtypes_that_no_engine_has_are_refused() -> None:
+def test_unsupported_dtypes_are_refused() -> None:
     for dtype in ("int16", "uint16", "complex64"):
         with pytest.raises(TypeError, match=f"input must have a dtype among .*, got {dtype}"):
             forward(CASE.map(lambda array, d=dtype: Array(array.astype(d))))
@@ -32,14 +32,14 @@ def test_bfloat16(versioned: bool, elsewhere: ModuleType) -> None:
 
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("label", [(4, 8), (10, 8), (12, 16)])
-def test_numbers_that_nobody_knows_are_refused(label: tuple[int, int]) -> None:
+def test_unknown_dtypes_are_refused(label: tuple[int, int]) -> None:
     there = CASE.map(lambda array: Labelled(array.astype(np.uint16), label))
     with pytest.raises(TypeError, match="NumPy cannot read this array of elsewhere"):
         forward(there)
 
 
 class Labelled(Array):
-    """An array of integers that says it holds numbers of a kind and a size that NumPy lacks."""
+    """An array of integers whose capsules have another type code and another number of bits."""
 
     __module__ = "elsewhere"
 
@@ -54,7 +54,7 @@ class Labelled(Array):
 
 
 def from_bfloat16(producer: Any) -> Any:
-    """What a library that knows bfloat16 makes of it; here an array of ml_dtypes."""
+    """from_dlpack of a library that has bfloat16; here that of ml_dtypes."""
 
     class AsIntegers(Array):
         def __dlpack__(self, **how: Any) -> Any:
@@ -70,12 +70,12 @@ def from_bfloat16(producer: Any) -> Any:
 
 
 def label_of(capsule: Any) -> Any:
-    """The two bytes of a capsule that say which kind of numbers, of how many bits, it holds."""
+    """The two bytes of a capsule that hold the type code and the number of bits."""
     python, take = ctypes.pythonapi, ctypes.PYFUNCTYPE
     name = take(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", python))(capsule)
     get = take(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
-    # The tensor comes first, or behind two numbers of the version, two pointers and the flags; its
-    # dtype is behind a pointer, the device and the rank.
+    # The tensor comes first, or after two numbers of the version, two pointers and the flags. Its
+    # dtype comes after a pointer, the device and the rank.
     tensor = {b"dltensor": 0, b"dltensor_versioned": 8 + 16 + 8}[name]
     address = get(("PyCapsule_GetPointer", python))(capsule, name)
     return (ctypes.c_uint8 * 2).from_address(address + tensor + 8 + 8 + 4)

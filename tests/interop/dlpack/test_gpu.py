@@ -1,4 +1,4 @@
-"""Arrays on a GPU of a library without a door come in through CuPy, here a fake one."""
+"""Arrays on a GPU of a library without an adapter are imported by CuPy, here a stand-in."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ CUDA, CUDA_MANAGED, ROCM = 2, 13, 10
 
 
 class Elsewhere:
-    """An array of a library that was never heard of."""
+    """An array of an unknown library."""
 
     __module__ = "elsewhere.arrays"
 
     def __init__(self, array: Any) -> None:
-        """Take over a CuPy array."""
+        """Wrap a CuPy array."""
         self.array, self.shape = array, array.shape
 
 
@@ -125,7 +125,7 @@ def test_without_cupy_the_error_says_what_is_missing(
         cudeform.deform_conv2d(**there.arguments)
 
 
-def test_a_library_with_no_way_back_is_refused(cupy: Any, library: ModuleType) -> None:
+def test_a_library_without_from_dlpack_is_refused(cupy: Any, library: ModuleType) -> None:
     del library.from_dlpack
     there = CASE.map(lambda array: WithInterface(cupy.asarray(array)))
     with pytest.raises(TypeError, match=r"results cannot go back to elsewhere.*cupy\.asarray"):

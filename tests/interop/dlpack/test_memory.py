@@ -1,4 +1,4 @@
-"""The engine reads and writes the memory of a DLPack producer; what cannot be lent is copied."""
+"""The engine reads and writes the memory of a DLPack producer; memory not shared is copied."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from support.dlpackcases import CASE, OPERANDS, Array, backward, forward, plain,
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_each_array_is_borrowed_once_a_call() -> None:
+def test_each_array_is_imported_once_a_call() -> None:
     case = CASE.map(Array)
     backward(case)
     assert [getattr(case, name).handed_out for name in ARRAYS] == [1] * len(ARRAYS)
@@ -26,7 +26,7 @@ def test_the_engine_sees_the_producers_memory(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_memory_that_nobody_may_write_is_read() -> None:
+def test_read_only_memory_is_read() -> None:
     def locked(array: Any) -> Array:
         array = array.copy()
         array.flags.writeable = False
@@ -37,19 +37,19 @@ def test_memory_that_nobody_may_write_is_read() -> None:
 
 @pytest.mark.usefixtures("elsewhere")
 def test_memory_may_begin_at_an_odd_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    def moved(array: Any) -> Array:
+    def shifted(array: Any) -> Array:
         view = np.zeros(array.nbytes + 1, np.uint8)[1:].view(array.dtype).reshape(array.shape)
         view[...] = array
         return Array(view)
 
     wanted = forward(CASE)
     seen = watch_pointers(monkeypatch)
-    np.testing.assert_array_equal(plain(forward(CASE.map(moved))), wanted)
+    np.testing.assert_array_equal(plain(forward(CASE.map(shifted))), wanted)
     assert seen["input"] % 8 == 1
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_a_producer_that_does_not_lend_is_asked_for_a_copy() -> None:
+def test_a_producer_that_does_not_share_memory_is_asked_for_a_copy() -> None:
     class Careful(Array):
         __module__ = "elsewhere"
 

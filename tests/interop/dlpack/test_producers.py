@@ -1,4 +1,4 @@
-"""Arrays of real libraries without a door, and of some with one behind their DLPack alone."""
+"""Arrays of real libraries without an adapter, and of torch and JAX by their DLPack alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CASE = named("torchvision, offset half")
 
 @dataclass
 class Library:
-    """How a library makes arrays of NumPy arrays and back, and what it calls its arrays."""
+    """Functions between NumPy and a library, the type of its arrays, and its dtypes."""
 
     make: Callable[[Any], Any]
     read: Callable[[Any], Any]
@@ -78,7 +78,7 @@ def of_jax(monkeypatch: pytest.MonkeyPatch) -> Library:
 
 
 class Hidden:
-    """An array of a library that has a door, which shows its DLPack and its shape alone."""
+    """An array of a library that has an adapter, reduced to its DLPack and its shape."""
 
     __module__ = "hidden.arrays"
 

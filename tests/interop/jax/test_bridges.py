@@ -1,4 +1,4 @@
-"""Either bridge from JAX to the engine: which is taken, threads, errors, exports, caches, cost."""
+"""Both bridges from JAX to the engine: which is taken, threads, errors, exports, caches."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from support import jaxcpu
 from support.jaxcpu import function_of, jax, operands
 
 from cudeform import engine
+from cudeform.interop import array_adapter
+from cudeform.interop import jax as adapter
+from cudeform.interop.jax import call_spec
 
 CASE = named("torchvision, offset half")
 
@@ -125,11 +128,42 @@ def test_the_ffi_bridge_is_kept_in_the_persistent_cache(tmp_path: Any) -> None:
     assert int(hits) > 0
 
 
-def test_the_cost_of_a_call_is_measured(tmp_path: Any) -> None:
+@pytest.mark.parametrize("bridge", ["buffer", "ffi"])
+def test_a_compiled_call_does_nothing_in_python_but_run_the_engine(
+    bridge: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = jax.jit(function_of(CASE))
+    arrays = operands(CASE)
+    with jaxcpu.bridge(bridge):
+        wanted = np.asarray(call(arrays))
+
+    def unexpected(*args: Any, **more: Any) -> None:
+        raise AssertionError("a compiled call packs, checks or plans again")
+
+    for module, name in (
+        (call_spec, "_packer"),
+        (call_spec, "_shape_of"),
+        (call_spec.CallSpec, "from_text"),
+        (adapter, "bind"),
+        (array_adapter, "geometry_of"),
+    ):
+        monkeypatch.setattr(module, name, unexpected)
+    np.testing.assert_array_equal(call(arrays), wanted)
+
+
+def test_the_benchmark_of_a_call_measures_every_way(tmp_path: Any) -> None:
     script = Path(__file__).resolve().parents[3] / "benchmarks" / "jax_overhead.py"
     command = [sys.executable, str(script), "--calls", "100", "--json", str(tmp_path / "times")]
     done = subprocess.run(command, timeout=120, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    report = json.loads((tmp_path / "times").read_text())
-    times = report["microseconds a call"]["without the engine"]
-    assert {"bare jit", "jit, buffer bridge", "jit, ffi bridge"} <= times.keys()
+    report = json.loads((tmp_path / "times").read_text())["microseconds a call"]
+    assert report["without the engine"].keys() == {
+        "bare jit",
+        "jit, buffer bridge",
+        "100 in a jit, buffer bridge",
+        "jit, ffi bridge",
+        "100 in a jit, ffi bridge",
+        "outside of jit",
+        "NumPy arrays",
+    }
+    assert report["with the engine"].keys() == {"NumPy arrays", "jit, buffer bridge"}

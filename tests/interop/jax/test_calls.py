@@ -1,4 +1,4 @@
-"""JAX arrays: the values of the NumPy engine, traced and compiled once."""
+"""JAX arrays give the values of NumPy arrays; a call is traced and compiled once."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ def test_output_and_gradients_are_those_of_numpy_arrays(case: Any) -> None:
     grads = cudeform.deform_conv2d_backward(**ours.backward_arguments)
     assert isinstance(output, jax.Array)
     np.testing.assert_array_equal(output, cudeform.deform_conv2d(**case.arguments))
-    for ours_, wanted in zip(
-        grads, cudeform.deform_conv2d_backward(**case.backward_arguments), strict=True
-    ):
-        assert (ours_ is None) == (wanted is None)
-        np.testing.assert_array_equal(ours_, wanted)
+    wanted = cudeform.deform_conv2d_backward(**case.backward_arguments)
+    for got, grad in zip(grads, wanted, strict=True):
+        assert (got is None) == (grad is None)
+        np.testing.assert_array_equal(got, grad)
 
 
 @pytest.mark.parametrize("bridge", ["buffer", "ffi"])
@@ -59,14 +58,14 @@ def test_forward_mode_and_second_order_functions_are_those_of_numpy_arrays() -> 
     case = named("torchvision, offset normal")
     rng = np.random.default_rng(0)
     arrays = {name: np.asarray(array) for name, array in operands(case).items()}
-    moves = {name: rng.standard_normal(array.shape) for name, array in arrays.items()}
+    tangents = {name: rng.standard_normal(array.shape) for name, array in arrays.items()}
     for call, extra in (
         (cudeform.deform_conv2d_jvp, ()),
         (cudeform.deform_conv2d_double_backward, (case.grad_output,)),
     ):
         sizes = (case.stride, case.padding, case.dilation)
-        wanted = call(*_second(cudeform.Gradients(**moves), extra, case.arguments, sizes))
-        ours = jax.tree.map(jnp.asarray, (cudeform.Gradients(**moves), extra))
+        wanted = call(*_second(cudeform.Tangents(**tangents), extra, case.arguments, sizes))
+        ours = jax.tree.map(jnp.asarray, (cudeform.Tangents(**tangents), extra))
         got = call(*_second(*ours, on_jax(case).arguments, sizes))
         jaxcpu.assert_close(tuple(got), tuple(wanted))
 
@@ -108,14 +107,14 @@ class _count_compilations(list[str]):
 
 
 def test_a_new_shape_is_compiled() -> None:
-    # What the test above counts is counted.
+    # The counter of the test above does count.
     with _count_compilations() as compilations:
         case = build("never seen", size=(7, 13))
         jax.block_until_ready(function_of(case)(operands(case)))
     assert compilations
 
 
-def test_traced_and_concrete_arrays_may_meet() -> None:
+def test_traced_and_concrete_arrays_in_one_call() -> None:
     arrays = operands(CASE)
     weight = arrays.pop("weight")
     output = jax.jit(lambda a: function_of(CASE)({**a, "weight": weight}))(arrays)

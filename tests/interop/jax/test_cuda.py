@@ -1,4 +1,4 @@
-"""What the JAX door does for a GPU, run with the GPU's kernels on the host."""
+"""Calls from JAX to a GPU, with the GPU's kernels run on the host."""
 
 from __future__ import annotations
 
@@ -17,97 +17,112 @@ import cudeform
 from cudeform import engine
 from cudeform.geometry import geometry_of
 from cudeform.interop.jax import cuda as jax_cuda
-from cudeform.interop.jax.call_spec import TANGENT, Task, shapes_of
+from cudeform.interop.jax.call_spec import OPERANDS, Argument, CallSpec, engine_call
 
 pytestmark = needs_compiler
 
 CASE = named("torchvision, offset normal").cast("float32")
-OPERANDS = jaxcpu.OPERANDS
-TANGENTS = tuple(TANGENT + name for name in OPERANDS)
-STREAM, INDEX = 77, 3
+PRIMALS = tuple(Argument("primal", name) for name in OPERANDS)
+TANGENTS = tuple(Argument("tangent", name) for name in OPERANDS)
+GRAD_OUTPUT = Argument("primal", "grad_output")
+STREAM, GPU = 77, 3
 
-
-@pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> HostDevice:
-    """The device that the engine runs on."""
-    host = HostDevice()
-
-    def gpu_device(index: int, stream: int) -> HostDevice:
-        host.asked = index, stream
-        return host
-
-    monkeypatch.setattr(engine, "gpu_device", gpu_device)
-    return host
-
-
-def task(operation: str, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Task:
-    case = CASE
-    shapes = {f"{name}": getattr(case, name).shape for name in OPERANDS}
-    sizes = {"stride": case.stride, "padding": case.padding, "dilation": case.dilation}
-    geometry = geometry_of(**shapes, **sizes)
-    options = cudeform.Options()
-    return Task(operation, geometry, options, "float32", inputs, outputs, "buffer")
-
-
-TASKS = {
-    "forward": (OPERANDS, ("output",)),
-    "backward": ((*OPERANDS, "grad_output"), OPERANDS),
-    "jvp": ((*OPERANDS, *TANGENTS), ("output",)),
+OPERATIONS = {
+    "forward": (PRIMALS, ("output",)),
+    "backward": ((*PRIMALS, GRAD_OUTPUT), OPERANDS),
+    "jvp": ((*PRIMALS, *TANGENTS), ("output",)),
     "double_backward": (
-        (*OPERANDS, "grad_output", *TANGENTS),
+        (*PRIMALS, GRAD_OUTPUT, *TANGENTS),
         ("grad_output", "input", "offset", "weight", "mask"),
     ),
 }
 
 
-class Buffer:
-    """What buffer_callback hands over on a GPU."""
+class Gpus:
+    """The GPUs that the engine finds: host devices by number, made when they are asked for."""
 
-    def __init__(self, array: Any) -> None:
-        self.__cuda_array_interface__ = {"data": (array.pointer, False)}
+    def __init__(self) -> None:
+        self.devices: dict[int, HostDevice] = {}
+        self.asked: list[tuple[int, int]] = []
+
+    def device(self, index: int, stream: int, allocate: Any = None, *, free_bytes: int) -> Any:
+        self.asked.append((index, stream))
+        device = self.devices.setdefault(index, HostDevice())
+        device.free_bytes = lambda: free_bytes
+        if allocate is not None:
+            device.allocate = allocate
+        return device
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Gpus:
+    gpus = Gpus()
+    monkeypatch.setattr(engine, "gpu_device", gpus.device)
+    jax_cuda.workspace_bytes.cache_clear()
+    return gpus
+
+
+def spec_of(operation: str) -> CallSpec:
+    shapes = {name: getattr(CASE, name).shape for name in OPERANDS}
+    sizes = {"stride": CASE.stride, "padding": CASE.padding, "dilation": CASE.dilation}
+    geometry = geometry_of(**shapes, **sizes)
+    inputs, outputs = OPERATIONS[operation]
+    return CallSpec(operation, geometry, cudeform.Options(), "float32", inputs, outputs, "buffer")
+
+
+class Buffer:
+    """A buffer as ``buffer_callback`` passes it on a GPU."""
+
+    def __init__(self, pointer: int, shape: tuple[int, ...]) -> None:
+        self.__cuda_array_interface__ = {"data": (pointer, False), "shape": shape}
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return 2, INDEX
+        return 2, GPU
 
 
-@pytest.mark.parametrize("operation", TASKS)
-def test_a_callback_queues_the_task_in_the_memory_of_xla(
-    operation: str, device: HostDevice, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    jax_cuda.workspace_bytes.cache_clear()
-    a_task = task(operation, *TASKS[operation])
-    nbytes = jax_cuda.workspace_bytes(a_task)
-    assert device.log == []  # a rehearsal runs nothing
+def buffer_of(array: Any) -> Buffer:
+    return Buffer(array.pointer, array.shape)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_callback_queues_a_call_in_the_memory_of_xla(operation: str, gpus: Gpus) -> None:
+    spec = spec_of(operation)
+    (nbytes,) = jax_cuda.workspace(spec, [GPU]).shape
+    host = gpus.devices[GPU]
+    assert host.log == []  # planning runs nothing
     rng = np.random.default_rng(0)
-    in_shapes, out_shapes = shapes_of(a_task)
     arrays = {
-        name: getattr(CASE, name, rng.standard_normal(shape)).astype("float32")
-        for name, shape in zip(a_task.inputs, in_shapes, strict=True)
+        argument: rng.standard_normal(shape).astype("float32")
+        if argument.role == "tangent"
+        else getattr(CASE, argument.name).astype("float32")
+        for argument, shape in zip(spec.inputs, spec.input_shapes(), strict=True)
     }
-    inputs = [device.put(array) for array in arrays.values()]
-    outputs = [device.empty(shape, "float32") for shape in out_shapes]
-    workspace = device.allocate(nbytes)
-    monkeypatch.setattr(device, "allocate", None)  # nothing is allocated outside of XLA
-    results = [Buffer(array) for array in (*outputs, workspace)]
-    context = SimpleNamespace(stream=STREAM)
-    jax_cuda.callback(a_task)(context, results, *map(Buffer, inputs))
-    assert device.asked == (INDEX, STREAM)
-    for name, got, wanted in zip(a_task.outputs, outputs, by_numpy(a_task, arrays), strict=True):
-        np.testing.assert_allclose(device.read(got), wanted, rtol=2e-4, atol=2e-4, err_msg=name)
+    inputs = [host.put(array) for array in arrays.values()]
+    outputs = [host.empty(shape, "float32") for shape in spec.output_shapes()]
+    memory = host.allocate(nbytes)
+    allocated = host.peak_bytes
+    block = Buffer(memory.pointer, (nbytes,))
+    jax_cuda.callback(spec)(
+        SimpleNamespace(stream=STREAM), [*map(buffer_of, outputs), block], *map(buffer_of, inputs)
+    )
+    assert gpus.asked[-1] == (GPU, STREAM)
+    assert host.peak_bytes == allocated  # nothing is allocated outside of XLA
+    for name, got, wanted in zip(spec.outputs, outputs, by_numpy(spec, arrays), strict=True):
+        np.testing.assert_allclose(host.read(got), wanted, rtol=2e-4, atol=2e-4, err_msg=name)
 
 
-def by_numpy(a_task: Task, arrays: dict[str, Any]) -> list[Any]:
-    """The results of a task on NumPy arrays."""
+def by_numpy(spec: CallSpec, arrays: dict[Argument, Any]) -> list[Any]:
+    """The results of a call on NumPy arrays."""
     sizes = {"stride": CASE.stride, "padding": CASE.padding, "dilation": CASE.dilation}
-    given = {name: arrays[name] for name in OPERANDS} | sizes
-    if a_task.operation == "forward":
+    given = {argument.name: arrays[argument] for argument in PRIMALS} | sizes
+    if spec.operation == "forward":
         return [cudeform.deform_conv2d(**given)]
-    if a_task.operation == "backward":
-        return list(cudeform.deform_conv2d_backward(arrays["grad_output"], **given))
-    tangents = cudeform.Tangents(*(arrays[name] for name in TANGENTS))
-    if a_task.operation == "jvp":
+    if spec.operation == "backward":
+        return list(cudeform.deform_conv2d_backward(arrays[GRAD_OUTPUT], **given))
+    tangents = cudeform.Tangents(*(arrays[argument] for argument in TANGENTS))
+    if spec.operation == "jvp":
         return [cudeform.deform_conv2d_jvp(tangents, **given)]
-    grad_output = arrays["grad_output"]
+    grad_output = arrays[GRAD_OUTPUT]
     return list(cudeform.deform_conv2d_double_backward(tangents, grad_output, **given))
 
 
@@ -115,30 +130,65 @@ def by_numpy(a_task: Task, arrays: dict[str, Any]) -> list[Any]:
     ("bridge", "target"),
     [("buffer", "xla_buffer_python_gpu_callback"), ("ffi", "cudeform_deform_conv2d")],
 )
-@pytest.mark.usefixtures("device")
-def test_a_program_for_cuda_has_workspace_among_its_results(bridge: str, target: str) -> None:
-    jax_cuda.workspace_bytes.cache_clear()
+def test_a_program_for_cuda_has_workspace_among_its_results(
+    bridge: str, target: str, gpus: Gpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = SimpleNamespace(local_hardware_id=GPU)
+    monkeypatch.setattr(jax, "local_devices", lambda backend: [local])
     with jaxcpu.bridge(bridge):
         traced = jax.jit(function_of(CASE)).trace(operands(CASE))
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
-    nbytes = jax_cuda.workspace_bytes(task("forward", *TASKS["forward"]))
+    (nbytes,) = jax_cuda.workspace(spec_of("forward"), [GPU]).shape
     (line,) = [line for line in text.splitlines() if target in line]
     assert f"tensor<{nbytes}xui8>" in line
+    assert gpus.asked[0] == (GPU, 0)
 
 
+def test_the_gpus_of_this_process_are_chosen() -> None:
+    def gpu(number: int, process: int) -> Any:
+        return SimpleNamespace(platform="gpu", process_index=process, local_hardware_id=number)
+
+    assert jax_cuda.local_gpus([gpu(5, 0), gpu(2, 0), gpu(0, 1)]) == (2, 5)
+
+
+def test_the_workspace_suits_each_gpu_that_may_run(
+    gpus: Gpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def planned(*arguments: Any, device: HostDevice) -> int:
+        return 1000 * device.multiprocessors
+
+    monkeypatch.setattr(engine, "workspace_bytes", planned)
+    gpus.devices = {2: HostDevice(multiprocessors=9), 5: HostDevice(multiprocessors=7)}
+    (nbytes,) = jax_cuda.workspace(spec_of("forward"), [2, 5]).shape
+    assert nbytes == 9000 + jax_cuda.ALIGNMENT
+    assert gpus.asked == [(2, 0), (5, 0)]
+
+
+@pytest.mark.usefixtures("gpus")
 def test_too_little_workspace_is_an_error() -> None:
-    arena = jax_cuda.Arena(0, 1000)
-    assert arena.take(100).pointer == 0
-    assert arena.take(100).pointer == 256
-    with pytest.raises(RuntimeError, match="more workspace than"):
-        arena.take(1000)
+    call = engine_call(spec_of("backward"))
+    wanted = jax_cuda.workspace_bytes(call.spec, GPU)
+    addresses = [256] * 6, [256] * 5
+    block = jax_cuda.Block(256, wanted - 1)
+    with pytest.raises(RuntimeError, match=rf"needs a workspace of {wanted} bytes, but the progr"):
+        jax_cuda.run(call, *addresses, block, STREAM, GPU)
 
 
-def test_without_cupy_the_error_says_what_is_missing() -> None:
-    traced = jax.jit(function_of(on_jax(CASE))).trace(operands(CASE))
-    jax_cuda.workspace_bytes.cache_clear()
+def test_a_block_is_aligned() -> None:
+    block = jax_cuda.Block(1, 1000)
+    assert block.allocate(745) == (256, 745)
+    with pytest.raises(RuntimeError, match="lowered for one that needs 744; lower it where"):
+        block.allocate(746)
+
+
+def test_lowering_without_a_gpu_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     if engine_has_gpu():
         pytest.skip("this machine has a GPU")
+    traced = jax.jit(function_of(on_jax(CASE))).trace(operands(CASE))
+    with pytest.raises(RuntimeError, match="for CUDA only where JAX has a GPU, for the size of"):
+        traced.lower(lowering_platforms=("cuda",))
+    jax_cuda.workspace_bytes.cache_clear()
+    monkeypatch.setattr(jax_cuda, "local_gpus", lambda devices: (0,))
     with pytest.raises(RuntimeError, match="CuPy"):
         traced.lower(lowering_platforms=("cuda",))
 

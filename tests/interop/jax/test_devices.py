@@ -1,4 +1,4 @@
-"""What JAX is promised, on the CPU and on a GPU: the same values by the same tests."""
+"""The promises to users of JAX, by the same tests on the CPU and on a GPU."""
 
 from __future__ import annotations
 
@@ -63,27 +63,30 @@ def test_output_and_gradients(dtype: str, bridge: str, device: Any) -> None:
 def test_forward_mode_and_the_second_order(dtype: str, bridge: str) -> None:
     case = CASE.cast(dtype)
     rng = np.random.default_rng(0)
-    moves = {n: rng.standard_normal(a.shape).astype(dtype) for n, a in operands(case).items()}
-    tangents = jax.tree.map(jnp.asarray, moves)
+    tangents = {n: rng.standard_normal(a.shape).astype(dtype) for n, a in operands(case).items()}
 
     @jax.jit
     def run(arrays: Any, tangents: Any, grad_output: Any) -> Any:
-        moved = jax.jvp(function_of(case), (arrays,), (tangents,))[1]
+        output_tangent = jax.jvp(function_of(case), (arrays,), (tangents,))[1]
 
         def pulled(arrays: Any, grad_output: Any) -> Any:
             return jax.vjp(function_of(case), arrays)[1](grad_output)[0]
 
-        return moved, jax.vjp(pulled, arrays, grad_output)[1](tangents)
+        return output_tangent, jax.vjp(pulled, arrays, grad_output)[1](tangents)
 
     with jaxcpu.bridge(bridge):
-        moved, (seconds, of_output) = run(operands(case), tangents, jnp.asarray(case.grad_output))
-    given = cudeform.Gradients(**moves)
-    assert_near(moved, cudeform.deform_conv2d_jvp(given, **case.arguments), dtype)
+        output_tangent, (grads, grad_of_grad_output) = run(
+            operands(case),
+            jax.tree.map(jnp.asarray, tangents),
+            jnp.asarray(case.grad_output),
+        )
+    given = cudeform.Tangents(**tangents)
+    assert_near(output_tangent, cudeform.deform_conv2d_jvp(given, **case.arguments), dtype)
     wanted = cudeform.deform_conv2d_double_backward(given, case.grad_output, **case.arguments)
-    assert_near(of_output, wanted.grad_output, dtype)
+    assert_near(grad_of_grad_output, wanted.grad_output, dtype)
     for name in ("input", "offset", "weight", "mask"):
-        assert_near(seconds[name], getattr(wanted, name), dtype)
-    assert not np.asarray(seconds["bias"]).any()
+        assert_near(grads[name], getattr(wanted, name), dtype)
+    assert not np.asarray(grads["bias"]).any()
 
 
 @bridges
@@ -131,10 +134,10 @@ def test_twenty_steps_of_descent_in_a_loop(bridge: str) -> None:
         end = jax.jit(lambda offset: jax.lax.fori_loop(0, 20, step, offset))(arrays["offset"])
     by_hand = {name: np.asarray(array) for name, array in arrays.items()}
     for _ in range(20):
-        rest = 2 * (cudeform.deform_conv2d(**by_hand, **sizes) - case.grad_output)
-        grads = cudeform.deform_conv2d_backward(rest, **by_hand, **sizes, needs=("offset",))
+        grad_output = 2 * (cudeform.deform_conv2d(**by_hand, **sizes) - case.grad_output)
+        grads = cudeform.deform_conv2d_backward(grad_output, **by_hand, **sizes, needs=("offset",))
         by_hand["offset"] = by_hand["offset"] - np.float32(1e-5) * grads.offset
-    assert abs(by_hand["offset"] - start).max() > 1e-3  # the steps are seen
+    assert abs(by_hand["offset"] - start).max() > 1e-3  # far above the rounding error
     assert_near(np.asarray(end) - start, by_hand["offset"] - start, "float32")
 
 

@@ -1,4 +1,4 @@
-"""What JAX must not compute is refused in words, while tracing."""
+"""A wrong call is refused with an explanation while JAX traces it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from cases import named
 from support.jaxcpu import function_of, jax, operands
 
 import cudeform
+from cudeform.interop import jax as adapter
 
 CASE = named("torchvision, offset half")
 
@@ -67,9 +68,7 @@ def test_arrays_of_another_library_are_refused() -> None:
 
 
 def test_a_jax_that_is_too_old_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from cudeform.interop.jax import minimum
-
     monkeypatch.setattr(jax, "__version_info__", (0, 6, 2))
     monkeypatch.setattr(jax, "__version__", "0.6.2")
     with pytest.raises(ImportError, match=r"jax 0\.7\.2 or newer, this is 0\.6\.2; pip install"):
-        reload(minimum)
+        reload(adapter)

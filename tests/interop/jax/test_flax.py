@@ -1,4 +1,4 @@
-"""The layer of Flax NNX: an ordinary convolution at first, and it learns where to look."""
+"""The layer of Flax NNX: an ordinary convolution at first; training changes all parameters."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_new_layer_is_an_ordinary_convolution(modulated: bool, factor: float) 
 
 @pytest.mark.parametrize("modulated", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_branch_gives_offset_and_mask(modulated: bool, bias: bool) -> None:
+def test_the_branch_predicts_offset_and_mask(modulated: bool, bias: bool) -> None:
     layer = layer_of(modulated=modulated, bias=bias)
     keys = jax.random.split(jax.random.key(2))
     for parameter, key in zip((layer.branch_weight, layer.branch_bias), keys, strict=True):
@@ -67,7 +67,7 @@ def test_the_branch_gives_offset_and_mask(modulated: bool, bias: bool) -> None:
     jaxcpu.assert_close(layer(IMAGES), wanted, 1e-5)
 
 
-def test_training_moves_every_parameter() -> None:
+def test_training_changes_every_parameter() -> None:
     layer = layer_of()
     wanted = jnp.sin(jnp.arange(layer(IMAGES).size, dtype="float32")).reshape(layer(IMAGES).shape)
 
@@ -84,8 +84,8 @@ def test_training_moves_every_parameter() -> None:
     before = jax.tree.map(np.asarray, nnx.state(layer))
     values = [float(step(layer)) for _ in range(10)]
     assert values[-1] < values[0]
-    moved = jax.tree.map(lambda a, b: bool((np.asarray(a) != b).any()), nnx.state(layer), before)
-    assert all(jax.tree.leaves(moved))
+    changed = jax.tree.map(lambda a, b: bool((np.asarray(a) != b).any()), nnx.state(layer), before)
+    assert all(jax.tree.leaves(changed))
 
 
 def test_bfloat16_images_give_bfloat16() -> None:

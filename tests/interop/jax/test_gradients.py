@@ -1,4 +1,4 @@
-"""Forward and reverse mode of JAX, to the second order, and what is refused."""
+"""Forward and reverse mode of JAX to the second order; higher orders are refused."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
 def check_grads(function: Any, arrays: Any, order: int, modes: Any) -> None:
-    # Steps so small that no sample crosses a whole coordinate, where slopes jump.
+    # The steps are so small that no sample crosses a pixel, where its slope jumps.
     test_util.check_grads(function, (arrays,), order, modes, eps=1e-6, atol=1e-6, rtol=1e-6)
 
 
-def moves(arrays: Any, seed: int = 0) -> Any:
+def tangents_of(arrays: Any, seed: int = 0) -> Any:
     rng = np.random.default_rng(seed)
     return {name: jnp.asarray(rng.standard_normal(a.shape)) for name, a in arrays.items()}
 
@@ -65,31 +65,31 @@ def test_reverse_mode_is_backward(name: str, boundary_grad: str) -> None:
 
 @every
 def test_all_ways_to_the_second_derivatives_agree(case: Any) -> None:
-    # Forward over reverse gives all blocks of the Hessian; so must the other ways.
+    # Forward over reverse gives all blocks of the Hessian; the other ways must give the same.
     loss, arrays = loss_of(case), operands(case)
     hessian = jax.jit(jax.jacfwd(jax.grad(loss)))(arrays)
     jaxcpu.assert_close(jax.jit(jax.jacrev(jax.grad(loss)))(arrays), hessian)
-    move = moves(arrays)
+    tangents = tangents_of(arrays)
 
     @jax.jit
     def reverse_over_forward(arrays: Any) -> Any:
-        return jax.grad(lambda a: jax.jvp(loss, (a,), (move,))[1])(arrays)
+        return jax.grad(lambda a: jax.jvp(loss, (a,), (tangents,))[1])(arrays)
 
-    product = jax.jvp(jax.grad(loss), (arrays,), (move,))[1]
+    product = jax.jvp(jax.grad(loss), (arrays,), (tangents,))[1]
     jaxcpu.assert_close(reverse_over_forward(arrays), product)
 
 
 @every
 def test_a_hessian_is_the_difference_of_gradients(case: Any) -> None:
     loss, arrays = loss_of(case), operands(case)
-    move = moves(arrays)
+    tangents = tangents_of(arrays)
     step = 1e-6
     there, here = (
-        jax.grad(loss)(jax.tree.map(lambda a, m, s=sign: a + s * step * m, arrays, move))
+        jax.grad(loss)(jax.tree.map(lambda a, t, s=sign: a + s * step * t, arrays, tangents))
         for sign in (1, -1)
     )
     differences = jax.tree.map(lambda a, b: (a - b) / (2 * step), there, here)
-    product = jax.jvp(jax.grad(loss), (arrays,), (move,))[1]
+    product = jax.jvp(jax.grad(loss), (arrays,), (tangents,))[1]
     jaxcpu.assert_close(product, differences, 1e-6)
 
 
@@ -97,36 +97,34 @@ def test_a_linear_loss_has_no_second_derivatives_by_the_bias() -> None:
     case = CASES[0]
     arrays = operands(case)
     gradient = jax.grad(lambda arrays: function_of(case)(arrays).sum())
-    along_all = jax.jvp(gradient, (arrays,), (moves(arrays),))[1]
+    along_all = jax.jvp(gradient, (arrays,), (tangents_of(arrays),))[1]
     assert not np.asarray(along_all["bias"]).any()
     assert np.asarray(along_all["offset"]).any()
-    nowhere = jax.tree.map(jnp.zeros_like, arrays)
-    move = nowhere | {"bias": jnp.ones_like(arrays["bias"])}
-    jaxcpu.assert_close(jax.jvp(gradient, (arrays,), (move,))[1], nowhere, 0.0)
+    zeros = jax.tree.map(jnp.zeros_like, arrays)
+    tangents = zeros | {"bias": jnp.ones_like(arrays["bias"])}
+    jaxcpu.assert_close(jax.jvp(gradient, (arrays,), (tangents,))[1], zeros, 0.0)
     along_bias = jax.jvp(
-        lambda b: gradient(arrays | {"bias": b}), (arrays["bias"],), (move["bias"],)
+        lambda b: gradient(arrays | {"bias": b}), (arrays["bias"],), (tangents["bias"],)
     )
-    jaxcpu.assert_close(along_bias[1], nowhere, 0.0)
+    jaxcpu.assert_close(along_bias[1], zeros, 0.0)
 
 
 def test_products_with_the_hessian_are_differentiable_along_their_direction() -> None:
     case = CASES[0]
     loss, arrays = loss_of(case), operands(case)
 
-    def product(move: Any) -> Any:
-        return jax.jvp(jax.grad(loss), (arrays,), (move,))[1]
+    def product(tangents: Any) -> Any:
+        return jax.jvp(jax.grad(loss), (arrays,), (tangents,))[1]
 
-    move, weight = moves(arrays), moves(arrays, seed=1)
-    _, pull = jax.vjp(product, move)
-    jaxcpu.assert_close(pull(weight)[0], product(weight))  # a Hessian is symmetric
-    transposed = jax.linear_transpose(lambda m: pull(m)[0], move)(weight)[0]
-    jaxcpu.assert_close(transposed, product(weight))
+    tangents, cotangents = tangents_of(arrays), tangents_of(arrays, seed=1)
+    _, pull = jax.vjp(product, tangents)
+    jaxcpu.assert_close(pull(cotangents)[0], product(cotangents))  # a Hessian is symmetric
+    transposed = jax.linear_transpose(lambda t: pull(t)[0], tangents)(cotangents)[0]
+    jaxcpu.assert_close(transposed, product(cotangents))
 
 
 @pytest.mark.parametrize("name", jaxcpu.OPERANDS)
-def test_only_what_is_differentiated_is_computed(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_requested_gradients_are_computed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     backward = engine.backward
 
@@ -151,7 +149,7 @@ def test_a_second_gradient_calls_the_engine_once_more(monkeypatch: pytest.Monkey
     call = function_of(case)
 
     def penalty(arrays: Any) -> Any:
-        # The output is not used twice: its gradient does not depend on it.
+        # The loss is linear, so the gradient does not need the output.
         grads = jax.grad(lambda image: call({**arrays, "input": image}).sum())(arrays["input"])
         return (grads**2).sum()
 
@@ -168,10 +166,10 @@ def _recorded(function: Any, name: str, calls: list[str]) -> Any:
 
 
 def test_forward_over_forward_is_refused() -> None:
-    loss, move = loss_of(CASES[0]), moves(operands(CASES[0]))
+    loss, tangents = loss_of(CASES[0]), tangents_of(operands(CASES[0]))
 
     def twice(arrays: Any) -> Any:
-        return jax.jvp(lambda a: jax.jvp(loss, (a,), (move,))[1], (arrays,), (move,))
+        return jax.jvp(lambda a: jax.jvp(loss, (a,), (tangents,))[1], (arrays,), (tangents,))
 
     for call in (twice, jax.jit(twice)):
         with pytest.raises(NotImplementedError, match=r"no forward mode over forward.*hessian"):
@@ -182,14 +180,14 @@ def test_third_derivatives_are_refused() -> None:
     case = CASES[0]
     arrays = operands(case)
 
-    def along(image: Any) -> Any:
+    def loss(image: Any) -> Any:
         return loss_of(case)({**arrays, "input": image})
 
     def sum_of_gradient(function: Any) -> Any:
         return lambda image: (jax.grad(function)(image) ** 2).sum()
 
     with pytest.raises(NotImplementedError, match="no third derivatives"):
-        jax.grad(sum_of_gradient(sum_of_gradient(along)))(arrays["input"])
+        jax.grad(sum_of_gradient(sum_of_gradient(loss)))(arrays["input"])
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
@@ -207,7 +205,7 @@ def test_gradients_of_sequences_of_calls() -> None:
     arrays = operands(case)
 
     def loss(arrays: Any) -> Any:
-        arrays = jax.tree.map(jnp.asarray, arrays)  # finite differences come in NumPy arrays
+        arrays = jax.tree.map(jnp.asarray, arrays)  # check_grads passes NumPy arrays
         offset = jnp.tanh(function_of(case)(arrays)) * 0.4 + 0.5
         return jnp.sin(function_of(case)({**arrays, "offset": offset})).sum()
 

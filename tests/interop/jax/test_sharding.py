@@ -1,4 +1,4 @@
-"""Arrays spread over eight devices: nothing that belongs to an image leaves its device."""
+"""Arrays spread over eight devices: each device computes its own images, without a copy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cudeform import engine
 from jax.sharding import AxisType, NamedSharding, PartitionSpec  # isort: skip
 
 CASE = build("sharded", batch=16, channels=4, groups=2, out_channels=2, offset_groups=2)
-FILTERS = ("weight", "bias")
+PARAMETERS = ("weight", "bias")
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def mesh_of(*sizes: int, kind: Any = None) -> Any:
 
 
 def specs(arrays: Any, axes: Any = "images") -> Any:
-    return {n: PartitionSpec() if n in FILTERS else PartitionSpec(axes) for n in arrays}
+    return {n: PartitionSpec() if n in PARAMETERS else PartitionSpec(axes) for n in arrays}
 
 
 def spread(arrays: Any, mesh: Any, axes: Any = "images") -> Any:
@@ -62,11 +62,11 @@ def test_the_partitioner_that_came_before_shardy() -> None:
         jax.config.update("jax_use_shardy_partitioner", before)
 
 
-def test_a_batch_that_the_devices_do_not_divide() -> None:
+def test_a_batch_that_is_no_multiple_of_the_devices() -> None:
     arrays = operands(CASE)
 
     def part(arrays: Any) -> Any:
-        some = {n: a if n in FILTERS else a[:12] for n, a in arrays.items()}
+        some = {n: a if n in PARAMETERS else a[:12] for n, a in arrays.items()}
         return function_of(CASE)(some)
 
     mesh = mesh_of(8)
@@ -75,7 +75,7 @@ def test_a_batch_that_the_devices_do_not_divide() -> None:
     jaxcpu.assert_close(np.asarray(got), np.asarray(part(arrays)))
 
 
-def test_a_device_gets_its_images_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_gets_only_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     forward = engine.forward
 
@@ -100,7 +100,7 @@ def test_gradients_under_jit(order: int) -> None:
     compiled = jax.jit(gradient).lower(there).compile()
     text = compiled.as_text()
     assert "all-gather" not in text
-    assert "all-reduce" in text  # of the filters' gradients
+    assert "all-reduce" in text  # of the parameters' gradients
     grads = compiled(there)
     for name in ("input", "offset", "mask"):
         assert grads[name].sharding.spec[0] == "images"
@@ -117,7 +117,7 @@ def test_images_over_two_axes_of_a_mesh() -> None:
 
 
 @pytest.mark.parametrize("batch", [16, 3])
-def test_arrays_spread_otherwise_are_brought_together(batch: int) -> None:
+def test_arrays_spread_by_channel_are_gathered(batch: int) -> None:
     case = build("rows", batch=batch, channels=8, out_channels=8)
     arrays = operands(case)
     mesh = mesh_of(8)
@@ -140,7 +140,7 @@ def test_shard_map(check: bool) -> None:
 
 
 def test_gradients_through_shard_map() -> None:
-    # The sum over devices of the filters' gradients comes from the transpose of their broadcast.
+    # The transpose of the parameters' broadcast sums their gradients over the devices.
     arrays = operands(CASE)
     mesh = mesh_of(8)
 
@@ -173,10 +173,10 @@ def test_a_training_step_on_explicit_axes() -> None:
 def test_vmap_of_spread_images() -> None:
     arrays = operands(CASE)
     there = spread(arrays, mesh_of(8))
-    axes = {name: None if name in FILTERS else 0 for name in arrays}
+    axes = {name: None if name in PARAMETERS else 0 for name in arrays}
 
     def single(arrays: Any) -> Any:
-        one = {n: a if n in FILTERS else a[None] for n, a in arrays.items()}
+        one = {n: a if n in PARAMETERS else a[None] for n, a in arrays.items()}
         return function_of(CASE)(one)[0]
 
     compiled = jax.jit(jax.vmap(single, (axes,))).lower(there).compile()

@@ -1,4 +1,4 @@
-"""vmap gives what a loop gives, whatever is mapped."""
+"""vmap over any mix of operands gives the results of a loop."""
 
 from __future__ import annotations
 
@@ -35,17 +35,18 @@ mixes = pytest.mark.parametrize(
 
 
 def examples(mapped: set[str], axis: int = 0, case: Any = CASE) -> tuple[Any, Any]:
-    """Operands of a case, those that are mapped stacked along an axis, and their ``in_axes``."""
+    """Operands of a case, the mapped ones with an axis of examples, and their ``in_axes``."""
     rng = np.random.default_rng(1)
     arrays = operands(case)
     for name in mapped:
-        moved = [arrays[name] + 0.3 * rng.standard_normal(arrays[name].shape) for _ in range(3)]
-        arrays[name] = jnp.stack(moved, axis)
+        shape = arrays[name].shape
+        each = [arrays[name] + 0.3 * rng.standard_normal(shape) for _ in range(EXAMPLES)]
+        arrays[name] = jnp.stack(each, axis)
     return arrays, {name: axis if name in mapped else None for name in arrays}
 
 
 def looped(function: Any, arrays: Any, axes: Any) -> Any:
-    """What ``vmap`` shall give."""
+    """The expected result of ``vmap``: a loop over the examples."""
 
     def example(index: int) -> Any:
         return {

@@ -1,4 +1,4 @@
-"""Autocast: float32, as torchvision has it, unless all tensors are in one half precision."""
+"""Autocast: float32 as in torchvision, unless all tensors have the same half precision."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_without_autocast_two_dtypes_are_refused(torch_device: Any) -> None:
 
 @pytest.mark.parametrize("half", HALVES)
 @pytest.mark.parametrize("which", range(5), ids=NAMES)
-def test_of_mixed_tensors_all_become_float32(
+def test_mixed_tensors_become_float32(
     torch_device: Any, computed_in: list[str], which: int, half: Any
 ) -> None:
     operands = [t.float() for t in tensors(torch_device)]
@@ -87,7 +87,7 @@ def test_full_precision_stays(torch_device: Any, computed_in: list[str], dtype: 
     assert computed_in == [str(dtype).removeprefix("torch.")]
 
 
-def test_the_backward_function_has_the_same_rule(torch_device: Any, computed_in: list[str]) -> None:
+def test_autocast_of_the_backward_function(torch_device: Any, computed_in: list[str]) -> None:
     operands = [t.float() for t in tensors(torch_device)]
     operands[0] = operands[0].bfloat16()
     given = (*operands[:4],)
@@ -121,7 +121,7 @@ def test_a_layer_whose_branch_autocast_makes_half(
     assert all(p.grad is not None for p in layer.parameters())
 
 
-def test_compiled_code_has_the_same_rule(torch_device: Any) -> None:
+def test_autocast_of_compiled_code(torch_device: Any) -> None:
     torch._dynamo.reset()
     operands = [t.float() for t in tensors(torch_device)]
     operands[0] = operands[0].bfloat16()

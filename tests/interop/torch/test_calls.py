@@ -1,6 +1,6 @@
-"""PyTorch tensors: an ordinary differentiable operator that copies and computes no more than asked.
+"""Tensors: an ordinary differentiable operator, without copies and without unneeded results.
 
-What torch's transforms, compilers and layers make of it is in the files beside this one.
+Transforms, compilers and layers have their own files in this folder.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ pytestmark = quiet
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What last reached the forward and the backward of the engine: arrays, by name."""
+    """Arrays of the last forward and the last backward of the engine, by name."""
     arrays: dict[str, Any] = {}
     forward, backward = engine.forward, engine.backward
 
@@ -73,7 +73,7 @@ def test_nothing_is_copied(seen: dict[str, Any], dtype: Any) -> None:
     assert addresses(seen["backward"]) == pointers | {"grad_output": ones.data_ptr()} | written
 
 
-def test_views_and_broadcast_tensors_are_read_where_they_lie(seen: dict[str, Any]) -> None:
+def test_views_and_broadcast_tensors_are_not_copied(seen: dict[str, Any]) -> None:
     input, offset, *rest = tensors("cpu")
     channels_last = input.contiguous(memory_format=torch.channels_last)
     broadcast = offset[:1, :, :1, :1].expand_as(offset)
@@ -95,7 +95,7 @@ def test_only_what_is_needed_is_computed(seen: dict[str, Any], needed: tuple[str
     assert [name for name, t in operands.items() if t.grad is not None] == list(needed)
 
 
-def test_without_a_need_nothing_is_kept(torch_device: Any) -> None:
+def test_nothing_is_saved_where_no_gradient_is_needed(torch_device: Any) -> None:
     assert not convolve(*tensors(torch_device)).requires_grad
     operands = tensors(torch_device, grad=True)
     with torch.no_grad():
@@ -169,7 +169,7 @@ def test_tensors_that_are_not_contiguous(torch_device: Any, layout: str) -> None
         changed = [torch.stack([t, 2 * t], dim=-1)[..., 0] for t in leaves]
     elif layout == "expanded":
         leaves[1] = changed[1] = leaves[1][:1, :, :1, :1].expand_as(leaves[1])
-    elif layout == "negative":  # a lazy minus sign, which NumPy knows nothing of
+    elif layout == "negative":  # a lazy minus sign, which NumPy does not have
         changed = [torch.complex(torch.zeros_like(t), -t).conj().imag for t in leaves]
         assert all(t.is_neg() for t in changed)
     else:  # torchvision's own test
@@ -185,7 +185,7 @@ def test_tensors_that_are_not_contiguous(torch_device: Any, layout: str) -> None
     assert all(g.is_contiguous() for g in torch.autograd.grad(mine, given, weights))
 
 
-def test_an_operand_that_was_overwritten_is_noticed(torch_device: Any) -> None:
+def test_an_operand_overwritten_before_the_backward_is_an_error(torch_device: Any) -> None:
     operands = tensors(torch_device, grad=True)
     output = convolve(operands[0] * 1, *operands[1:])
     with torch.no_grad():
@@ -194,7 +194,7 @@ def test_an_operand_that_was_overwritten_is_noticed(torch_device: Any) -> None:
         output.sum().backward()
 
 
-def test_without_the_private_names_of_torch_all_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_without_the_private_names_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     operands = tensors("cpu", grad=True)
     wanted = convolve(*operands)
     monkeypatch.setattr(torch_ops, "_functorch_active", lambda: True)

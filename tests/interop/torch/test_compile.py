@@ -1,4 +1,4 @@
-"""The torch adapter under torch.compile, torch.export and what records calls."""
+"""The torch adapter under torch.compile, torch.export and torch.jit.trace."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_compile_with_sizes_that_change(backend: str) -> None:
     compiled = torch.compile(convolve, fullgraph=True, backend=counter, dynamic=True)
     input, offset, weight, bias, mask = tensors("cpu")
     convolve(input, offset, weight, bias, mask)
-    for batch in (7, 8, 11):  # unlike any other size: equal ones are taken for one
+    for batch in (7, 8, 11):  # unlike all other sizes: torch merges equal symbols
         many = [torch.cat([t] * 6)[:batch].requires_grad_() for t in (input, offset, mask)]
         operands = (many[0], many[1], weight, bias, many[2])
         mine, theirs = compiled(*operands), convolve(*operands)
@@ -59,7 +59,7 @@ def test_compile_with_sizes_that_change(backend: str) -> None:
     assert counter.frame_count == 1
 
 
-def test_a_layer_is_compiled_whole() -> None:
+def test_a_layer_compiles_without_graph_breaks() -> None:
     torch._dynamo.reset()
     layer = DeformConv2d(6, 2, (3, 2), groups=2, **SIZES).double()
     input, offset, _, _, mask = tensors("cpu")
@@ -67,9 +67,11 @@ def test_a_layer_is_compiled_whole() -> None:
     assert torch.allclose(compiled(input, offset, mask), layer(input, offset, mask))
 
 
-def test_compiled_code_has_the_option_that_was_in_force() -> None:
+def test_compiled_code_keeps_the_option_in_force_when_compiled() -> None:
     torch._dynamo.reset()
-    offset = torch.full((1, 18, 5, 5), -1.0, requires_grad=True)  # the edge, where rules differ
+    offset = torch.full(
+        (1, 18, 5, 5), -1.0, requires_grad=True
+    )  # the edge, where the conventions differ
     input, weight = torch.randn(1, 2, 5, 5), torch.randn(2, 2, 3, 3)
 
     def slope(function: Any) -> Any:
@@ -108,11 +110,11 @@ def test_export(strict: bool) -> None:
     input, offset, weight, bias, mask = tensors("cpu")
     more = [torch.cat([t, t, t]) for t in (input, offset, mask)]
     operands = (more[0], more[1], weight, bias, more[2])
-    with cudeform.options(boundary_grad="zero"):  # not for the program to know
+    with cudeform.options(boundary_grad="zero"):  # which the exported program must ignore
         assert torch.equal(program.module()(*operands), convolve(*operands))
 
 
-def test_a_recorded_layer_can_be_saved() -> None:
+def test_a_traced_layer_can_be_saved() -> None:
     layer = ModulatedDeformConv2dPack(6, 4, 3, padding=1)
     image = torch.randn(1, 6, 5, 5)
     file = io.BytesIO()
@@ -122,7 +124,7 @@ def test_a_recorded_layer_can_be_saved() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_what_no_compiler_of_torch_can_do_is_an_error() -> None:
+def test_transforms_that_torch_cannot_compile_are_errors() -> None:
     input, offset, weight, bias, mask = tensors("cpu")
 
     def loss(offset: Any) -> Any:
@@ -149,7 +151,7 @@ def test_a_second_derivative_of_compiled_code_is_an_error() -> None:
         torch.autograd.grad(first.sum(), operands[0])
 
 
-def test_wrong_shapes_are_told_in_words_even_when_traced() -> None:
+def test_wrong_shapes_are_explained_when_traced_too() -> None:
     input, offset, weight, bias, mask = tensors("cpu")
     for fails in (convolve, torch.compile(convolve, fullgraph=True, backend="eager")):
         torch._dynamo.reset()

@@ -1,4 +1,4 @@
-"""Derivatives of tensors, in every mode: right, or an error in words, never silent zeros."""
+"""Derivatives of tensors in every mode: correct, or a clear error, never silent zeros."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_gradcheck(torch_device: Any, count: int, contiguous: bool) -> None:
     )
 
 
-def test_gradcheck_of_each_alone(torch_device: Any) -> None:
+def test_gradcheck_of_each_operand(torch_device: Any) -> None:
     for which, name in enumerate(NAMES):
         operands = tensors(torch_device)
         operands[which].requires_grad_()
@@ -62,7 +62,7 @@ def test_gradgradcheck(torch_device: Any, count: int) -> None:
     assert gradgradcheck(convolve, operands, fast_mode=count < 5, **checks)
 
 
-def test_gradgradcheck_of_each_alone(torch_device: Any) -> None:
+def test_gradgradcheck_of_each_operand(torch_device: Any) -> None:
     for which in range(len(NAMES)):
         operands = tensors(torch_device)
         operands[which].requires_grad_()
@@ -103,7 +103,7 @@ def test_func_transforms(torch_device: Any, which: int) -> None:
     assert torch.allclose(whole @ direction.flatten(), along.flatten())
 
 
-def test_second_derivatives_agree_whichever_way_they_are_taken() -> None:
+def test_second_derivatives_agree_in_all_combinations_of_modes() -> None:
     loss, offset = loss_of(1, "cpu")
     wanted = jacrev(jacrev(loss))(offset)
     assert wanted.abs().sum() > 0
@@ -111,7 +111,7 @@ def test_second_derivatives_agree_whichever_way_they_are_taken() -> None:
     assert torch.allclose(jacrev(jacfwd(loss))(offset), wanted)
 
 
-def test_a_tangent_is_linear_in_the_directions_and_the_gradient_says_so(torch_device: Any) -> None:
+def test_the_gradient_of_a_jvp_in_its_tangents_is_the_backward(torch_device: Any) -> None:
     operands = tuple(tensors(torch_device))
     directions = tuple(torch.full_like(t, 0.5) for t in operands)
     factor = torch.tensor(CASE.grad_output, device=torch_device)
@@ -124,7 +124,7 @@ def test_a_tangent_is_linear_in_the_directions_and_the_gradient_says_so(torch_de
     assert close(grad(along, tuple(range(5)))(*directions), wanted)
 
 
-def test_a_gradient_that_nobody_uses_costs_no_second_derivative(
+def test_an_unused_gradient_costs_no_second_derivative(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     used: list[list[str]] = []
@@ -141,7 +141,7 @@ def test_a_gradient_that_nobody_uses_costs_no_second_derivative(
     assert used == [["weight"]]
 
 
-def test_third_derivatives_and_forward_of_forward_are_refused_in_words() -> None:
+def test_third_derivatives_and_forward_of_forward_are_refused() -> None:
     loss, offset = loss_of(1, "cpu")
     with pytest.raises(NotImplementedError, match="third derivatives"):
         grad(lambda o: grad(lambda o: grad(loss)(o).sum())(o).sum())(offset)

@@ -18,7 +18,7 @@ IMAGE = (2, 6, 7, 9)
 
 
 def weights(shapes: dict[str, Any]) -> dict[str, Any]:
-    """A state dict of these shapes, as another library would have written it."""
+    """A state dict with tensors of these shapes."""
     generator = torch.Generator().manual_seed(3)
     return {
         name: torch.randn(shape, generator=generator, dtype=torch.float64) / 4
@@ -54,7 +54,7 @@ def pack_of(kind: str) -> Any:
 
 
 def mmcv_of(state: dict[str, Any], x: Any, predicted: int) -> Any:
-    """What mmcv computes with that state, put together of torch's convolution and ours."""
+    """mmcv's layer with that state, composed of torch's convolution and ours."""
     sizes = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2)}
     branch = torch.nn.functional.conv2d(
         x, state["conv_offset.weight"], state["conv_offset.bias"], **sizes
@@ -104,7 +104,7 @@ def test_packs_begin_as_ordinary_convolutions(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("rule", ["zero", "one_sided", "mmcv", None])
-def test_a_layer_has_the_rule_at_the_edge_that_it_was_given(rule: Any) -> None:
+def test_a_layer_has_the_boundary_grad_that_it_was_given(rule: Any) -> None:
     layer = cudeform_torch.DeformConv2dPack(2, 2, 3, padding=1, boundary_grad=rule).double()
     x, slopes = image(1, 2, 5, 5), []
     for option in ("zero", "one_sided"):
@@ -114,7 +114,7 @@ def test_a_layer_has_the_rule_at_the_edge_that_it_was_given(rule: Any) -> None:
     assert torch.equal(*slopes) == (rule is not None)
 
 
-def test_layers_refuse_what_means_nothing() -> None:
+def test_layers_refuse_impossible_arguments() -> None:
     with pytest.raises(ValueError, match="must divide in_channels"):
         cudeform_torch.DeformConv2d(5, 4, 3, groups=2)
     with pytest.raises(ValueError, match="must divide out_channels"):
@@ -149,7 +149,7 @@ def test_a_layer_works_on_the_device_it_is_moved_to(torch_device: Any) -> None:
     assert torch.allclose(got.detach().cpu(), wanted)
 
 
-def test_layers_of_torchvision_agree_both_ways() -> None:
+def test_state_dicts_of_torchvision_load_both_ways() -> None:
     torchvision = pytest.importorskip("torchvision")
     arguments: dict[str, Any] = {"stride": (2, 1), "padding": (1, 0), "dilation": (2, 1)}
     torch.manual_seed(0)
@@ -169,7 +169,7 @@ def test_layers_of_torchvision_agree_both_ways() -> None:
     assert torch.allclose(theirs(image(), offset), twin(image(), offset))
 
 
-def test_layers_of_torchvision_are_swapped_in_place() -> None:
+def test_layers_of_torchvision_are_replaced_in_place() -> None:
     torchvision = pytest.importorskip("torchvision")
     theirs = torchvision.ops.DeformConv2d(6, 4, 3, padding=1, bias=False).double().eval()
     offset = 0.3 * image(2, 18, 7, 9)
@@ -193,7 +193,7 @@ def test_layers_of_torchvision_are_swapped_in_place() -> None:
     assert isinstance(cudeform_torch.replace_torchvision(theirs), cudeform_torch.DeformConv2d)
 
 
-def test_what_was_derived_from_a_layer_of_torchvision_is_not_swapped() -> None:
+def test_classes_derived_from_a_layer_of_torchvision_are_not_replaced() -> None:
     torchvision = pytest.importorskip("torchvision")
 
     class Derived(torchvision.ops.DeformConv2d):

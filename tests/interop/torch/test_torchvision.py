@@ -1,4 +1,4 @@
-"""Beside ``torchvision.ops``, tensor for tensor: what its own tests try, on every device."""
+"""The results of ``torchvision.ops``, on the cases of its own tests, on every device."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_autocast(torch_device: Any, half_which: int) -> None:
     assert torch.allclose(mine.float(), theirs.float(), rtol=2e-2, atol=2e-2)
 
 
-def test_what_torchvision_refuses_is_refused(torch_device: Any) -> None:
+def test_calls_that_torchvision_refuses_are_refused(torch_device: Any) -> None:
     input, offset, weight, bias, mask = tensors(torch_device, CASES[1])
     for wrong in (
         [input, offset[:, :2], weight, bias, mask],

@@ -59,7 +59,7 @@ def test_vmap_is_a_loop(torch_device: Any, dims: tuple[int | None, ...]) -> None
 
 
 @pytest.mark.parametrize("backend", [None, "eager", "aot_eager"])
-def test_vmap_of_the_operator_and_of_what_is_compiled(backend: str | None) -> None:
+def test_vmap_of_the_operator_and_of_compiled_code(backend: str | None) -> None:
     torch._dynamo.reset()
     input, offset, weight, bias, mask = tensors("cpu")
     offsets = torch.stack([torch.stack([offset, offset / 2]), torch.stack([offset / 4, offset])])

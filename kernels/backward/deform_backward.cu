@@ -1,0 +1,83 @@
+// deform_backward: from the gradient of the columns to those of input, offset and mask, in one pass.
+//
+//   input         (images, H, W, C)                channels are neighbours, other strides are free
+//   offset        (N, 2*OG*KH*KW, OH, OW)          any strides; (dy, dx) of each tap
+//   mask          (N, OG*KH*KW, OH, OW)            any strides; may be absent
+//   columns       (groups, positions, ld_columns)  in: gradient of the columns, each element read once;
+//                                                  out, if `params.write_columns`: the columns
+//   grad_input    (images, H, W, C)  acc_t         added to, in no fixed order; may be absent
+//   grad_offset   as offset, contiguous            every element of the launch written; may be absent
+//   grad_mask     as mask, contiguous              every element of the launch written; may be absent
+//
+// Threads work as in deform_im2col. Each corner is read once and serves all gradients: those of offset
+// and mask need only the corner dots, the dot products over channels of each corner with the gradient.
+// The lanes of a group reduce them by shuffles and store them in the sample's record; the thread that
+// made the record turns them into gradients.
+
+// One vector of channels of one sample: adds to corner_dots, scatters to grad_input, writes the column.
+__device__ inline void backprop_vector(
+        const Launch& params, const SampleRecord record, const scalar_t* __restrict__ input,
+        scalar_t* __restrict__ columns, acc_t* __restrict__ grad_input, int c, acc_t* corner_dots) {
+    scalar_t* const column = columns + record_column(params, record, c);
+    const Vector grad = load_vector(column);
+    Vector pixel[4];
+    for (int j = 0; j < 4; ++j) {
+        const scalar_t* const from = input + (record.input_index + input_step(params, j) + c);
+        pixel[j] = load_vector_if(record.flags & IN_BOUNDS_TL << j, from);
+    }
+    Vector value = zero_vector();
+    for (int j = 0; j < 4; ++j) {
+        add_dot(corner_dots + j, grad, pixel[j]);
+        add_scaled(&value, record.corner_weights[j], pixel[j]);
+        if (record.flags & RECEIVES_GRAD << j) {
+            acc_t* const to = grad_input + (record.dense_index + dense_step(params, j) + c);
+            add_vector(to, scaled(record.corner_weights[j] * record.mask, grad));
+        }
+    }
+    if (params.write_columns) {
+        // At a coordinate of -1 the sample is 0, but 0 times an infinite corner would be NaN.
+        const bool contributes = record.flags & IN_BOUNDS * CONTRIBUTES;
+        store_vector(column, scaled(record.mask, contributes ? value : zero_vector()));
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256, 4) deform_backward(
+        const scalar_t* __restrict__ input, const scalar_t* __restrict__ offset,
+        const scalar_t* __restrict__ mask, scalar_t* __restrict__ columns,
+        acc_t* __restrict__ grad_input, scalar_t* __restrict__ grad_offset,
+        scalar_t* __restrict__ grad_mask, Launch params) {
+    SampleRecord* records = reinterpret_cast<SampleRecord*>(dynamic_shared());
+    SampleRecord* const my_record = records + threadIdx.x;
+    for (index_t first = static_cast<index_t>(blockIdx.x) * blockDim.x; first < params.samples;
+         first += grid_threads()) {
+        const int count = record_count(params, first);
+        if (threadIdx.x < count) {
+            const SampleIndex index = unravel_sample(params, first + threadIdx.x);
+            const Sample s = locate_sample(params, offset, mask, index);
+            SampleRecord record = make_column_record(params, s, index);
+            record.flags |= grad_input ? corners_receiving_grad(record) : 0;
+            *my_record = record;
+            if (params.write_columns) {
+                write_row_padding_once(params, index, columns);
+            }
+        }
+        __syncthreads();
+        acc_t corner_dots[4] = {0, 0, 0, 0};
+        for (VectorIter it = first_vector(params); it.record < count;
+             it = next_vector(params, it, VECTOR)) {
+            const int k = it.record + lane_group_of(params);
+            const int c = it.channel + lane_of(params) * VECTOR;
+            if (k < count) {
+                backprop_vector(params, records[k], input, columns, grad_input, c, corner_dots);
+            }
+            if (next_vector(params, it, VECTOR).channel == 0) {
+                reduce_lanes(params, corner_dots, k < count, records[k].corner_weights);
+                corner_dots[0] = corner_dots[1] = corner_dots[2] = corner_dots[3] = 0;
+            }
+        }
+        __syncthreads();
+        if (threadIdx.x < count) {
+            write_grads_of_record(params, first, *my_record, grad_offset, grad_mask);
+        }
+    }
+}

@@ -1,0 +1,162 @@
+// deform_double_backward: gradients of sum(grad * tangent of the columns), in one pass.
+//
+//   input, input_tangent, offset, mask,
+//   offset_tangent, mask_tangent                   as for deform_im2col_jvp
+//   columns      (groups, positions, ld_columns)   in: grad_columns, the gradient of the columns that
+//                                                  the weight multiplies; out, if
+//                                                  `params.write_columns`: the tangent of the columns
+//   grad_columns_of_weight_tangent  as columns     gradient of the columns that the weight's tangent
+//                                                  multiplies; may be absent
+//   grad_input   (images, H, W, C)  acc_t          added to, in no fixed order; may be absent
+//   grad_offset  as offset, contiguous             every element of the launch written; may be absent
+//   grad_mask    as mask, contiguous               every element of the launch written; may be absent
+//
+// Threads work as in deform_backward. With pixels x, their tangents v, and the two gradients c (of
+// columns) and o (of columns that the weight's tangent multiplies), offset and mask need two dot products
+// over channels a corner: dots = c.x, and dots_tangent = c.v + o.x.
+
+struct CornerDots { acc_t dots[4], dots_tangent[4]; };
+
+struct Slopes { acc_t y, x; };
+
+// Derivatives along y and x of the bilinear surface through four numbers.
+__device__ inline Slopes slopes_of(const SampleRecord& record, const acc_t* d) {
+    return {record.frac_x * (d[3] - d[1]) + (1 - record.frac_x) * (d[2] - d[0]),
+            record.frac_y * (d[3] - d[2]) + (1 - record.frac_y) * (d[1] - d[0])};
+}
+
+__device__ inline OffsetMaskGrads offset_mask_grads(
+        const Launch& params, const SampleRecord& record, const SampleTangent& tangent,
+        const CornerDots& reduced) {
+    const acc_t nan = static_cast<acc_t>(nanf(""));
+    if (record.flags & NAN_COORD) {
+        return {nan, nan, nan};
+    }
+    CornerDots corner;
+    zero_out_of_bounds_dots(params, record, reduced.dots, corner.dots);
+    zero_out_of_bounds_dots(params, record, reduced.dots_tangent, corner.dots_tangent);
+    OffsetMaskGrads grads = {0, 0, 0};
+    const Slopes slopes = slopes_of(record, corner.dots);
+    const Slopes slopes_tangent = slopes_of(record, corner.dots_tangent);
+    if (!(record.flags & AT_MINUS_ONE && params.zero_boundary_grad)) {
+        // The only second derivative of a bilinear surface that is not 0 is the mixed one.
+        const acc_t mixed_derivative = record.mask
+            * (corner.dots[0] - corner.dots[1] - corner.dots[2] + corner.dots[3]);
+        grads.y = record.mask * slopes_tangent.y + tangent.mask * slopes.y
+            + tangent.x * mixed_derivative;
+        grads.x = record.mask * slopes_tangent.x + tangent.mask * slopes.x
+            + tangent.y * mixed_derivative;
+        grads.mask = tangent.y * slopes.y + tangent.x * slopes.x;
+    }
+    for (int j = 0; j < 4 && !(record.flags & AT_MINUS_ONE); ++j) {
+        grads.mask += corner_weight(record.frac_y, record.frac_x, j) * corner.dots_tangent[j];
+    }
+    return grads;
+}
+
+// One vector of channels of one sample: adds to the dot products, scatters to grad_input, writes the
+// tangent of the column. Both kinds of corner weight include the mask here.
+__device__ inline void backprop_vector(
+        const Launch& params, const SampleRecord record, const SampleTangent tangent,
+        const scalar_t* __restrict__ input, const scalar_t* __restrict__ input_tangent,
+        scalar_t* __restrict__ columns, const scalar_t* __restrict__ grad_columns_of_weight_tangent,
+        acc_t* __restrict__ grad_input, int c, CornerDots* corner) {
+    const index_t column = record_column(params, record, c);
+    const Vector grad = load_vector(columns + column);
+    const Vector grad_of_weight_tangent = grad_columns_of_weight_tangent
+        ? load_vector(grad_columns_of_weight_tangent + column) : zero_vector();
+    Vector value = zero_vector();
+    for (int j = 0; j < 4; ++j) {
+        const scalar_t* const from = input + (record.input_index + input_step(params, j) + c);
+        const Vector pixel = load_vector_if(record.flags & IN_BOUNDS_TL << j, from);
+        add_dot(corner->dots + j, grad, pixel);
+        add_scaled(&value, tangent.corner_weights[j], pixel);
+        if (grad_columns_of_weight_tangent) {
+            add_dot(corner->dots_tangent + j, grad_of_weight_tangent, pixel);
+        }
+    }
+    for (int j = 0; input_tangent && j < 4; ++j) {
+        const scalar_t* const from =
+            input_tangent + (tangent.input_index + input_tangent_step(params, j) + c);
+        const Vector pixel_tangent = load_vector_if(record.flags & IN_BOUNDS_TL << j, from);
+        add_dot(corner->dots_tangent + j, grad, pixel_tangent);
+        add_scaled(&value, record.corner_weights[j], pixel_tangent);
+    }
+    for (int j = 0; j < 4; ++j) {
+        if (record.flags & RECEIVES_GRAD << j) {
+            Vector contribution = scaled(tangent.corner_weights[j], grad);
+            add_scaled(&contribution, record.corner_weights[j], grad_of_weight_tangent);
+            add_vector(grad_input + (record.dense_index + dense_step(params, j) + c), contribution);
+        }
+    }
+    if (params.write_columns) {
+        store_vector(columns + column, value);
+    }
+}
+
+// Resident blocks a multiprocessor: 64-bit indices need so many registers that only two fit.
+const int BLOCKS = sizeof(index_t) == 8 ? 2 : 3;
+
+extern "C" __global__ void __launch_bounds__(256, BLOCKS) deform_double_backward(
+        const scalar_t* __restrict__ input, const scalar_t* __restrict__ input_tangent,
+        const scalar_t* __restrict__ offset, const scalar_t* __restrict__ mask,
+        const scalar_t* __restrict__ offset_tangent, const scalar_t* __restrict__ mask_tangent,
+        scalar_t* __restrict__ columns, const scalar_t* __restrict__ grad_columns_of_weight_tangent,
+        acc_t* __restrict__ grad_input, scalar_t* __restrict__ grad_offset,
+        scalar_t* __restrict__ grad_mask, Launch params) {
+    SampleRecord* records = reinterpret_cast<SampleRecord*>(dynamic_shared());
+    SampleTangent* tangents = reinterpret_cast<SampleTangent*>(records + blockDim.x);
+    for (index_t first = static_cast<index_t>(blockIdx.x) * blockDim.x; first < params.samples;
+         first += grid_threads()) {
+        const int count = record_count(params, first);
+        if (threadIdx.x < count) {
+            const SampleIndex index = unravel_sample(params, first + threadIdx.x);
+            const Sample s = locate_sample(params, offset, mask, index);
+            SampleTangent tangent =
+                load_sample_tangent(params, s, offset_tangent, mask_tangent, index);
+            SampleRecord record = make_column_record(params, s, index);
+            complete_tangent(params, s, index, record.first_channel, &tangent);
+            for (int j = 0; j < 4; ++j) {
+                const bool contributes = record.flags & CONTRIBUTES << j;
+                const acc_t weight = scatter_weight(record.corner_weights[j], record.mask);
+                record.corner_weights[j] = contributes ? weight : static_cast<acc_t>(0);
+            }
+            record.flags |= grad_input ? (record.flags & IN_BOUNDS) * RECEIVES_GRAD : 0;
+            records[threadIdx.x] = record;
+            tangents[threadIdx.x] = tangent;
+            if (params.write_columns) {
+                write_row_padding_once(params, index, columns);
+            }
+        }
+        __syncthreads();
+        CornerDots corner = {};
+        for (VectorIter it = first_vector(params); it.record < count;
+             it = next_vector(params, it, VECTOR)) {
+            const int k = it.record + lane_group_of(params);
+            const int c = it.channel + lane_of(params) * VECTOR;
+            if (k < count) {
+                backprop_vector(params, records[k], tangents[k], input, input_tangent, columns,
+                                grad_columns_of_weight_tangent, grad_input, c, &corner);
+            }
+            if (next_vector(params, it, VECTOR).channel == 0) {
+                reduce_lanes(params, corner.dots, k < count, records[k].corner_weights);
+                reduce_lanes(params, corner.dots_tangent, k < count, tangents[k].corner_weights);
+                corner = {};
+            }
+        }
+        __syncthreads();
+        if (threadIdx.x < count) {
+            const SampleRecord record = records[threadIdx.x];
+            const SampleTangent tangent = tangents[threadIdx.x];
+            CornerDots reduced;
+            for (int j = 0; j < 4; ++j) {
+                reduced.dots[j] = record.corner_weights[j];
+                reduced.dots_tangent[j] = tangent.corner_weights[j];
+            }
+            // As in write_grads_of_record: recomputed to save registers.
+            const SampleIndex index = unravel_sample(params, first + opaque(threadIdx.x));
+            const OffsetMaskGrads grads = offset_mask_grads(params, record, tangent, reduced);
+            write_offset_mask_grads(params, index, grads, grad_offset, grad_mask);
+        }
+    }
+}

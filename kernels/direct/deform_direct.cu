@@ -1,0 +1,89 @@
+// deform_direct: the whole forward pass for groups of a few channels, without columns.
+//
+//   input    (images, H, W, C)        channels are neighbours, other strides are free
+//   offset   (N, 2*OG*KH*KW, OH, OW)  any strides; (dy, dx) of each tap
+//   mask     (N, OG*KH*KW, OH, OW)    any strides; may be absent
+//   weight   (C/groups, KH*KW, O)     packed, see channel_slice.cuh
+//   bias     (O,)                     any stride; may be absent
+//   output   (N, O, OH, OW)           contiguous; every element of the launch written once
+//
+// A block computes `lanes` channel slices at as many positions as it has lane groups. It records `lanes`
+// taps of each position at a time, one sample a thread; then each thread adds these taps to the outputs
+// of its slice at its position. Loads run along the channels. The outputs are transposed in shared
+// memory, so that stores run along the positions; rows are padded to avoid bank conflicts.
+
+__device__ inline void add_sample(
+        const Launch& params, const SampleRecord record, const scalar_t* __restrict__ input,
+        const scalar_t* __restrict__ weight, int tap, int slice, OutSlice* sums) {
+    const InSlice value = sample_slice(params, record, input, slice * SLICE_IN - record.first_channel);
+    for (int i = 0; i < GROUP_IN; ++i) {
+        const OutSlice factor = load_weight(params, weight, i, tap, slice);
+        for (int o = 0; o < SLICE_OUT; ++o) {
+            sums->v[o] += factor.v[o] * value.v[input_channel_of(o, i)];
+        }
+    }
+}
+
+// Index of a position in the output, in the plane of channel 0.
+__device__ inline index_t output_index(const Launch& params, index_t position) {
+    const index_t plane = static_cast<index_t>(params.g.out_h) * params.g.out_w;
+    const index_t pixels = static_cast<index_t>(params.rows) * params.g.out_w;
+    const index_t image = position / pixels;
+    return (params.first_image + image) * params.g.out_channels * plane
+        + static_cast<index_t>(params.first_row) * params.g.out_w + position - image * pixels;
+}
+
+extern "C" __global__ void deform_direct(
+        const scalar_t* __restrict__ input, const scalar_t* __restrict__ offset,
+        const scalar_t* __restrict__ mask, const scalar_t* __restrict__ weight,
+        const scalar_t* __restrict__ bias, scalar_t* __restrict__ output, Launch params) {
+    // Shared memory holds records (taps, positions), and once these are used up, outputs (channels,
+    // positions + 1).
+    SampleRecord* records = reinterpret_cast<SampleRecord*>(dynamic_shared());
+    scalar_t* outputs = reinterpret_cast<scalar_t*>(dynamic_shared());
+    const int block_positions = lane_groups_of(params), width = block_positions + 1;
+    // A thread computes the slice of its lane at the position of its lane group; when it records a sample
+    // or stores outputs, it takes position `column` and tap or channel `line` instead.
+    const int lane = lane_of(params), lane_group = lane_group_of(params);
+    const int column = threadIdx.x % block_positions, line = threadIdx.x / block_positions;
+    const int slice_blocks = params.g.channels / (SLICE_IN * params.lanes);
+    const index_t position_blocks = (params.positions + block_positions - 1) / block_positions;
+    for (index_t item = blockIdx.x; item < position_blocks * slice_blocks; item += gridDim.x) {
+        const index_t first = item / slice_blocks * block_positions;
+        const int slice0 = static_cast<int>(item % slice_blocks) * params.lanes, slice = slice0 + lane;
+        const int offset_group = slice0 * SLICE_IN / params.offset_channels;
+        OutSlice sums;
+        for (int o = 0; o < SLICE_OUT; ++o) {
+            sums.v[o] = bias ? to_acc(bias[(slice * SLICE_OUT + o) * params.bias_stride])
+                             : static_cast<acc_t>(0);
+        }
+        for (int tap0 = 0; tap0 < params.taps; tap0 += params.lanes) {
+            const int tap = tap0 + line;
+            if (tap < params.taps && first + column < params.positions) {
+                records[threadIdx.x] =
+                    record_sample(params, offset, mask, first + column, tap, offset_group);
+            }
+            __syncthreads();
+            const int left = first + lane_group < params.positions ? params.taps - tap0 : 0;
+            const int count = left < params.lanes ? left : params.lanes;
+            for (int k = 0; k < count; ++k) {
+                add_sample(params, records[k * block_positions + lane_group], input, weight, tap0 + k,
+                           slice, &sums);
+            }
+            __syncthreads();
+        }
+        for (int o = 0; o < SLICE_OUT; ++o) {
+            from_acc(sums.v[o], outputs + (lane * SLICE_OUT + o) * width + lane_group);
+        }
+        __syncthreads();
+        if (first + column < params.positions) {
+            const index_t plane = static_cast<index_t>(params.g.out_h) * params.g.out_w;
+            scalar_t* const to =
+                output + output_index(params, first + column) + slice0 * SLICE_OUT * plane;
+            for (int o = line; o < params.lanes * SLICE_OUT; o += params.lanes) {
+                to[o * plane] = outputs[o * width + column];
+            }
+        }
+        __syncthreads();
+    }
+}

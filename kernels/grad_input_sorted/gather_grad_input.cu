@@ -1,0 +1,98 @@
+// gather_grad_input: gradient of the input without atomics; step 5 of the sorted grad_input.
+//
+//   columns     (groups, positions, ld_columns)  gradient of the columns
+//   counts, starts  (images, OG, H+1, W+1)       each cell's range of `ordered`
+//   ordered     (samples,)                       samples by cell, ascending
+//   weights     (samples, 4)  acc_t              corner weights, mask included
+//   grad_input  (images, H, W, C)  acc_t         every element written once; if `params.accumulate`,
+//                                                added to the sum of earlier rows of the same images
+//
+// A lane group takes a pixel of an offset group, and its lanes take neighbouring vectors of channels. The
+// pixel is a corner of four cells. Their ranges are merged, so that samples are added in ascending order
+// whatever the launch covers: the sum has the same bits however the work was cut into launches.
+
+struct CellRange { int next, end, sample; };  // sample: ordered[next], NO_SAMPLE at the end
+
+const int NO_SAMPLE = 0x7fffffff;  // greater than any sample
+
+__device__ inline int sample_at(const int* __restrict__ ordered, int next, int end) {
+    return next < end ? ordered[next] : NO_SAMPLE;
+}
+
+__device__ inline CellRange range_of(
+        const Launch& params, const int* __restrict__ counts, const int* __restrict__ starts,
+        const int* __restrict__ ordered, index_t plane, int y, int x) {
+    const index_t cell = (plane * (params.g.in_h + 1) + y) * (params.g.in_w + 1) + x;
+    const int start = starts[cell], end = start + counts[cell];
+    return {start, end, sample_at(ordered, start, end)};
+}
+
+// Add the samples of four ranges to a vector of channels of the pixel.
+__device__ inline Vector gather_vector(
+        const Launch& params, const scalar_t* __restrict__ columns, const int* __restrict__ ordered,
+        const acc_t* __restrict__ weights, const CellRange* cell_ranges, int channel, Vector sum) {
+    const index_t first = column_index(params, 0, 0, channel);
+    CellRange ranges[4] = {cell_ranges[0], cell_ranges[1], cell_ranges[2], cell_ranges[3]};
+    while (true) {
+        CellRange least = ranges[0];
+        int corner = 0;
+        for (int j = 1; j < 4; ++j) {
+            const bool less = ranges[j].sample < least.sample;
+            corner = less ? j : corner;
+            least = less ? ranges[j] : least;
+        }
+        const int sample = least.sample;
+        if (sample == NO_SAMPLE) {
+            return sum;
+        }
+        ++least.next;
+        least.sample = sample_at(ordered, least.next, least.end);
+        for (int j = 0; j < 4; ++j) {
+            ranges[j] = j == corner ? least : ranges[j];
+        }
+        const int pair = fast_div(sample, params.by_offset_groups);  // (position, tap)
+        const int position = fast_div(pair, params.by_taps);
+        const index_t row = first + position * params.ld_columns;
+        const index_t from = row + (pair - position * params.taps) * params.group_channels;
+        const acc_t weight = weights[4 * static_cast<index_t>(sample) + corner];
+        if (weight != 0) {
+            add_scaled(&sum, weight, load_vector(columns + from));
+        }
+    }
+}
+
+extern "C" __global__ void gather_grad_input(
+        const scalar_t* __restrict__ columns, const int* __restrict__ counts,
+        const int* __restrict__ starts, const int* __restrict__ ordered,
+        const acc_t* __restrict__ weights, acc_t* __restrict__ grad_input, Launch params) {
+    const index_t items =
+        static_cast<index_t>(params.images) * params.g.in_h * params.g.in_w * params.g.offset_groups;
+    for (index_t item = global_thread() / params.lanes; item < items;
+         item += grid_threads() / params.lanes) {
+        const int offset_group = static_cast<int>(item % params.g.offset_groups);
+        const index_t pixel = item / params.g.offset_groups;
+        const int x = static_cast<int>(pixel % params.g.in_w);
+        const int y = static_cast<int>(pixel / params.g.in_w % params.g.in_h);
+        const index_t image = pixel / params.g.in_w / params.g.in_h;
+        const index_t plane = image * params.g.offset_groups + offset_group;
+        // The pixel is corner j of the cell of ranges[j].
+        CellRange ranges[4];
+        for (int j = 0; j < 4; ++j) {
+            ranges[j] =
+                range_of(params, counts, starts, ordered, plane, y + 1 - (j >> 1), x + 1 - (j & 1));
+        }
+        for (int c = lane_of(params) * VECTOR; c < params.offset_channels;
+             c += params.lanes * VECTOR) {
+            const int channel = offset_group * params.offset_channels + c;
+            acc_t* const to = grad_input + pixel * params.g.channels + channel;
+            Vector sum = zero_vector();
+            for (int i = 0; params.accumulate && i < VECTOR; ++i) {
+                sum.v[i] = to[i];
+            }
+            sum = gather_vector(params, columns, ordered, weights, ranges, channel, sum);
+            for (int i = 0; i < VECTOR; ++i) {
+                to[i] = sum.v[i];
+            }
+        }
+    }
+}

@@ -1,0 +1,28 @@
+// sort_cells: sort the samples of each cell; step 4 of the sorted grad_input.
+//
+//   cells    (samples,)  the sample's cell, -1 if it has none
+//   counts   (cells,)    samples of each cell
+//   starts   (cells,)    start of the cell's range
+//   list     (samples,)  samples by cell, in no fixed order within a cell
+//   ordered  (samples,)  written once for each sample that has a cell: samples by cell, ascending
+//
+// A thread takes a sample at a time and counts the smaller ones of its cell, about KH*KW of them. The
+// result does not depend on the order in which count_cells incremented its counters.
+
+extern "C" __global__ void sort_cells(
+        const index_t* __restrict__ cells, const int* __restrict__ counts,
+        const int* __restrict__ starts, const int* __restrict__ list, int* __restrict__ ordered,
+        Launch params) {
+    for (index_t sample = global_thread(); sample < params.samples; sample += grid_threads()) {
+        const index_t cell = cells[sample];
+        if (cell < 0) {
+            continue;
+        }
+        const int start = starts[cell], end = start + counts[cell];
+        int rank = start;
+        for (int i = start; i < end; ++i) {
+            rank += list[i] < sample;
+        }
+        ordered[rank] = static_cast<int>(sample);
+    }
+}

@@ -1,0 +1,71 @@
+// deform_im2col_jvp: the tangent of the columns, for tangents of input, offset and mask.
+//
+//   input          (images, H, W, C)                channels are neighbours, other strides are free
+//   input_tangent  (images, H, W, C)                likewise, with its own strides; may be absent
+//   offset, mask                                    as for deform_im2col
+//   offset_tangent, mask_tangent                    as offset and mask, any strides; may be absent
+//   columns        (groups, positions, ld_columns)  every element written once, none read
+//
+// Threads work as in deform_im2col; a second array in shared memory holds the samples' tangents. With
+// corner weights w, pixels x and their tangents dw, dx, a column's tangent is the sum over the corners
+// of dw * x + w * dx. Both kinds of weight include the mask here.
+
+__device__ inline Vector tangent_vector(
+        const Launch& params, const SampleRecord& record, const SampleTangent& tangent,
+        const scalar_t* __restrict__ input, const scalar_t* __restrict__ input_tangent, int c) {
+    Vector value = zero_vector();
+    for (int j = 0; j < 4; ++j) {
+        const scalar_t* const from = input + (record.input_index + input_step(params, j) + c);
+        add_scaled(&value, tangent.corner_weights[j],
+                   load_vector_if(record.flags & IN_BOUNDS_TL << j, from));
+    }
+    for (int j = 0; input_tangent && j < 4; ++j) {
+        const scalar_t* const from =
+            input_tangent + (tangent.input_index + input_tangent_step(params, j) + c);
+        add_scaled(&value, record.corner_weights[j],
+                   load_vector_if(record.flags & CONTRIBUTES << j, from));
+    }
+    return value;
+}
+
+extern "C" __global__ void deform_im2col_jvp(
+        const scalar_t* __restrict__ input, const scalar_t* __restrict__ input_tangent,
+        const scalar_t* __restrict__ offset, const scalar_t* __restrict__ mask,
+        const scalar_t* __restrict__ offset_tangent, const scalar_t* __restrict__ mask_tangent,
+        scalar_t* __restrict__ columns, Launch params) {
+    SampleRecord* records = reinterpret_cast<SampleRecord*>(dynamic_shared());
+    SampleTangent* tangents = reinterpret_cast<SampleTangent*>(records + blockDim.x);
+    for (index_t first = static_cast<index_t>(blockIdx.x) * blockDim.x; first < params.samples;
+         first += grid_threads()) {
+        const int count = record_count(params, first);
+        if (threadIdx.x < count) {
+            const SampleIndex index = unravel_sample(params, first + threadIdx.x);
+            const Sample s = locate_sample(params, offset, mask, index);
+            SampleTangent tangent =
+                load_sample_tangent(params, s, offset_tangent, mask_tangent, index);
+            SampleRecord record = make_column_record(params, s, index);
+            complete_tangent(params, s, index, record.first_channel, &tangent);
+            for (int j = 0; j < 4; ++j) {
+                const bool contributes = record.flags & CONTRIBUTES << j;
+                record.corner_weights[j] =
+                    contributes ? record.corner_weights[j] * record.mask : static_cast<acc_t>(0);
+            }
+            records[threadIdx.x] = record;
+            tangents[threadIdx.x] = tangent;
+            write_row_padding_once(params, index, columns);
+        }
+        __syncthreads();
+        for (VectorIter it = first_vector(params); it.record < count;
+             it = next_vector(params, it, VECTOR)) {
+            const int k = it.record + lane_group_of(params);
+            const int c = it.channel + lane_of(params) * VECTOR;
+            if (k < count) {
+                const SampleRecord record = records[k];
+                const Vector value =
+                    tangent_vector(params, record, tangents[k], input, input_tangent, c);
+                store_vector(columns + record_column(params, record, c), value);
+            }
+        }
+        __syncthreads();
+    }
+}

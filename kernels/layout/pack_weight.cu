@@ -1,0 +1,30 @@
+// pack_weight: the weight in the order of the columns' rows: taps, then channels, then the bias.
+//
+//   weight  (O, C/groups, KH, KW)  any strides
+//   bias    (O,)                   any stride; may be absent
+//   packed  (O, ld_columns)        row = taps * C/groups weights, the bias, zero padding; every element
+//                                  written once
+//
+// A column row holds a 1 where the packed row holds the bias, so the product adds the bias. A thread
+// writes an element at a time.
+
+extern "C" __global__ void pack_weight(
+        const scalar_t* __restrict__ weight, const scalar_t* __restrict__ bias,
+        scalar_t* __restrict__ packed, Launch params) {
+    const int group_channels = params.g.channels / params.g.groups;
+    const int used = params.g.kernel_h * params.g.kernel_w * group_channels;
+    const index_t size = params.g.out_channels * params.ld_columns;
+    for (index_t item = global_thread(); item < size; item += grid_threads()) {
+        const int o = static_cast<int>(item / params.ld_columns);
+        const int k = static_cast<int>(item - o * params.ld_columns);
+        if (k < used) {
+            const int tap = k / group_channels, c = k - tap * group_channels;
+            const int i = tap / params.g.kernel_w, j = tap - i * params.g.kernel_w;
+            packed[item] = weight[strided_index(params.weight, o, c, i, j)];
+        } else if (k == used && bias) {
+            packed[item] = bias[o * params.bias_stride];
+        } else {
+            from_acc(static_cast<acc_t>(0), packed + item);
+        }
+    }
+}
