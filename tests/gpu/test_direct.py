@@ -23,6 +23,7 @@ from support.gpu_engine import (
     launches,
     moved,
 )
+from tiers import quick
 
 import cudeform
 from cudeform.checks import GRADIENTS
@@ -95,7 +96,7 @@ def test_no_channels_do_not_fit() -> None:
 
 @pytest.mark.each_value
 @EVERY_DTYPE
-@pytest.mark.parametrize("case", DIRECT, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", quick(DIRECT, 0, 3, 6, 8, 10, 13), ids=lambda case: case.name)
 def test_named_cases(new_device: NewDevice, case: Case, dtype: str) -> None:
     case = case.cast(dtype)
     assert direct.supports(geometry(case))
@@ -113,7 +114,7 @@ def test_boundary_grad(new_device: NewDevice, boundary_grad: Any, kind: str) -> 
     assert_all_agree(everything(new_device(), case, options), case, boundary_grad)
 
 
-@pytest.mark.each_value
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("skew", [0, 1])
 def test_layouts(new_device: NewDevice, layout: str, skew: int) -> None:
