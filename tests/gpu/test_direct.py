@@ -114,7 +114,7 @@ def test_boundary_grad(new_device: NewDevice, boundary_grad: Any, kind: str) -> 
     assert_all_agree(everything(new_device(), case, options), case, boundary_grad)
 
 
-@pytest.mark.slow
+@pytest.mark.each_value
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("skew", [0, 1])
 def test_layouts(new_device: NewDevice, layout: str, skew: int) -> None:
@@ -123,7 +123,7 @@ def test_layouts(new_device: NewDevice, layout: str, skew: int) -> None:
         assert_all_agree(everything(new_device(), case, skew=skew), case)
 
 
-@pytest.mark.each_value
+@pytest.mark.slow
 @pytest.mark.parametrize("vector", ["widest", "one"])
 @pytest.mark.parametrize("index_bits", [32, 64])
 @EVERY_DTYPE
