@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 import cudeform
 from cudeform.commands import CommandError
@@ -67,9 +68,13 @@ def _run(words: list[str]) -> int:
     return int(arguments.run(arguments))
 
 
-if __name__ == "__main__":
-    status = main()
+def leave(status: int) -> NoReturn:
+    """End the process with a status."""
     if status == INTERRUPTED:
         # Exiting waits for threads that still compute; a second Ctrl-C ends the process at once.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(status)
+
+
+if __name__ == "__main__":
+    leave(main())

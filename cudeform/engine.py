@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cudeform import cpu
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.geometry import Geometry
 from cudeform.options import Options
@@ -17,8 +16,7 @@ from cudeform.options import Options
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cudeform.gpu.device_api.commands import Executor
-    from cudeform.gpu.device_api.protocol import Memory
+    from cudeform.gpu.device_api.protocol import Executor, Memory
 
 
 def gpu_device(
@@ -87,6 +85,8 @@ def forward(
 ) -> None:
     """Write the deformable convolution of ``operands`` into ``output``, (N, O, OH, OW)."""
     if device is None:
+        from cudeform import cpu
+
         cpu.forward(operands, geometry, options, output)
         return
     from cudeform import gpu
@@ -104,6 +104,8 @@ def backward(
 ) -> None:
     """Write gradients into the arrays of ``grads``; those that are None are not computed."""
     if device is None:
+        from cudeform import cpu
+
         cpu.backward(operands, geometry, options, grad_output, grads)
         return
     from cudeform import gpu
@@ -121,6 +123,8 @@ def jvp(
 ) -> None:
     """Write the tangent of the output, given tangents of the operands; None stands for zero."""
     if device is None:
+        from cudeform import cpu
+
         cpu.jvp(operands, geometry, options, tangents, output_tangent)
         return
     from cudeform import gpu
@@ -142,6 +146,8 @@ def double_backward(
     A cotangent that is None stands for zero; a result that is None is not computed.
     """
     if device is None:
+        from cudeform import cpu
+
         cpu.double_backward(operands, geometry, options, grad_output, cotangents, results)
         return
     from cudeform import gpu

@@ -12,7 +12,7 @@ from cudeform.arrays import DeviceArray
 from .array_adapter import ArrayAdapter
 
 if TYPE_CHECKING:
-    from cudeform.gpu.device_api.commands import Executor
+    from cudeform.gpu.device_api.protocol import Executor
 
 
 class CupyAdapter(ArrayAdapter):

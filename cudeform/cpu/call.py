@@ -1,4 +1,4 @@
-"""What the tiles of a call have in common: operands, geometry, the plan, the images on a table."""
+"""What the boxes of a call have in common: operands, sizes, how it is cut, its images."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cudeform.arrays import Operands
-from cudeform.cpu.products import taps_first
-from cudeform.cpu.samples import Samples
-from cudeform.cpu.sampling import samples
-from cudeform.cpu.tiles import Item, Result, Tile, in_order, tiles
-from cudeform.cpu.workspace import Plan
+from cudeform.cpu.layouts import SampleArrays, read_only
+from cudeform.cpu.loops.coordinates import Sizes
+from cudeform.cpu.products import columns_groups, taps_first
+from cudeform.cpu.threads import Item, Scratch, run
+from cudeform.cpu.tiling import Box, Costs, Tiling, tiling
 from cudeform.geometry import Geometry
-from cudeform.options import Options
+from cudeform.options import Options, available_threads
 from cudeform.partition import split
 
 Array = NDArray[Any]
-
 
 # What one thread copies at a time.
 COPIED_ELEMENTS = 2**17
@@ -32,11 +31,16 @@ def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 @dataclass(frozen=True)
-class Table:
-    """Some images with their channels last, as rows of one (pixel, offset group) each."""
+class Images:
+    """Some images with their channels last.
+
+    Attributes:
+        images: which.
+        pixels: flat, (images, H, W, C).
+    """
 
     images: slice
-    rows: Array
+    pixels: Array
 
 
 @dataclass(frozen=True)
@@ -46,16 +50,22 @@ class Call:
     Attributes:
         operands: arrays of any strides.
         g: their geometry.
+        sizes: the same for the loops.
         options: the caller's choices.
-        plan: how the call is cut.
+        tiling: how the call is cut.
+        threads: how many work.
         weight: taps first, in the dtype of the arithmetic.
+        samples: offset and mask.
     """
 
     operands: Operands
     g: Geometry
+    sizes: Sizes
     options: Options
-    plan: Plan
+    tiling: Tiling
+    threads: int
     weight: Array
+    samples: SampleArrays
 
     @classmethod
     def of(
@@ -63,77 +73,84 @@ class Call:
         operands: Operands,
         g: Geometry,
         options: Options,
-        planner: Callable[[Geometry, int, Options], Plan],
+        costs: Callable[[Geometry, int], Costs],
     ) -> Call:
         """Prepare a call."""
         dtype = compute_dtype(operands.input.dtype)
-        plan = planner(g, dtype.itemsize, options)
-        return cls(operands, g, options, plan, taps_first(g, operands.weight, dtype))
+        columns = g.taps * g.channels * dtype.itemsize
+        cut = tiling(g, columns, costs(g, dtype.itemsize), options.workspace_limit)
+        return cls(
+            operands=operands,
+            g=g,
+            sizes=Sizes.of(g, columns_groups(g)),
+            options=options,
+            tiling=cut,
+            threads=min(options.num_threads or available_threads(), cut.workers),
+            weight=taps_first(g, operands.weight, dtype),
+            samples=SampleArrays.of(g, operands.offset, operands.mask, dtype),
+        )
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Dtype of coordinates, products and sums."""
         return self.weight.dtype
 
-    def samples(self, table: Table, tile: Tile) -> Samples:
-        """Where the taps of a tile sample."""
-        offset, mask = self.operands.offset, self.operands.mask
-        return samples(self.g, tile, table.images.start, offset, mask, self.dtype)
+    def columns_room(self) -> Array:
+        """Scratch memory for the columns of a box."""
+        return np.empty(self.tiling.positions * self.g.taps * self.g.channels, self.dtype)
 
-    def columns(self, at: Samples, table: Table) -> Array:
-        """What the taps of a tile sample, (positions, taps * C)."""
-        return self.by_position(at.columns(table.rows))
+    def columns_of(self, room: Array, positions: int) -> Array:
+        """The part of that memory which a box of so many positions takes, by group."""
+        groups = columns_groups(self.g)
+        length = self.g.taps * (self.g.channels // groups)
+        return room[: groups * positions * length].reshape(groups, positions, length)
 
-    def by_position(self, samples: Array) -> Array:
-        """Values of all channels of samples, a row for each, as (positions, taps * C)."""
-        positions = len(samples) // (self.g.taps * self.g.offset_groups)
-        return samples.reshape(positions, self.g.taps * self.g.channels)
+    def product_room(self) -> Array:
+        """Scratch memory for the output of a box."""
+        return np.empty(self.tiling.positions * self.g.out_channels, self.dtype)
 
-    def tiles(self, table: Table) -> list[Tile]:
-        """Cover the output of the images on a table."""
-        return tiles(self.g, table.images, self.plan.positions)
+    def product_of(self, room: Array, positions: int) -> Array:
+        """The part of that memory which so many positions take, (groups, positions, O/groups)."""
+        groups = columns_groups(self.g)
+        size = positions * self.g.out_channels
+        return room[:size].reshape(groups, positions, self.g.out_channels // groups)
 
-    def tables(self, array: Array) -> Iterator[Table]:
-        """Put images (N, C, H, W) on channels-last tables; views where they already lie so."""
-        g = self.g
+    def images(self, array: Array) -> Iterator[Images]:
+        """Lay images (N, C, H, W) out with their channels last; views where they already are."""
         room = None
-        for images in split(g.batch, self.plan.images):
+        for images in split(self.g.batch, self.tiling.images):
             batch = array[images].transpose(0, 2, 3, 1)
-            shape = (len(batch) * g.in_pixels * g.offset_groups, g.channels // g.offset_groups)
             if batch.dtype == self.dtype and batch.flags.c_contiguous:
-                yield Table(images, batch.reshape(shape))
+                yield Images(images, read_only(batch.reshape(-1)))
                 continue
-            room = self.table_room() if room is None else room
-            rows = room[: shape[0]]
-            self.copy(batch, rows.reshape(batch.shape))
-            yield Table(images, rows)
+            room = self.image_room() if room is None else room
+            flat = room[: batch.size]
+            self.copy(batch, flat.reshape(batch.shape))
+            yield Images(images, read_only(flat))
 
-    def table_room(self) -> Array:
-        """Room for the rows of the largest table."""
-        g = self.g
-        rows = self.plan.images * g.in_pixels * g.offset_groups
-        return np.empty((rows, g.channels // g.offset_groups), self.dtype)
+    def image_room(self) -> Array:
+        """Room for the images that are laid out at a time, flat."""
+        return np.empty(self.tiling.images * self.g.in_pixels * self.g.channels, self.dtype)
 
     def copy(self, source: Array, target: Array) -> None:
         """Copy images, some of their rows on each thread."""
 
-        def copy_rows(rows: slice) -> None:
+        def copy_rows(rows: slice, _: None) -> None:
             target[:, rows] = source[:, rows]
 
         few = source[:, :1].size
-        self.do(copy_rows, split(source.shape[1], max(1, COPIED_ELEMENTS // max(1, few))))
+        parts = split(source.shape[1], max(1, COPIED_ELEMENTS // max(1, few)))
+        self.run(copy_rows, parts, lambda: None)
 
-    def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-        """Work on the threads of the call; results in order."""
+    def boxes(self, images: Images) -> list[Box]:
+        """Cover the output of some images."""
+        return self.tiling.boxes(self.g, images.images)
 
-        def run(item: Item) -> Result:
-            # Threads do not inherit NumPy's error state; infinity and NaN are values like others.
-            with np.errstate(all="ignore"):
-                return work(item)
-
-        return in_order(run, items, self.plan.threads)
-
-    def do(self, work: Callable[[Item], None], items: Sequence[Item]) -> None:
+    def run(
+        self,
+        work: Callable[[Item, Scratch], None],
+        items: Sequence[Item],
+        scratch: Callable[[], Scratch],
+    ) -> None:
         """Work on the threads of the call and wait until all is done."""
-        for _ in self.each(work, items):
-            pass
+        run(work, items, self.threads, scratch)

@@ -1,30 +1,76 @@
-"""Forward: sample a tile's columns, multiply them by the weight, write the output."""
+"""Forward: gather the columns of a box, multiply them by the weight, write the output."""
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass
 
 from cudeform.arrays import Operands
-from cudeform.cpu.blas import single_threaded
-from cudeform.cpu.call import Array, Call, Table
+from cudeform.cpu.call import Array, Call, Images
+from cudeform.cpu.layouts import Rooms, write_product
+from cudeform.cpu.loops.coordinates import ColumnsAt
+from cudeform.cpu.loops.sampling import gather_columns
 from cudeform.cpu.products import output_of
-from cudeform.cpu.tiles import Tile
-from cudeform.cpu.workspace import forward_plan
+from cudeform.cpu.threads import blas_on_one_thread
+from cudeform.cpu.tiling import Box, Costs
 from cudeform.geometry import Geometry
 from cudeform.options import Options
 
 
+def costs(g: Geometry, itemsize: int) -> Costs:
+    """Scratch memory of a forward call whose arithmetic has numbers of ``itemsize`` bytes."""
+    columns = g.taps * g.channels
+    planes = 3 * g.offset_groups * g.taps
+    weight = g.out_channels * g.taps * (g.channels // g.groups)
+    return Costs(
+        image=g.channels * g.in_pixels * itemsize,
+        fixed=weight * itemsize,
+        kept=0,
+        position=(columns + planes + 2 * g.out_channels) * itemsize,
+    )
+
+
 def forward(operands: Operands, g: Geometry, options: Options, output: Array) -> None:
     """Write the deformable convolution of ``operands`` into ``output``."""
-    call = Call.of(operands, g, options, forward_plan)
-    with single_threaded():
-        for table in call.tables(operands.input):
-            call.do(partial(_tile, call, table, output), call.tiles(table))
+    call = Call.of(operands, g, options, costs)
+    with blas_on_one_thread():
+        for images in call.images(operands.input):
+
+            def work(box: Box, scratch: _Scratch, images: Images = images) -> None:
+                _box(call, images, box, scratch, output)
+
+            call.run(work, call.boxes(images), lambda: _Scratch.of(call))
 
 
-def _tile(call: Call, table: Table, output: Array, tile: Tile) -> None:
-    columns = call.columns(call.samples(table, tile), table)
-    result = output_of(call.g, call.weight, columns)
-    if call.operands.bias is not None:
-        result += call.operands.bias.astype(call.dtype)[:, None]
-    output[tile.box] = result.reshape(call.g.out_channels, *tile.shape).swapaxes(0, 1)
+@dataclass(frozen=True)
+class _Scratch:
+    """Memory of a thread."""
+
+    columns: Array
+    product: Array
+    planes: Rooms
+
+    @classmethod
+    def of(cls, call: Call) -> _Scratch:
+        positions = call.tiling.positions
+        return cls(
+            columns=call.columns_room(),
+            product=call.product_room(),
+            planes=call.samples.rooms(positions),
+        )
+
+
+def _box(call: Call, images: Images, box: Box, scratch: _Scratch, output: Array) -> None:
+    call.samples.read(box, box, scratch.planes)
+    gather_columns(
+        call.sizes,
+        box.first,
+        box.last,
+        images.pixels,
+        call.samples.to_read(box, scratch.planes),
+        scratch.columns,
+        ColumnsAt(len(box), box.first),
+    )
+    columns = call.columns_of(scratch.columns, len(box))
+    product = call.product_of(scratch.product, len(box))
+    output_of(call.g, call.weight, columns, product)
+    write_product(call.g, product, call.operands.bias, box, output)

@@ -1,42 +1,114 @@
-"""Panels: tiles in runs, so that the weight's gradient is one large product, not many small ones.
+"""Panels: boxes in runs, so that what all positions add to is summed in large parts.
 
-The tiles of a panel leave their columns and their share of grad_output side by side. When all are
-done, parts of the weight's gradient are worked out next to each other, each over all positions.
+The boxes of a panel leave their columns, the gradient of these and their share of grad_output side
+by side. When all are done, parts of the gradients of weight and images are worked out next to each
+other, each part over all positions of the panel in their order: every element is written by one
+thread, and its sum does not depend on how many there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 
-from cudeform.cpu.call import Array, Call, Table
+from cudeform.cpu.call import Array, Call, Images
+from cudeform.cpu.layouts import Rooms, SampleArrays, read_box
+from cudeform.cpu.loops.coordinates import ColumnsAt, Samples, Sizes
+from cudeform.cpu.loops.vectors import VECTOR
 from cudeform.cpu.products import add_grad_weight, channels_first, weight_parts
-from cudeform.cpu.sparse import Rows
-from cudeform.cpu.tiles import Tile, panels
+from cudeform.cpu.threads import Scratch
+from cudeform.cpu.tiling import Box
+from cudeform.partition import split
 
-# Rows of a table, each once, and what they gain.
-Gain = tuple[Rows, Array]
+# Channels that are scattered at a time, at least, and most parts that all of them make.
+SCATTERED_CHANNELS = 16
+SCATTER_PARTS = 16
 
 
 @dataclass(frozen=True)
 class Panel:
-    """What tiles leave behind.
+    """What the boxes of a panel leave behind.
 
     Attributes:
+        box: all its positions.
         grad_output: (O, positions).
-        columns: (positions, taps * C), or None if the weight needs no gradient.
+        columns: flat; empty if the weight needs no gradient.
+        grad_columns: as columns, one for each product that gives some.
+        samples: offset and mask, and their tangents if there are any.
+    """
+
+    box: Box
+    grad_output: Array
+    columns: Array
+    grad_columns: tuple[Array, ...]
+    samples: tuple[Samples, ...]
+
+    @property
+    def at(self) -> ColumnsAt:
+        """The positions of the columns."""
+        return ColumnsAt(len(self.box), self.box.first)
+
+    def part(self, box: Box) -> slice:
+        """Where a box lies in it."""
+        return slice(box.first - self.box.first, box.last - self.box.first)
+
+
+@dataclass(frozen=True)
+class PanelRoom:
+    """Scratch memory for the panels of a call, flat.
+
+    Attributes:
+        arrays: whose planes they have.
+        planes: copies of them, where loops need copies.
     """
 
     grad_output: Array
-    columns: Array | None
+    columns: Array
+    grad_columns: tuple[Array, ...]
+    arrays: tuple[SampleArrays, ...]
+    planes: tuple[Rooms, ...]
 
-    def part(self, positions: slice) -> Panel:
-        """The share of some positions, as views."""
-        columns = None if self.columns is None else self.columns[positions]
-        return Panel(self.grad_output[:, positions], columns)
+    @classmethod
+    def of(
+        cls, call: Call, arrays: tuple[SampleArrays, ...], *, columns: bool, grad_columns: int
+    ) -> PanelRoom:
+        """Room for the largest panel of a call, with so many gradients of its columns."""
+        g = call.g
+        positions = min(call.tiling.panel, call.tiling.images * g.out_pixels)
+        size = positions * g.taps * g.channels
+        return cls(
+            grad_output=np.empty(positions * g.out_channels, call.dtype),
+            columns=np.empty(size if columns else 0, call.dtype),
+            grad_columns=tuple(np.empty(size, call.dtype) for _ in range(grad_columns)),
+            arrays=arrays,
+            planes=tuple(each.rooms(positions) for each in arrays),
+        )
+
+    def panel(self, call: Call, boxes: list[Box]) -> Panel:
+        """The panel of some boxes."""
+        box = Box(boxes[0].first, boxes[-1].last, boxes[0].images)
+        grad_output = self.grad_output[: call.g.out_channels * len(box)]
+        size = len(box) * call.g.taps * call.g.channels
+        return Panel(
+            box=box,
+            grad_output=grad_output.reshape(call.g.out_channels, len(box)),
+            columns=self.columns[:size],
+            grad_columns=tuple(room[:size] for room in self.grad_columns),
+            samples=tuple(
+                each.to_read(box, rooms)
+                for each, rooms in zip(self.arrays, self.planes, strict=True)
+            ),
+        )
+
+    def read(self, call: Call, grad_output: Array, box: Box, panel: Panel) -> None:
+        """Copy what a box needs into its panel."""
+        read_box(call.g, grad_output, box, panel.grad_output[:, panel.part(box)])
+        for each, rooms in zip(self.arrays, self.planes, strict=True):
+            each.read(box, panel.box, rooms)
 
 
 @dataclass(frozen=True)
@@ -46,32 +118,32 @@ class Sums:
     Attributes:
         weight: taps first, or None.
         bias: (O,), or None.
-        rows: channels-last gradient of the images on the largest table, or None.
+        pixels: of the images that are laid out at a time, flat, or None.
     """
 
     weight: Array | None
     bias: Array | None
-    rows: Array | None
+    pixels: Array | None
 
     @classmethod
-    def zero(cls, call: Call, *, weight: bool, bias: bool, rows: bool) -> Sums:
+    def zero(cls, call: Call, *, weight: bool, bias: bool, pixels: bool) -> Sums:
         """Sums of those gradients that are wanted."""
         return cls(
             weight=np.zeros_like(call.weight) if weight else None,
             bias=np.zeros(call.g.out_channels, call.dtype) if bias else None,
-            rows=call.table_room() if rows else None,
+            pixels=call.image_room() if pixels else None,
         )
 
-    def begin(self, table: Table) -> None:
-        """Forget the images of the last table."""
-        if self.rows is not None:
-            self.rows[: len(table.rows)] = 0
+    def begin(self) -> None:
+        """Forget the last images."""
+        if self.pixels is not None:
+            self.pixels[...] = 0
 
-    def write_images(self, call: Call, table: Table, grad_input: Array | None) -> None:
-        """Round the gradient of the images on a table."""
-        if self.rows is not None and grad_input is not None:
-            target = grad_input[table.images].transpose(0, 2, 3, 1)
-            call.copy(self.rows[: len(table.rows)].reshape(target.shape), target)
+    def write_images(self, call: Call, images: Images, grad_input: Array | None) -> None:
+        """Round the gradient of some images."""
+        if self.pixels is not None and grad_input is not None:
+            target = grad_input[images.images].transpose(0, 2, 3, 1)
+            call.copy(self.pixels[: target.size].reshape(target.shape), target)
 
     def write_rest(self, call: Call, grad_weight: Array | None, grad_bias: Array | None) -> None:
         """Round the gradients of weight and bias."""
@@ -81,51 +153,59 @@ class Sums:
             grad_bias[...] = self.bias
 
 
+class Work(Protocol[Scratch]):
+    """What is done with the boxes of a call and with its panels."""
+
+    def scratch(self) -> Scratch:
+        """The memory of a thread."""
+
+    def box(self, images: Images, box: Box, panel: Panel, scratch: Scratch) -> None:
+        """Fill the part of a panel that belongs to a box, and write what belongs to it alone."""
+
+    def scatter(self, panel: Panel, sizes: Sizes, runs: slice, pixels: Array) -> None:
+        """Add some runs of channels, of the length that ``sizes`` have, to the pixels."""
+
+
 def work_through(
     call: Call,
-    table: Table,
+    images: Images,
     grad_output: Array,
+    room: PanelRoom,
     sums: Sums,
-    work: Callable[[Tile, Panel], Iterable[Gain]],
+    work: Work[Scratch],
 ) -> None:
-    """Work on all tiles of a table and add what they leave to the sums.
+    """Work on all boxes of some images and add what they leave to the sums."""
+    sizes, runs = scatter_parts(call.sizes)
+    for boxes in call.tiling.panels(call.boxes(images)):
+        panel = room.panel(call, boxes)
 
-    Args:
-        call: the call.
-        table: its images.
-        grad_output: (N, O, OH, OW).
-        sums: what is added to.
-        work: fills the columns of a tile's share of the panel; returns what rows gain.
-    """
-    for run in panels(call.tiles(table), call.plan.panel):
-        ends = np.cumsum([tile.positions for tile in run]).tolist()
-        panel = _room(call, ends[-1], columns=sums.weight is not None)
+        def one(box: Box, scratch: Scratch, panel: Panel = panel) -> None:
+            room.read(call, grad_output, box, panel)
+            work.box(images, box, panel, scratch)
 
-        def one(item: tuple[Tile, int], panel: Panel = panel) -> list[Gain]:
-            tile, end = item
-            part = panel.part(slice(end - tile.positions, end))
-            share = part.grad_output.reshape(call.g.out_channels, *tile.shape, copy=False)
-            share[...] = grad_output[tile.box].swapaxes(0, 1)
-            return list(work(tile, part))
-
-        for gains in call.each(one, list(zip(run, ends, strict=True))):
-            for rows, gain in gains:
-                if sums.rows is not None:
-                    sums.rows[rows] += gain
-        _add(call, panel, sums)
+        call.run(one, boxes, work.scratch)
+        tasks: list[Callable[[], None]] = []
+        if sums.pixels is not None:
+            tasks += [partial(work.scatter, panel, sizes, part, sums.pixels) for part in runs]
+        if sums.weight is not None:
+            columns = call.columns_of(panel.columns, len(panel.box))
+            operands = call.g, panel.grad_output, columns, sums.weight
+            tasks += [partial(add_grad_weight, *operands, part) for part in weight_parts(call.g)]
+        if sums.bias is not None:
+            tasks.append(partial(_add_bias, panel, sums.bias))
+        call.run(lambda task, _: task(), tasks, lambda: True)
 
 
-def _room(call: Call, positions: int, *, columns: bool) -> Panel:
-    g = call.g
-    return Panel(
-        np.empty((g.out_channels, positions), call.dtype),
-        np.empty((positions, g.taps * g.channels), call.dtype) if columns else None,
-    )
+def scatter_parts(sizes: Sizes) -> tuple[Sizes, list[slice]]:
+    """Runs of channels that are short enough for several threads, and parts of all of them."""
+    run = sizes.run
+    for length in range(SCATTERED_CHANNELS, run, VECTOR):
+        if run % length == 0 and sizes.channels // length <= SCATTER_PARTS:
+            run = length
+            break
+    count = sizes.channels // max(1, run)
+    return sizes._replace(run=run), split(count, max(1, -(-count // SCATTER_PARTS)))
 
 
-def _add(call: Call, panel: Panel, sums: Sums) -> None:
-    if sums.weight is not None and panel.columns is not None:
-        add = partial(add_grad_weight, call.g, panel.grad_output, panel.columns, sums.weight)
-        call.do(add, weight_parts(call.g))
-    if sums.bias is not None:
-        sums.bias[...] += panel.grad_output.sum(axis=1)
+def _add_bias(panel: Panel, bias: Array) -> None:
+    bias[...] += panel.grad_output.sum(axis=1)

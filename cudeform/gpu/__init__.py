@@ -1,9 +1,14 @@
-"""The engine on a GPU; it speaks to the device through ``protocol.Device`` alone."""
+"""The engine on a GPU: forward, backward, jvp, double_backward, and ``run``, which executes them.
+
+The four functions take a ``Device`` and queue commands: kernel launches, matrix products and fills.
+``run`` gives them a recorder for a device, stores the recorded commands as a launch plan, and
+replays the plan on the GPU, for this call and for every later call like it (``replay``). So a
+function that is read here runs once per kind of call, and its cost in Python hardly matters.
+"""
 
 from cudeform.gpu.backward import backward
 from cudeform.gpu.forward import forward
 from cudeform.gpu.replay.launch_plans import run, workspace_bytes
-from cudeform.gpu.second_order import double_backward
-from cudeform.gpu.tangent import jvp
+from cudeform.gpu.second_order import double_backward, jvp
 
 __all__ = ["backward", "double_backward", "forward", "jvp", "run", "workspace_bytes"]

@@ -1,4 +1,4 @@
-"""What the launches of a call have in common: device, geometry, variant of the kernels."""
+"""One call of the engine: its device, its sizes, and the variant of its kernels."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
-from cudeform.arrays import Operands
+from cudeform.arrays import DeviceArray, Operands
 from cudeform.geometry import Geometry
 from cudeform.gpu import overrides
 from cudeform.gpu.chunks import Chunk
+from cudeform.gpu.device_api.commands import FillZero, KernelLaunch
 from cudeform.gpu.device_api.kernel_source import ITEMSIZE, Variant, kernel, widest
 from cudeform.gpu.device_api.params import Layout
-from cudeform.gpu.device_api.protocol import Device, DeviceArray, Memory
+from cudeform.gpu.device_api.protocol import Device, Memory
 from cudeform.options import Options
 
 THREADS = 256
 
-# Blocks stride over what is left: enough of them to fill the device several times over.
+# Kernels have grid-stride loops: these blocks fill the device several times over.
 BLOCKS_PER_MULTIPROCESSOR = 32
 
-# Threads of a launch, at most. A thread goes on by as many items, so an index runs that far beyond
-# the last of them before it is compared, and more elements than these take 64-bit indices.
-MOST_THREADS = 2**24
-MAX_ELEMENTS_32 = 2**31 - 1 - MOST_THREADS
+# Threads of a launch, at most. A grid-stride index can overshoot the last element by one grid, so
+# 32-bit indices need that much headroom; with more elements, indices have 64 bits.
+MAX_THREADS = 2**24
+MAX_ELEMENTS_32 = 2**31 - 1 - MAX_THREADS
 
-
-# ``red.global.add.v4.f32`` and the processors that have it.
+# ``red.global.add.v4.f32`` and the compute capability from which processors have it.
 VECTOR_ADDS, VECTOR_CAPABILITY = 4, 90
 
 
@@ -37,10 +37,10 @@ class Call:
 
     Attributes:
         device: where it runs.
-        g: its sizes.
+        g: sizes.
         operands: arrays in device memory.
-        variant: of the kernels.
-        zero_boundary_grad: the offset's gradient is 0 where a coordinate is -1.
+        variant: what is compiled into the kernels.
+        zero_boundary_grad: whether the gradient of a coordinate that is exactly -1 is 0.
     """
 
     device: Device
@@ -50,7 +50,7 @@ class Call:
     zero_boundary_grad: bool
 
     @classmethod
-    def of(
+    def by_columns(
         cls,
         device: Device,
         g: Geometry,
@@ -59,37 +59,40 @@ class Call:
         chunks: Sequence[Chunk],
         others: Sequence[DeviceArray | None] = (),
     ) -> Call:
-        """Prepare a call that is worked through in ``chunks`` and also reads ``others``."""
-        dtype = operands.input.dtype
-        columns = most_positions(g, chunks) * row_of(g, operands)
-        packed = g.out_channels * leading_of(g, operands)
-        bits = index_bits_of(g, [*operands.present().values(), *others], max(columns, packed))
+        """A call with columns in memory, in some chunks, that reads ``others`` in addition."""
+        dtype, ld_columns = operands.input.dtype, ld_columns_of(g, operands)
+        largest = max(most_positions(g, chunks) * g.groups, g.out_channels) * ld_columns
+        bits = index_bits_of(g, [*operands.present().values(), *others], largest)
         variant = Variant(dtype, bits, vector_of(g, dtype))
         return cls(device, g, operands, variant, options.boundary_grad == "zero")
 
     @property
     def itemsize(self) -> int:
-        """Bytes of an element."""
+        """Bytes of an element of the arrays."""
         return ITEMSIZE[self.variant.dtype]
 
     @property
-    def plan_bytes(self) -> int:
-        """Bytes of a struct Plan in shared memory."""
-        return plan_bytes(self.variant)
+    def record_bytes(self) -> int:
+        """Bytes of a sample record in shared memory."""
+        return record_bytes(self.variant)
 
     @property
-    def leading(self) -> int:
-        """Elements of a row of columns."""
-        return leading_of(self.g, self.operands)
+    def ld_columns(self) -> int:
+        """Leading dimension of the columns: elements of a row of one group."""
+        return ld_columns_of(self.g, self.operands)
 
     @property
-    def most_blocks(self) -> int:
-        """Blocks of a launch whose blocks stride."""
-        return min(self.device.multiprocessors * BLOCKS_PER_MULTIPROCESSOR, MOST_THREADS // THREADS)
+    def max_blocks(self) -> int:
+        """Blocks of a launch whose loops are grid-stride loops."""
+        return min(self.device.multiprocessors * BLOCKS_PER_MULTIPROCESSOR, MAX_THREADS // THREADS)
 
     def allocate(self, elements: int, itemsize: int | None = None) -> Memory:
         """Memory for some elements, of the call's dtype unless another size is given."""
         return self.device.allocate(max(1, elements) * (itemsize or self.itemsize))
+
+    def fill_zero(self, memory: Memory, elements: int, itemsize: int) -> None:
+        """Set the first elements of some memory to 0."""
+        self.device.queue(FillZero(elements * itemsize), [memory.pointer])
 
     def launch(
         self,
@@ -100,10 +103,10 @@ class Call:
         *,
         shared_bytes: int = 0,
     ) -> None:
-        """Run a kernel with a thread for each item, or fewer that stride."""
+        """Launch a kernel with a grid-stride loop over items."""
         if items == 0:
             return
-        blocks = min(-(-items // THREADS), self.most_blocks)
+        blocks = min(-(-items // THREADS), self.max_blocks)
         self.launch_blocks(name, blocks, THREADS, pointers, fields, shared_bytes)
 
     def launch_blocks(
@@ -115,13 +118,12 @@ class Call:
         fields: dict[str, Any],
         shared_bytes: int,
     ) -> None:
-        """Run a kernel with just so many blocks of so many threads."""
+        """Launch a kernel with a grid of given size."""
         params = Layout(self.variant.index_bits).fill(self.g, fields)
-        width = atomic_width(
-            self.variant.dtype, self.variant.vector, self.device.compute_capability
-        )
+        capability = self.device.compute_capability
+        width = atomic_width(self.variant.dtype, self.variant.vector, capability)
         text = kernel(name, replace(self.variant, atomic_width=width))
-        self.device.launch(text, blocks, threads, pointers, params, shared_bytes)
+        self.device.queue(KernelLaunch(text, blocks, threads, params, shared_bytes), pointers)
 
     def positions(self, chunk: Chunk) -> int:
         """Output positions of a chunk."""
@@ -131,17 +133,17 @@ class Call:
         """Samples of a chunk."""
         return self.positions(chunk) * self.g.taps * self.g.offset_groups
 
-    def chunk_fields(self, chunk: Chunk, table: DeviceArray) -> dict[str, Any]:
-        """Fields of struct Launch for a kernel that samples ``table`` for a chunk."""
+    def chunk_fields(self, chunk: Chunk, images: DeviceArray) -> dict[str, Any]:
+        """Fields of struct Launch for a kernel that samples channels-last images for a chunk."""
         g, operands = self.g, self.operands
         return {
-            "input": table.strides,
+            "input": images.strides,
             "offset": operands.offset.strides,
             "mask": strides_of(operands.mask),
             "positions": self.positions(chunk),
             "samples": self.samples(chunk),
             "cells": chunk.count * g.offset_groups * (g.in_h + 1) * (g.in_w + 1),
-            "ld_columns": self.leading,
+            "ld_columns": self.ld_columns,
             "first_image": chunk.images.start,
             "images": chunk.count,
             "first_row": chunk.rows.start,
@@ -155,13 +157,21 @@ class Call:
         return min(32, vectors & -vectors) if vectors else 1
 
 
-def plan_bytes(variant: Variant) -> int:
-    """Bytes of a struct Plan: 16 at a time, what a thread loads at once."""
+def zero_arrays(device: Device, arrays: Sequence[DeviceArray]) -> None:
+    """Fill contiguous arrays with zeros."""
+    for array in arrays:
+        nbytes = prod(array.shape) * ITEMSIZE[array.dtype]
+        if nbytes:
+            device.queue(FillZero(nbytes), [array.pointer])
+
+
+def record_bytes(variant: Variant) -> int:
+    """Bytes of a sample record, a multiple of the 16 that a thread loads at once."""
     return 48 + 32 * (variant.acc_itemsize == 8) + 16 * (variant.index_bits == 64)
 
 
-def move_bytes(variant: Variant) -> int:
-    """Bytes of a struct Move."""
+def tangent_bytes(variant: Variant) -> int:
+    """Bytes of the tangent of a sample record."""
     return 64 if variant.acc_itemsize == 8 else 32 + 16 * (variant.index_bits == 64)
 
 
@@ -170,38 +180,33 @@ def atomic_width(dtype: str, vector: int, capability: int) -> int:
 
     Args:
         dtype: of the arrays; sums are float64 for float64 and float32 for the others.
-        vector: channels that a thread has at a time.
+        vector: channels that a thread loads at a time.
         capability: such as 90 for sm_90.
     """
     supported = capability >= VECTOR_CAPABILITY and dtype != "float64" and vector % VECTOR_ADDS == 0
     return VECTOR_ADDS if supported and overrides.forced().scatter != "scalar" else 1
 
 
-def index_bits_of(g: Geometry, arrays: Sequence[DeviceArray | None], columns: int = 0) -> int:
-    """Width of an index for arrays of any strides, for cells, and for some elements of columns."""
+def index_bits_of(g: Geometry, arrays: Sequence[DeviceArray | None], largest: int = 0) -> int:
+    """Bits of an index into arrays of any strides and into workspace of ``largest`` elements."""
     spans = [_span(array) for array in arrays if array is not None]
     shapes = (g.input_shape, g.offset_shape, g.weight_shape, g.output_shape)
     cells = g.batch * g.offset_groups * (g.in_h + 1) * (g.in_w + 1)
-    return 32 if max(*spans, *map(prod, shapes), cells, columns) <= MAX_ELEMENTS_32 else 64
+    return 32 if max(*spans, *map(prod, shapes), cells, largest) <= MAX_ELEMENTS_32 else 64
 
 
 def vector_of(g: Geometry, dtype: str) -> int:
-    """Channels that kernels take at a time: 16 bytes of them where both kinds of group allow it."""
+    """Channels that a thread loads at a time: 16 bytes of them if these divide all groups."""
     wide = widest(dtype)
     fits = g.channels // g.offset_groups % wide == 0 and g.channels // g.groups % wide == 0
     return wide if fits and g.channels else 1
 
 
-def leading_of(g: Geometry, operands: Operands) -> int:
-    """Elements of a row of columns: all taps, a 1 if there is a bias, zeros up to 16 bytes."""
+def ld_columns_of(g: Geometry, operands: Operands) -> int:
+    """Elements of a row of columns: channels of all taps, 1 for a bias, zeros up to 16 bytes."""
     wide = widest(operands.input.dtype)
     used = g.taps * (g.channels // g.groups) + (operands.bias is not None)
     return max(1, -(-used // wide)) * wide
-
-
-def row_of(g: Geometry, operands: Operands) -> int:
-    """Elements of the columns of one output position, all groups together."""
-    return g.groups * leading_of(g, operands)
 
 
 def most_positions(g: Geometry, chunks: Sequence[Chunk]) -> int:
@@ -209,8 +214,8 @@ def most_positions(g: Geometry, chunks: Sequence[Chunk]) -> int:
     return max(chunk.count * chunk.height for chunk in chunks) * g.out_w
 
 
-def pointer_of(array: DeviceArray | None) -> int:
-    """Address, 0 for an array that is absent."""
+def pointer_of(array: DeviceArray | Memory | None) -> int:
+    """Device address, 0 for an array that is absent."""
     return 0 if array is None else array.pointer
 
 
@@ -220,7 +225,7 @@ def strides_of(array: DeviceArray | None) -> tuple[int, ...]:
 
 
 def _span(array: DeviceArray) -> int:
-    """Elements between the first and the last, or the largest stride, which a kernel takes too."""
+    """Elements from the first to the last, or the largest stride: kernels compute both."""
     steps = zip(array.shape, array.strides, strict=True)
     reach = sum((size - 1) * abs(stride) for size, stride in steps) + 1
     return max(reach, *map(abs, array.strides))

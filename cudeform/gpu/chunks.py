@@ -1,96 +1,77 @@
-"""How much of a call the GPU engine does at a time, so that its workspace stays within a budget."""
+"""Cutting a call into chunks, so that its workspace stays within a budget."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from cudeform.geometry import Geometry
-from cudeform.gpu.device_api.protocol import Device
+from cudeform.gpu.costs import Costs
+from cudeform.gpu.device_api.protocol import Hardware
 from cudeform.options import Options
 from cudeform.partition import split
 
-# Of the memory that is free, unless the caller sets a limit.
+# The default budget: a share of the free memory, within these bounds.
 FREE_SHARE = 0.25
-LEAST_DEFAULT = 32 * 2**20
-MOST_DEFAULT = 2 * 2**30
+MIN_DEFAULT = 32 * 2**20
+MAX_DEFAULT = 2 * 2**30
 
-# Chunks of a deterministic call do not depend on the limit: other products round otherwise.
+# Size of the chunks of a deterministic call. They must not depend on the limit or on free memory:
+# sums over other chunks round differently.
 DETERMINISTIC_BYTES = 128 * 2**20
 
-# Samples of a chunk are numbered by 32-bit integers, and so are the four weights of each.
-MOST_SAMPLES = 2**29 - 1
+# The samples of a chunk, and the four weights of each, are numbered by 32-bit integers.
+MAX_SAMPLES = 2**29 - 1
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some whole images, or some rows of the output of one."""
+    """What one pass of a call works through: whole images, or output rows of one image."""
 
     images: slice
     rows: slice
 
     @property
     def count(self) -> int:
-        """Images."""
+        """Number of images."""
         return int(self.images.stop - self.images.start)
 
     @property
     def height(self) -> int:
-        """Rows."""
+        """Number of output rows of each image."""
         return int(self.rows.stop - self.rows.start)
 
 
-@dataclass(frozen=True)
-class Costs:
-    """Bytes of workspace: for the call, for each image and for each output position of a chunk."""
-
-    call: int
-    image: int
-    position: int
-
-    @property
-    def purposes(self) -> str:
-        """What the least workspace is for."""
-        costs = {
-            "the weight": self.call,
-            "one image": self.image,
-            "one row of the output": self.position,
-        }
-        *others, last = [what for what, nbytes in costs.items() if nbytes]
-        return f"{', '.join(others)} and {last}" if others else last
-
-
-def chunks(g: Geometry, device: Device, options: Options, costs: Costs) -> list[Chunk]:
-    """Cut a call into chunks of nearly equal size that fit the budget.
+def cut_into_chunks(g: Geometry, hardware: Hardware, options: Options, costs: Costs) -> list[Chunk]:
+    """Cut a call into chunks of nearly equal size whose workspace fits the budget.
 
     Raises:
-        ValueError: not even one row of one image fits in ``options.workspace_limit``, or it has
-            more samples than can be numbered.
+        ValueError: not even one output row of one image fits ``options.workspace_limit``, or it
+            has more samples than 32-bit integers can number.
     """
     row_samples = g.out_w * g.taps * g.offset_groups
-    if row_samples > MOST_SAMPLES:
+    if row_samples > MAX_SAMPLES:
         raise ValueError(
-            f"OW*KH*KW*offset_groups must be at most {MOST_SAMPLES} on a GPU, got {row_samples}"
+            f"OW*KH*KW*offset_groups must be at most {MAX_SAMPLES} on a GPU, got {row_samples}"
         )
-    row = g.out_w * costs.position
-    least = costs.image + row
+    row_bytes = g.out_w * costs.position
+    image_bytes = costs.image + g.out_pixels * costs.position
+    required = costs.image + row_bytes
     if options.deterministic:
-        everything = g.batch * (costs.image + g.out_pixels * costs.position)
-        least = max(least, min(DETERMINISTIC_BYTES, everything))
-    budget = options.workspace_limit or max(_default_budget(device), costs.call + least)
-    if budget < costs.call + least:
+        required = max(required, min(DETERMINISTIC_BYTES, g.batch * image_bytes))
+    budget = options.workspace_limit or max(_default_budget(hardware), costs.call + required)
+    if budget < costs.call + required:
         why = "deterministic results do not depend on the limit, nor may the chunks"
         what = why if options.deterministic else costs.purposes
         raise ValueError(
-            f"workspace_limit must be at least {costs.call + least} bytes for this call ({what}), "
-            f"got {budget}"
+            f"workspace_limit must be at least {costs.call + required} bytes for this call "
+            f"({what}), got {budget}"
         )
-    room = least if options.deterministic else budget - costs.call
-    whole = costs.image + g.out_pixels * costs.position
-    samples = g.out_h * row_samples
-    if whole <= room and samples <= MOST_SAMPLES:
-        images = _fitting(room, whole, MOST_SAMPLES // samples)
+    available = required if options.deterministic else budget - costs.call
+    image_samples = g.out_h * row_samples
+    if image_bytes <= available and image_samples <= MAX_SAMPLES:
+        images = _most(available, image_bytes, MAX_SAMPLES // image_samples)
         return [Chunk(part, slice(0, g.out_h)) for part in split(g.batch, images)]
-    rows = _fitting(room - costs.image, row, MOST_SAMPLES // row_samples)
+    rows = _most(available - costs.image, row_bytes, MAX_SAMPLES // row_samples)
     return [
         Chunk(slice(image, image + 1), part)
         for image in range(g.batch)
@@ -98,10 +79,10 @@ def chunks(g: Geometry, device: Device, options: Options, costs: Costs) -> list[
     ]
 
 
-def _fitting(room: int, each: int, most: int) -> int:
-    """How many of at most ``most`` fit; those that take no bytes all do."""
-    return min(room // each, most) if each else most
+def _most(available: int, nbytes: int, limit: int) -> int:
+    """How many parts of some bytes fit, ``limit`` at most."""
+    return min(available // nbytes, limit) if nbytes else limit
 
 
-def _default_budget(device: Device) -> int:
-    return max(LEAST_DEFAULT, min(MOST_DEFAULT, int(device.free_bytes() * FREE_SHARE)))
+def _default_budget(hardware: Hardware) -> int:
+    return max(MIN_DEFAULT, min(MAX_DEFAULT, int(hardware.free_bytes() * FREE_SHARE)))

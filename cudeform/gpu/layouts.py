@@ -1,52 +1,57 @@
-"""Layouts: images with their channels last, the weight with its taps first."""
+"""Layouts that the kernels need: channels-last images, and the weight packed like the columns."""
 
 from __future__ import annotations
 
 from math import prod
 
+from cudeform.arrays import DeviceArray
 from cudeform.gpu.call import Call, pointer_of, strides_of
 from cudeform.gpu.chunks import Chunk
-from cudeform.gpu.device_api.protocol import DeviceArray, Memory
+from cudeform.gpu.device_api.protocol import Memory
 
-TILE = 32  # of the layout kernels
+TRANSPOSE_TILE = 32  # side of the tile in shared memory of the layout kernels
 
 
 class ChannelsLast:
-    """Images of an array (N, C, H, W) with their channels last: as they are, or copied.
+    """Images of an array (N, C, H, W) with their channels last: a view of it, or a copy."""
 
-    They are read as they are where channels are neighbours and, if kernels take several at a time,
-    every run of them begins at a multiple of 16 bytes.
-    """
-
-    def __init__(self, call: Call, array: DeviceArray, most_pixels: int, *, dense: bool) -> None:
-        """Prepare to hand out parts.
+    def __init__(self, call: Call, array: DeviceArray, max_pixels: int, *, dense: bool) -> None:
+        """Allocate memory for a copy unless the array can be read where it is.
 
         Args:
-            call: the call.
+            call: the call that reads the images.
             array: images of any strides.
-            most_pixels: pixels of the largest part.
+            max_pixels: pixels of the largest part that ``part`` will be asked for.
             dense: whether pixels must follow each other without gaps, as in a matrix.
         """
         self._call, self._array = call, array
-        self._held: tuple[slice, slice] | None = None
+        self._copied: tuple[slice, slice] | None = None
         self._copy: Memory | None = None
-        if not readable(call, array, dense=dense):
-            self._copy = call.allocate(most_pixels * array.shape[1])
+        if not needs_no_copy(call, array, dense=dense):
+            self._copy = call.allocate(max_pixels * array.shape[1])
 
-    def part(self, images: slice, rows: slice) -> DeviceArray:
-        """Some rows of some images, (images, C, rows, W); the copy lasts until the next part."""
-        _, c, _, w = self._array.shape
+    def part(self, images: slice, rows: slice | None = None) -> DeviceArray:
+        """Some images, and some of their rows, as (images, C, rows, W).
+
+        What is copied is overwritten by the next part.
+        """
+        _, c, h, w = self._array.shape
+        rows = slice(0, h) if rows is None else rows
         shape = (images.stop - images.start, c, rows.stop - rows.start, w)
         if self._copy is None:
             strides = self._array.strides
             first = images.start * strides[0] + rows.start * strides[2]
             pointer = self._array.pointer + first * self._call.itemsize
             return DeviceArray(pointer, shape, strides, self._array.dtype)
-        if self._held != (images, rows):
+        if self._copied != (images, rows):
             self._fill(self._copy, images, rows, shape)
-            self._held = (images, rows)
+            self._copied = (images, rows)
         strides = (shape[2] * w * c, 1, w * c, c)
         return DeviceArray(self._copy.pointer, shape, strides, self._array.dtype)
+
+    def whole(self) -> DeviceArray:
+        """All images."""
+        return self.part(slice(0, self._array.shape[0]))
 
     def _fill(self, copy: Memory, images: slice, rows: slice, shape: tuple[int, ...]) -> None:
         fields = {
@@ -59,23 +64,34 @@ class ChannelsLast:
             "size_w": shape[3],
         }
         pointers = (self._array.pointer, copy.pointer)
-        shared = TILE * (TILE + 1) * self._call.itemsize
+        shared = TRANSPOSE_TILE * (TRANSPOSE_TILE + 1) * self._call.itemsize
         self._call.launch("channels_last", prod(shape), pointers, fields, shared_bytes=shared)
 
 
-def readable(call: Call, array: DeviceArray, *, dense: bool) -> bool:
-    """Whether kernels, or a product, can read the images as they are."""
+def input_images(call: Call, chunks: list[Chunk]) -> ChannelsLast:
+    """The input of a call, for kernels that sample the images of one chunk at a time."""
+    pixels = max(chunk.count for chunk in chunks) * call.g.in_pixels
+    return ChannelsLast(call, call.operands.input, pixels, dense=False)
+
+
+def needs_no_copy(call: Call, array: DeviceArray, *, dense: bool) -> bool:
+    """Whether the strides of an array already are those of channels-last images.
+
+    Channels must be neighbours, and where a thread loads several of them at a time, each vector
+    must begin at a multiple of 16 bytes.
+    """
     _, c, h, w = array.shape
     strides, vector = array.strides, call.variant.vector
-    start = array.pointer % (vector * call.itemsize) == 0
+    pointer_aligned = array.pointer % (vector * call.itemsize) == 0
     if dense:
-        return start and _same_place(array.shape, strides, (h * w * c, 1, w * c, c))
-    aligned = all(stride % vector == 0 for stride in (strides[0], *strides[2:]))
-    return (strides[1] == 1 or c == 1) and aligned and start
+        wanted = (h * w * c, 1, w * c, c)
+        return pointer_aligned and _same_layout(array.shape, strides, wanted)
+    strides_aligned = all(stride % vector == 0 for stride in (strides[0], *strides[2:]))
+    return (strides[1] == 1 or c == 1) and strides_aligned and pointer_aligned
 
 
-def _same_place(shape: tuple[int, ...], strides: tuple[int, ...], others: tuple[int, ...]) -> bool:
-    """Whether two strides reach the same elements: those of sizes of 1 do not matter."""
+def _same_layout(shape: tuple[int, ...], strides: tuple[int, ...], others: tuple[int, ...]) -> bool:
+    """Whether strides are equal, except along axes of size 1, where they do not matter."""
     return all(
         size == 1 or stride == other
         for size, stride, other in zip(shape, strides, others, strict=True)
@@ -85,32 +101,34 @@ def _same_place(shape: tuple[int, ...], strides: tuple[int, ...], others: tuple[
 def pack_weight(
     call: Call, weight: DeviceArray | None = None, bias: DeviceArray | None = None
 ) -> Memory:
-    """A weight as (O, leading): taps, channels, then the bias; that of the call unless given."""
+    """Pack a weight, by default that of the call, as (O, ld_columns): taps, channels, then bias."""
     if weight is None:
         weight, bias = call.operands.weight, call.operands.bias
-    packed = call.allocate(call.g.out_channels * call.leading)
+    elements = call.g.out_channels * call.ld_columns
+    packed = call.allocate(elements)
     fields = {
         "weight": strides_of(weight),
         "bias_stride": 0 if bias is None else bias.strides[0],
-        "ld_columns": call.leading,
+        "ld_columns": call.ld_columns,
     }
-    pointers = (pointer_of(weight), pointer_of(bias), packed.pointer)
-    call.launch("pack_weight", call.g.out_channels * call.leading, pointers, fields)
+    call.launch(
+        "pack_weight", elements, (pointer_of(weight), pointer_of(bias), packed.pointer), fields
+    )
     return packed
 
 
 def unpack_weight(
     call: Call, packed: Memory, grad_weight: DeviceArray | None, grad_bias: DeviceArray | None
 ) -> None:
-    """Round the gradient of the packed weight into those of weight and bias."""
+    """Round the gradient of the packed weight and write it into those of weight and bias."""
     g = call.g
     items = g.out_channels * max(1, g.taps * (g.channels // g.groups))
     pointers = (packed.pointer, pointer_of(grad_weight), pointer_of(grad_bias))
-    call.launch("unpack_weight", items, pointers, {"ld_columns": call.leading})
+    call.launch("unpack_weight", items, pointers, {"ld_columns": call.ld_columns})
 
 
-def unpack_input(call: Call, table: Memory, grad_input: DeviceArray, chunk: Chunk) -> None:
-    """Round the gradient of some channels-last images into that of the input, contiguous."""
+def unpack_input(call: Call, images: Memory, grad_input: DeviceArray, chunk: Chunk) -> None:
+    """Round the gradient of a chunk's channels-last images and write it into the input's."""
     g = call.g
     fields = {
         "first_image": chunk.images.start,
@@ -120,6 +138,6 @@ def unpack_input(call: Call, table: Memory, grad_input: DeviceArray, chunk: Chun
         "size_w": g.in_w,
     }
     items = chunk.count * g.channels * g.in_pixels
-    shared = TILE * (TILE + 1) * call.variant.acc_itemsize
-    pointers = (table.pointer, grad_input.pointer)
+    shared = TRANSPOSE_TILE * (TRANSPOSE_TILE + 1) * call.variant.acc_itemsize
+    pointers = (images.pointer, grad_input.pointer)
     call.launch("channels_first", items, pointers, fields, shared_bytes=shared)

@@ -1,7 +1,8 @@
-"""The gradients of the gradients on a device.
+"""Forward mode and second order on a device, always by columns.
 
-``cpu/double.py`` says where the formulas come from: they are the gradients of
-``sum(grad_output * tangent of the output)``.
+``double_backward`` gives the gradients of ``sum(cotangents * backward(...))``. They are those of
+``sum(grad_output * T)``, where T is the tangent of the output along the cotangents, and so they are
+computed like a backward: one pass turns gradients of the columns into those of the samples.
 """
 
 from __future__ import annotations
@@ -12,14 +13,35 @@ from cudeform.arrays import DeviceArray, DoubleGradients, Operands, Tangents
 from cudeform.geometry import Geometry
 from cudeform.gpu import products
 from cudeform.gpu.algorithms import uses_gather
-from cudeform.gpu.algorithms.grad_input import InputSums
-from cudeform.gpu.backward import zero
-from cudeform.gpu.call import most_positions, pointer_of, row_of
+from cudeform.gpu.algorithms.grad_input import GradInputAccumulator
+from cudeform.gpu.algorithms.im2col import allocate_columns
+from cudeform.gpu.algorithms.im2col_backward import allocate_grad_weight
+from cudeform.gpu.algorithms.im2col_tangents import ImagePair, TangentCall
+from cudeform.gpu.call import most_positions, pointer_of, zero_arrays
 from cudeform.gpu.chunks import Chunk
 from cudeform.gpu.device_api.protocol import Device, Memory
 from cudeform.gpu.layouts import ChannelsLast, unpack_weight
-from cudeform.gpu.tangent import Direction, Images
 from cudeform.options import Options
+
+
+def jvp(
+    device: Device,
+    operands: Operands,
+    g: Geometry,
+    options: Options,
+    tangents: Tangents,
+    result: DeviceArray,
+) -> None:
+    """Queue the tangent of the output into ``result``, contiguous.
+
+    A tangent that is None stands for zero.
+    """
+    if 0 in g.output_shape:
+        return
+    along = TangentCall.of(device, operands, g, options, tangents)
+    for chunk, pair in along.images_of_chunks():
+        along.fill_columns_tangent(chunk, pair)
+        along.write_output_tangent(chunk, pair, result)
 
 
 def double_backward(
@@ -31,110 +53,104 @@ def double_backward(
     cotangents: Tangents,
     results: DoubleGradients,
 ) -> None:
-    """Queue the gradients of ``sum(cotangents * backward(...))`` into ``results``, contiguous."""
+    """Queue the gradients of ``sum(cotangents * backward(...))`` into the contiguous ``results``.
+
+    A cotangent that is None stands for zero. A result that is None is not computed.
+    """
     wanted = [result for result in results if result is not None]
     if 0 in g.output_shape:
-        zero(device, wanted)
+        zero_arrays(device, wanted)
     elif wanted:
-        ordered = uses_gather(options) and results.input is not None
-        direction = Direction.of(
-            device, operands, g, options, cotangents, (grad_output,), ordered=ordered
+        sorts = uses_gather(options) and results.input is not None
+        along = TangentCall.of(
+            device, operands, g, options, cotangents, (grad_output,), sorts=sorts
         )
-        _Double.of(direction, grad_output, results).run()
+        _DoubleBackward.of(along, grad_output, results).run()
 
 
 @dataclass(frozen=True)
-class _Double:
-    direction: Direction
+class _DoubleBackward:
+    along: TangentCall
     results: DoubleGradients
     grad_output: ChannelsLast
-    others: Memory | None  # gradient of the columns that meets the weight's tangent
-    grad_weight: Memory | None
-    sums: InputSums | None  # of the input's gradient
+    grad_columns_of_weight_tangent: Memory | None
+    grad_weight: Memory | None  # of the packed weight
+    grad_input: GradInputAccumulator | None
 
     @classmethod
     def of(
-        cls, direction: Direction, grad_output: DeviceArray, results: DoubleGradients
-    ) -> _Double:
-        call = direction.call
-        g, pieces, acc = call.g, direction.pieces, call.variant.acc_itemsize
-        positions = most_positions(g, pieces)
+        cls, along: TangentCall, grad_output: DeviceArray, results: DoubleGradients
+    ) -> _DoubleBackward:
+        call, chunks = along.call, along.chunks
+        has_weight_tangent = along.weight_tangent is not None
         return cls(
-            direction=direction,
+            along=along,
             results=results,
-            grad_output=ChannelsLast(call, grad_output, positions, dense=True),
-            others=(
-                None
-                if direction.weight_tangent is None
-                else call.allocate(positions * row_of(g, call.operands))
+            grad_output=ChannelsLast(call, grad_output, most_positions(call.g, chunks), dense=True),
+            grad_columns_of_weight_tangent=(
+                allocate_columns(call, chunks) if has_weight_tangent else None
             ),
-            grad_weight=(
-                None
-                if results.weight is None
-                else call.allocate(g.out_channels * call.leading, acc)
-            ),
-            sums=(
-                None
-                if results.input is None
-                else InputSums.of(call, pieces, direction.options, results.input)
-            ),
+            grad_weight=None if results.weight is None else allocate_grad_weight(call),
+            grad_input=GradInputAccumulator.of(call, chunks, along.options, results.input),
         )
 
     def run(self) -> None:
-        direction, results = self.direction, self.results
-        for chunk, images in direction.places():
-            grad_output = self.grad_output.part(chunk.images, chunk.rows).pointer
-            if results.input is results.offset is results.mask is None:
-                direction.im2col(chunk, images)
-            else:
-                self._grad_columns(chunk, grad_output)
-                self._pull(chunk, images)
-            if self.grad_weight is not None:
-                products.grad_weight(
-                    direction.call,
-                    chunk,
-                    direction.columns.pointer,
-                    grad_output,
-                    self.grad_weight.pointer,
-                    add=chunk is not direction.pieces[0],
-                    allow_tf32=direction.options.allow_tf32,
-                )
-            if results.grad_output is not None:
-                direction.output(chunk, images, results.grad_output)
+        for chunk, pair in self.along.images_of_chunks():
+            self._chunk(chunk, pair)
         if self.grad_weight is not None:
-            unpack_weight(direction.call, self.grad_weight, results.weight, None)
+            unpack_weight(self.along.call, self.grad_weight, self.results.weight, None)
 
-    def _grad_columns(self, chunk: Chunk, grad_output: int) -> None:
-        direction = self.direction
-        call, tf32 = direction.call, direction.options.allow_tf32
-        columns = direction.columns.pointer
-        products.grad_columns(call, chunk, grad_output, direction.weight.pointer, columns, tf32)
-        if direction.weight_tangent is not None and self.others is not None:
-            weight, others = direction.weight_tangent.pointer, self.others.pointer
-            products.grad_columns(call, chunk, grad_output, weight, others, tf32)
-
-    def _pull(self, chunk: Chunk, images: Images) -> None:
-        """From the gradients of the columns to those of input, offset and mask, and the tangent."""
-        direction, results = self.direction, self.results
-        call, scatter = direction.call, 0
-        if self.sums is not None:
-            scatter = self.sums.begin(
-                chunk, images.here, direction.columns, direction.tangents, self.others
+    def _chunk(self, chunk: Chunk, pair: ImagePair) -> None:
+        along, results = self.along, self.results
+        grad_output = self.grad_output.part(chunk.images, chunk.rows)
+        if results.input is results.offset is results.mask is None:
+            along.fill_columns_tangent(chunk, pair)
+        else:
+            self._grad_columns(chunk, grad_output)
+            self._backpropagate_samples(chunk, pair)
+        if self.grad_weight is not None:
+            products.grad_weight(
+                along.call,
+                chunk,
+                along.columns,
+                grad_output,
+                self.grad_weight,
+                accumulate=chunk is not along.chunks[0],
+                allow_tf32=along.options.allow_tf32,
             )
-        kept = self.grad_weight is not None or results.grad_output is not None
-        call.launch(
+        if results.grad_output is not None:
+            along.write_output_tangent(chunk, pair, results.grad_output)
+
+    def _grad_columns(self, chunk: Chunk, grad_output: DeviceArray) -> None:
+        along, tf32 = self.along, self.along.options.allow_tf32
+        call = along.call
+        products.grad_columns(call, chunk, grad_output, along.weight, along.columns, tf32)
+        second = self.grad_columns_of_weight_tangent
+        if along.weight_tangent is not None and second is not None:
+            products.grad_columns(call, chunk, grad_output, along.weight_tangent, second, tf32)
+
+    def _backpropagate_samples(self, chunk: Chunk, pair: ImagePair) -> None:
+        """From gradients of columns to those of input, offset, mask, and the tangent of columns."""
+        along, results, scatter = self.along, self.results, None
+        second = self.grad_columns_of_weight_tangent
+        if self.grad_input is not None:
+            scatter = self.grad_input.before_kernel(
+                chunk, pair.images, along.columns, along.tangents, second
+            )
+        write_columns = self.grad_weight is not None or results.grad_output is not None
+        along.call.launch(
             "deform_double_backward",
-            call.samples(chunk),
+            along.call.samples(chunk),
             (
-                *direction.pointers(images),
-                direction.columns.pointer,
-                0 if self.others is None else self.others.pointer,
-                scatter,
+                *along.pointers(pair),
+                along.columns.pointer,
+                pointer_of(second),
+                pointer_of(scatter),
                 pointer_of(results.offset),
                 pointer_of(results.mask),
             ),
-            direction.fields(chunk, images) | {"write_columns": kept},
-            shared_bytes=direction.shared_bytes,
+            along.fields(chunk, pair) | {"write_columns": write_columns},
+            shared_bytes=along.shared_bytes,
         )
-        if self.sums is not None:
-            self.sums.end(chunk)
+        if self.grad_input is not None:
+            self.grad_input.after_kernel(chunk)

@@ -123,12 +123,11 @@ def test_the_number_of_threads_of_blas_does_not_change_a_bit(case: Case, blas_th
 
 
 def test_it_would_if_blas_were_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    pools = importlib.import_module("cudeform.cpu.blas")._pools
-    if not pools():
-        pytest.skip("needs threadpoolctl, and OpenBLAS with threads of its own")
-    for engine in ("forward", "backward", "double"):
+    if not importlib.import_module("cudeform.cpu.threads")._blas_libraries():
+        pytest.skip("needs OpenBLAS with threads of its own")
+    for engine in ("forward", "backward", "second_order"):
         module = importlib.import_module(f"cudeform.cpu.{engine}")
-        monkeypatch.setattr(module, "single_threaded", nullcontext)
+        monkeypatch.setattr(module, "blas_on_one_thread", nullcontext)
     changed = set().union(*(differing(case, 1, 2) for case in PRODUCTS))
     forward, backward = {"output", "jvp"}, {"input", "offset", "mask"}
     assert forward <= changed

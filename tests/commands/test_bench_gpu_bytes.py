@@ -20,7 +20,7 @@ from support.gpu_engine import backward, forward, geometry
 from tiers import quick
 
 from cudeform.gpu import overrides
-from cudeform.gpu.algorithms.fused_tiling import STAGE_UNITS, Tiling, tile_for
+from cudeform.gpu.algorithms.fused_tiling import STAGE_VECS, Tiling, tiling_for
 from cudeform.gpu.call import THREADS
 from cudeform.options import Options
 
@@ -29,7 +29,7 @@ pytestmark = needs_compiler
 PLAIN = Config("plain", 2, 32, 11, 13, 32, stride=2)
 GROUPS = Config("groups", 2, 64, 11, 13, 32, stride=2, groups=2, offset_groups=2)
 DEPTHWISE = Config("depthwise", 2, 32, 11, 13, 32, stride=2, groups=32)
-UNITS_BYTES = 16 * STAGE_UNITS  # of a row of a stage
+UNITS_BYTES = 16 * STAGE_VECS  # of a row of a stage
 EVERY_MODE = pytest.mark.parametrize("mode", quick(["fp32", "fp16", "bf16"], 0, 1))
 
 
@@ -76,7 +76,7 @@ def tiling_of(case: Case, device: HostDevice) -> tuple[Tiling, int]:
     """How the fused kernel cuts a case, and into how many blocks."""
     g, dtype = geometry(case), case.input.dtype.name
     products = 3 if dtype == "float32" else 1
-    tiling = Tiling(g, tile_for(g, dtype, products, device.multiprocessors), dtype)
+    tiling = tiling_for(g, dtype, products, device.multiprocessors)
     return tiling, tiling.tiles(g.batch, g.out_h) * tiling.strips
 
 
@@ -125,7 +125,7 @@ def test_fused(out_channels: int, mode: str) -> None:
     weights = blocks * tiling.stages * tiling.tile.n * UNITS_BYTES * tiling.tile.operand_terms
     assert moved(device, "deform_fused") == (samples + weights, 0, 0)
     wanted = {"pack_weight_fused": 1, "channels_last": 1, "deform_fused": 1}
-    if tiling.part_stages(device) < tiling.stages:
+    if tiling.split_stages(device) < tiling.stages:
         wanted["reduce_split_k"] = 1
     assert launches(device) == wanted
 
@@ -207,5 +207,5 @@ def test_factors_pass_through_shared_memory_once_for_each_warp(mode: str) -> Non
     factors = blocks * tiling.stages * (stores + loads) * UNITS_BYTES * tile.operand_terms
     [did] = [d for d in device.log if isinstance(d, Launched) and d.kernel == "deform_fused"]
     # A plan has 17 bytes, which are stored once and loaded for each unit of channels.
-    units = blocks * tile.m * tiling.stages * STAGE_UNITS
+    units = blocks * tile.m * tiling.stages * STAGE_VECS
     assert factors < did.in_shared < factors + units * 2 * 17

@@ -13,7 +13,7 @@ NEEDS = {
     "torch": ("torch",),
     "jax": ("jax",),
     "load": ("torch", "cudeform.interop.torch:ModulatedDeformConv2dPack"),
-    "align": ("matplotlib",),
+    "align": ("matplotlib", "scipy"),
 }
 PICTURES = {"align_frames", "rotate_texture"}
 SECONDS = 120  # a few on a machine that does nothing else

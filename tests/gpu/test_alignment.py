@@ -7,11 +7,10 @@ from cases import named
 from checks import needs_compiler
 from support.gpu_engine import geometry
 
-from cudeform.arrays import Operands
+from cudeform.arrays import DeviceArray, Operands
 from cudeform.checks import GRADIENTS
-from cudeform.gpu.call import leading_of
+from cudeform.gpu.call import ld_columns_of
 from cudeform.gpu.device_api.params import Layout
-from cudeform.gpu.device_api.protocol import DeviceArray
 
 pytestmark = needs_compiler
 
@@ -33,6 +32,6 @@ def test_rows_of_columns_are_whole_vectors() -> None:
         for dtype in ("float16", "float32", "float64"):
             case = named(name).cast(dtype)
             arrays = {n: DeviceArray(0, getattr(case, n).shape, (), dtype) for n in GRADIENTS}
-            leading = leading_of(geometry(case), Operands(**arrays))
+            leading = ld_columns_of(geometry(case), Operands(**arrays))
             assert leading * case.input.itemsize % 16 == 0
             assert leading > case.weight[0].size

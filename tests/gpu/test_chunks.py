@@ -11,16 +11,16 @@ from checks import needs_compiler
 from hostcuda import HostDevice
 from support.gpu_engine import forward, geometry, launches
 
-from cudeform.gpu import chunks
-from cudeform.gpu.chunks import Chunk
+from cudeform.gpu.chunks import Chunk, cut_into_chunks
+from cudeform.gpu.costs import Costs
 from cudeform.options import Options
 
 pytestmark = needs_compiler
 
 
-def pieces_of(case: Case, limit: int) -> list[Chunk]:
-    costs = chunks.Costs(call=0, image=0, position=1000)
-    return chunks.chunks(geometry(case), HostDevice(), Options(workspace_limit=limit), costs)
+def chunks_of(case: Case, limit: int) -> list[Chunk]:
+    costs = Costs(position=1000)
+    return cut_into_chunks(geometry(case), HostDevice(), Options(workspace_limit=limit), costs)
 
 
 @pytest.mark.parametrize("batch", [1, 31, 32, 37, 64, 67, 97])
@@ -28,7 +28,7 @@ def pieces_of(case: Case, limit: int) -> list[Chunk]:
 def test_no_batch_is_worse_than_its_neighbours(batch: int, most: int) -> None:
     case = build("any", batch=batch, channels=1, size=(3, 3), out_channels=1)
     pixels = prod(case.grad_output.shape[2:])
-    counts = [chunk.count for chunk in pieces_of(case, most * pixels * 1000)]
+    counts = [chunk.count for chunk in chunks_of(case, most * pixels * 1000)]
     assert sum(counts) == batch
     assert len(counts) == -(-batch // most)
     assert max(counts) - min(counts) <= 1
@@ -38,12 +38,12 @@ def test_no_batch_is_worse_than_its_neighbours(batch: int, most: int) -> None:
 @pytest.mark.parametrize("most", [1, 5, 8])
 def test_nor_is_any_height(height: int, most: int) -> None:
     case = build("any", batch=2, channels=1, size=(height, 3), out_channels=1, kernel=(1, 1))
-    pieces = pieces_of(case, min(most, height - 1) * 3 * 1000)
-    rows = [chunk.height for chunk in pieces if chunk.images == slice(0, 1)]
+    chunks = chunks_of(case, min(most, height - 1) * 3 * 1000)
+    rows = [chunk.height for chunk in chunks if chunk.images == slice(0, 1)]
     assert sum(rows) == height
     assert len(rows) == -(-height // min(most, height - 1))
     assert max(rows) - min(rows) <= 1
-    assert len(pieces) == 2 * len(rows)
+    assert len(chunks) == 2 * len(rows)
 
 
 def test_37_images_take_no_more_launches_than_their_share() -> None:
@@ -61,13 +61,13 @@ def test_37_images_take_no_more_launches_than_their_share() -> None:
 @pytest.mark.parametrize("position", [0, 1])
 def test_samples_of_a_chunk_and_their_weights_have_numbers_of_32_bits(position: int) -> None:
     g = geometry(build("any", channels=1, out_channels=1, kernel=(3, 3), batch=1))
-    costs = chunks.Costs(call=0, image=0, position=position)
+    costs = Costs(position=position)
     many = replace(g, batch=2, out_h=2**14, out_w=2**14)
-    pieces = chunks.chunks(many, HostDevice(), Options(workspace_limit=2**50), costs)
-    counts = [piece.count * piece.height * many.out_w * many.taps for piece in pieces]
+    chunks = cut_into_chunks(many, HostDevice(), Options(workspace_limit=2**50), costs)
+    counts = [chunk.count * chunk.height * many.out_w * many.taps for chunk in chunks]
     assert sum(counts) == 2 * 2**28 * 9
     assert max(counts) * 4 < 2**31
     assert max(counts) * 2 * 4 > 2**31
     wide = replace(g, out_h=1, out_w=2**29 // 9 + 1)
     with pytest.raises(ValueError, match=r"OW\*KH\*KW\*offset_groups must be at most 536870911 .*"):
-        chunks.chunks(wide, HostDevice(), Options(), costs)
+        cut_into_chunks(wide, HostDevice(), Options(), costs)

@@ -102,7 +102,7 @@ def test_a_device_with_less_free_memory_gives_the_same_bits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(chunks, "DETERMINISTIC_BYTES", 20_000)
-    monkeypatch.setattr(chunks, "LEAST_DEFAULT", 50_000)
+    monkeypatch.setattr(chunks, "MIN_DEFAULT", 50_000)
     case = CROWDED.cast("float32")
     some, other = (HostDevice(memory=memory) for memory in (2**30, 2**18))
     assert bits(everything(some, case, ORDERED)) == bits(everything(other, case, ORDERED))

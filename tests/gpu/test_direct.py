@@ -149,8 +149,8 @@ def test_blocks_take_several_tiles(
 ) -> None:
     monkeypatch.setattr(call, "BLOCKS_PER_MULTIPROCESSOR", 1)
     # More parts than a thread of reduce_grad_weight takes at once, of which the last are empty.
-    monkeypatch.setattr(direct, "PART_POSITIONS", 8)
-    monkeypatch.setattr(direct, "MOST_PARTS", 45)
+    monkeypatch.setattr(direct, "SPLIT_POSITIONS", 8)
+    monkeypatch.setattr(direct, "MAX_SPLITS", 45)
     case = depthwise("tiles", 72, size=(19, 21), offset_groups=3, batch=1).cast("float32")
     device = new_device(seed=seed, multiprocessors=2)
     names = ("input", "offset", "weight", "bias", "mask")

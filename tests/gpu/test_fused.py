@@ -20,7 +20,7 @@ from cudeform import gpu
 from cudeform.arrays import DeviceArray
 from cudeform.gpu import overrides
 from cudeform.gpu.algorithms import fused
-from cudeform.gpu.algorithms.fused_tiling import Tiling, tile_for
+from cudeform.gpu.algorithms.fused_tiling import tiling_for
 from cudeform.options import Options
 
 CASES = [
@@ -269,22 +269,22 @@ def test_it_is_chosen() -> None:
 def test_the_height_that_keeps_all_busy(blocks: int, multiprocessors: int, m: int) -> None:
     """Low tiles where they end together, high ones, which read less, where that takes no longer."""
     g = sizes(64, 64, batch=blocks, size=(10, 10))  # 8 by 8 positions
-    assert tile_for(g, "float16", 1, multiprocessors).m == m
+    assert tiling_for(g, "float16", 1, multiprocessors).tile.m == m
 
 
 def test_tiles_are_as_wide_as_a_group() -> None:
-    assert [tile_for(sizes(64, n), "float16", 1, 1).n for n in (32, 33, 128, 129, 600)] == [
+    assert [tiling_for(sizes(64, n), "float16", 1, 1).tile.n for n in (32, 33, 128, 129, 600)] == [
         *(32, 64, 128, 256, 256)
     ]
-    assert tile_for(sizes(64, 600), "float32", 1, 1).n == 128
+    assert tiling_for(sizes(64, 600), "float32", 1, 1).tile.n == 128
 
 
 def test_a_small_convolution_is_cut_into_parts() -> None:
     g = sizes(512, 512, size=(8, 8))
-    tiling = Tiling(g, tile_for(g, "float16", 1, 132), "float16")
+    tiling = tiling_for(g, "float16", 1, 132)
     assert tiling.stages == 512 * 9 // 32
-    assert tiling.part_stages(HostDevice(multiprocessors=132)) == tiling.stages // 8
-    assert tiling.part_stages(HostDevice(multiprocessors=1)) == tiling.stages
+    assert tiling.split_stages(HostDevice(multiprocessors=132)) == tiling.stages // 8
+    assert tiling.split_stages(HostDevice(multiprocessors=1)) == tiling.stages
 
 
 @pytest.mark.parametrize(("capability", "parts"), [(86, 1), (90, 2)])
@@ -292,6 +292,6 @@ def test_no_more_parts_than_blocks_that_shared_memory_has_room_for(
     capability: int, parts: int
 ) -> None:
     g = sizes(256, 256, size=(10, 10))  # as many tiles as multiprocessors
-    tiling = Tiling(g, tile_for(g, "float16", 1, g.batch), "float16")
+    tiling = tiling_for(g, "float16", 1, g.batch)
     device = HostDevice(multiprocessors=g.batch, compute_capability=capability)
-    assert tiling.part_stages(device) == tiling.stages // parts
+    assert tiling.split_stages(device) == tiling.stages // parts

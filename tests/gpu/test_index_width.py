@@ -13,14 +13,13 @@ from hostcuda import HostDevice
 from support.gpu_cases import COLUMNS, DEPTHWISE
 from support.gpu_engine import geometry, operands
 
-from cudeform.arrays import Operands
+from cudeform.arrays import DeviceArray, Operands
 from cudeform.geometry import geometry_of
 from cudeform.gpu import call as call_module
 from cudeform.gpu.algorithms import direct
 from cudeform.gpu.call import Call, index_bits_of
 from cudeform.gpu.chunks import Chunk
 from cudeform.gpu.device_api.params import Layout
-from cudeform.gpu.device_api.protocol import DeviceArray
 from cudeform.gpu.replay.recorder import Recorder
 from cudeform.options import Options
 
@@ -45,7 +44,7 @@ def call_of(
     arrays = {n: DeviceArray(4096, shapes[n], strides[n], "float16") for n in shapes}
     g = geometry_of(shapes["input"], shapes["offset"], shapes["weight"], stride=stride)
     chunk = Chunk(slice(0, images), slice(0, g.out_h))
-    return Call.of(HostDevice(), g, Options(), Operands(**arrays), [chunk], others), chunk
+    return Call.by_columns(HostDevice(), g, Options(), Operands(**arrays), [chunk], others), chunk
 
 
 def test_indices_have_32_bits_where_that_is_enough() -> None:
@@ -78,7 +77,7 @@ def test_and_64_where_it_is_not(sizes: Any) -> None:
 def test_the_last_step_of_a_thread_does_not_overflow(field: str) -> None:
     """An index is compared after it was moved on by all threads of a launch."""
     most = call_module.MAX_ELEMENTS_32
-    assert most + call_module.MOST_THREADS == 2**31 - 1
+    assert most + call_module.MAX_THREADS == 2**31 - 1
     g = geometry(build("any", channels=1, size=(1, 1), out_channels=1, kernel=(1, 1), batch=1))
     sizes: dict[str, dict[str, int]] = {
         "input": {"in_h": 1, "in_w": most, "batch": 1, "channels": 1},
@@ -108,11 +107,13 @@ def test_packed_weights_and_partial_sums_are_indexed_too() -> None:
     ops, piece = Operands(array, array, array), Chunk(slice(0, 1), slice(0, 1))
     for channels, bits in ((2**27, 32), (2**29, 64)):  # eight elements for each
         many = replace(g, out_channels=channels)
-        assert Call.of(HostDevice(), many, Options(), ops, [piece]).variant.index_bits == bits
+        assert (
+            Call.by_columns(HostDevice(), many, Options(), ops, [piece]).variant.index_bits == bits
+        )
     tall = {"kernel_h": 64, "kernel_w": 64, "out_h": 2**8, "out_w": 2**9}
     for channels, bits in ((2**11, 32), (2**13, 64)):
         many = replace(g, channels=channels, groups=channels, out_channels=channels, **tall)
-        call = direct.call_of(HostDevice(), many, Options(), ops, [])
+        call = direct.direct_call(HostDevice(), many, Options(), ops, [])
         assert call.variant.index_bits == bits
         assert max(map(prod, (many.offset_shape, many.output_shape))) < 2**31
 
@@ -121,10 +122,12 @@ def test_no_launch_has_more_threads_than_indices_allow_for() -> None:
     case, recorder = COLUMNS.cast("float32"), Recorder(HostDevice(multiprocessors=10**6))
     device = HostDevice()
     ops = operands(device, case)
-    call = Call.of(recorder, geometry(case), Options(), ops, [Chunk(slice(0, 1), slice(0, 1))])
+    call = Call.by_columns(
+        recorder, geometry(case), Options(), ops, [Chunk(slice(0, 1), slice(0, 1))]
+    )
     call.launch("deform_im2col", 2**40, (), {})
-    [(_, _, what)] = recorder.asked
-    assert what["blocks"] * what["threads"] == call_module.MOST_THREADS
+    [(launch, _)] = recorder.recorded
+    assert launch.blocks * launch.threads == call_module.MAX_THREADS
 
 
 def test_direct_kernels_leave_weights_that_they_cannot_count() -> None:

@@ -20,8 +20,9 @@ from support.gpu_plans import COLUMNS, bits, planned
 
 from cudeform import gpu
 from cudeform.gpu import overrides
+from cudeform.gpu.device_api.commands import FillZero
 from cudeform.gpu.replay import launch_plans
-from cudeform.gpu.replay.launch_plans import Plans
+from cudeform.gpu.replay.launch_plans import PlanCache
 from cudeform.options import Options
 
 pytestmark = needs_compiler
@@ -51,7 +52,7 @@ def test_random_calls_that_take_turns(
             for layout, skew in zip(layouts, skews, strict=False):
                 laid = case.cast(dtype).laid_out(layout)
                 got = everything(device, laid, options, skew=skew)
-                with mock.patch.object(launch_plans, "PLANS", Plans()):
+                with mock.patch.object(launch_plans, "PLANS", PlanCache()):
                     wanted = everything(HostDevice(flush=flush), laid, options, skew=skew)
                 assert bits(got) == bits(wanted)
 
@@ -142,10 +143,10 @@ def test_functions_do_not_share_plans() -> None:
     g, ops = geometry(case), put(device, case)
 
     def one(device: Any, operands: Any, g: Any, options: Any, output: Any) -> None:
-        device.fill_zero(output.pointer, 4)
+        device.queue(FillZero(4), [output.pointer])
 
     def other(device: Any, operands: Any, g: Any, options: Any, output: Any) -> None:
-        device.fill_zero(output.pointer, 8)
+        device.queue(FillZero(8), [output.pointer])
 
     with planned():
         for function in (one, other, one):

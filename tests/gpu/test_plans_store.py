@@ -11,14 +11,14 @@ from support.gpu_engine import forward
 from support.gpu_plans import COLUMNS, planned
 
 from cudeform.gpu.replay import launch_plans
-from cudeform.gpu.replay.launch_plans import Plan, Plans
+from cudeform.gpu.replay.launch_plans import LaunchPlan, PlanCache
 
 pytestmark = needs_compiler
 
 
 def test_the_oldest_plan_goes() -> None:
-    store = Plans(most=2)
-    one, two, three = (Plan((), 0, tight=False) for _ in range(3))
+    store = PlanCache(capacity=2)
+    one, two, three = (LaunchPlan((), 0, memory_limited=False) for _ in range(3))
     store.put("one", one)
     store.put("two", two)
     assert store.get("one") is one
@@ -33,24 +33,24 @@ def test_the_oldest_plan_goes() -> None:
 
 def test_a_plan_of_very_many_steps_is_not_held() -> None:
     case, device = COLUMNS.cast("float32"), HostDevice()
-    with planned() as store, mock.patch.object(launch_plans, "MOST_STEPS", 4):
+    with planned() as store, mock.patch.object(launch_plans, "MAX_STEPS", 4):
         forward(device, case)
         assert len(store) == 0  # five: weight, images, columns and two products
         wanted = forward(HostDevice(), case)
         assert forward(device, case).tobytes() == wanted.tobytes()
-    with planned() as store, mock.patch.object(launch_plans, "MOST_STEPS", 5):
+    with planned() as store, mock.patch.object(launch_plans, "MAX_STEPS", 5):
         forward(device, case)
         assert len(store) == 1
 
 
 def test_many_threads_ask_at_a_time() -> None:
-    store = Plans(most=8)
+    store = PlanCache(capacity=8)
 
     def use(thread: int) -> None:
         for i in range(2000):
             key = (thread * i) % 20
             if store.get(key) is None:
-                store.put(key, Plan((), 0, tight=False))
+                store.put(key, LaunchPlan((), 0, memory_limited=False))
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(use, range(8)))

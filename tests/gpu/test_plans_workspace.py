@@ -18,8 +18,8 @@ from support.gpu_plans import COLUMNS, DIRECT, planned
 from cudeform import engine, gpu
 from cudeform.arrays import Gradients, Operands
 from cudeform.gpu.replay import launch_plans
-from cudeform.gpu.replay.launch_plans import Plans
-from cudeform.gpu.replay.recorder import ALIGNMENT
+from cudeform.gpu.replay.launch_plans import PlanCache
+from cudeform.gpu.replay.recorder import BLOCK_ALIGNMENT
 from cudeform.options import Options
 
 pytestmark = needs_compiler
@@ -71,7 +71,7 @@ def test_one_block_that_is_no_larger(case: Case, deterministic: bool) -> None:
         run(grads)
         [block] = device.allocated[before:]
         assert device.asked == asked + 1  # by the device itself, when it allocates
-    assert peak <= block <= peak + ALIGNMENT * len(pieces)
+    assert peak <= block <= peak + BLOCK_ALIGNMENT * len(pieces)
 
 
 def test_the_limit_is_refused_in_the_same_words() -> None:
@@ -86,7 +86,7 @@ def test_the_limit_is_refused_in_the_same_words() -> None:
 
 
 def test_less_memory_makes_a_smaller_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cudeform.gpu.chunks.LEAST_DEFAULT", 1)
+    monkeypatch.setattr("cudeform.gpu.chunks.MIN_DEFAULT", 1)
     case, device = COLUMNS.cast("float32"), Counting()
     wanted = everything(HostDevice(), case)
     with planned() as store:
@@ -107,9 +107,9 @@ def test_less_memory_makes_a_smaller_plan(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_plan_made_when_memory_was_short_is_made_anew() -> None:
     case, device = COLUMNS.cast("float32"), Counting()
-    with planned(), mock.patch.object(launch_plans, "TIGHT_CALLS", 3):
+    with planned(), mock.patch.object(launch_plans, "MEMORY_LIMITED_CALLS", 3):
         made = []
-        with mock.patch.object(launch_plans, "_recorded", wraps=launch_plans._recorded) as recorded:
+        with mock.patch.object(launch_plans, "_record", wraps=launch_plans._record) as recorded:
             for _ in range(10):
                 forward(device, case)
                 made.append(recorded.call_count)
@@ -117,9 +117,9 @@ def test_a_plan_made_when_memory_was_short_is_made_anew() -> None:
     device = Counting()
     with (
         planned(),
-        mock.patch.object(launch_plans, "TIGHT_CALLS", 3),
+        mock.patch.object(launch_plans, "MEMORY_LIMITED_CALLS", 3),
         mock.patch.object(Counting, "free_bytes", return_value=2**40),
-        mock.patch.object(launch_plans, "_recorded", wraps=launch_plans._recorded) as recorded,
+        mock.patch.object(launch_plans, "_record", wraps=launch_plans._record) as recorded,
     ):
         for _ in range(10):
             forward(device, case)
@@ -171,7 +171,7 @@ def test_workspace_is_known_before_a_call(case: Case) -> None:
     output = device.empty(g.output_shape, "float32")
     described = Operands(**{n: a._replace(pointer=0) for n, a in ops.present().items()})
     before = len(device.allocated)
-    with mock.patch.object(launch_plans, "PLANS", Plans()):
+    with mock.patch.object(launch_plans, "PLANS", PlanCache()):
         nbytes = engine.workspace_bytes(
             engine.forward, described, g, options, output._replace(pointer=0), device=device
         )

@@ -18,9 +18,9 @@ from cudeform.arrays import Gradients
 from cudeform.gpu import overrides
 from cudeform.gpu.algorithms import uses_gather
 from cudeform.gpu.call import atomic_width
+from cudeform.gpu.device_api.commands import Kernel, KernelLaunch
 from cudeform.gpu.device_api.kernel_source import Variant, kernel
 from cudeform.gpu.device_api.params import Layout
-from cudeform.gpu.device_api.protocol import Kernel
 from cudeform.gpu.replay.recorder import Recorder
 from cudeform.options import Options
 
@@ -85,7 +85,7 @@ def launched(case: Case, capability: int) -> dict[str, str]:
     ops, grad_output = put(device, case), device.put(case.grad_output)
     grads = Gradients(**ops.present())
     gpu.backward(recorder, ops, geometry(case), Options(), grad_output, grads)
-    kernels = (what["kernel"] for _, _, what in recorder.asked if "kernel" in what)
+    kernels = (c.kernel for c, _ in recorder.recorded if isinstance(c, KernelLaunch))
     return {kernel.name: kernel.source for kernel in kernels}
 
 

@@ -116,7 +116,7 @@ def test_what_is_just_enough_for_a_batch_does_not_cut_it(
 
 
 def test_the_default_is_a_share_of_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "LEAST_DEFAULT", 1)
+    monkeypatch.setattr(chunks, "MIN_DEFAULT", 1)
     case = COLUMNS.cast("float32")
     calls = {memory: HostDevice(memory=memory) for memory in (160_000, 320_000, 10_000_000)}
     for device in calls.values():

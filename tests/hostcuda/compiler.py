@@ -11,7 +11,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from cudeform.gpu.device_api.protocol import Kernel
+from cudeform.gpu.device_api.commands import Kernel
 
 HERE = Path(__file__).parent
 

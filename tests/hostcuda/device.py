@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cudeform.gpu.device_api.commands import Step, queue
-from cudeform.gpu.device_api.protocol import DeviceArray, Gemm, Kernel
+from cudeform.arrays import DeviceArray
+from cudeform.gpu.device_api.commands import Command, FillZero, Gemm, Kernel, KernelLaunch, Step
 from hostcuda.compiler import WATCH_RACES, compiled
 from hostcuda.gemm import multiply
 from hostcuda.library import MOST_THREADS, KernelError, Launch, Library
@@ -142,17 +142,26 @@ class HostDevice:
         counts = (launch.loaded, launch.stored, launch.added, launch.in_shared)
         self.log.append(Launched(kernel.name, blocks, threads, shared_bytes, *counts))
 
-    def gemm(self, gemm: Gemm, pointers: Sequence[int] | None = None) -> None:
-        """Multiply matrices."""
-        if pointers is not None:
-            gemm = gemm.at(*pointers)
-        multiply(gemm, self._bytes)
+    def gemm(self, gemm: Gemm, pointers: Sequence[int]) -> None:
+        """Multiply matrices; the pointers are those of a, b and c."""
+        multiply(gemm, pointers, self._bytes)
         self.log.append(gemm)
 
-    def replay(self, steps: Sequence[Step], bases: Sequence[int], kept: list[Any]) -> None:
-        """Execute steps; nothing is prepared."""
-        del kept
-        queue(self, steps, bases)
+    def queue(self, command: Command, pointers: Sequence[int]) -> None:
+        """Execute a command at once."""
+        match command:
+            case KernelLaunch(kernel, blocks, threads, params, shared_bytes):
+                self.launch(kernel, blocks, threads, pointers, params, shared_bytes)
+            case Gemm():
+                self.gemm(command, pointers)
+            case FillZero(nbytes):
+                self.fill_zero(pointers[0], nbytes)
+
+    def replay(self, steps: Sequence[Step], bases: Sequence[int], prepared: list[Any]) -> None:
+        """Execute the steps of a plan; nothing is prepared."""
+        del prepared
+        for command, addresses in steps:
+            self.queue(command, [bases[base] + distance for base, distance in addresses])
 
     # ---- for tests -------------------------------------------------------------------------------
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cudeform.gpu.device_api.protocol import Gemm, Matrix
+from cudeform.gpu.device_api.commands import Gemm, Matrix
 from hostcuda.views import Memory, view
 
 # dtype of a and b, and of c, for which cuBLAS has a product.
@@ -21,18 +22,19 @@ SUPPORTED = {
 }
 
 
-def multiply(gemm: Gemm, memory: Memory) -> None:
+def multiply(gemm: Gemm, pointers: Sequence[int], memory: Memory) -> None:
     """Compute ``c = op(a) @ op(b) + beta * c`` for each matrix of the batch, in place."""
     check(gemm)
     if 0 in (gemm.m, gemm.n, gemm.batch):
         return
     sums: Any = np.float64 if gemm.dtype == "float64" else np.float32
-    c = _operand(gemm.c, gemm.m, gemm.n, gemm.batch, gemm.output_dtype, memory)
+    at_a, at_b, at_c = pointers
+    c = _operand(gemm.c, at_c, gemm.m, gemm.n, gemm.batch, gemm.output_dtype, memory)
     with np.errstate(all="ignore"):  # no warnings, as on a GPU
         result: NDArray[Any] = np.zeros(c.shape, sums)
         if gemm.k > 0:
-            a = _operand(gemm.a, gemm.m, gemm.k, gemm.batch, gemm.dtype, memory).astype(sums)
-            b = _operand(gemm.b, gemm.k, gemm.n, gemm.batch, gemm.dtype, memory).astype(sums)
+            a = _operand(gemm.a, at_a, gemm.m, gemm.k, gemm.batch, gemm.dtype, memory).astype(sums)
+            b = _operand(gemm.b, at_b, gemm.k, gemm.n, gemm.batch, gemm.dtype, memory).astype(sums)
             if gemm.allow_tf32 and gemm.dtype == "float32":
                 a, b = round_to_tf32(a), round_to_tf32(b)
             result = a @ b
@@ -50,10 +52,10 @@ def check(gemm: Gemm) -> None:
         raise ValueError(f"m, n, k, batch must not be negative, got {sizes}")
     if gemm.c.transposed:
         raise ValueError("c must not be transposed")
-    _check_leading("a", gemm.a, gemm.m, gemm.k)
-    _check_leading("b", gemm.b, gemm.k, gemm.n)
-    _check_leading("c", gemm.c, gemm.m, gemm.n)
-    steps = sorted([(1, gemm.m), (gemm.c.leading, gemm.n), (abs(gemm.c.stride), gemm.batch)])
+    _check_ld("a", gemm.a, gemm.m, gemm.k)
+    _check_ld("b", gemm.b, gemm.k, gemm.n)
+    _check_ld("c", gemm.c, gemm.m, gemm.n)
+    steps = sorted([(1, gemm.m), (gemm.c.ld, gemm.n), (abs(gemm.c.stride), gemm.batch)])
     farthest = 0  # the farthest element that the steps so far reach
     for step, count in steps:
         if count > 1 and step <= farthest:
@@ -63,18 +65,24 @@ def check(gemm: Gemm) -> None:
         farthest += step * max(0, count - 1)
 
 
-def _check_leading(name: str, matrix: Matrix, rows: int, columns: int) -> None:
+def _check_ld(name: str, matrix: Matrix, rows: int, columns: int) -> None:
     least = max(1, columns if matrix.transposed else rows)
-    if matrix.leading < least:
-        raise ValueError(f"leading of {name} must be at least {least}, got {matrix.leading}")
+    if matrix.ld < least:
+        raise ValueError(f"ld of {name} must be at least {least}, got {matrix.ld}")
 
 
 def _operand(
-    matrix: Matrix, rows: int, columns: int, batch: int, dtype: str, memory: Memory
+    matrix: Matrix,
+    pointer: int,
+    rows: int,
+    columns: int,
+    batch: int,
+    dtype: str,
+    memory: Memory,
 ) -> NDArray[Any]:
     """op(matrix) for each of the batch, (batch, rows, columns)."""
-    steps = (matrix.leading, 1) if matrix.transposed else (1, matrix.leading)
-    return view(matrix.pointer, (batch, rows, columns), (matrix.stride, *steps), dtype, memory)
+    steps = (matrix.ld, 1) if matrix.transposed else (1, matrix.ld)
+    return view(pointer, (batch, rows, columns), (matrix.stride, *steps), dtype, memory)
 
 
 def round_to_tf32(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cudeform.gpu.device_api.protocol import DeviceArray, Kernel
+from cudeform.arrays import DeviceArray
+from cudeform.gpu.device_api.commands import Kernel
 from hostcuda.device import HostDevice
 from hostcuda.library import KernelError
 

@@ -12,7 +12,7 @@ from hostcuda import HostDevice, Launched
 from hostcuda.toys import fault, run, toy, values
 from numpy.testing import assert_array_equal
 
-from cudeform.gpu.device_api.protocol import Kernel
+from cudeform.gpu.device_api.commands import Kernel
 
 pytestmark = needs_compiler
 

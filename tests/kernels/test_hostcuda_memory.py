@@ -12,7 +12,8 @@ from hostcuda import HostDevice
 from hostcuda.toys import values
 from numpy.testing import assert_array_equal
 
-from cudeform.gpu.device_api.protocol import DeviceArray, Gemm, Matrix
+from cudeform.arrays import DeviceArray
+from cudeform.gpu.device_api.commands import Gemm, Matrix
 
 
 @pytest.mark.parametrize("flush", ["start", "end"])
@@ -68,7 +69,7 @@ def column_major(device: HostDevice, array: Any, transposed: bool = False) -> tu
     wide[:, :columns, :rows] = stored
     put = device.put(wide)
     stride = 0 if batch == 1 else wide[0].size
-    return put, Matrix(put.pointer, rows + 2, stride, transposed)
+    return put, Matrix(rows + 2, stride, transposed)
 
 
 @pytest.mark.parametrize(
@@ -100,20 +101,22 @@ def test_gemm(dtype: str, output_dtype: str, beta: float, broadcast: str | None)
             expected += sums(beta) * c.astype(sums)
         else:
             c[...] = np.nan  # must not be read
+        held_a, matrix_a = column_major(device, a, transpose_a)
+        held_b, matrix_b = column_major(device, b, transpose_b)
         held, matrix_c = column_major(device, c)
         gemm = Gemm(
             m=m,
             n=n,
             k=k,
-            a=column_major(device, a, transpose_a)[1],
-            b=column_major(device, b, transpose_b)[1],
+            a=matrix_a,
+            b=matrix_b,
             c=matrix_c,
             batch=batch,
             dtype=dtype,
             output_dtype=output_dtype,
             beta=beta,
         )
-        device.gemm(gemm)
+        device.gemm(gemm, [array.pointer for array in (held_a, held_b, held)])
         result = device.read(held)
         got = result[:, :n, :m].swapaxes(1, 2).astype(float)
         # Sums of NumPy's own product may differ in the last bit, which rounding can make one unit.
@@ -127,35 +130,36 @@ def test_gemm(dtype: str, output_dtype: str, beta: float, broadcast: str | None)
 def test_gemm_refuses_what_cublas_would_not_do_or_do_wrong() -> None:
     device = HostDevice()
     a, b, c = (device.put(np.ones(12, np.float32)).pointer for _ in range(3))
-    gemm = Gemm(3, 4, 2, Matrix(a, 3), Matrix(b, 2), Matrix(c, 3), 1, "float32", "float32")
-    device.gemm(gemm)
+    gemm = Gemm(3, 4, 2, Matrix(3), Matrix(2), Matrix(3), 1, "float32", "float32")
+    device.gemm(gemm, (a, b, c))
     for change, message in (
-        ({"a": Matrix(a, 2)}, "leading of a must be at least 3, got 2"),
-        (
-            {"a": Matrix(a, 2, transposed=True), "b": Matrix(b, 1)},
-            "leading of b must be at least 2",
-        ),
-        ({"c": Matrix(c, 2)}, "leading of c must be at least 3"),
-        ({"c": Matrix(c, 4, transposed=True)}, "c must not be transposed"),
+        ({"a": Matrix(2)}, "ld of a must be at least 3, got 2"),
+        ({"a": Matrix(2, transposed=True), "b": Matrix(1)}, "ld of b must be at least 2"),
+        ({"c": Matrix(2)}, "ld of c must be at least 3"),
+        ({"c": Matrix(4, transposed=True)}, "c must not be transposed"),
         ({"batch": 2}, "the elements of c must not overlap"),
         ({"dtype": "float64"}, "there is no product of float64 that gives float32"),
         ({"m": -1}, "must not be negative"),
-        ({"k": 5, "b": Matrix(b, 5)}, "60 bytes, the first at byte 0 of a buffer of 48 bytes"),
-        ({"c": Matrix(c + 4, 3)}, "48 bytes, the first at byte 4 of a buffer of 48 bytes"),
-        ({"b": Matrix(b + 2, 2)}, "misaligned for float32"),
+        ({"k": 5, "b": Matrix(5)}, "60 bytes, the first at byte 0 of a buffer of 48 bytes"),
     ):
         with pytest.raises(ValueError, match=message):
-            device.gemm(replace(gemm, **change))
+            device.gemm(replace(gemm, **change), (a, b, c))
+    for pointers, message in (
+        ((a, b, c + 4), "48 bytes, the first at byte 4 of a buffer of 48 bytes"),
+        ((a, b + 2, c), "misaligned for float32"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            device.gemm(gemm, pointers)
 
 
 def test_gemm_of_nothing() -> None:
     device = HostDevice()
     c = device.put(values(6))
-    gemm = Gemm(2, 3, 0, Matrix(0, 2), Matrix(0, 1), Matrix(c.pointer, 2), 1, "float32", "float32")
-    device.gemm(replace(gemm, n=0, c=Matrix(0, 2)))
-    device.gemm(replace(gemm, beta=2.0))
+    gemm = Gemm(2, 3, 0, Matrix(2), Matrix(1), Matrix(2), 1, "float32", "float32")
+    device.gemm(replace(gemm, n=0), (0, 0, 0))
+    device.gemm(replace(gemm, beta=2.0), (0, 0, c.pointer))
     assert_array_equal(device.read(c), 2 * values(6))
-    device.gemm(gemm)
+    device.gemm(gemm, (0, 0, c.pointer))
     assert_array_equal(device.read(c), 0)
 
 
@@ -163,9 +167,9 @@ def test_gemm_with_tf32_rounds_its_operands() -> None:
     device = HostDevice()
     x = np.float32(1 + 2**-10 + 2**-12)
     a, b, c = device.put(x.reshape(1)), device.put(values(1)), device.empty((1,), "float32")
-    matrices = {"a": Matrix(a.pointer, 1), "b": Matrix(b.pointer, 1), "c": Matrix(c.pointer, 1)}
-    gemm = Gemm(m=1, n=1, k=1, **matrices, batch=1, dtype="float32", output_dtype="float32")
-    device.gemm(gemm)
+    pointers = (a.pointer, b.pointer, c.pointer)
+    gemm = Gemm(1, 1, 1, Matrix(1), Matrix(1), Matrix(1), 1, "float32", "float32")
+    device.gemm(gemm, pointers)
     assert device.read(c) == x
-    device.gemm(replace(gemm, allow_tf32=True))
+    device.gemm(replace(gemm, allow_tf32=True), pointers)
     assert device.read(c) == np.float32(1 + 2**-10)

@@ -11,7 +11,7 @@ from support import nvrtc
 from support.nvrtc import Compiled, Job
 
 from cudeform.gpu.algorithms import fused
-from cudeform.gpu.call import move_bytes, plan_bytes
+from cudeform.gpu.call import record_bytes, tangent_bytes
 from cudeform.gpu.device_api.kernel_source import FILES, SCALARS, Variant, kernel
 
 pytestmark = pytest.mark.skipif(
@@ -58,7 +58,7 @@ def few(jobs: list[Job]) -> list[Job]:
     found: dict[tuple[str, str], Job] = {}
     for job in widest_first:
         dtype, arch = job.variant.dtype, job.arch
-        old = fused.LEAST_CAPABILITY if job.name in nvrtc.FUSED else min(nvrtc.archs())
+        old = fused.MIN_CAPABILITY if job.name in nvrtc.FUSED else min(nvrtc.archs())
         if (dtype == "float16" and arch == 90) or (dtype == "float32" and arch == old):
             found.setdefault((job.name, dtype), job)
     return list(found.values())
@@ -82,7 +82,7 @@ def test_the_list_of_what_is_typical_has_every_kernel_for_every_architecture() -
     for name in set(FILES) - set(nvrtc.FUSED):
         dtypes = SCALARS if len({d for n, d, _ in done if n == name}) > 1 else ["float32"]
         assert {(name, dtype, arch) for dtype in dtypes for arch in archs} <= done
-    able = [arch for arch in archs if arch >= fused.LEAST_CAPABILITY]
+    able = [arch for arch in archs if arch >= fused.MIN_CAPABILITY]
     assert {("deform_fused", dtype, a) for dtype in ("float16", "float32") for a in able} <= done
     assert {(name, dtype, 90) for name in nvrtc.FUSED for dtype in fused.DTYPES} <= done
 
@@ -91,7 +91,7 @@ def test_the_list_of_what_is_typical_has_every_kernel_for_every_architecture() -
 @pytest.mark.parametrize("dtype", SCALARS)
 def test_records_and_tangents_are_as_large_as_the_host_believes(dtype: str, bits: int) -> None:
     variant = Variant(dtype, bits, 1)
-    claims = {"SampleRecord": plan_bytes(variant), "SampleTangent": move_bytes(variant)}
+    claims = {"SampleRecord": record_bytes(variant), "SampleTangent": tangent_bytes(variant)}
     lines = [f'static_assert(sizeof({name}) == {size}, "");' for name, size in claims.items()]
     source = "\n".join([kernel("deform_double_backward", variant).source, *lines])
     succeeded, log = nvrtc.compiled(source, 90)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
-from unittest import mock
 
 import numpy as np
 from cases import Case
@@ -16,12 +15,14 @@ from hostcuda.views import DTYPES, contiguous, reach, view
 from numpy.typing import NDArray
 
 from cudeform import gpu
-from cudeform.arrays import Gradients, Operands
+from cudeform.arrays import DeviceArray, Gradients, Operands
 from cudeform.checks import GRADIENTS
 from cudeform.geometry import Geometry, geometry_of
+from cudeform.gpu import overrides
 from cudeform.gpu.algorithms import direct
 from cudeform.gpu.cuda.device import CupyDevice, PoolMemory, pool_allocate
-from cudeform.gpu.device_api.protocol import Device, DeviceArray
+from cudeform.gpu.device_api.commands import Command, Step
+from cudeform.gpu.device_api.protocol import Device
 from cudeform.options import Options
 
 HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2
@@ -67,6 +68,11 @@ class GpuDevice(CupyDevice):
         if nbytes:
             self._runtime.memset(memory.pointer, POISON, nbytes)
         return memory
+
+    def queue(self, command: Command, pointers: Sequence[int]) -> None:
+        """Queue one command, so that the engine's functions can be called without a plan."""
+        addresses = tuple((base, 0) for base in range(len(pointers)))
+        self.replay([Step(command, addresses)], pointers, [])
 
     @property
     def _runtime(self) -> Any:
@@ -200,10 +206,7 @@ def fits_direct(case: Case) -> bool:
 @contextmanager
 def through_columns(really: bool = True) -> Iterator[None]:
     """Make the engine use columns and products for every convolution."""
-    if not really:
-        yield
-        return
-    with mock.patch.object(direct, "supports", return_value=False):
+    with overrides.force(algorithm="im2col" if really else None):
         yield
 
 

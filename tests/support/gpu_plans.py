@@ -12,7 +12,7 @@ from cases import build
 
 from cudeform import gpu
 from cudeform.gpu.replay import launch_plans
-from cudeform.gpu.replay.launch_plans import Plans
+from cudeform.gpu.replay.launch_plans import PlanCache
 
 COLUMNS = build(
     "columns", channels=8, size=(9, 8), out_channels=6, groups=2, offset_groups=2, batch=3
@@ -23,9 +23,9 @@ FUSED = build("fused", channels=32, size=(6, 5), out_channels=32, batch=1)
 
 
 @contextmanager
-def planned(store: Plans | None = None) -> Iterator[Plans]:
+def planned(store: PlanCache | None = None) -> Iterator[PlanCache]:
     """Send the engine's calls through plans, held in a store of their own."""
-    store = Plans() if store is None else store
+    store = PlanCache() if store is None else store
     ways = {name: partial(gpu.run, getattr(gpu, name)) for name in ("forward", "backward")}
     with mock.patch.multiple(gpu, **ways), mock.patch.object(launch_plans, "PLANS", store):
         yield store

@@ -24,7 +24,7 @@ from typing import Any
 
 from cudeform.gpu.algorithms import fused
 from cudeform.gpu.algorithms.direct import MAX_PRODUCT
-from cudeform.gpu.algorithms.fused_tiling import MOST_N, STAGE_UNITS, shapes
+from cudeform.gpu.algorithms.fused_tiling import MAX_N, STAGE_VECS, tile_shapes
 from cudeform.gpu.call import atomic_width
 from cudeform.gpu.device_api.kernel_source import (
     FILES,
@@ -47,7 +47,7 @@ ARCHS = (70, 75, 80, 86, 89, 90, 100, 120)
 # Kernels of the fused forward.
 FUSED = ("pack_weight_fused", "deform_fused", "reduce_split_k")
 
-# Those that CuPy adds and the one that gpu/device.py does; and a report from the assembler.
+# Those that CuPy adds and the one that gpu/cuda/device.py does; and a report from the assembler.
 OPTIONS = ("-ftz=true", "--device-as-default-execution-space", "-std=c++17")
 VERBOSE = "--ptxas-options=-v"
 
@@ -70,7 +70,7 @@ class Job:
         if v.tile:
             words.append(f"tiles of {v.tile.m} by {v.tile.n}")
             words += [f"{v.tile.products} products"] if v.tile.products > 1 else []
-            odd = v.tile.channel_block != STAGE_UNITS * widest(v.dtype)
+            odd = v.tile.channel_block != STAGE_VECS * widest(v.dtype)
             words += [f"channel blocks of {v.tile.channel_block}"] if odd else []
         return ", ".join(words)
 
@@ -238,17 +238,17 @@ def _fused_jobs(name: str, dtype: str, among: Sequence[int]) -> Iterator[Job]:
         return
     for tile in _tiles(dtype) if "fused/gemm_tile.cuh" in FILES[name] else [None]:
         variant = Variant(dtype, 32, widest(dtype), tile=tile)
-        yield from (Job(name, variant, a) for a in among if a >= fused.LEAST_CAPABILITY)
+        yield from (Job(name, variant, a) for a in among if a >= fused.MIN_CAPABILITY)
 
 
 def _tiles(dtype: str) -> Iterator[GemmTile]:
     """Every tile, with chunks as long as a stage, and the largest with others."""
-    widths = [n for n in (32, 64, 128, 256) if n <= MOST_N[ITEMSIZE[dtype]]]
-    chunk = STAGE_UNITS * widest(dtype)
+    widths = [n for n in (32, 64, 128, 256) if n <= MAX_N[ITEMSIZE[dtype]]]
+    chunk = STAGE_VECS * widest(dtype)
     for products in (1, 3) if dtype == "float32" else (1,):
         for n in widths:
-            yield from shapes(n, chunk, products)
-        yield shapes(widths[-1], 5 * widest(dtype), products)[0]
+            yield from tile_shapes(n, chunk, products)
+        yield tile_shapes(widths[-1], 5 * widest(dtype), products)[0]
 
 
 def _most_atomic_width(name: str, variant: Variant, arch: int) -> int:

@@ -35,7 +35,7 @@ from typing import Any
 
 from support import nvrtc
 
-from cudeform.gpu.algorithms.fused_tiling import STAGE_UNITS, shapes
+from cudeform.gpu.algorithms.fused_tiling import STAGE_VECS, tile_shapes
 from cudeform.gpu.call import atomic_width
 from cudeform.gpu.device_api.kernel_source import Variant, kernel, widest
 from cudeform.options import available_threads
@@ -53,7 +53,7 @@ def _variant(dtype: str, group: int = 0) -> Variant:
 
 def _fused(dtype: str) -> Variant:
     """For 128 output channels; float32 as TF32."""
-    [tile] = shapes(128, STAGE_UNITS * widest(dtype), 1)
+    [tile] = tile_shapes(128, STAGE_VECS * widest(dtype), 1)
     return Variant(dtype, 32, widest(dtype), tile=tile)
 
 

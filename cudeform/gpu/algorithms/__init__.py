@@ -14,27 +14,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cudeform.arrays import DeviceArray
 from cudeform.geometry import Geometry
 from cudeform.gpu import overrides
 from cudeform.gpu.algorithms import direct, fused
-from cudeform.gpu.device_api.protocol import Device, DeviceArray
+from cudeform.gpu.device_api.protocol import Hardware
 from cudeform.options import Options
 
 
 def forward_algorithm(
-    g: Geometry, dtype: str, device: Device, arrays: Sequence[DeviceArray] = ()
+    g: Geometry, dtype: str, hardware: Hardware, arrays: Sequence[DeviceArray] = ()
 ) -> str:
     """One of ``overrides.ALGORITHMS``: the forced one if it can compute the call, or the fastest.
 
     Args:
         g: sizes of the convolution.
         dtype: of its arrays.
-        device: where it runs.
+        hardware: where it runs.
         arrays: its arrays, which may have gaps between their elements.
     """
     supported = {
         "direct": direct.supports(g),
-        "fused": fused.supports(g, dtype, device, arrays),
+        "fused": fused.supports(g, dtype, hardware, arrays),
         "im2col": True,
     }
     forced = overrides.forced().algorithm
@@ -42,12 +43,12 @@ def forward_algorithm(
         return forced
     if supported["direct"]:
         return "direct"
-    profitable = supported["fused"] and fused.is_profitable(g, dtype, device)
+    profitable = supported["fused"] and fused.is_profitable(g, dtype, hardware)
     return "fused" if profitable else "im2col"
 
 
 def backward_algorithm(g: Geometry, options: Options) -> str:
-    """ "direct" or "im2col": direct needs its sizes, and sums with atomics only."""
+    """Either direct, which fits few sizes and accumulates by atomics, or im2col."""
     if overrides.forced().algorithm == "im2col" or uses_gather(options):
         return "im2col"
     return "direct" if direct.supports(g) else "im2col"

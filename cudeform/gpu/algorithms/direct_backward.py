@@ -1,31 +1,37 @@
-"""Backward of convolutions in groups of a few channels: see ``direct``."""
+"""Backward of convolutions in groups of a few channels, without columns; see ``direct``.
+
+One kernel gives the gradients of input, offset and mask, accumulating that of the input by atomics.
+Another gives the gradients of weight and bias, summed in a fixed order.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cudeform.arrays import Gradients, Operands
+from cudeform.arrays import DeviceArray, Gradients, Operands
 from cudeform.geometry import Geometry
+from cudeform.gpu import costs
 from cudeform.gpu.algorithms.direct import (
-    SUM_ITEMS,
-    call_of,
-    costs_of,
-    images_of,
+    block_lanes,
+    direct_call,
+    grad_elements,
     lanes_of,
     launch,
-    parts_of,
-    sources,
-    sums_of,
-    tile_lanes,
-    tiles_across,
-    weight_of,
-    whole,
+    operand_costs,
+    packed_weight,
+    sample_pointers,
+    slice_blocks,
+    splits,
 )
-from cudeform.gpu.call import THREADS, Call, pointer_of
-from cudeform.gpu.chunks import Chunk, Costs, chunks
-from cudeform.gpu.device_api.protocol import Device, DeviceArray, Memory
-from cudeform.gpu.layouts import ChannelsLast, readable, unpack_input
+from cudeform.gpu.call import THREADS, Call, most_positions, pointer_of
+from cudeform.gpu.chunks import Chunk, cut_into_chunks
+from cudeform.gpu.costs import Costs
+from cudeform.gpu.device_api.protocol import Device, Memory
+from cudeform.gpu.layouts import ChannelsLast, input_images, needs_no_copy, unpack_input
 from cudeform.options import Options
+
+# Elements of the gradient of weight and bias that a block of reduce_grad_weight sums at a time.
+REDUCE_ELEMENTS = 8
 
 
 def backward(
@@ -36,94 +42,98 @@ def backward(
     grad_output: DeviceArray,
     grads: Gradients,
 ) -> None:
-    """Queue the gradients of ``sum(grad_output * output)``; the input's is summed in no order."""
-    call = call_of(device, g, options, operands, [grad_output])
-    pieces = chunks(g, device, options, _costs(call, grad_output, grads))
-    most = max(chunk.count for chunk in pieces)
-    table = None
+    """Queue the gradients of ``sum(grad_output * output)`` into the contiguous ``grads``."""
+    call = direct_call(device, g, options, operands, [grad_output])
+    chunks = cut_into_chunks(g, device, options, _costs(call, grad_output, grads))
+    acc = call.variant.acc_itemsize
+    grad_images = None
     if grads.input is not None:
-        table = call.allocate(most * g.in_pixels * g.channels, call.variant.acc_itemsize)
+        count = max(chunk.count for chunk in chunks)
+        grad_images = call.allocate(count * g.in_pixels * g.channels, acc)
     partial = None
     if not (grads.weight is grads.bias is None):
-        partial = call.allocate(parts_of(g) * sums_of(g), call.variant.acc_itemsize)
-    positions = max(call.positions(chunk) for chunk in pieces)
-    _Backward(
+        partial = call.allocate(splits(g) * grad_elements(g), acc)
+    _DirectBackward(
         call=call,
-        pieces=pieces,
+        chunks=chunks,
         grads=grads,
-        images=images_of(call, pieces),
-        grad_output=ChannelsLast(call, grad_output, positions, dense=True),
-        weight=weight_of(call),
-        table=table,
+        images=input_images(call, chunks),
+        grad_output=ChannelsLast(call, grad_output, most_positions(g, chunks), dense=True),
+        weight=packed_weight(call),
+        grad_images=grad_images,
         partial=partial,
     ).run()
 
 
+def _costs(call: Call, grad_output: DeviceArray, grads: Gradients) -> Costs:
+    g, acc = call.g, call.variant.acc_itemsize
+    total = operand_costs(call) + Costs(call=splits(g) * grad_elements(g) * acc)
+    if grads.input is not None:
+        total += costs.images(g, acc)
+    if not needs_no_copy(call, grad_output, dense=True):
+        total += costs.grad_output(g, call.itemsize)
+    return total
+
+
 @dataclass(frozen=True)
-class _Backward:
+class _DirectBackward:
     call: Call
-    pieces: list[Chunk]
+    chunks: list[Chunk]
     grads: Gradients
     images: ChannelsLast
     grad_output: ChannelsLast
-    weight: ChannelsLast
-    table: Memory | None  # gradient of some channels-last images
-    partial: Memory | None  # sums over parts of the positions
+    weight: ChannelsLast  # packed
+    grad_images: Memory | None  # gradient of the channels-last images of a chunk
+    partial: Memory | None  # gradient of weight and bias, summed over each split
 
     def run(self) -> None:
         g, grads = self.call.g, self.grads
-        for chunk in self.pieces:
-            table = self.images.part(chunk.images, slice(0, g.in_h))
-            grad_output = self.grad_output.part(chunk.images, chunk.rows).pointer
+        for chunk in self.chunks:
+            images = self.images.part(chunk.images)
+            grad_output = self.grad_output.part(chunk.images, chunk.rows)
             if not (grads.input is grads.offset is grads.mask is None):
-                self._pull(chunk, table, grad_output)
+                self._backpropagate_samples(chunk, images, grad_output)
             if self.partial is not None:
-                self._sum(chunk, table, grad_output, self.partial)
+                self._sum_over_splits(chunk, images, grad_output, self.partial)
         if self.partial is not None:
             pointers = (self.partial.pointer, pointer_of(grads.weight), pointer_of(grads.bias))
-            items = -(-sums_of(g) // SUM_ITEMS) * THREADS
-            launch(self.call, "reduce_grad_weight", items, pointers, {"splits": parts_of(g)})
+            blocks = -(-grad_elements(g) // REDUCE_ELEMENTS)
+            fields: dict[str, object] = {"splits": splits(g)}
+            launch(self.call, "reduce_grad_weight", blocks * THREADS, pointers, fields)
 
-    def _pull(self, chunk: Chunk, images: DeviceArray, grad_output: int) -> None:
+    def _backpropagate_samples(
+        self, chunk: Chunk, images: DeviceArray, grad_output: DeviceArray
+    ) -> None:
         """Gradients of input, offset and mask."""
         call, g, grads = self.call, self.call.g, self.grads
-        opens, closes = chunk.rows.start == 0, chunk.rows.stop == g.out_h
-        if self.table is not None and opens:
-            nbytes = chunk.count * g.in_pixels * g.channels * call.variant.acc_itemsize
-            call.device.fill_zero(self.table.pointer, nbytes)
+        if self.grad_images is not None and chunk.rows.start == 0:
+            elements = chunk.count * g.in_pixels * g.channels
+            call.fill_zero(self.grad_images, elements, call.variant.acc_itemsize)
         pointers = (
-            *sources(call, images),
-            self.weight.part(*whole(g)).pointer,
-            grad_output,
-            0 if self.table is None else self.table.pointer,
+            *sample_pointers(call, images),
+            self.weight.whole().pointer,
+            grad_output.pointer,
+            pointer_of(self.grad_images),
             pointer_of(grads.offset),
             pointer_of(grads.mask),
         )
         fields = call.chunk_fields(chunk, images)
         fields |= {"lanes": lanes_of(call, 32), "zero_boundary_grad": call.zero_boundary_grad}
         launch(call, "deform_direct_backward", call.samples(chunk), pointers, fields)
-        if self.table is not None and grads.input is not None and closes:
-            unpack_input(call, self.table, grads.input, chunk)
+        is_last = chunk.rows.stop == g.out_h
+        if self.grad_images is not None and grads.input is not None and is_last:
+            unpack_input(call, self.grad_images, grads.input, chunk)
 
-    def _sum(self, chunk: Chunk, images: DeviceArray, grad_output: int, partial: Memory) -> None:
+    def _sum_over_splits(
+        self, chunk: Chunk, images: DeviceArray, grad_output: DeviceArray, partial: Memory
+    ) -> None:
         """Partial sums of the gradients of weight and bias, added to those of earlier chunks."""
-        call, parts = self.call, parts_of(self.call.g)
-        pointers = (*sources(call, images), grad_output, partial.pointer)
+        call, g = self.call, self.call.g
+        pointers = (*sample_pointers(call, images), grad_output.pointer, partial.pointer)
         fields = call.chunk_fields(chunk, images) | {
-            "lanes": tile_lanes(call),
-            "splits": parts,
-            "accumulate": chunk is not self.pieces[0],
+            "lanes": block_lanes(call),
+            "splits": splits(g),
+            "accumulate": chunk is not self.chunks[0],
         }
-        tiles = parts * tiles_across(call) * (call.g.taps + 1)
-        launch(call, "deform_direct_grad_weight", tiles * THREADS, pointers, fields)
-
-
-def _costs(call: Call, grad_output: DeviceArray, grads: Gradients) -> Costs:
-    g, acc, plain = call.g, call.variant.acc_itemsize, costs_of(call)
-    table = g.channels * g.in_pixels * acc if grads.input is not None else 0
-    dense = readable(call, grad_output, dense=True)
-    return Costs(
-        call=plain.call + parts_of(g) * sums_of(g) * acc,
-        image=plain.image + table,
-        position=0 if dense else g.out_channels * call.itemsize,
-    )
+        blocks = splits(g) * slice_blocks(call) * (g.taps + 1)
+        launch(call, "deform_direct_grad_weight", blocks * THREADS, pointers, fields)

@@ -1,6 +1,6 @@
-"""Fused forward on a device: one kernel samples and multiplies on tensor cores, without columns.
+"""Fused forward: one kernel samples and multiplies on tensor cores, without columns.
 
-Nothing but launches is queued, so a CUDA graph can capture it.
+Only kernel launches are queued, no cuBLAS, so a CUDA graph can capture the call.
 """
 
 from __future__ import annotations
@@ -8,47 +8,54 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from cudeform.arrays import Operands
+from cudeform.arrays import DeviceArray, Operands
 from cudeform.geometry import Geometry
-from cudeform.gpu.algorithms.fused_tiling import Tiling, run_of, tile_for
+from cudeform.gpu.algorithms.fused_tiling import Tiling, run_of, tiling_for
 from cudeform.gpu.call import Call, index_bits_of, pointer_of, strides_of
-from cudeform.gpu.chunks import Chunk, Costs, chunks
-from cudeform.gpu.device_api.kernel_source import ITEMSIZE, Variant, widest
-from cudeform.gpu.device_api.protocol import Device, DeviceArray, Memory
-from cudeform.gpu.layouts import ChannelsLast, readable
+from cudeform.gpu.chunks import Chunk, cut_into_chunks
+from cudeform.gpu.costs import Costs
+from cudeform.gpu.device_api.kernel_source import Variant, widest
+from cudeform.gpu.device_api.protocol import Device, Hardware, Memory
+from cudeform.gpu.layouts import input_images, needs_no_copy
 from cudeform.options import Options
 
-# Tensor cores and asynchronous copies as the kernel wants them.
-LEAST_CAPABILITY = 80
+# The kernel needs asynchronous copies and the tensor cores' instructions for these dtypes.
+MIN_CAPABILITY = 80
 DTYPES = ("float16", "bfloat16", "float32")
 
-# Below, most of a tile's columns would be padding; above, too many blocks would sample the same.
-LEAST_GROUP_OUT = 32
-MOST_STRIPS = 4
+# With fewer output channels in a group, most of a tile would be padding; with more strips of tiles,
+# too many blocks would sample the same positions.
+MIN_GROUP_OUT = 32
+MAX_STRIPS = 4
 
-PARTIAL_BYTES = 4
+PARTIAL_BYTES = 4  # of an element of a partial output
 
 
-def supports(g: Geometry, dtype: str, device: Device, arrays: Sequence[DeviceArray] = ()) -> bool:
+def supports(
+    g: Geometry, dtype: str, hardware: Hardware, arrays: Sequence[DeviceArray] = ()
+) -> bool:
     """Whether the fused kernel can compute a convolution.
 
-    It takes 16 bytes of channels at a time, all of one group and one offset group, and has no
-    registers to spare for indices of 64 bits.
+    It loads 16 bytes of channels at a time, all of one group and one offset group, and has no
+    registers to spare for 64-bit indices.
     """
-    able = dtype in DTYPES and device.compute_capability >= LEAST_CAPABILITY
-    if not able or g.channels == 0 or run_of(g) % widest(dtype):
+    if dtype not in DTYPES or hardware.compute_capability < MIN_CAPABILITY:
         return False
-    return index_bits_of(g, arrays, _tiling(g, dtype, 1, device).packed) == 32
+    if g.channels == 0 or run_of(g) % widest(dtype):
+        return False
+    tiling = tiling_for(g, dtype, 1, hardware.multiprocessors)
+    return index_bits_of(g, arrays, tiling.packed_elements) == 32
 
 
-def is_profitable(g: Geometry, dtype: str, device: Device) -> bool:
-    """Whether it is expected to be faster than columns and a product.
+def is_profitable(g: Geometry, dtype: str, hardware: Hardware) -> bool:
+    """Whether it is expected to be faster than columns and a matrix product.
 
-    It is where a group has enough output channels for a tile, and not so many that several tiles
+    It is if a group has enough output channels for a tile, and not so many that several tiles
     sample the same positions again and again.
     """
-    group_out = g.out_channels // g.groups
-    return group_out >= LEAST_GROUP_OUT and _tiling(g, dtype, 1, device).strips <= MOST_STRIPS
+    if g.out_channels // g.groups < MIN_GROUP_OUT:
+        return False
+    return tiling_for(g, dtype, 1, hardware.multiprocessors).strips <= MAX_STRIPS
 
 
 def forward(
@@ -57,51 +64,45 @@ def forward(
     """Queue the deformable convolution of ``operands`` into ``output``, of any strides."""
     dtype = operands.input.dtype
     products = 3 if dtype == "float32" and not options.allow_tf32 else 1
-    tiling = _tiling(g, dtype, products, device)
-    parts = -(-tiling.stages // tiling.part_stages(device))
+    tiling = tiling_for(g, dtype, products, device.multiprocessors)
+    splits = -(-tiling.stages // tiling.split_stages(device))
     variant = Variant(dtype, 32, widest(dtype), tile=tiling.tile)
     call = Call(device, g, operands, variant, zero_boundary_grad=False)
-    # No sum is cut by a chunk, so there is no need to cut the same way every time.
-    pieces = chunks(g, device, replace(options, deterministic=False), _costs(call, tiling, parts))
-    most = max(chunk.count for chunk in pieces)
+    # No sum crosses chunks, so a deterministic call may have any chunks.
+    options = replace(options, deterministic=False)
+    chunks = cut_into_chunks(g, device, options, _costs(call, tiling, splits))
     partial = None
-    if parts > 1:
-        partial = call.allocate(parts * most * g.out_channels * g.out_pixels, PARTIAL_BYTES)
-    images = ChannelsLast(call, operands.input, most * g.in_pixels, dense=False)
-    fused = _Fused(call, tiling, parts, _packed(call, tiling), output, partial)
-    for chunk in pieces:
-        fused.run(chunk, images.part(chunk.images, slice(0, g.in_h)))
+    if splits > 1:
+        count = max(chunk.count for chunk in chunks)
+        partial = call.allocate(splits * count * g.out_channels * g.out_pixels, PARTIAL_BYTES)
+    images = input_images(call, chunks)
+    fused = _Fused(call, tiling, splits, _pack_weight(call, tiling), output, partial)
+    for chunk in chunks:
+        fused.run(chunk, images.part(chunk.images))
 
 
-def _tiling(g: Geometry, dtype: str, products: int, device: Device) -> Tiling:
-    return Tiling(g, tile_for(g, dtype, products, device.multiprocessors), dtype)
+def _costs(call: Call, tiling: Tiling, splits: int) -> Costs:
+    g, size = call.g, call.itemsize
+    copied = not needs_no_copy(call, call.operands.input, dense=False)
+    images = g.channels * g.in_pixels * size if copied else 0
+    partial = splits * g.out_channels * g.out_pixels * PARTIAL_BYTES if splits > 1 else 0
+    return Costs(call=tiling.packed_elements * size, image=images + partial)
 
 
-def _costs(call: Call, tiling: Tiling, parts: int) -> Costs:
-    g, size = call.g, ITEMSIZE[call.variant.dtype]
-    as_it_is = readable(call, call.operands.input, dense=False)
-    partial = parts * g.out_channels * g.out_pixels * PARTIAL_BYTES if parts > 1 else 0
-    return Costs(
-        call=tiling.packed * size,
-        image=(0 if as_it_is else g.channels * g.in_pixels * size) + partial,
-        position=0,
-    )
-
-
-def _packed(call: Call, tiling: Tiling) -> Memory:
+def _pack_weight(call: Call, tiling: Tiling) -> Memory:
     """The weight in the order of the kernel's stages."""
-    packed = call.allocate(tiling.packed)
-    fields = {"weight": strides_of(call.operands.weight)} | _stage_fields(tiling)
+    packed = call.allocate(tiling.packed_elements)
+    fields = {"weight": strides_of(call.operands.weight)} | _schedule_fields(tiling)
     pointers = (call.operands.weight.pointer, packed.pointer)
-    call.launch("pack_weight_fused", tiling.packed_units, pointers, fields)
+    call.launch("pack_weight_fused", tiling.packed_vecs, pointers, fields)
     return packed
 
 
-def _stage_fields(tiling: Tiling) -> dict[str, int]:
+def _schedule_fields(tiling: Tiling) -> dict[str, int]:
     return {
-        "k_taps": tiling.route_taps,
-        "taps_per_batch": tiling.plan_taps,
-        "channel_blocks": tiling.chunks,
+        "k_taps": tiling.k_taps,
+        "taps_per_batch": tiling.taps_per_batch,
+        "channel_blocks": tiling.channel_blocks,
         "stages": tiling.stages,
     }
 
@@ -110,32 +111,33 @@ def _stage_fields(tiling: Tiling) -> dict[str, int]:
 class _Fused:
     call: Call
     tiling: Tiling
-    parts: int
-    weight: Memory
+    splits: int
+    weight: Memory  # packed
     output: DeviceArray
-    partial: Memory | None  # sums of the parts of a chunk
+    partial: Memory | None  # outputs of the splits of a chunk
 
     def run(self, chunk: Chunk, images: DeviceArray) -> None:
         call, g, tiling, operands = self.call, self.call.g, self.tiling, self.call.operands
-        fields = call.chunk_fields(chunk, images) | _stage_fields(tiling)
+        split_size = call.positions(chunk) * g.out_channels
+        fields = call.chunk_fields(chunk, images) | _schedule_fields(tiling)
         fields |= {
             "output": self.output.strides,
             "bias_stride": 0 if operands.bias is None else operands.bias.strides[0],
-            "splits": self.parts,
-            "split_stages": tiling.part_stages(call.device),
-            "split_size": call.positions(chunk) * g.out_channels,
-            "tile_w": tiling.tile_w(),
+            "splits": self.splits,
+            "split_stages": tiling.split_stages(call.device),
+            "split_size": split_size,
+            "tile_w": tiling.tile_w,
         }
         sources = (images.pointer, operands.offset.pointer, pointer_of(operands.mask))
         bias, output = pointer_of(operands.bias), self.output.pointer
-        partial = 0 if self.partial is None else self.partial.pointer
+        partial = pointer_of(self.partial)
         call.launch_blocks(
             "deform_fused",
-            tiling.tiles(chunk.count, chunk.height) * self.parts * g.groups * tiling.strips,
+            tiling.tiles(chunk.count, chunk.height) * self.splits * g.groups * tiling.strips,
             tiling.tile.threads,
             (*sources, self.weight.pointer, bias, output, partial),
             fields,
             tiling.shared_bytes,
         )
-        if partial:
-            call.launch("reduce_split_k", fields["split_size"], (partial, bias, output), fields)
+        if self.partial is not None:
+            call.launch("reduce_split_k", split_size, (partial, bias, output), fields)

@@ -1,73 +1,78 @@
 """Tiles of the fused forward: what a block multiplies at a time, and how many of them there are.
 
 Sizes follow from those of the convolution and from the number of multiprocessors; there is no table
-of shapes.
+of shapes. The order of the K axis, which consists of channels and taps, is explained in
+``kernels/fused/schedule.cuh``. A *vec* is 16 bytes of channels, as the kernel loads them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from math import gcd
 
 from cudeform.geometry import Geometry
 from cudeform.gpu.device_api.kernel_source import ITEMSIZE, GemmTile, widest
-from cudeform.gpu.device_api.protocol import Device
+from cudeform.gpu.device_api.protocol import Hardware
 
-# Taps whose samples a block plans at a time, at most.
-MOST_PLAN_TAPS = 12
+# Taps whose samples a block records at a time, at most.
+MAX_TAPS_PER_BATCH = 12
 
-# Units of 16 bytes of a row in a stage, and in a chunk of channels: 64 bytes of each corner, where
-# the channels allow it.
-STAGE_UNITS = 4
-MOST_CHUNK_UNITS = 8
+# Vecs of each row of a tile in a stage: 64 bytes.
+STAGE_VECS = 4
+
+# Vecs of a channel block, at most.
+MAX_CHANNEL_BLOCK_VECS = 8
 
 # Positions of a tile.
 HIGH, LOW = 128, 64
 
-# Output channels of a tile, at most: more of them would leave too few registers.
-MOST_N = {2: 256, 4: 128}
+# Output channels of a tile, at most, by itemsize: with more, too few registers would be left.
+MAX_N = {2: 256, 4: 128}
 
-# Shared memory of a multiprocessor, by compute capability, and of others; a block takes
-# some of it for the system (CUDA C++ Programming Guide, "Compute Capabilities").
+# Shared memory of a multiprocessor by compute capability, and the minimum of all others. The system
+# takes a part of it for each block (CUDA C++ Programming Guide, "Compute Capabilities").
 SHARED_KIB = {80: 164, 87: 164, 90: 228, 100: 228}
-LEAST_SHARED_KIB = 100
+MIN_SHARED_KIB = 100
 SYSTEM_BYTES = 1024
 
-# A rectangle of positions samples a smaller part of the image than a run of them, which is worth
-# this many tiles for one.
+# Bytes of shared memory for each position and tap: a FusedRecord and the corners that contribute.
+RECORD_BYTES, CORNERS_BYTES = 16, 1
+POSITION_BYTES = 12  # of an OutputPosition
+
+# A tile that is a rectangle of positions samples a smaller part of the image than a run of
+# positions. This is worth up to so many times as many tiles.
 RECTANGLE_TILES = 1.1
 
-# Stages that a part of the sum has at least, and parts at most: each costs a pass over the output.
-LEAST_PART_STAGES = 8
-MOST_PARTS = 8
+# Stages of a split, at least, and splits, at most: each split costs a pass over the output.
+MIN_SPLIT_STAGES = 8
+MAX_SPLITS = 8
 
 
 def run_of(g: Geometry) -> int:
-    """Neighbouring channels that lie in one group and in one offset group."""
+    """Channels of a run: neighbours that lie in one group and in one offset group."""
     return gcd(g.channels // g.groups, g.channels // g.offset_groups)
 
 
-def tile_for(g: Geometry, dtype: str, products: int, multiprocessors: int) -> GemmTile:
-    """The tile for a convolution: as wide as an output group, and as high as keeps all busy.
+@lru_cache
+def tiling_for(g: Geometry, dtype: str, products: int, multiprocessors: int) -> Tiling:
+    """The tiling for a convolution: as wide as an output group, and as high as keeps all busy.
 
-    Of the heights, the one with which the busiest multiprocessor has the fewest positions; the
-    larger one if they are equal, since it reads the weight less often.
+    Of the possible heights, it has the one with which the busiest multiprocessor gets the fewest
+    positions, or the larger if they are equal, since it reads the weight less often.
     """
     group_out = g.out_channels // g.groups
-    n = next((n for n in (32, 64, 128) if n >= group_out), MOST_N[ITEMSIZE[dtype]])
-    chunk = _chunk_units(run_of(g) // widest(dtype)) * widest(dtype)
-
-    def positions(tile: GemmTile) -> int:
-        return -(-Tiling(g, tile, dtype).blocks // multiprocessors) * tile.m
-
-    return min(shapes(n, chunk, products), key=positions)
+    n = next((n for n in (32, 64, 128) if n >= group_out), MAX_N[ITEMSIZE[dtype]])
+    channel_block = _channel_block_vecs(run_of(g) // widest(dtype)) * widest(dtype)
+    tilings = [Tiling(g, tile, dtype) for tile in tile_shapes(n, channel_block, products)]
+    return min(tilings, key=lambda tiling: -(-tiling.blocks // multiprocessors) * tiling.tile.m)
 
 
-def shapes(n: int, chunk: int, products: int) -> list[GemmTile]:
-    """Tiles of a width, high ones first, each with as many blocks at a time as registers allow.
+def tile_shapes(n: int, channel_block: int, products: int) -> list[GemmTile]:
+    """Tiles of a width, high ones first, each with as many resident blocks as registers allow.
 
-    A warp of the high tile of 128 would have but 32 columns for what it samples and loads; that of
-    the low one has 64.
+    A width of 128 has no high tile: each of its warps would have 32 registers for the corners and
+    weights in flight, those of the low tile have 64.
     """
     if n == 256:
         warps = [(HIGH, 4, 4, 1), (LOW, 2, 4, 2)]
@@ -78,15 +83,16 @@ def shapes(n: int, chunk: int, products: int) -> list[GemmTile]:
         warps = [(HIGH, 4, 2, 2)] if n < 128 else []
         warps += [(LOW, 2, 2, 3)]
     return [
-        GemmTile(m, n, across, down, blocks, chunk, products) for m, across, down, blocks in warps
+        GemmTile(m, n, warps_m, warps_n, blocks, channel_block, products)
+        for m, warps_m, warps_n, blocks in warps
     ]
 
 
-def _chunk_units(run_units: int) -> int:
-    """Units of a chunk: a stage, or as much as divides the run."""
-    if run_units % STAGE_UNITS == 0:
-        return STAGE_UNITS
-    return next(units for units in range(MOST_CHUNK_UNITS, 0, -1) if run_units % units == 0)
+def _channel_block_vecs(run_vecs: int) -> int:
+    """Vecs of a channel block: a whole stage, or as many as divide the run."""
+    if run_vecs % STAGE_VECS == 0:
+        return STAGE_VECS
+    return next(vecs for vecs in range(MAX_CHANNEL_BLOCK_VECS, 0, -1) if run_vecs % vecs == 0)
 
 
 @dataclass(frozen=True)
@@ -94,8 +100,8 @@ class Tiling:
     """How a convolution is cut into tiles.
 
     Attributes:
-        g: its sizes.
-        tile: of each block.
+        g: sizes of the convolution.
+        tile: what a block multiplies at a time.
         dtype: of the arrays.
     """
 
@@ -103,95 +109,105 @@ class Tiling:
     tile: GemmTile
     dtype: str
 
-    @property
-    def chunks(self) -> int:
-        """Chunks of a run."""
+    # ---- the K axis: stages ----------------------------------------------------------------------
+
+    @cached_property
+    def channel_blocks(self) -> int:
+        """Channel blocks of a run."""
         return run_of(self.g) // self.tile.channel_block
 
-    @property
-    def route_taps(self) -> int:
-        """Taps that a tile goes through in turn: of all runs if each is one chunk, else of one."""
-        return self.g.taps * (self._runs if self.chunks == 1 else 1)
+    @cached_property
+    def k_taps(self) -> int:
+        """Taps of a run; those of all runs if runs are concatenated."""
+        return self.g.taps * (self._runs if self.channel_blocks == 1 else 1)
 
-    @property
-    def plan_taps(self) -> int:
-        """Taps that are planned at a time: the most with which stages are as full as can be."""
-        return min(range(MOST_PLAN_TAPS, 0, -1), key=self._batch_stages)
+    @cached_property
+    def taps_per_batch(self) -> int:
+        """Taps whose samples are recorded at a time: the most with which stages are fullest."""
+        return min(range(MAX_TAPS_PER_BATCH, 0, -1), key=self._channel_block_stages)
 
-    @property
+    @cached_property
     def stages(self) -> int:
         """Stages of a tile."""
-        routes = 1 if self.chunks == 1 else self._runs
-        return routes * self.chunks * self._batch_stages(self.plan_taps)
+        runs = 1 if self.channel_blocks == 1 else self._runs
+        return runs * self.channel_blocks * self._channel_block_stages(self.taps_per_batch)
 
-    @property
+    @cached_property
     def _runs(self) -> int:
+        """Runs of a group."""
         return self.g.channels // self.g.groups // run_of(self.g)
 
-    def _batch_stages(self, plan_taps: int) -> int:
-        """Stages of a chunk of all batches of so many taps; the last of a batch may not be full."""
-        return -(-self.route_taps // plan_taps) * self._chunk_stages(plan_taps)
+    def _channel_block_stages(self, taps_per_batch: int) -> int:
+        """Stages of a channel block, all batches together; the last of a batch may not be full."""
+        return -(-self.k_taps // taps_per_batch) * self._batch_stages(taps_per_batch)
 
-    def _chunk_stages(self, plan_taps: int) -> int:
-        """Stages of a chunk of one batch of so many taps."""
-        return -(-plan_taps * self._chunk_units // STAGE_UNITS)
+    def _batch_stages(self, taps_per_batch: int) -> int:
+        """Stages of a channel block and a batch."""
+        return -(-taps_per_batch * self._channel_block_vecs // STAGE_VECS)
 
-    @property
-    def _chunk_units(self) -> int:
+    @cached_property
+    def _channel_block_vecs(self) -> int:
         return self.tile.channel_block // widest(self.dtype)
 
-    @property
+    # ---- the N axis: output channels, and the weight ---------------------------------------------
+
+    @cached_property
     def strips(self) -> int:
-        """Tiles side by side that make up the output channels of a group."""
+        """Tiles side by side that cover the output channels of a group."""
         return -(-(self.g.out_channels // self.g.groups) // self.tile.n)
 
-    @property
-    def packed_units(self) -> int:
-        """Units of the packed weight, each in as many parts as are multiplied."""
-        return self.g.groups * self.strips * self.stages * self.tile.n * STAGE_UNITS
+    @cached_property
+    def packed_vecs(self) -> int:
+        """Vecs of the packed weight, each in all terms of an operand."""
+        return self.g.groups * self.strips * self.stages * self.tile.n * STAGE_VECS
 
-    @property
-    def packed(self) -> int:
+    @cached_property
+    def packed_elements(self) -> int:
         """Elements of the packed weight."""
-        return self.packed_units * self.tile.operand_terms * widest(self.dtype)
+        return self.packed_vecs * self.tile.operand_terms * widest(self.dtype)
 
+    # ---- the M axis: positions -------------------------------------------------------------------
+
+    @cached_property
     def tile_w(self) -> int:
-        """Columns of a rectangle of positions, about a square of them; 0: a run of positions."""
+        """Columns of a tile that is a rectangle, nearly a square; 0 if it is a run of positions."""
         width = 16 if self.tile.m == HIGH else 8
-        run = -(-self.g.batch * self.g.out_pixels // self.tile.m)
+        runs = -(-self.g.batch * self.g.out_pixels // self.tile.m)
         rectangles = self.g.batch * self._rectangles(self.g.out_h, width)
-        return width if rectangles <= RECTANGLE_TILES * run else 0
+        return width if rectangles <= RECTANGLE_TILES * runs else 0
 
     def tiles(self, images: int, rows: int) -> int:
-        """Tiles of some rows of some images."""
-        width = self.tile_w()
-        if width:
-            return images * self._rectangles(rows, width)
+        """Tiles that cover some rows of some images."""
+        if self.tile_w:
+            return images * self._rectangles(rows, self.tile_w)
         return -(-images * rows * self.g.out_w // self.tile.m)
 
     def _rectangles(self, rows: int, width: int) -> int:
         return -(-rows // (self.tile.m // width)) * -(-self.g.out_w // width)
 
-    @property
+    # ---- blocks ----------------------------------------------------------------------------------
+
+    @cached_property
     def blocks(self) -> int:
         """Tiles of the whole convolution."""
         return self.tiles(self.g.batch, self.g.out_h) * self.g.groups * self.strips
 
-    def part_stages(self, device: Device) -> int:
-        """Stages of a part: all, or fewer so that a small convolution fills the device."""
-        idle = device.multiprocessors * self._resident(device.compute_capability) // self.blocks
-        parts = max(1, min(idle, self.stages // LEAST_PART_STAGES, MOST_PARTS))
-        return -(-self.stages // parts)
+    def split_stages(self, hardware: Hardware) -> int:
+        """Stages of a split: all, or fewer so that a small convolution fills the device."""
+        resident = hardware.multiprocessors * self._resident_blocks(hardware.compute_capability)
+        splits = max(1, min(resident // self.blocks, self.stages // MIN_SPLIT_STAGES, MAX_SPLITS))
+        return -(-self.stages // splits)
 
-    def _resident(self, capability: int) -> int:
-        """Blocks that a multiprocessor holds at a time, as registers and shared memory allow."""
-        shared = 1024 * SHARED_KIB.get(capability, LEAST_SHARED_KIB)
+    def _resident_blocks(self, capability: int) -> int:
+        """Blocks that a multiprocessor holds at a time, by registers and shared memory."""
+        shared = 1024 * SHARED_KIB.get(capability, MIN_SHARED_KIB)
         return min(self.tile.blocks, shared // (self.shared_bytes + SYSTEM_BYTES))
 
-    @property
+    @cached_property
     def shared_bytes(self) -> int:
-        """Shared memory of a block: two buffers of each factor, the plans, the positions."""
-        buffers = 2 * self.tile.operand_terms * (self.tile.m + self.tile.n) * STAGE_UNITS * 16
-        aim, held, spot = 16, 1, 12
-        planned = -(-self._chunk_stages(self.plan_taps) * STAGE_UNITS // self._chunk_units)
-        return buffers + self.tile.m * (planned * (aim + held) + spot)
+        """Shared memory of a block: two buffers of each operand, sample records, positions."""
+        rows = self.tile.operand_terms * (self.tile.m + self.tile.n)
+        recorded_vecs = self._batch_stages(self.taps_per_batch) * STAGE_VECS
+        recorded_taps = -(-recorded_vecs // self._channel_block_vecs)
+        samples = recorded_taps * (RECORD_BYTES + CORNERS_BYTES) + POSITION_BYTES
+        return 2 * rows * STAGE_VECS * 16 + self.tile.m * samples

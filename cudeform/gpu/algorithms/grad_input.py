@@ -1,33 +1,33 @@
-"""The gradient of the input in a backward by columns: its sums, in each of the ways there are.
+"""The gradient of the input in a backward by columns: by atomics, or by a sorted gather.
 
-``scatter`` has the ways and the rule. Those that read the gradient of the columns on their own come
-before the kernel that overwrites it, ``deform_backward`` or ``deform_double_backward``; the others
-are left to that kernel.
+With atomics, the kernel that overwrites the gradient of the columns, ``deform_backward`` or
+``deform_double_backward``, adds each sample's contribution to channels-last images. The sorted
+gather reads the gradient of the columns itself, so it runs before that kernel.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cudeform.arrays import Tangents
+from cudeform.arrays import DeviceArray, Tangents
 from cudeform.gpu.algorithms import uses_gather
-from cudeform.gpu.algorithms.grad_input_sorted import Scratch, cells_of, gather
-from cudeform.gpu.call import Call, most_positions
+from cudeform.gpu.algorithms.grad_input_sorted import Scratch, gather
+from cudeform.gpu.call import Call
 from cudeform.gpu.chunks import Chunk
-from cudeform.gpu.device_api.protocol import DeviceArray, Memory
+from cudeform.gpu.device_api.protocol import Memory
 from cudeform.gpu.layouts import unpack_input
 from cudeform.options import Options
 
 
 @dataclass(frozen=True)
-class InputSums:
-    """Sums of a chunk's images, channels last.
+class GradInputAccumulator:
+    """The gradient of a chunk's images, channels last, until it is complete.
 
     Attributes:
         call: the call.
-        result: where they go once they are complete.
-        images: the sums.
-        scratch: of the ordered gather, if that is the way.
+        result: the gradient of the input, contiguous.
+        images: sums of the images of one chunk.
+        scratch: memory of the sorted gather; None with atomics.
     """
 
     call: Call
@@ -37,56 +37,62 @@ class InputSums:
 
     @classmethod
     def of(
-        cls,
-        call: Call,
-        pieces: list[Chunk],
-        options: Options,
-        result: DeviceArray,
-    ) -> InputSums:
-        """Memory for a call that is worked through in ``pieces``."""
-        g, acc = call.g, call.variant.acc_itemsize
-        count = max(chunk.count for chunk in pieces)
-        samples = most_positions(g, pieces) * g.taps * g.offset_groups
+        cls, call: Call, chunks: list[Chunk], options: Options, result: DeviceArray | None
+    ) -> GradInputAccumulator | None:
+        """Allocate memory for the largest chunk; None if the gradient is not wanted."""
+        if result is None:
+            return None
+        g, count = call.g, max(chunk.count for chunk in chunks)
         return cls(
             call=call,
             result=result,
-            images=call.allocate(count * g.in_pixels * g.channels, acc),
-            scratch=Scratch.of(call, samples, cells_of(g, count)) if uses_gather(options) else None,
+            images=call.allocate(count * g.in_pixels * g.channels, call.variant.acc_itemsize),
+            scratch=Scratch.of(call, chunks) if uses_gather(options) else None,
         )
 
-    def begin(
+    def before_kernel(
         self,
         chunk: Chunk,
         images: DeviceArray,
         columns: Memory,
-        along: Tangents | None = None,
-        others: Memory | None = None,
-    ) -> int:
-        """Sum what the gradient of the columns gives, unless the kernel that follows is to do it.
+        tangents: Tangents | None = None,
+        plain_columns: Memory | None = None,
+    ) -> Memory | None:
+        """Gather, or prepare the images for the atomics of the kernel that follows.
 
         Args:
-            chunk: what the columns cover.
-            images: the images that they were sampled from.
+            chunk: the chunk of the columns.
+            images: the channels-last images that they were sampled from.
             columns: their gradient.
-            along: tangents, as :func:`gather` takes them.
-            others: the gradient of more columns, which no tangent turns.
+            tangents: as :func:`gather` takes them.
+            plain_columns: a second gradient of columns, gathered without tangents.
 
         Returns:
-            Where that kernel shall add to, 0 if it shall not.
+            The images that the kernel adds to; None if it does not.
         """
-        call, opens = self.call, chunk.rows.start == 0
+        call, is_first = self.call, chunk.rows.start == 0
         if self.scratch is not None:
-            where = self.images, self.scratch
-            gather(call, chunk, images, columns, *where, accumulate=not opens, along=along)
-            if others is not None:
-                gather(call, chunk, images, others, *where, accumulate=True)
-            return 0
-        if opens:
+            gather(
+                call,
+                chunk,
+                images,
+                columns,
+                self.images,
+                self.scratch,
+                accumulate=not is_first,
+                tangents=tangents,
+            )
+            if plain_columns is not None:
+                gather(
+                    call, chunk, images, plain_columns, self.images, self.scratch, accumulate=True
+                )
+            return None
+        if is_first:
             elements = chunk.count * call.g.in_pixels * call.g.channels
-            call.device.fill_zero(self.images.pointer, elements * call.variant.acc_itemsize)
-        return self.images.pointer
+            call.fill_zero(self.images, elements, call.variant.acc_itemsize)
+        return self.images
 
-    def end(self, chunk: Chunk) -> None:
-        """Round the sums and put them where the caller wants them, if they are complete."""
+    def after_kernel(self, chunk: Chunk) -> None:
+        """Write the result if this chunk completes its images."""
         if chunk.rows.stop == self.call.g.out_h:
             unpack_input(self.call, self.images, self.result, chunk)

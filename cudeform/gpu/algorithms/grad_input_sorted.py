@@ -1,4 +1,9 @@
-"""The ordered gather: gradient of the input without atomics, the same bits run after run."""
+"""The gradient of the input without atomics, by a sorted gather: the same bits in every run.
+
+Each sample lies in one cell, a square between four neighbouring pixels; the cells of an image reach
+one pixel beyond it on each side. The samples of each cell are listed and sorted. Then each pixel
+sums the contributions of the four cells around it, in the order of the lists.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +11,30 @@ from dataclasses import dataclass
 
 from cudeform.arrays import DeviceArray, Tangents
 from cudeform.geometry import Geometry
-from cudeform.gpu.call import THREADS, Call, pointer_of, strides_of
+from cudeform.gpu.call import THREADS, Call, most_positions, pointer_of, strides_of
 from cudeform.gpu.chunks import Chunk
+from cudeform.gpu.costs import Costs
 from cudeform.gpu.device_api.protocol import Memory
 
-INT = 4
-INDEX = 8  # bytes of an index, at most
+INT_BYTES = 4
+MAX_INDEX_BYTES = 8
 
 
 @dataclass(frozen=True)
 class Scratch:
-    """Memory of the gather, for the largest chunk."""
+    """Memory of the gather, for the largest chunk.
 
-    counts: Memory  # of each cell, then how much of the list is allotted
+    Attributes:
+        counts: number of samples of each cell; after them, the total that has been assigned.
+        starts: where the list of each cell starts.
+        cells: the cell of each sample.
+        slots: the place of each sample within its cell, in no fixed order.
+        weights: of the four corners of each sample.
+        listed: samples by cell, in no fixed order.
+        ordered: samples by cell, in order.
+    """
+
+    counts: Memory
     starts: Memory
     cells: Memory
     slots: Memory
@@ -27,31 +43,32 @@ class Scratch:
     ordered: Memory
 
     @classmethod
-    def of(cls, call: Call, samples: int, cells: int) -> Scratch:
-        """Memory for some samples and cells."""
+    def of(cls, call: Call, chunks: list[Chunk]) -> Scratch:
+        """Allocate memory for the largest chunk."""
+        g = call.g
+        samples = most_positions(g, chunks) * g.taps * g.offset_groups
+        cells = _cells(g, max(chunk.count for chunk in chunks))
         return cls(
-            counts=call.allocate(cells + 1, INT),
-            starts=call.allocate(cells, INT),
-            cells=call.allocate(samples, INDEX),
-            slots=call.allocate(samples, INT),
+            counts=call.allocate(cells + 1, INT_BYTES),
+            starts=call.allocate(cells, INT_BYTES),
+            cells=call.allocate(samples, MAX_INDEX_BYTES),
+            slots=call.allocate(samples, INT_BYTES),
             weights=call.allocate(4 * samples, call.variant.acc_itemsize),
-            listed=call.allocate(samples, INT),
-            ordered=call.allocate(samples, INT),
+            listed=call.allocate(samples, INT_BYTES),
+            ordered=call.allocate(samples, INT_BYTES),
         )
 
 
-def sample_bytes(acc_itemsize: int) -> int:
-    """Bytes of scratch memory for each sample."""
-    return INDEX + 3 * INT + 4 * acc_itemsize
+def scratch_costs(g: Geometry, acc_itemsize: int) -> Costs:
+    """Workspace of ``Scratch``."""
+    sample = MAX_INDEX_BYTES + 3 * INT_BYTES + 4 * acc_itemsize
+    return Costs(
+        image=2 * INT_BYTES * _cells(g, 1) + INT_BYTES,
+        position=g.taps * g.offset_groups * sample,
+    )
 
 
-def image_bytes(g: Geometry) -> int:
-    """Bytes of scratch memory for each image, and for what is allotted."""
-    return 2 * INT * cells_of(g, 1) + INT
-
-
-def cells_of(g: Geometry, images: int) -> int:
-    """Cells of some images: squares between pixels, the outermost reaching beyond the image."""
+def _cells(g: Geometry, images: int) -> int:
     return images * g.offset_groups * (g.in_h + 1) * (g.in_w + 1)
 
 
@@ -64,79 +81,69 @@ def gather(
     scratch: Scratch,
     *,
     accumulate: bool,
-    along: Tangents | None = None,
+    tangents: Tangents | None = None,
 ) -> None:
     """Turn the gradient of the columns into that of the channels-last input.
 
     Args:
         call: the call.
-        chunk: what the columns cover.
-        images: the images that they were sampled from.
+        chunk: the chunk of the columns.
+        images: the channels-last images that they were sampled from.
         columns: their gradient.
         grad_images: dense channels-last images that are written.
         scratch: memory.
-        accumulate: add to what is there.
-        along: tangents of offset and mask: the corners' weights are their changes along these.
+        accumulate: whether to add to what is there.
+        tangents: of offset and mask. If given, a corner is weighted by the derivative of its weight
+            along them, in place of its weight.
     """
-    g, offset, mask = call.g, call.operands.offset, call.operands.mask
-    tangents = Tangents() if along is None else along
-    fields = call.chunk_fields(chunk, images) | {
-        "accumulate": accumulate,
-        "weights_are_tangents": along is not None,
-        "zero_boundary_grad": call.zero_boundary_grad,
-        "offset_tangent": strides_of(tangents.offset),
-        "mask_tangent": strides_of(tangents.mask),
-    }
-    samples, cells = call.samples(chunk), cells_of(g, chunk.count)
-    counts, starts = scratch.counts.pointer, scratch.starts.pointer
-    total = counts + cells * INT
-    call.device.fill_zero(counts, (cells + 1) * INT)
+    g = call.g
+    samples, cells = call.samples(chunk), _cells(g, chunk.count)
+    fields = _fields(call, chunk, images, tangents) | {"accumulate": accumulate}
+    s = scratch
+    call.fill_zero(s.counts, cells + 1, INT_BYTES)
+    call.launch("count_cells", samples, _count_pointers(call, s, tangents), fields)
+    total = s.counts.pointer + cells * INT_BYTES
     call.launch(
-        "count_cells",
-        samples,
-        (
-            offset.pointer,
-            pointer_of(mask),
-            pointer_of(tangents.offset),
-            pointer_of(tangents.mask),
-            counts,
-            scratch.cells.pointer,
-            scratch.slots.pointer,
-            scratch.weights.pointer,
-        ),
+        "scan_cells",
+        cells,
+        (s.counts.pointer, s.starts.pointer, total),
         fields,
+        shared_bytes=(THREADS + 1) * INT_BYTES,
     )
-    call.launch(
-        "scan_cells", cells, (counts, starts, total), fields, shared_bytes=(THREADS + 1) * INT
-    )
-    call.launch(
-        "fill_cells",
-        samples,
-        (scratch.cells.pointer, scratch.slots.pointer, starts, scratch.listed.pointer),
-        fields,
-    )
-    call.launch(
-        "sort_cells",
-        samples,
-        (
-            scratch.cells.pointer,
-            counts,
-            starts,
-            scratch.listed.pointer,
-            scratch.ordered.pointer,
-        ),
-        fields,
-    )
+    fill = (s.cells, s.slots, s.starts, s.listed)
+    call.launch("fill_cells", samples, [memory.pointer for memory in fill], fields)
+    sort = (s.cells, s.counts, s.starts, s.listed, s.ordered)
+    call.launch("sort_cells", samples, [memory.pointer for memory in sort], fields)
+    add = (columns, s.counts, s.starts, s.ordered, s.weights, grad_images)
     call.launch(
         "gather_grad_input",
         chunk.count * g.in_pixels * g.offset_groups * call.lanes(),
-        (
-            columns.pointer,
-            counts,
-            starts,
-            scratch.ordered.pointer,
-            scratch.weights.pointer,
-            grad_images.pointer,
-        ),
+        [memory.pointer for memory in add],
         fields,
+    )
+
+
+def _fields(
+    call: Call, chunk: Chunk, images: DeviceArray, tangents: Tangents | None
+) -> dict[str, object]:
+    along = Tangents() if tangents is None else tangents
+    return call.chunk_fields(chunk, images) | {
+        "weights_are_tangents": tangents is not None,
+        "zero_boundary_grad": call.zero_boundary_grad,
+        "offset_tangent": strides_of(along.offset),
+        "mask_tangent": strides_of(along.mask),
+    }
+
+
+def _count_pointers(call: Call, s: Scratch, tangents: Tangents | None) -> tuple[int, ...]:
+    along = Tangents() if tangents is None else tangents
+    return (
+        call.operands.offset.pointer,
+        pointer_of(call.operands.mask),
+        pointer_of(along.offset),
+        pointer_of(along.mask),
+        s.counts.pointer,
+        s.cells.pointer,
+        s.slots.pointer,
+        s.weights.pointer,
     )

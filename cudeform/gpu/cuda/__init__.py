@@ -1,1 +1,1 @@
-"""The device on CuPy: the only folder of the engine that imports it."""
+"""The device on CuPy: memory, kernel launches, cuBLAS. Only ``device.py`` here imports CuPy."""

@@ -1,7 +1,7 @@
-"""Products of matrices by cuBLAS, through CuPy or, in a captured stream, by the library itself.
+"""Matrix products by cuBLAS: through CuPy, or through ctypes while the stream is captured.
 
-CuPy will not set the stream of a handle while that stream is captured. The library has no such
-objection. It is the one that CuPy has loaded, so a handle of CuPy's is a handle of this one.
+CuPy refuses to set the stream of a handle during capture; cuBLAS itself allows it. The library that
+is loaded here is the one that CuPy has loaded already, so CuPy's handles are valid in it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cudeform.gpu.device_api.commands import Product
-from cudeform.gpu.device_api.protocol import Gemm
+from cudeform.gpu.device_api.commands import Address, Gemm
 
 CUDA_TYPES = {"float16": 2, "bfloat16": 14, "float32": 0, "float64": 1}
 COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_TF32 = 68, 70, 77
@@ -25,9 +24,9 @@ GEMM_DEFAULT = -1
 NO_REDUCED_PRECISION = 16  # CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION
 
 POINTER, INT, LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
-MATRIX: tuple[Any, ...] = (POINTER, INT, INT, LONG)  # address, type, leading dimension, stride
+MATRIX: tuple[Any, ...] = (POINTER, INT, INT, LONG)  # pointer, type, leading dimension, stride
 
-# cublasGemmStridedBatchedEx: handle, operations, sizes; a and b between their factors; c; the rest.
+# cublasGemmStridedBatchedEx: handle, operations and sizes, alpha, a, b, beta, c, and the rest.
 MULTIPLY: tuple[Any, ...] = (
     POINTER,
     *[INT] * 5,
@@ -40,32 +39,35 @@ MULTIPLY: tuple[Any, ...] = (
 )
 
 
-class WholeSums:
-    """While it lasts, parts of a sum that cuBLAS splits are added up in the precision of the sum.
+class FullPrecisionReductions:
+    """Context manager that forbids cuBLAS to reduce partial sums in half precision.
 
-    Without it, in that of a half-precision result. Nor is TF32 taken unasked. The handle is
-    everyone's in a thread, so its mode is set back.
+    A product whose sums are split over several blocks would otherwise add them up in the precision
+    of a half-precision result. TF32 is off as well unless a product asks for it. All users of CuPy
+    in a thread share one handle, so its math mode is restored at the end.
     """
 
     def __init__(self, cupy: Any) -> None:
-        """For the current device."""
+        """Take the handle of the current device."""
         self._cublas, self._handle = cupy.cuda.cublas, cupy.cuda.device.get_cublas_handle()
 
     def __enter__(self) -> None:
-        """Set the mode."""
+        """Set the math mode."""
         self._mode: int = self._cublas.getMathMode(self._handle)
         self._cublas.setMathMode(self._handle, NO_REDUCED_PRECISION)
 
     def __exit__(self, *error: object) -> None:
-        """Set it back."""
+        """Restore the math mode."""
         self._cublas.setMathMode(self._handle, self._mode)
 
 
-def ready(cupy: Any, step: Product) -> Callable[[int, Sequence[int]], None]:
-    """What queues a product on a stream, which must be CuPy's current one."""
+def prepare(
+    cupy: Any, gemm: Gemm, addresses: Sequence[Address]
+) -> Callable[[int, Sequence[int]], None]:
+    """A function that queues a product on a stream, which must be CuPy's current one."""
     cublas, handle_of = cupy.cuda.cublas, cupy.cuda.device.get_cublas_handle
-    (a, a_from), (b, b_from), (c, c_from) = step.spots
-    head, of_a, of_b, of_c = around_pointers(step.gemm)
+    (a, a_from), (b, b_from), (c, c_from) = addresses
+    head, of_a, of_b, of_c = around_pointers(gemm)
 
     def queue(stream: int, bases: Sequence[int]) -> None:
         handle = handle_of()
@@ -87,30 +89,30 @@ def ready(cupy: Any, step: Product) -> Callable[[int, Sequence[int]], None]:
 
 
 def around_pointers(gemm: Gemm) -> tuple[tuple[int, ...], ...]:
-    """Arguments of cublasGemmStridedBatchedEx before, between and behind the three addresses."""
+    """Arguments of cublasGemmStridedBatchedEx before, between and after the three pointers."""
     double = gemm.dtype == "float64"
     compute = COMPUTE_64F if double else COMPUTE_32F
     if gemm.allow_tf32 and gemm.dtype == "float32":
         compute = COMPUTE_32F_FAST_TF32
     a, b, c = gemm.a, gemm.b, gemm.c
-    kind, output_kind = CUDA_TYPES[gemm.dtype], CUDA_TYPES[gemm.output_dtype]
+    dtype, output_dtype = CUDA_TYPES[gemm.dtype], CUDA_TYPES[gemm.output_dtype]
     operations = OP_T if a.transposed else OP_N, OP_T if b.transposed else OP_N
     return (
         (*operations, gemm.m, gemm.n, gemm.k, _scalar(1.0, double)),
-        (kind, a.leading, a.stride),
-        (kind, b.leading, b.stride, _scalar(gemm.beta, double)),
-        (output_kind, c.leading, c.stride, gemm.batch, compute, GEMM_DEFAULT),
+        (dtype, a.ld, a.stride),
+        (dtype, b.ld, b.stride, _scalar(gemm.beta, double)),
+        (output_dtype, c.ld, c.stride, gemm.batch, compute, GEMM_DEFAULT),
     )
 
 
 def _scalar(value: float, double: bool) -> int:
-    """Address of a factor in the host's memory."""
-    return _factor(value, double)[1]
+    """Address of alpha or beta in the host's memory."""
+    return _scalar_array(value, double)[1]
 
 
 @cache
-def _factor(value: float, double: bool) -> tuple[NDArray[Any], int]:
-    """A factor and its address; what is cached stays where it is."""
+def _scalar_array(value: float, double: bool) -> tuple[NDArray[Any], int]:
+    """An array and its address; the cache keeps the array alive."""
     array = np.array(value, np.float64 if double else np.float32)
     return array, array.ctypes.data
 
@@ -121,12 +123,12 @@ def multiply(handle: int, version: int, stream: int, arguments: Sequence[int]) -
     Args:
         handle: of cuBLAS.
         version: of cuBLAS, such as 130100 for 13.1.
-        stream: address.
+        stream: address of the stream.
         arguments: all but the handle.
 
     Raises:
         OSError: the library is not found.
-        RuntimeError: it refuses the call.
+        RuntimeError: cuBLAS reports an error.
     """
     library = _library(version // 10000)
     _check("cublasSetStream", library.cublasSetStream_v2(handle, stream))

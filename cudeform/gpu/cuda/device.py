@@ -1,7 +1,7 @@
-"""A GPU through CuPy: memory, launches, cuBLAS. The only file that imports CuPy.
+"""A GPU through CuPy, which executes launch plans.
 
-Kernels get raw addresses and an explicit stream; CuPy's current device and stream, which belong to
-the thread, are only set around calls that cannot be told otherwise.
+Kernels get device addresses and an explicit stream. CuPy's current device and current stream belong
+to the thread; they are set only around calls that have no argument for them.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from functools import cache
 from threading import local
 from typing import Any, NamedTuple
 
-from numpy.typing import NDArray
-
-from cudeform.gpu.cuda.cublas import WholeSums
-from cudeform.gpu.cuda.prepared_launch import Ready
-from cudeform.gpu.device_api.commands import Fill, Launch, Product, Step
-from cudeform.gpu.device_api.protocol import Gemm, Kernel, Memory
+from cudeform.gpu.cuda.cublas import FullPrecisionReductions
+from cudeform.gpu.cuda.prepared_launch import PreparedSteps
+from cudeform.gpu.device_api.commands import Step
+from cudeform.gpu.device_api.protocol import Memory
 
 MULTIPROCESSOR_COUNT = 16  # cudaDevAttrMultiProcessorCount
 
@@ -38,7 +36,7 @@ def usable_cupy() -> Any:
     """
     global _found
     if _found is not None and sys.modules.get("cupy") is _found:
-        return _found  # this is asked in every call
+        return _found  # every call comes here, so it must be fast
     try:
         import cupy
     except ImportError as error:
@@ -63,7 +61,7 @@ def _why_no_gpu(cupy: Any) -> str:
 
 
 def device_count() -> int:
-    """How many GPUs can be used."""
+    """Number of GPUs that can be used."""
     try:
         return int(usable_cupy().cuda.runtime.getDeviceCount())
     except GpuUnavailableError:
@@ -71,12 +69,12 @@ def device_count() -> int:
 
 
 class PoolMemory:
-    """Memory of CuPy's current pool."""
+    """Memory of CuPy's current pool, released together with the object."""
 
-    def __init__(self, owner: Any) -> None:
-        """Hold what CuPy allocated."""
-        self._owner = owner
-        self.pointer: int = owner.ptr
+    def __init__(self, allocation: Any) -> None:
+        """Wrap an allocation of CuPy."""
+        self._allocation = allocation
+        self.pointer: int = allocation.ptr
 
 
 def pool_allocate(nbytes: int) -> Memory:
@@ -85,7 +83,7 @@ def pool_allocate(nbytes: int) -> Memory:
 
 
 class _Stream(NamedTuple):
-    """A stream by its address, as CuPy's stream protocol takes it."""
+    """The address of a stream, in the form of CuPy's stream protocol."""
 
     ptr: int
 
@@ -94,7 +92,7 @@ class _Stream(NamedTuple):
 
 
 class CupyDevice:
-    """One GPU and one stream."""
+    """One GPU and one stream; an ``Executor``."""
 
     def __init__(
         self,
@@ -123,60 +121,38 @@ class CupyDevice:
         self.out_of_memory: tuple[type[Exception], ...] = (MemoryError, *out_of_memory)
 
     def free_bytes(self) -> int:
-        """Free memory of the device."""
+        """Free memory that a call may plan for."""
         if self._free_bytes is not None:
             return self._free_bytes
         with self._current:
             return int(self._cupy.cuda.runtime.memGetInfo()[0])
 
-    def replay(self, steps: Sequence[Step], bases: Sequence[int], kept: list[Any]) -> None:
-        """Queue steps; see the protocol.
+    def replay(self, steps: Sequence[Step], bases: Sequence[int], prepared: list[Any]) -> None:
+        """Queue the steps of a plan; see the protocol.
 
-        What is kept holds the arguments of one call, so calls that overlap make one each.
+        Prepared steps hold the arguments of one call at a time. Calls of several threads may
+        overlap, so each takes one out of ``prepared`` or makes one.
         """
         with self._current:
-            _have_context(self._cupy, self._index)
+            _ensure_context(self._cupy, self._index)
             try:
-                ready = kept.pop()
+                mine = prepared.pop()
             except IndexError:
-                ready = Ready(self._cupy, self._index, steps)
-            if ready.multiplies:
-                with self._stream_of_cublas(), WholeSums(self._cupy):
-                    ready.queue(self._stream.ptr, bases)
+                mine = PreparedSteps(self._cupy, self._index, steps)
+            if mine.uses_cublas:
+                with self._stream_of_cublas(), FullPrecisionReductions(self._cupy):
+                    mine.queue(self._stream.ptr, bases)
             else:
-                ready.queue(self._stream.ptr, bases)
-        kept.append(ready)
+                mine.queue(self._stream.ptr, bases)
+        prepared.append(mine)
 
     def _stream_of_cublas(self) -> AbstractContextManager[Any]:
-        """Make the stream CuPy's current one, for cuBLAS is not told which to take."""
+        """Make the stream CuPy's current one, which is the one that CuPy's cuBLAS takes."""
         cuda = self._cupy.cuda
         if cuda.get_current_stream().ptr == self._stream.ptr:
             return _NOTHING
         stream: AbstractContextManager[Any] = cuda.Stream.from_external(self._stream)
         return stream
-
-    def fill_zero(self, pointer: int, nbytes: int) -> None:
-        """Set bytes to 0."""
-        self.replay([Fill(((1, 0),), nbytes)], [0, pointer], [])
-
-    def launch(
-        self,
-        kernel: Kernel,
-        blocks: int,
-        threads: int,
-        pointers: Sequence[int],
-        params: NDArray[Any],
-        shared_bytes: int = 0,
-    ) -> None:
-        """Run a kernel; see the protocol."""
-        spots = tuple((i, 0) for i in range(len(pointers)))
-        step = Launch(kernel, blocks, threads, spots, params, shared_bytes)
-        self.replay([step], pointers, [])
-
-    def gemm(self, gemm: Gemm, pointers: Sequence[int] | None = None) -> None:
-        """Multiply matrices by cuBLAS."""
-        bases = gemm.pointers if pointers is None else pointers
-        self.replay([Product(gemm, ((0, 0), (1, 0), (2, 0)))], bases, [])
 
 
 _NOTHING = nullcontext()
@@ -191,10 +167,10 @@ def _properties(index: int) -> tuple[int, int]:
 
 
 class _Thread(local):
-    """What this thread has.
+    """State of this thread.
 
     Attributes:
-        contexts: numbers of devices.
+        contexts: numbers of the devices of which it has a CUDA context.
     """
 
     def __init__(self) -> None:
@@ -204,8 +180,11 @@ class _Thread(local):
 _thread = _Thread()
 
 
-def _have_context(cupy: Any, index: int) -> None:
-    """Let this thread have a context of the current device, which only the runtime makes."""
+def _ensure_context(cupy: Any, index: int) -> None:
+    """Give this thread a context of the current device.
+
+    The driver launches only with one. The runtime makes it in its first call in a thread.
+    """
     if index not in _thread.contexts:
         cupy.cuda.runtime.memGetInfo()
         _thread.contexts.add(index)

@@ -1,7 +1,7 @@
-"""Steps made ready for one GPU: kernels loaded, arguments laid out, all that calls have in common.
+"""Steps prepared for one GPU: kernels loaded and arguments laid out, to be queued many times.
 
-Launches go to the driver by CuPy's thin wrapper of it: a ``RawKernel`` would look at each argument
-of each launch anew, which takes longer than the launch itself.
+Kernels are launched by CuPy's thin wrapper of the driver's function. A ``RawKernel`` would inspect
+each argument of each launch again, which takes longer than the launch itself.
 """
 
 from __future__ import annotations
@@ -13,36 +13,42 @@ from typing import Any
 import numpy as np
 
 from cudeform.gpu.cuda import cublas
-from cudeform.gpu.device_api.commands import Fill, Launch, Product, Step
-from cudeform.gpu.device_api.protocol import Kernel
+from cudeform.gpu.device_api.commands import Address, FillZero, Gemm, Kernel, KernelLaunch, Step
 
-# One tuple for all kernels: CuPy compiles an empty file for each new one it meets.
+# The same for all kernels: CuPy compiles an empty file for every tuple of options it has not seen.
 OPTIONS = ("--std=c++17",)
 
-# Dynamic shared memory that every kernel may have; more must be asked for.
-PLAIN_SHARED_BYTES = 48 * 1024
+# Dynamic shared memory that every kernel may use; more must be requested.
+DEFAULT_SHARED_BYTES = 48 * 1024
 
-# Queues a step on a stream, with spots counted from some bases.
+# Queues a command on a stream, its addresses counted from some bases.
 Queue = Callable[[int, Sequence[int]], None]
 
 
-class Ready:
-    """Steps as the driver takes them, for one call at a time.
+class PreparedSteps:
+    """The steps of a plan as calls of the driver, for one call of the engine at a time.
 
     Attributes:
-        multiplies: whether there are products.
+        uses_cublas: whether there are matrix products.
     """
 
     def __init__(self, cupy: Any, index: int, steps: Sequence[Step]) -> None:
-        """Load what is not loaded yet, on the device of this number, which is the current one."""
+        """Load the kernels on the current device, whose number is ``index``."""
         self._cupy, self._index = cupy, index
-        self._arguments = Arguments([step for step in steps if isinstance(step, Launch)])
+        launches = [
+            (step.command, step.addresses)
+            for step in steps
+            if isinstance(step.command, KernelLaunch)
+        ]
+        self._arguments = Arguments(launches)
         tables = iter(self._arguments.tables)
         self._queues = [
-            self._launch(step, next(tables)) if isinstance(step, Launch) else self._other(step)
+            self._launch(step.command, next(tables))
+            if isinstance(step.command, KernelLaunch)
+            else self._other(step.command, step.addresses)
             for step in steps
         ]
-        self.multiplies = any(isinstance(step, Product) for step in steps)
+        self.uses_cublas = any(isinstance(step.command, Gemm) for step in steps)
 
     def queue(self, stream: int, bases: Sequence[int]) -> None:
         """Queue all steps."""
@@ -50,58 +56,58 @@ class Ready:
         for queue in self._queues:
             queue(stream, bases)
 
-    def _launch(self, step: Launch, table: int) -> Queue:
-        kernel = _compiled(self._cupy, step.kernel, self._index)
-        if step.shared_bytes > PLAIN_SHARED_BYTES:
-            _allow_shared(kernel, step.shared_bytes)
+    def _launch(self, command: KernelLaunch, table: int) -> Queue:
+        kernel = _compiled(self._cupy, command.kernel, self._index)
+        if command.shared_bytes > DEFAULT_SHARED_BYTES:
+            _allow_shared(kernel, command.shared_bytes)
         launch, function = self._cupy.cuda.driver.launchKernel, kernel.kernel.ptr
-        how = (function, step.blocks, 1, 1, step.threads, 1, 1, step.shared_bytes)
-        return lambda stream, bases: launch(*how, stream, table, 0)
+        grid = (command.blocks, 1, 1, command.threads, 1, 1, command.shared_bytes)
+        return lambda stream, bases: launch(function, *grid, stream, table, 0)
 
-    def _other(self, step: Product | Fill) -> Queue:
-        if isinstance(step, Product):
-            return cublas.ready(self._cupy, step)
-        memset, ((base, distance),) = self._cupy.cuda.runtime.memsetAsync, step.spots
-        nbytes = step.nbytes
+    def _other(self, command: Gemm | FillZero, addresses: tuple[Address, ...]) -> Queue:
+        if isinstance(command, Gemm):
+            return cublas.prepare(self._cupy, command, addresses)
+        memset, ((base, distance),) = self._cupy.cuda.runtime.memsetAsync, addresses
+        nbytes = command.nbytes
         return lambda stream, bases: memset(bases[base] + distance, 0, nbytes, stream)
 
 
 class Arguments:
-    """Arguments of launches in the host's memory, as cuLaunchKernel reads them.
+    """Arguments of kernel launches in the host's memory, as cuLaunchKernel reads them.
 
     It takes a table with the address of each argument, and has copied the arguments when it
-    returns. Tables stay as they are; the addresses that are passed change all at once.
+    returns. So the tables stay as they are, and only the pointers are filled in, all at once.
 
     Attributes:
         tables: address of the table of each launch.
     """
 
-    def __init__(self, launches: Sequence[Launch]) -> None:
-        """Lay them out; the structs stay where the launches have them."""
-        self._held = launches
-        spots = [spot for launch in launches for spot in launch.spots]
-        self._bases = np.array([base for base, _ in spots], np.intp)
-        self._distances = np.array([distance for _, distance in spots], np.int64)
-        self._passed = np.zeros(len(spots), np.int64)
-        places = iter(self._passed.ctypes.data + 8 * np.arange(len(spots)))
+    def __init__(self, launches: Sequence[tuple[KernelLaunch, tuple[Address, ...]]]) -> None:
+        """Lay the arguments out; the tables refer to the structs of the commands."""
+        self._launches = launches  # keeps the structs alive
+        addresses = [address for _, addresses in launches for address in addresses]
+        self._bases = np.array([base for base, _ in addresses], np.intp)
+        self._distances = np.array([distance for _, distance in addresses], np.int64)
+        self._pointers = np.zeros(len(addresses), np.int64)
+        slots = iter(self._pointers.ctypes.data + 8 * np.arange(len(addresses)))
         rows = [
-            [*(int(next(places)) for _ in launch.spots), launch.params.ctypes.data]
-            for launch in launches
+            [*(int(next(slots)) for _ in addresses), command.params.ctypes.data]
+            for command, addresses in launches
         ]
         self._tables = [np.array(row, np.int64) for row in rows]
         self.tables = [table.ctypes.data for table in self._tables]
 
     def fill(self, bases: Sequence[int]) -> None:
-        """Count all spots from ``bases``."""
-        np.array(bases, np.int64).take(self._bases, out=self._passed, mode="clip")
-        self._passed += self._distances
+        """Compute all pointers from ``bases``."""
+        np.array(bases, np.int64).take(self._bases, out=self._pointers, mode="clip")
+        self._pointers += self._distances
 
 
 @cache
 def _compiled(cupy: Any, kernel: Kernel, index: int) -> Any:
-    """A kernel; CuPy compiles it at its first use and keeps it on disk.
+    """A kernel, which CuPy compiles when it is first used and caches on disk.
 
-    One for each device, for how much shared memory a block may have is set for each device.
+    There is one for each device, since the limit of shared memory is set for each device.
     """
     del index
     return cupy.RawKernel(kernel.source, kernel.name, options=OPTIONS)
@@ -109,6 +115,6 @@ def _compiled(cupy: Any, kernel: Kernel, index: int) -> Any:
 
 @cache
 def _allow_shared(kernel: Any, nbytes: int) -> None:
-    """Let blocks of a kernel have more dynamic shared memory than kernels have unasked."""
-    if kernel.max_dynamic_shared_size_bytes < nbytes:  # it may be that of another launch
+    """Let blocks of a kernel use more dynamic shared memory than the default."""
+    if kernel.max_dynamic_shared_size_bytes < nbytes:  # another launch may have asked for more
         kernel.max_dynamic_shared_size_bytes = nbytes

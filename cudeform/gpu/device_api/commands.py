@@ -1,87 +1,98 @@
-"""What a plan holds and a device queues: launches, products, zeros, with addresses left open."""
+"""What the engine asks a device to do: kernel launches, matrix products and fills with zeros.
+
+A command holds everything but its pointers, which are passed along with it. So a launch plan can
+store commands and queue them again with the pointers of another call.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from cudeform.gpu.device_api.protocol import Device, Gemm, Kernel
 
-# An address when the plan is used: number of a base, and bytes behind it. Base 0 is address 0.
-Spot = tuple[int, int]
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel: the name of its entry point and the whole text to compile."""
+
+    name: str
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
-    """A launch of a kernel."""
+class KernelLaunch:
+    """A launch of a kernel whose parameters are its pointers and then one struct, by value.
+
+    A pointer is a device address, or 0 for an array that is absent.
+
+    Attributes:
+        kernel: compiled when it is first used.
+        blocks: number of blocks of the grid.
+        threads: number of threads of a block.
+        params: the struct, an array of one element of an aligned structured dtype.
+        shared_bytes: dynamic shared memory of a block.
+    """
 
     kernel: Kernel
     blocks: int
     threads: int
-    spots: tuple[Spot, ...]
     params: NDArray[Any]
-    shared_bytes: int
+    shared_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A batch of column-major matrices, as cuBLAS sees them.
+
+    Attributes:
+        ld: leading dimension, the distance of two columns in elements.
+        stride: distance of two matrices in elements; 0 if the whole batch shares one matrix.
+        transposed: whether the product takes the transposed matrix.
+    """
+
+    ld: int
+    stride: int = 0
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """``c = op(a) @ op(b) + beta * c`` for each of a batch; op(a) is (m, k), op(b) is (k, n).
+
+    Its pointers are those of a, b and c. a and b have ``dtype``, c has ``output_dtype``. Sums are
+    float64 for float64 and float32 for all other dtypes.
+    """
+
+    m: int
+    n: int
+    k: int
+    a: Matrix
+    b: Matrix
+    c: Matrix
+    batch: int
+    dtype: str
+    output_dtype: str
+    beta: float = 0.0
+    allow_tf32: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Product:
-    """A product of matrices."""
+class FillZero:
+    """Sets bytes to 0, from its one pointer on."""
 
-    gemm: Gemm
-    spots: tuple[Spot, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Fill:
-    """Zeros."""
-
-    spots: tuple[Spot, ...]
     nbytes: int
 
 
-Step = Launch | Product | Fill
+Command = KernelLaunch | Gemm | FillZero
+
+# A pointer of a launch plan: the number of a base, and a distance from it in bytes. The bases are
+# the null pointer, the pointers of the operands, and the pointer of the workspace.
+Address = tuple[int, int]
 
 
-class Executor(Device, Protocol):
-    """A device that carries out plans."""
+class Step(NamedTuple):
+    """A command of a launch plan, and its pointers."""
 
-    @property
-    def kind(self) -> Hashable:
-        """Equal for devices that can use each other's plans."""
-
-    @property
-    def out_of_memory(self) -> tuple[type[Exception], ...]:
-        """What ``allocate`` raises when memory is exhausted, and for no other reason."""
-
-    def replay(self, steps: Sequence[Step], bases: Sequence[int], kept: list[Any]) -> None:
-        """Queue steps.
-
-        Args:
-            steps: in order.
-            bases: 0, the addresses of the operands, that of the workspace.
-            kept: where the device may leave what it works out for these steps; empty at first, and
-                the same list whenever they come.
-        """
-
-
-def queue(device: Device, steps: Sequence[Step], bases: Sequence[int]) -> None:
-    """Ask a device for steps, one by one."""
-    for step in steps:
-        pointers = [bases[base] + distance for base, distance in step.spots]
-        match step:
-            case Launch():
-                device.launch(
-                    step.kernel,
-                    step.blocks,
-                    step.threads,
-                    pointers,
-                    step.params,
-                    step.shared_bytes,
-                )
-            case Product():
-                device.gemm(step.gemm, pointers)
-            case Fill():
-                device.fill_zero(pointers[0], step.nbytes)
+    command: Command
+    addresses: tuple[Address, ...]

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
+from cudeform.gpu.device_api.commands import Kernel
 from cudeform.gpu.device_api.params import Layout
-from cudeform.gpu.device_api.protocol import Kernel
 
 SCALARS = {"float16": "half_t", "bfloat16": "bfloat16_t", "float32": "float", "float64": "double"}
 ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}

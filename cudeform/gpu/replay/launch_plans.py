@@ -1,9 +1,9 @@
-"""Launch plans: what a call queues is worked out once, and queued again for every call like it.
+"""Launch plans: the commands of a call, worked out once and queued again for every call like it.
 
-The engine runs against a ``Recorder`` the first time. What it queues depends neither on the
-contents of arrays nor, beyond their alignment, on their addresses. So the plan holds launches with
-their structs filled in, addresses as distances from an operand or into the workspace, and the bytes
-of workspace, which a later call allocates as one block.
+The commands of a call depend on sizes, dtypes, strides, options and hardware, never on the contents
+of arrays, and on their pointers only modulo ``POINTER_ALIGNMENT``. So a plan holds kernel launches
+with their structs filled in, pointers as distances from an operand or from the workspace, and the
+size of the workspace, which each call allocates as one block.
 """
 
 from __future__ import annotations
@@ -14,126 +14,131 @@ from itertools import count
 from threading import Lock
 from typing import Any
 
-from cudeform.arrays import Operands
+from cudeform.arrays import DeviceArray, Operands
 from cudeform.geometry import Geometry
 from cudeform.gpu import overrides
-from cudeform.gpu.chunks import FREE_SHARE, MOST_DEFAULT
-from cudeform.gpu.device_api.commands import Executor, Step
-from cudeform.gpu.device_api.protocol import Device, DeviceArray, Memory
-from cudeform.gpu.replay.recorder import GRAIN, Recorder
+from cudeform.gpu.chunks import FREE_SHARE, MAX_DEFAULT
+from cudeform.gpu.device_api.commands import Step
+from cudeform.gpu.device_api.protocol import Device, Executor, Memory
+from cudeform.gpu.replay.recorder import POINTER_ALIGNMENT, Recorder
 from cudeform.options import Options
 
 # A training step makes a few dozen different calls.
-MOST_PLANS = 512
+MAX_PLANS = 512
 
-# Longer plans, of calls in very many chunks, are not held: they would take more memory than time.
-MOST_STEPS = 4096
+# Longer plans, of calls in very many chunks, are not cached: they would take much memory and save
+# little time.
+MAX_STEPS = 4096
 
-# A plan that had to do with little memory is made anew after so many calls: there may be more now.
-TIGHT_CALLS = 64
+# A plan made when little memory was free is made again after so many calls: more may be free then.
+MEMORY_LIMITED_CALLS = 64
 
 Arrays = list[DeviceArray | None]
 
+# An engine function of this package: (device, operands, geometry, options, *arrays).
+Function = Callable[..., None]
+
 
 @dataclass
-class Plan:
-    """What a call queues.
+class LaunchPlan:
+    """The commands of a call.
 
     Attributes:
-        steps: in order.
+        steps: commands and their addresses, in order.
         workspace: bytes, one block for the whole call.
-        tight: whether more free memory could have made it another plan.
-        calls: how often it was taken.
-        used: when it was taken last; larger is later.
-        kept: what the device holds for it.
+        memory_limited: whether more free memory could have led to a different plan.
+        calls: how many calls have used it.
+        last_used: time stamp of its last use; larger is later.
+        prepared: what the device derives from the steps and reuses.
     """
 
     steps: tuple[Step, ...]
     workspace: int
-    tight: bool
+    memory_limited: bool
     calls: int = 0
-    used: int = 0
-    kept: list[Any] = field(default_factory=list)
+    last_used: int = 0
+    prepared: list[Any] = field(default_factory=list)
 
 
-class Plans:
-    """The plans that were used last, for any number of threads."""
+class PlanCache:
+    """The most recently used plans, shared by all threads."""
 
-    def __init__(self, most: int = MOST_PLANS) -> None:
-        """Hold so many."""
-        self._most = most
-        self._held: dict[Hashable, Plan] = {}
+    def __init__(self, capacity: int = MAX_PLANS) -> None:
+        """Start with no plan."""
+        self._capacity = capacity
+        self._plans: dict[Hashable, LaunchPlan] = {}
         self._clock = count(1)
         self._lock = Lock()
 
     def __len__(self) -> int:
-        """How many are held."""
-        return len(self._held)
+        """Number of plans."""
+        return len(self._plans)
 
-    def get(self, key: Hashable) -> Plan | None:
-        """The plan for a key, if there is one and it is still good."""
-        plan = self._held.get(key)
+    def get(self, key: Hashable) -> LaunchPlan | None:
+        """The plan of a key; None if there is none or it is to be made again."""
+        plan = self._plans.get(key)
         if plan is None:
             return None
         plan.calls += 1
-        plan.used = next(self._clock)
-        return None if plan.tight and plan.calls > TIGHT_CALLS else plan
+        plan.last_used = next(self._clock)
+        return None if plan.memory_limited and plan.calls > MEMORY_LIMITED_CALLS else plan
 
-    def put(self, key: Hashable, plan: Plan) -> None:
-        """Hold a plan, if it is not too long; the one that nobody asked for the longest goes."""
-        if len(plan.steps) > MOST_STEPS:
+    def put(self, key: Hashable, plan: LaunchPlan) -> None:
+        """Add a plan, unless it is too long; the least recently used one makes room."""
+        if len(plan.steps) > MAX_STEPS:
             return
-        plan.used = next(self._clock)
+        plan.last_used = next(self._clock)
         with self._lock:
-            self._held[key] = plan
-            if len(self._held) > self._most:
-                del self._held[min(self._held, key=lambda held: self._held[held].used)]
+            self._plans[key] = plan
+            if len(self._plans) > self._capacity:
+                del self._plans[min(self._plans, key=lambda key: self._plans[key].last_used)]
 
     def clear(self) -> None:
-        """Forget all of them."""
+        """Remove all plans."""
         with self._lock:
-            self._held.clear()
+            self._plans.clear()
 
 
-PLANS = Plans()
+PLANS = PlanCache()
 
 
 def run(
-    function: Callable[..., None],
+    function: Function,
     device: Executor,
     operands: Operands,
     g: Geometry,
     options: Options,
     *rest: Any,
 ) -> None:
-    """Do ``function(device, operands, g, options, *rest)`` by a plan.
+    """Execute ``function(device, operands, g, options, *rest)`` by a launch plan.
 
     Args:
         function: forward, backward, jvp or double_backward of this package.
-        device: where.
+        device: where to run.
         operands: arrays in device memory.
         g: sizes of all arrays.
-        options: the choices in force.
-        *rest: arrays and tuples of arrays, of which some may be None.
+        options: options in force.
+        *rest: arrays, or tuples of arrays; each may be None.
     """
-    arrays = _arrays(operands, rest)
+    arrays = _flat(operands, rest)
     key = _key(function, device, g, options, arrays)
-    plan = PLANS.get(key)
+    plan, memory = PLANS.get(key), None
     if plan is not None:
         try:
-            memory = _workspace(device, plan)
+            memory = _allocate(device, plan)
         except device.out_of_memory:
-            # Less memory is free than when the plan was made: plan for what is free now.
-            plan = None
+            plan = None  # less memory is free than when the plan was made: plan for what is free
     if plan is None:
-        plan = _recorded(function, device, operands, g, options, rest)
+        plan = _record(function, device, operands, g, options, rest)
         PLANS.put(key, plan)
-        memory = _workspace(device, plan)
-    device.replay(plan.steps, _bases(arrays, memory), plan.kept)
+        memory = _allocate(device, plan)
+    pointers = [0 if array is None else array.pointer for array in arrays]
+    bases = [0, *pointers, 0 if memory is None else memory.pointer]
+    device.replay(plan.steps, bases, plan.prepared)
 
 
 def workspace_bytes(
-    function: Callable[..., None],
+    function: Function,
     device: Executor,
     operands: Operands,
     g: Geometry,
@@ -142,35 +147,32 @@ def workspace_bytes(
 ) -> int:
     """Bytes of the one block of workspace that :func:`run` allocates for the same arguments.
 
-    Nothing is queued or allocated. Addresses of arrays matter only by their remainder modulo 16.
+    Nothing is queued or allocated. Pointers of arrays matter only modulo ``POINTER_ALIGNMENT``.
     """
-    key = _key(function, device, g, options, _arrays(operands, rest))
+    key = _key(function, device, g, options, _flat(operands, rest))
     plan = PLANS.get(key)
     if plan is None:
-        plan = _recorded(function, device, operands, g, options, rest)
+        plan = _record(function, device, operands, g, options, rest)
         PLANS.put(key, plan)
     return plan.workspace
 
 
-def _key(
-    function: Callable[..., None], device: Executor, g: Geometry, options: Options, arrays: Arrays
-) -> Hashable:
-    """Everything that a plan depends on."""
-    hardware = device.kind, device.compute_capability, device.multiprocessors
-    return (function, hardware, g, options, overrides.forced(), *map(_form, arrays))
-
-
-def _bases(arrays: Arrays, memory: Memory | None) -> list[int]:
-    """Addresses that spots are counted from."""
-    operands = [0 if array is None else array.pointer for array in arrays]
-    return [0, *operands, 0 if memory is None else memory.pointer]
-
-
-def _workspace(device: Device, plan: Plan) -> Memory | None:
+def _allocate(device: Executor, plan: LaunchPlan) -> Memory | None:
     return device.allocate(plan.workspace) if plan.workspace else None
 
 
-def _arrays(operands: Operands, rest: Sequence[Any]) -> Arrays:
+def _key(
+    function: Function, device: Executor, g: Geometry, options: Options, arrays: Arrays
+) -> Hashable:
+    """Everything that a plan depends on; the shapes of arrays follow from the geometry."""
+    hardware = device.kind, device.compute_capability, device.multiprocessors
+    layouts = [
+        None if a is None else (a.pointer % POINTER_ALIGNMENT, a.strides, a.dtype) for a in arrays
+    ]
+    return (function, hardware, g, options, overrides.forced(), *layouts)
+
+
+def _flat(operands: Operands, rest: Sequence[Any]) -> Arrays:
     """All arrays of a call, in an order that depends on the function alone."""
     o = operands
     arrays = [o.input, o.offset, o.weight, o.bias, o.mask]
@@ -182,31 +184,27 @@ def _arrays(operands: Operands, rest: Sequence[Any]) -> Arrays:
     return arrays
 
 
-def _form(array: DeviceArray | None) -> Hashable:
-    """What a plan depends on of an array, beside its sizes, which are Geometry's."""
-    return None if array is None else (array.pointer % GRAIN, array.strides, array.dtype)
-
-
-def _recorded(
-    function: Callable[..., None],
-    device: Device,
+def _record(
+    function: Function,
+    device: Executor,
     operands: Operands,
     g: Geometry,
     options: Options,
     rest: Sequence[Any],
-) -> Plan:
-    """A plan for a call."""
+) -> LaunchPlan:
+    """Run a function against a recorder."""
     recorder = Recorder(device)
-    stand_ins = iter([recorder.stand_in(array) for array in _arrays(operands, rest)])
+    stand_ins = iter([recorder.stand_in(array) for array in _flat(operands, rest)])
     names = ("input", "offset", "weight", "bias", "mask")
-    theirs = Operands(**{name: next(stand_ins) for name in names})
-    others = [
+    recorded_operands = Operands(**{name: next(stand_ins) for name in names})
+    recorded_rest = [
         next(stand_ins)
         if item is None or type(item) is DeviceArray
         else type(item)(*(next(stand_ins) for _ in item))
         for item in rest
     ]
-    function(recorder, theirs, g, options, *others)
+    target: Device = recorder
+    function(target, recorded_operands, g, options, *recorded_rest)
     steps, workspace = recorder.finish()
-    tight = recorder.free is not None and recorder.free * FREE_SHARE < MOST_DEFAULT
-    return Plan(steps, workspace, tight)
+    memory_limited = recorder.free is not None and recorder.free * FREE_SHARE < MAX_DEFAULT
+    return LaunchPlan(steps, workspace, memory_limited)

@@ -1,159 +1,143 @@
-"""A device that does nothing and writes down what it was asked for.
+"""A device that executes nothing and records what it is asked for.
 
-Addresses it hands out are so far apart that one of them, moved by any distance inside an array,
-still tells where it came from.
+The algorithms compute pointers: an operand's plus some bytes, or into workspace. Each array gets a
+stand-in pointer here, and stand-ins are so far apart that any pointer into or near an array still
+tells which array it belongs to. ``finish`` turns pointers into (base, distance) addresses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from numpy.typing import NDArray
+from cudeform.arrays import DeviceArray
+from cudeform.gpu.device_api.commands import Address, Command, Step
+from cudeform.gpu.device_api.protocol import Hardware
 
-from cudeform.gpu.device_api.commands import Fill, Launch, Product, Spot, Step
-from cudeform.gpu.device_api.protocol import Device, DeviceArray, Gemm, Kernel
+# Distance of two stand-in pointers; no array is as large.
+SPACING = 2**64
 
-# Distance of places: no array is as large.
-FAR = 2**64
+# The algorithms may depend on a pointer modulo this, and on nothing else of it.
+POINTER_ALIGNMENT = 16
 
-# Of an operand's address, the engine may look at the rest by this, and at nothing else.
-GRAIN = 16
-
-# Where pieces of workspace begin in their block.
-ALIGNMENT = 256
+# Alignment of the blocks of workspace within the one allocation of a plan.
+BLOCK_ALIGNMENT = 256
 
 
 @dataclass
-class Life:
-    """A piece of workspace: its bytes, and the steps between which somebody held it."""
+class Lifetime:
+    """Size of a block of workspace, and the part of a recording in which it is in use.
+
+    Attributes:
+        nbytes: size.
+        start: number of commands that were recorded when it was allocated.
+        end: likewise when it was released; None if it was not.
+    """
 
     nbytes: int
-    born: int
-    died: int | None = None
+    start: int
+    end: int | None = None
 
 
-class Piece:
-    """Workspace of a recording; its life ends when nobody holds it any more."""
+class Block:
+    """Workspace of a recording, released when nothing refers to it any more."""
 
-    def __init__(self, recorder: Recorder, life: Life, pointer: int) -> None:
-        """Begin to live."""
-        self._recorder, self._life, self.pointer = recorder, life, pointer
+    def __init__(self, recorder: Recorder, lifetime: Lifetime, pointer: int) -> None:
+        """Allocate it at a stand-in pointer."""
+        self._recorder, self._lifetime, self.pointer = recorder, lifetime, pointer
 
     def __del__(self) -> None:
-        """End."""
-        self._life.died = len(self._recorder.asked)
+        self._lifetime.end = len(self._recorder.recorded)
 
 
 class Recorder:
-    """A ``Device`` that records for another one.
+    """A ``Device`` that records.
 
     Attributes:
-        asked: what was asked for, in order: a kind of step, its addresses, and the rest of it.
-        lives: pieces of workspace.
-        free: memory that was free when the engine asked, None if it did not.
+        recorded: commands and their pointers, in order.
+        lifetimes: those of all blocks of workspace, in the order of their allocation.
+        free: the answer to ``free_bytes``; None if the algorithms did not ask.
     """
 
-    def __init__(self, device: Device) -> None:
-        """Record for ``device``."""
-        self._device = device
-        self._first: list[int] = []
-        self.asked: list[tuple[type[Any], tuple[int, ...], dict[str, Any]]] = []
-        self.lives: list[Life] = []
+    def __init__(self, hardware: Hardware) -> None:
+        """Record for the device that will replay."""
+        self._hardware = hardware
+        self._operands: list[int] = []  # stand-in pointers
+        self.recorded: list[tuple[Command, tuple[int, ...]]] = []
+        self.lifetimes: list[Lifetime] = []
         self.free: int | None = None
 
     @property
     def compute_capability(self) -> int:
-        """That of the device."""
-        return self._device.compute_capability
+        """That of the device that will replay."""
+        return self._hardware.compute_capability
 
     @property
     def multiprocessors(self) -> int:
-        """Those of the device."""
-        return self._device.multiprocessors
-
-    def stand_in(self, array: DeviceArray | None) -> DeviceArray | None:
-        """The next operand, at an address that stands for its own and is aligned as that is.
-
-        All operands come before the first piece of workspace.
-        """
-        rest = 0 if array is None else array.pointer % GRAIN
-        self._first.append((len(self._first) + 1) * FAR + rest)
-        return None if array is None else array._replace(pointer=self._first[-1])
+        """That of the device that will replay."""
+        return self._hardware.multiprocessors
 
     def free_bytes(self) -> int:
-        """Memory of the device that could be allocated now."""
-        self.free = self._device.free_bytes()
+        """That of the device that will replay."""
+        self.free = self._hardware.free_bytes()
         return self.free
 
-    def allocate(self, nbytes: int) -> Piece:
-        """An address that stands for workspace."""
-        life = Life(nbytes, born=len(self.asked))
-        self.lives.append(life)
-        return Piece(self, life, (len(self._first) + len(self.lives)) * FAR)
+    def stand_in(self, array: DeviceArray | None) -> DeviceArray | None:
+        """The next operand at its stand-in pointer, which is aligned as the real one is.
 
-    def fill_zero(self, pointer: int, nbytes: int) -> None:
-        """Record zeros."""
-        self.asked.append((Fill, (pointer,), {"nbytes": nbytes}))
+        All operands come before the first block of workspace.
+        """
+        remainder = 0 if array is None else array.pointer % POINTER_ALIGNMENT
+        self._operands.append((len(self._operands) + 1) * SPACING + remainder)
+        return None if array is None else array._replace(pointer=self._operands[-1])
 
-    def launch(
-        self,
-        kernel: Kernel,
-        blocks: int,
-        threads: int,
-        pointers: Sequence[int],
-        params: NDArray[Any],
-        shared_bytes: int = 0,
-    ) -> None:
-        """Record a launch."""
-        what = {
-            "kernel": kernel,
-            "blocks": blocks,
-            "threads": threads,
-            "params": params,
-            "shared_bytes": shared_bytes,
-        }
-        self.asked.append((Launch, tuple(pointers), what))
+    def allocate(self, nbytes: int) -> Block:
+        """Workspace at a stand-in pointer."""
+        lifetime = Lifetime(nbytes, start=len(self.recorded))
+        self.lifetimes.append(lifetime)
+        return Block(self, lifetime, (len(self._operands) + len(self.lifetimes)) * SPACING)
 
-    def gemm(self, gemm: Gemm, pointers: Sequence[int] | None = None) -> None:
-        """Record a product."""
-        addresses = gemm.pointers if pointers is None else tuple(pointers)
-        self.asked.append((Product, addresses, {"gemm": gemm}))
+    def queue(self, command: Command, pointers: Sequence[int]) -> None:
+        """Record one command."""
+        self.recorded.append((command, tuple(pointers)))
 
     def finish(self) -> tuple[tuple[Step, ...], int]:
-        """What was recorded, and the bytes of workspace that it takes in one block."""
-        places, nbytes = lay_out(self.lives)
+        """The recorded steps, and the bytes of workspace that they need as one allocation."""
+        offsets, nbytes = pack_blocks(self.lifetimes)
         steps = [
-            kind(spots=tuple(self._spot(address, places) for address in addresses), **what)
-            for kind, addresses, what in self.asked
+            Step(command, tuple(self._address(pointer, offsets) for pointer in pointers))
+            for command, pointers in self.recorded
         ]
         return tuple(steps), nbytes
 
-    def _spot(self, address: int, places: Sequence[int]) -> Spot:
-        """Which base an address belongs to, operands from 1 and then the workspace; how far."""
-        if address == 0:
+    def _address(self, pointer: int, offsets: Sequence[int]) -> Address:
+        """Bases count from 1: all operands, then the workspace. Base 0 is the null pointer."""
+        if pointer == 0:
             return 0, 0
-        number = (address + FAR // 2) // FAR
-        operands = len(self._first)
+        number = (pointer + SPACING // 2) // SPACING  # a distance may be negative
+        operands = len(self._operands)
         if number <= operands:
-            return number, address - self._first[number - 1]
-        return operands + 1, places[number - operands - 1] + address - number * FAR
+            return number, pointer - self._operands[number - 1]
+        return operands + 1, offsets[number - operands - 1] + pointer - number * SPACING
 
 
-def lay_out(lives: Sequence[Life]) -> tuple[list[int], int]:
-    """Places in one block for pieces, such that no two that live together overlap; its bytes.
+def pack_blocks(lifetimes: Sequence[Lifetime]) -> tuple[list[int], int]:
+    """Place blocks in one allocation so that none overlaps another one of the same time.
 
-    Each is put into the first gap that is large enough, in the order in which they were allocated.
+    First fit, in the order of allocation.
+
+    Returns:
+        The offset of each block, and the bytes of the allocation.
     """
-    places: list[int] = []
+    offsets: list[int] = []
     total = 0
-    for life in lives:
-        place = 0
-        for other, at in sorted(zip(lives, places, strict=False), key=lambda pair: pair[1]):
-            alive = other.died is None or other.died > life.born
-            if alive and at < place + life.nbytes and place < at + other.nbytes:
-                place = -(-(at + other.nbytes) // ALIGNMENT) * ALIGNMENT
-        places.append(place)
-        total = max(total, place + life.nbytes)
-    return places, total
+    for lifetime in lifetimes:
+        offset = 0
+        placed = sorted(zip(lifetimes, offsets, strict=False), key=lambda pair: pair[1])
+        for other, start in placed:
+            in_use = other.end is None or other.end > lifetime.start
+            if in_use and start < offset + lifetime.nbytes and offset < start + other.nbytes:
+                offset = -(-(start + other.nbytes) // BLOCK_ALIGNMENT) * BLOCK_ALIGNMENT
+        offsets.append(offset)
+        total = max(total, offset + lifetime.nbytes)
+    return offsets, total

@@ -1,0 +1,130 @@
+"""How the loops are compiled: by Numba, once on a machine, and kept in a folder of the user's.
+
+The engine is imported by the first call on NumPy arrays, and this is the module that imports Numba:
+neither ``import cudeform`` nor arrays on a GPU need it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+try:
+    import numba
+    from numba.core import event
+except ImportError as error:
+    raise ImportError(
+        f"cudeform computes on the CPU with Numba, which cannot be imported here ({error}): "
+        "pip install -U numba, or an older Python if Numba does not support this one yet; "
+        "arrays on a GPU need no Numba"
+    ) from error
+
+# "contract" allows fused multiply-adds and nothing else: NaN, infinities and the order of sums stay
+# as they are written.
+FLAGS: dict[str, Any] = {
+    "nogil": True,
+    "boundscheck": False,
+    "error_model": "numpy",
+    "fastmath": {"contract"},
+}
+
+_lock = threading.Lock()
+
+
+def inlined(function: Callable[P, T]) -> Callable[P, T]:
+    """A function that only loops call; it becomes part of each of them."""
+    compiled: Callable[P, T] = numba.njit(**FLAGS)(function)
+    return compiled
+
+
+def loop(function: Callable[P, T]) -> Callable[P, T]:
+    """A function that Python calls, compiled for the dtype of its arrays when first called."""
+    folder = cache_folder()
+    if folder is None:
+        return inlined(function)
+    with _lock:
+        before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
+        try:
+            compiled: Callable[P, T] = numba.njit(cache=True, **FLAGS)(function)
+        finally:
+            numba.config.CACHE_DIR = before
+    return compiled
+
+
+@cache
+def cache_folder() -> Path | None:
+    """Where compiled loops are kept; None where no such folder can be written.
+
+    Numba compares the age of the file that a loop is written in, not of those that it takes
+    functions from. The last part of the name stands for the text of all of them.
+    """
+    folder = cache_parent() / _fingerprint()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return None
+    return folder
+
+
+def cache_parent() -> Path:
+    """Numba's folder if the environment names one, else the user's folder of caches."""
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    if chosen:
+        return Path(chosen) / "cudeform"
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "cudeform" / "numba"
+
+
+def _fingerprint() -> str:
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+class _Announcement(event.Listener):  # type: ignore[misc]
+    """Says once that loops are being compiled, and why that will happen again if it will."""
+
+    said = False
+
+    def on_start(self, event: Any) -> None:
+        ours = event.data["dispatcher"].py_func.__module__.startswith(__package__)
+        if self.said or not ours:
+            return
+        self.said = True
+        if cache_folder() is None:
+            warnings.warn(
+                f"cudeform cannot keep its compiled loops: {cache_parent()} cannot be written. "
+                "They are compiled again in every process, which takes some seconds; set "
+                "NUMBA_CACHE_DIR to a folder that can be written",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        elif sys.stderr.isatty():
+            print(
+                f"cudeform: compiling loops for this processor, once (kept in {cache_folder()})",
+                file=sys.stderr,
+            )
+
+    def on_end(self, event: Any) -> None:
+        """Nothing is said when it is done."""
+
+
+event.register("numba:compile", _Announcement())

@@ -1,0 +1,180 @@
+"""VECTOR neighbouring channels at a time: a type of Numba's and what the loops do with it.
+
+Instructions are LLVM's on vectors, so they do not depend on what its vectoriser makes of a loop.
+The names are those of ``kernels/vector.cuh``. A ``count`` below VECTOR touches so many elements of
+memory and no more; it costs nothing where it is the constant VECTOR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, register_model
+
+from cudeform.cpu.loops.jit import inlined
+
+VECTOR = 8
+
+INDEX = ir.IntType(32)
+
+
+class VectorType(types.Type):  # type: ignore[misc]
+    """The type of VECTOR numbers of a dtype."""
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = dtype
+        super().__init__(f"Vector({dtype})")
+
+
+@register_model(VectorType)
+class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, kind: VectorType) -> None:
+        element = manager.lookup(kind.dtype).get_data_type()
+        super().__init__(manager, kind, ir.VectorType(element, VECTOR))
+
+
+def _instruction(function: Callable[..., Any]) -> Callable[..., Any]:
+    made: Callable[..., Any] = intrinsic(function)
+    return made
+
+
+def _splat(builder: Any, value: Any) -> Any:
+    """All lanes alike."""
+    kind = ir.VectorType(value.type, VECTOR)
+    nothing = ir.Constant(kind, ir.Undefined)
+    first = builder.insert_element(nothing, value, ir.Constant(INDEX, 0))
+    zeros = ir.Constant(ir.VectorType(INDEX, VECTOR), [0] * VECTOR)
+    return builder.shuffle_vector(first, nothing, zeros)
+
+
+def _lanes_below(builder: Any, count: Any) -> Any:
+    lanes = ir.Constant(ir.VectorType(count.type, VECTOR), list(range(VECTOR)))
+    return builder.icmp_signed("<", lanes, _splat(builder, count))
+
+
+def _address(context: Any, builder: Any, kind: Any, array: Any, index: Any, vector: Any) -> Any:
+    data = context.make_array(kind)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
+
+
+def _call(builder: Any, name: str, vector: Any, result: Any, arguments: list[Any]) -> Any:
+    kind = ir.FunctionType(result, [argument.type for argument in arguments])
+    width = 64 if isinstance(vector.element, ir.DoubleType) else 32
+    full = name.format(f"v{VECTOR}f{width}")
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, full), arguments)
+
+
+def _multiply_add(builder: Any, a: Any, b: Any, total: Any) -> Any:
+    return _call(builder, "llvm.fmuladd.{}", a.type, a.type, [a, b, total])
+
+
+@_instruction
+def load_vector(typing: Any, array: Any, index: Any, count: Any) -> Any:
+    """``count`` elements of a contiguous array from ``index`` on; the other lanes are 0."""
+    kind = VectorType(array.dtype)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        vector = context.get_data_type(kind)
+        array, index, count = arguments
+        given = [
+            _address(context, builder, signature.args[0], array, index, vector),
+            ir.Constant(INDEX, kind.dtype.bitwidth // 8),
+            _lanes_below(builder, count),
+            ir.Constant(vector, [0.0] * VECTOR),
+        ]
+        return _call(builder, "llvm.masked.load.{}.p0", vector, vector, given)
+
+    return kind(array, types.int64, types.int64), generate
+
+
+@_instruction
+def store_vector(typing: Any, array: Any, index: Any, count: Any, value: Any) -> Any:
+    """The first ``count`` lanes into a contiguous array, from ``index`` on."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array, index, count, lanes = arguments
+        given = [
+            lanes,
+            _address(context, builder, signature.args[0], array, index, lanes.type),
+            ir.Constant(INDEX, value.dtype.bitwidth // 8),
+            _lanes_below(builder, count),
+        ]
+        _call(builder, "llvm.masked.store.{}.p0", lanes.type, ir.VoidType(), given)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.int64, value), generate
+
+
+@_instruction
+def filled(typing: Any, value: Any) -> Any:
+    """All lanes alike."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _splat(builder, arguments[0])
+
+    return VectorType(value)(value), generate
+
+
+@_instruction
+def scaled(typing: Any, factor: Any, value: Any) -> Any:
+    """``factor * value``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fmul(_splat(builder, arguments[0]), arguments[1])
+
+    return value(value.dtype, value), generate
+
+
+@_instruction
+def add_scaled(typing: Any, total: Any, factor: Any, value: Any) -> Any:
+    """``total + factor * value``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        sum_, factor_, value_ = arguments
+        return _multiply_add(builder, _splat(builder, factor_), value_, sum_)
+
+    return value(value, value.dtype, value), generate
+
+
+@_instruction
+def add_product(typing: Any, total: Any, a: Any, b: Any) -> Any:
+    """``total + a * b``, lane by lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _multiply_add(builder, arguments[1], arguments[2], arguments[0])
+
+    return a(a, a, a), generate
+
+
+@_instruction
+def lane_sum(typing: Any, value: Any) -> Any:
+    """The sum of the lanes, in a fixed order: halves are added until one lane is left."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        total, lanes = arguments[0], VECTOR
+        while lanes > 1:
+            lanes //= 2
+            nothing = ir.Constant(total.type, ir.Undefined)
+            low, high = (
+                ir.Constant(ir.VectorType(INDEX, lanes), list(range(first, first + lanes)))
+                for first in (0, lanes)
+            )
+            total = builder.fadd(
+                builder.shuffle_vector(total, nothing, low),
+                builder.shuffle_vector(total, nothing, high),
+            )
+        return builder.extract_element(total, ir.Constant(INDEX, 0))
+
+    return value.dtype(value), generate
+
+
+@inlined
+def load_vector_if(flag: Any, array: Any, index: Any, count: Any) -> Any:
+    """The same as :func:`load_vector` where ``flag`` is not 0, else zeros without an access."""
+    if flag:
+        return load_vector(array, index, count)
+    return filled(array.dtype.type(0))

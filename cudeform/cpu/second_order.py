@@ -1,0 +1,289 @@
+"""Forward mode, and the gradients of the gradients.
+
+The gradients ``G = backward(c)`` meet the cotangents ``v`` in one number,
+
+    sum(v * G) = sum(c * jvp(v)),
+
+so both follow from the tangent of the columns, see ``loops/tangents.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cudeform.arrays import DoubleGradients, Operands, Tangents
+from cudeform.cpu.call import Array, Call, Images
+from cudeform.cpu.layouts import Rooms, SampleArrays, write_product
+from cudeform.cpu.loops.coordinates import ColumnsAt, Samples, Sizes
+from cudeform.cpu.loops.sampling import gather_columns, scatter
+from cudeform.cpu.loops.tangents import gather_tangents, sample_seconds, scatter_tangents
+from cudeform.cpu.panels import Panel, PanelRoom, Sums, work_through
+from cudeform.cpu.products import grad_columns_of, output_of, taps_first
+from cudeform.cpu.threads import blas_on_one_thread
+from cudeform.cpu.tiling import Box, Costs
+from cudeform.geometry import Geometry
+from cudeform.options import Options
+
+
+def costs(g: Geometry, itemsize: int) -> Costs:
+    """Scratch memory of such a call whose arithmetic has numbers of ``itemsize`` bytes."""
+    columns, planes = g.taps * g.channels, 3 * g.taps * g.offset_groups
+    weight = g.out_channels * g.taps * (g.channels // g.groups)
+    return Costs(
+        image=3 * g.channels * g.in_pixels * itemsize,
+        fixed=4 * weight * itemsize,
+        kept=(3 * columns + 2 * planes + g.out_channels) * itemsize,
+        position=(columns + 3 * planes + 3 * g.out_channels) * itemsize,
+    )
+
+
+def jvp(
+    operands: Operands, g: Geometry, options: Options, tangents: Tangents, result: Array
+) -> None:
+    """Write the tangent of the output; tangents that are None are zero."""
+    call = Call.of(operands, g, options, costs)
+    direction = Direction.of(call, tangents)
+    with blas_on_one_thread():
+        for pair in direction.pairs():
+
+            def work(box: Box, memory: _JvpScratch, pair: ImagePair = pair) -> None:
+                direction.samples.read(box, box, memory.along)
+                call.samples.read(box, box, memory.planes)
+                at = ColumnsAt(len(box), box.first)
+                samples = call.samples.to_read(box, memory.planes)
+                along = direction.samples.to_read(box, memory.along)
+                direction.gather(pair, box, samples, along, memory.tangent, at)
+                columns = call.columns_of(memory.tangent, len(box))
+                direction.write_output(pair, box, samples, columns, memory.output, result)
+
+            call.run(work, call.boxes(pair.images), lambda: _JvpScratch.of(call, direction))
+
+
+def double_backward(
+    operands: Operands,
+    g: Geometry,
+    options: Options,
+    grad_output: Array,
+    cotangents: Tangents,
+    results: DoubleGradients,
+) -> None:
+    """Write the gradients of ``sum(cotangents * backward(...))`` into ``results``."""
+    call = Call.of(operands, g, options, costs)
+    direction = Direction.of(call, cotangents)
+    sums = Sums.zero(
+        call, weight=results.weight is not None, bias=False, pixels=results.input is not None
+    )
+    through_columns = not (results.input is results.offset is results.mask is None)
+    room = PanelRoom.of(
+        call,
+        (call.samples, direction.samples),
+        columns=results.weight is not None or results.grad_output is not None,
+        grad_columns=len(direction.weights) * through_columns,
+    )
+    grads = SampleArrays.of(g, results.offset, results.mask, call.dtype)
+    with blas_on_one_thread():
+        for pair in direction.pairs():
+            work = _Work(direction, pair, grads, results.grad_output)
+            sums.begin()
+            work_through(call, pair.images, grad_output, room, sums, work)
+            sums.write_images(call, pair.images, results.input)
+    sums.write_rest(call, results.weight, None)
+
+
+@dataclass(frozen=True)
+class ImagePair:
+    """Some images with their channels last, and their tangents: flat, empty where they are 0."""
+
+    images: Images
+    tangent: Array
+
+
+@dataclass(frozen=True)
+class _OutputScratch:
+    """A thread's memory for the tangent of the output; of no size where no weight changes."""
+
+    product: Array
+    other: Array
+    columns: Array
+
+    @classmethod
+    def of(cls, direction: Direction) -> _OutputScratch:
+        call = direction.call
+        product = call.product_room()
+        if direction.weight is None:
+            return cls(product, product[:0], product[:0])
+        return cls(product, call.product_room(), call.columns_room())
+
+
+@dataclass(frozen=True)
+class _JvpScratch:
+    """A thread's memory in forward mode."""
+
+    tangent: Array
+    output: _OutputScratch
+    planes: Rooms
+    along: Rooms
+
+    @classmethod
+    def of(cls, call: Call, direction: Direction) -> _JvpScratch:
+        return cls(
+            call.columns_room(),
+            _OutputScratch.of(direction),
+            call.samples.rooms(call.tiling.positions),
+            direction.samples.rooms(call.tiling.positions),
+        )
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A call and the tangents of its operands.
+
+    Attributes:
+        call: the call.
+        tangents: arrays of any strides.
+        weight: tangent of the weight, taps first, or None.
+        samples: tangents of offset and mask.
+    """
+
+    call: Call
+    tangents: Tangents
+    weight: Array | None
+    samples: SampleArrays
+
+    @classmethod
+    def of(cls, call: Call, tangents: Tangents) -> Direction:
+        """Prepare the tangents."""
+        weight = tangents.weight
+        packed = None if weight is None else taps_first(call.g, weight, call.dtype)
+        samples = SampleArrays.of(call.g, tangents.offset, tangents.mask, call.dtype)
+        return cls(call, tangents, packed, samples)
+
+    @property
+    def weights(self) -> tuple[Array, ...]:
+        """The weight, and its tangent if it is not 0."""
+        return (self.call.weight,) if self.weight is None else (self.call.weight, self.weight)
+
+    def pairs(self) -> Iterator[ImagePair]:
+        """The images of the call and their tangents, some at a time."""
+        images = self.call.images(self.call.operands.input)
+        if self.tangents.input is None:
+            return (ImagePair(some, some.pixels[:0]) for some in images)
+        tangents = self.call.images(self.tangents.input)
+        return (ImagePair(a, b.pixels) for a, b in zip(images, tangents, strict=True))
+
+    def gather(
+        self,
+        pair: ImagePair,
+        box: Box,
+        samples: Samples,
+        along: Samples,
+        columns: Array,
+        at: ColumnsAt,
+    ) -> None:
+        """Write the tangent of the columns of a box."""
+        gather_tangents(
+            self.call.sizes,
+            box.first,
+            box.last,
+            pair.images.pixels,
+            pair.tangent,
+            samples,
+            along,
+            self.call.options.boundary_grad == "zero",
+            columns,
+            at,
+        )
+
+    def write_output(
+        self,
+        pair: ImagePair,
+        box: Box,
+        samples: Samples,
+        columns: Array,
+        scratch: _OutputScratch,
+        result: Array,
+    ) -> None:
+        """Write the tangent of a box's output, from the tangent of its columns."""
+        call = self.call
+        product = call.product_of(scratch.product, len(box))
+        output_of(call.g, call.weight, columns, product)
+        if self.weight is not None:
+            at = ColumnsAt(len(box), box.first)
+            pixels = pair.images.pixels
+            gather_columns(call.sizes, box.first, box.last, pixels, samples, scratch.columns, at)
+            other = call.product_of(scratch.other, len(box))
+            output_of(call.g, self.weight, call.columns_of(scratch.columns, len(box)), other)
+            product += other
+        write_product(call.g, product, self.tangents.bias, box, result)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What the double backward does with boxes and panels.
+
+    Attributes:
+        direction: a call and the cotangents of its gradients.
+        pair: some images.
+        grads: gradients of offset and mask.
+        grad_output: gradient of grad_output, or None.
+    """
+
+    direction: Direction
+    pair: ImagePair
+    grads: SampleArrays
+    grad_output: Array | None
+
+    def scratch(self) -> tuple[Rooms, _OutputScratch]:
+        positions = self.direction.call.tiling.positions
+        return self.grads.rooms(positions), _OutputScratch.of(self.direction)
+
+    def box(
+        self, images: Images, box: Box, panel: Panel, scratch: tuple[Rooms, _OutputScratch]
+    ) -> None:
+        call, part = self.direction.call, panel.part(box)
+        samples, along = panel.samples
+        rooms, output = scratch
+        if len(panel.columns):
+            self.direction.gather(self.pair, box, samples, along, panel.columns, panel.at)
+            if self.grad_output is not None:
+                columns = call.columns_of(panel.columns, len(panel.box))[:, part]
+                self.direction.write_output(
+                    self.pair, box, samples, columns, output, self.grad_output
+                )
+        if not panel.grad_columns:
+            return
+        for weight, flat in zip(self.direction.weights, panel.grad_columns, strict=True):
+            target = call.columns_of(flat, len(panel.box))[:, part]
+            grad_columns_of(call.g, weight, panel.grad_output[:, part], target)
+        sample_seconds(
+            call.sizes,
+            box.first,
+            box.last,
+            images.pixels,
+            self.pair.tangent,
+            samples,
+            along,
+            panel.grad_columns[0],
+            panel.grad_columns[1] if len(panel.grad_columns) > 1 else panel.columns[:0],
+            panel.at,
+            self.grads.to_write(box, rooms),
+            call.options.boundary_grad == "zero",
+        )
+        self.grads.write(box, box, rooms)
+
+    def scatter(self, panel: Panel, sizes: Sizes, runs: slice, pixels: Array) -> None:
+        samples, along = panel.samples
+        positions = panel.box.first, panel.box.last, runs.start, runs.stop
+        scatter_tangents(
+            sizes,
+            *positions,
+            samples,
+            along,
+            self.direction.call.options.boundary_grad == "zero",
+            panel.grad_columns[0],
+            panel.at,
+            pixels,
+        )
+        if len(panel.grad_columns) > 1:
+            scatter(sizes, *positions, samples, panel.grad_columns[1], panel.at, pixels)

@@ -1,0 +1,169 @@
+"""How a call is cut, so that scratch memory stays within its limit: images, panels, boxes.
+
+Some images at a time are laid out with their channels last. Their output positions, counted through
+all of them, are cut into *boxes*, the work of a thread at a time; the backward keeps the columns of
+some boxes, a *panel*, for products over many positions. The cut depends on sizes and on the limit,
+never on the number of threads: this is what makes every sum independent of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from cudeform.geometry import Geometry
+from cudeform.partition import split
+
+DEFAULT_LIMIT = 64 * 2**20
+
+# The columns of a box should stay in a core's cache and still make a sizeable product.
+BOX_BYTES = 2**21
+FEWEST_POSITIONS = 128
+MOST_POSITIONS = 2**15
+
+# Small images are worked through together: one after the other they would not fill the threads.
+IMAGES_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Bytes of scratch memory.
+
+    Attributes:
+        image: a channels-last image, with its gradient in the backward.
+        fixed: what a call holds all the time.
+        kept: what an output position holds until its panel is done.
+        position: what an output position holds while its box is worked on.
+    """
+
+    image: int
+    fixed: int
+    kept: int
+    position: int
+
+
+@dataclass(frozen=True)
+class Rectangle:
+    """Neighbouring positions of an image that are a rectangle.
+
+    Attributes:
+        image, rows, cols: where they lie in an array (N, channels, OH, OW).
+        part: which positions of the box they are.
+    """
+
+    image: int
+    rows: slice
+    cols: slice
+    part: slice
+
+    @property
+    def index(self) -> tuple[int, slice, slice, slice]:
+        """Index into an array (N, channels, OH, OW)."""
+        return self.image, slice(None), self.rows, self.cols
+
+
+@dataclass(frozen=True)
+class Box:
+    """Some output positions.
+
+    Attributes:
+        first, last: counted through ``images``.
+        images: those that are laid out with it.
+    """
+
+    first: int
+    last: int
+    images: slice
+
+    def __len__(self) -> int:
+        """How many positions there are."""
+        return self.last - self.first
+
+    def rectangles(self, g: Geometry) -> Iterator[Rectangle]:
+        """The box as rectangles of single images."""
+        at = self.first
+        while at < self.last:
+            n, position = divmod(at, g.out_pixels)
+            row, col = divmod(position, g.out_w)
+            left = min(self.last - at, g.out_pixels - position)
+            if col or left < g.out_w:
+                cols = min(left, g.out_w - col)
+                rows = 1
+            else:
+                cols, rows = g.out_w, left // g.out_w
+            yield Rectangle(
+                self.images.start + n,
+                slice(row, row + rows),
+                slice(col, col + cols),
+                slice(at - self.first, at - self.first + rows * cols),
+            )
+            at += rows * cols
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a call is cut.
+
+    Attributes:
+        images: how many are laid out at a time.
+        positions: most output positions in a box.
+        panel: most output positions whose columns are kept.
+        workers: most boxes that are worked on at a time.
+    """
+
+    images: int
+    positions: int
+    panel: int
+    workers: int
+
+    def boxes(self, g: Geometry, images: slice) -> list[Box]:
+        """Cover the output of some images with boxes."""
+        size = (images.stop - images.start) * g.out_pixels
+        # Two or four threads then finish together.
+        parts = split(size, self.positions, multiple=4)
+        return [Box(part.start, part.stop, images) for part in parts]
+
+    def panels(self, boxes: list[Box]) -> Iterator[list[Box]]:
+        """Join boxes, in order, into runs of at most ``panel`` positions (at least one box)."""
+        run: list[Box] = []
+        for box in boxes:
+            if run and box.last - run[0].first > self.panel:
+                yield run
+                run = []
+            run.append(box)
+        if run:
+            yield run
+
+
+@lru_cache(maxsize=256)
+def tiling(g: Geometry, columns: int, costs: Costs, limit: int | None) -> Tiling:
+    """Cut a call.
+
+    Args:
+        g: sizes.
+        columns: bytes of the columns of a position.
+        costs: of scratch memory.
+        limit: of scratch memory; None for the default.
+
+    Raises:
+        ValueError: the limit is too small for a single position.
+    """
+    least = costs.fixed + costs.kept + costs.position
+    if limit is None:
+        limit = max(DEFAULT_LIMIT, least)
+    if limit < least:
+        raise ValueError(
+            f"workspace_limit must be at least {least} bytes for this call (the weight with its "
+            f"taps moved, and one output position), got {limit}"
+        )
+    room = limit - costs.fixed
+    together = min(IMAGES_BYTES, room // 4) // max(1, costs.image)
+    images = max(1, min(g.batch, together))
+    room -= (images > 1) * images * costs.image
+    panel = max(1, room // 2 // costs.kept) if costs.kept else g.batch * g.out_pixels
+    room -= panel * costs.kept
+    wanted = max(FEWEST_POSITIONS, min(MOST_POSITIONS, BOX_BYTES // max(1, columns)))
+    positions = max(1, min(wanted, panel, room // 4 // costs.position))
+    workers = max(1, room // (positions * costs.position))
+    return Tiling(images=images, positions=positions, panel=panel, workers=workers)
