@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 from cases import DTYPES, Case, build
 from hostcuda import HostDevice, Launched
-from support.gpu_engine import NewDevice, backward, everything, forward
+from support.gpu_engine import NewDevice, backward, bits, everything, forward
 
 from cudeform.gpu import call, chunks
 from cudeform.options import Options
@@ -48,10 +47,6 @@ DEPTHWISE = build(
     batch=3,
 )
 CASES = [CROWDED, ONE_CELL, DEPTHWISE]
-
-
-def bits(results: dict[str, Any]) -> dict[str, bytes]:
-    return {name: array.tobytes() for name, array in results.items()}
 
 
 @pytest.mark.promise("reproducible")
