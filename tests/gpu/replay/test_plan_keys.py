@@ -86,7 +86,7 @@ def changed_case() -> Case:
 def assert_other_plans(
     plans: PlanCache, case: Case, other: Case, options: Options, skew: int
 ) -> None:
-    """After a call of ``case``, a call of ``other`` makes plans and is right, and so is the first."""
+    """Calls of ``case`` and ``other`` take turns: each has plans of its own, and is right."""
     device = HostDevice()
     first = bits(everything(device, case, planned=True))
     before = len(plans)
