@@ -12,7 +12,7 @@ import torch
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.checks import DOUBLE_GRADIENTS, GRADIENTS
-from cudeform.geometry import Settings
+from cudeform.settings import Settings
 
 from . import autograd, dispatch
 from .static_args import pack

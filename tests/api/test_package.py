@@ -14,7 +14,7 @@ SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setup
 
 # From the ground floor up. A module imports modules of its own floor and of those below.
 FLOORS = (
-    ("checks", "geometry", "arrays", "options", "partition", "kernels"),
+    ("checks", "geometry", "settings", "arrays", "options", "partition", "kernels"),
     ("cpu", "gpu"),
     ("engine",),
     ("interop",),
