@@ -25,7 +25,7 @@ from cudeform.geometry import Geometry, geometry_of
 from cudeform.gpu import overrides
 from cudeform.gpu.algorithms import direct
 from cudeform.gpu.cuda.device import CupyDevice, PoolMemory, pool_allocate
-from cudeform.gpu.device_api.commands import Command, Step
+from cudeform.gpu.device_api.commands import Command, Kernel, Step
 from cudeform.gpu.device_api.protocol import Device
 from cudeform.options import Options
 
@@ -119,15 +119,21 @@ class GpuDevice(CupyDevice):
 
 
 class LoggingDevice(HostDevice):
-    """A device on the CPU that also logs what it fills with zeros.
+    """A device on the CPU that also logs fills and the texts of kernels.
 
     Attributes:
         zeroed: bytes of each fill, in order.
+        texts: text of each kernel that was launched, by name.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.zeroed: list[int] = []
+        self.texts: dict[str, str] = {}
+
+    def launch(self, kernel: Kernel, *how: Any) -> None:
+        super().launch(kernel, *how)
+        self.texts[kernel.name] = kernel.source
 
     def fill_zero(self, pointer: int, nbytes: int) -> None:
         super().fill_zero(pointer, nbytes)
