@@ -53,17 +53,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Draw the results of a benchmark.")
     parser.add_argument("file", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--cache", choices=("cold", "warm"), default="cold", help="on a GPU")
+    parser.add_argument("--cache", choices=("cold", "warm"), help="on a GPU (default: cold)")
     parser.add_argument("--mode", nargs="+", help="on a GPU (default: all that were measured)")
     parser.add_argument("--forced", action="store_true", help="also draw forced paths and scatters")
     options = parser.parse_args(arguments)
     report = json.loads(options.file.read_text(encoding="utf-8"))
     if "measurements" not in report:
         parser.error(f"{options.file} holds no results of bench")
-    rows = panels(report, options.cache, options.mode, forced=options.forced)
+    if "gpu" not in report and (options.cache or options.mode or options.forced):
+        parser.error("--cache, --mode and --forced have no effect on results of a CPU")
+    cache = options.cache or "cold"
+    rows = panels(report, cache, options.mode, forced=options.forced)
     if not rows:
         parser.error(f"{options.file} has nothing to draw")
-    figure = draw(rows, heading(report, options.cache))
+    figure = draw(rows, heading(report, cache))
     figure.savefig(options.output, dpi=130)
     plt.close(figure)
 

@@ -1,4 +1,4 @@
-"""Ctrl-C ends a command with one line and status 130."""
+"""Ctrl-C ends a command with one line and status 130, a closed pipe without a word."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ cli.leave(cli.main({words!r}))
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 @pytest.mark.parametrize("words", [["demo", "--steps", "100000"], ["bench", "--seconds", "1000"]])
-def test_a_signal_ends_it_with_one_line(words: list[str], tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_command_with_one_line(words: list[str], tmp_path: Path) -> None:
     if words[0] == "demo":
         for library in ("matplotlib", "scipy", "tqdm"):
             pytest.importorskip(library)
@@ -58,6 +58,20 @@ def test_a_signal_ends_it_with_one_line(words: list[str], tmp_path: Path) -> Non
     assert process.returncode == 130, errors
     assert errors.endswith("\ninterrupted\n")
     assert "Traceback" not in errors
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
+def test_a_closed_pipe_ends_a_command_quietly() -> None:
+    """As in ``python -m cudeform info | head -1``."""
+    script = "from cudeform import __main__ as cli; cli.leave(cli.main(['info']))"
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-c", script], stdout=writing, stderr=subprocess.PIPE, timeout=120
+    )
+    os.close(writing)
+    assert done.stderr == b""
+    assert done.returncode == 141
 
 
 def test_main_gives_the_status(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
