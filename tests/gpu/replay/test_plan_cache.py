@@ -16,7 +16,7 @@ from cudeform.gpu.replay.launch_plans import LaunchPlan, PlanCache
 
 def test_the_least_recently_used_plan_makes_room() -> None:
     cache = PlanCache(capacity=2)
-    one, two, three = (LaunchPlan((), 0, memory_limited=False) for _ in range(3))
+    one, two, three = (LaunchPlan((), 0) for _ in range(3))
     cache.put("one", one)
     cache.put("two", two)
     assert cache.get("one") is one
@@ -49,7 +49,7 @@ def test_many_threads_share_a_cache() -> None:
         for i in range(2000):
             key = (thread * i) % 20
             if cache.get(key) is None:
-                cache.put(key, LaunchPlan((), 0, memory_limited=False))
+                cache.put(key, LaunchPlan((), 0))
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(use, range(8)))

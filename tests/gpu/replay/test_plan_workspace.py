@@ -31,7 +31,7 @@ class CountingDevice(HostDevice):
 
     Attributes:
         allocated: bytes of each allocation, in order.
-        free_asked: how often the engine asked for free memory: once for each plan that it made.
+        free_asked: how often the engine asked for free memory, as it does to make a plan.
         free: free memory, if it is not the real one.
         errors: what the next allocations raise.
     """
@@ -144,21 +144,36 @@ def test_an_error_that_is_not_about_memory_is_raised() -> None:
     assert (len(device.log), device.free_asked) == (executed, planned)
 
 
-@pytest.mark.usefixtures("plans")
 @pytest.mark.parametrize(
-    ("free", "made"), [(2**30, [1, 1, 1, 1, 2, 2, 2, 2, 3, 3]), (2**40, [1] * 10)]
+    ("free", "replanned"),
+    [(2**30, False), (2**30 + 1, True), (2**30 - 1, False)],
+    ids=["as much", "more", "less"],
 )
-def test_a_plan_made_with_little_free_memory_is_made_again(
-    monkeypatch: pytest.MonkeyPatch, free: int, made: list[int]
+@pytest.mark.usefixtures("plans")
+def test_a_plan_made_with_little_free_memory_is_made_again_when_more_is_free(
+    monkeypatch: pytest.MonkeyPatch, free: int, replanned: bool
 ) -> None:
     monkeypatch.setattr(launch_plans, "MEMORY_LIMITED_CALLS", 3)
     case, device = COLUMNS.cast("float32"), CountingDevice()
+    device.free = 2**30
+    forward(device, case, planned=True)
     device.free = free
-    plans_made = []
-    for _ in made:
+    for _ in range(2):
         forward(device, case, planned=True)
-        plans_made.append(device.free_asked)
-    assert plans_made == made
+        assert device.free_asked == 1
+    forward(device, case, planned=True)
+    assert device.free_asked == (3 if replanned else 2)  # whether there is more; for the new plan
+
+
+def test_a_plan_made_with_much_free_memory_is_kept(
+    plans: PlanCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch_plans, "MEMORY_LIMITED_CALLS", 1)
+    case, device = COLUMNS.cast("float32"), CountingDevice()
+    for free in (2**40, 2**41):
+        device.free = free
+        forward(device, case, planned=True)
+    assert (len(plans), device.free_asked) == (1, 1)
 
 
 @pytest.mark.parametrize("case", [COLUMNS, DIRECT], ids=lambda case: case.name)
