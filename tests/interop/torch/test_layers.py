@@ -209,3 +209,57 @@ def test_a_model_without_layers_of_torchvision_stays_as_it_is() -> None:
     child = model[0]
     assert cudeform_torch.replace_torchvision(model) is model
     assert model[0] is child
+
+
+class Doubled(torch.nn.Module):
+    """A parametrisation."""
+
+    def forward(self, weight: Any) -> Any:
+        return 2 * weight
+
+
+def test_replaced_layers_keep_all_that_they_had() -> None:
+    theirs = pytest.importorskip("torchvision").ops.DeformConv2d(6, 4, 3, padding=1).double().eval()
+    called: list[str] = []
+    theirs.register_forward_pre_hook(lambda *_: called.append("forward pre"))
+    handle = theirs.register_forward_hook(lambda *_: called.append("forward"))
+    theirs.register_full_backward_hook(lambda *_: called.append("backward"))
+    theirs.register_full_backward_pre_hook(lambda *_: called.append("backward pre"))
+    theirs.register_state_dict_post_hook(lambda *_: called.append("state dict"))
+    theirs.register_state_dict_pre_hook(lambda *_: called.append("state dict pre"))
+    theirs.register_load_state_dict_pre_hook(lambda *_: called.append("load pre"))
+    theirs.register_load_state_dict_post_hook(lambda *_: called.append("load"))
+    theirs.register_buffer("scale", torch.ones(2))
+    theirs.weight.requires_grad_(False)
+    theirs.note = "extra"
+    model = torch.nn.Sequential(theirs)
+    del theirs
+    layer = cudeform_torch.replace_torchvision(model)[0]
+    assert type(layer) is cudeform_torch.DeformConv2d
+    model.load_state_dict(model.state_dict())
+    layer(image().requires_grad_(), 0.3 * image(2, 18, 7, 9)).sum().backward()
+    assert called == [
+        *("state dict pre", "state dict", "load pre", "load"),
+        *("forward pre", "forward", "backward pre", "backward"),
+    ]
+    assert (layer.note, layer.training, layer.weight.requires_grad) == ("extra", False, False)
+    assert layer.scale.equal(torch.ones(2))
+    handle.remove()
+    layer(image(), 0.3 * image(2, 18, 7, 9))
+    assert called[8:] == ["forward pre"]
+
+
+def test_replaced_layers_keep_their_parametrisations() -> None:
+    parametrize = torch.nn.utils.parametrize
+    theirs = pytest.importorskip("torchvision").ops.DeformConv2d(6, 4, 3, padding=1).double()
+    parametrize.register_parametrization(theirs, "weight", Doubled())
+    offset = 0.3 * image(2, 18, 7, 9)
+    wanted, names = theirs(image(), offset), list(theirs.state_dict())
+    layer = cudeform_torch.replace_torchvision(theirs)
+    assert isinstance(layer, cudeform_torch.DeformConv2d)
+    assert list(layer.state_dict()) == names
+    assert torch.allclose(layer(image(), offset), wanted)
+    assert torch.allclose(copy.deepcopy(layer)(image(), offset), wanted)
+    parametrize.remove_parametrizations(layer, "weight")
+    assert type(layer) is cudeform_torch.DeformConv2d
+    assert torch.allclose(layer(image(), offset), wanted)
