@@ -263,3 +263,49 @@ def test_replaced_layers_keep_their_parametrisations() -> None:
     parametrize.remove_parametrizations(layer, "weight")
     assert type(layer) is cudeform_torch.DeformConv2d
     assert torch.allclose(layer(image(), offset), wanted)
+
+
+def version_1(kind: str) -> tuple[Any, dict[str, Any]]:
+    """A model with a pack in a module of its own, and a state dict with the branch beside it."""
+    block = torch.nn.ModuleDict({"conv2": pack_of(kind)})
+    state = weights(MMCV[kind])
+    old = {
+        "block.conv2" + ("_" if "conv_" in name else ".") + name.removeprefix("conv_"): tensor
+        for name, tensor in state.items()
+    }
+    return torch.nn.ModuleDict({"block": block}), old
+
+
+@pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.parametrize("kind", list(MMCV))
+def test_a_state_dict_with_the_branch_beside_the_layer_loads(kind: str, copied: bool) -> None:
+    model, old = version_1(kind)
+    given = dict(old)
+    if copied:
+        model = copy.deepcopy(pickle.loads(pickle.dumps(model)))
+    model.load_state_dict(given)
+    assert list(given) == list(old)
+    state = model["block"]["conv2"].state_dict()
+    assert all(torch.equal(state[name], t) for name, t in weights(MMCV[kind]).items())
+
+
+def test_a_branch_beside_the_layer_is_refused_in_a_state_dict_of_version_2() -> None:
+    model, old = version_1("DeformConv2dPack")
+    state = model.state_dict()
+    metadata = state._metadata
+    assert metadata["block.conv2"]["version"] == 2
+    new = type(state)(old)
+    new._metadata = metadata
+    with pytest.raises(RuntimeError, match=r"Missing(.|\n)*Unexpected.*block.conv2_offset.weight"):
+        model.load_state_dict(new)
+    metadata["block.conv2"]["version"] = 1
+    model.load_state_dict(new)
+
+
+def test_a_module_beside_the_layer_keeps_its_state() -> None:
+    model = torch.nn.ModuleDict(
+        {"conv": pack_of("DeformConv2dPack"), "conv_offset": torch.nn.Linear(2, 2)}
+    )
+    state = {n: t for n, t in model.state_dict().items() if not n.startswith("conv.conv_offset")}
+    missing = model.load_state_dict(state, strict=False).missing_keys
+    assert missing == ["conv.conv_offset.weight", "conv.conv_offset.bias"]
