@@ -187,19 +187,12 @@ def in_forward_mode() -> bool:
 
 def _refuse_tangents(tensors: Tensors) -> None:
     """An operator cannot see tangents: torch would drop them silently."""
-    if _below_views():
-        return  # a dispatch mode has called, behind the derivatives: no tangents can be read here
     for tensor in tensors:
         if tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None:
             raise NotImplementedError(
                 "forward-mode differentiation of cudeform works through cudeform.deform_conv2d, "
                 "neither through the operators in torch.ops.cudeform nor under torch.compile"
             )
-
-
-def _below_views() -> bool:
-    excluded = getattr(torch._C, "_dispatch_tls_is_dispatch_key_excluded", None)
-    return excluded is not None and excluded(torch._C.DispatchKey.ADInplaceOrView)
 
 
 def _checked_geometry(arguments: Arguments, stride: Any, padding: Any, dilation: Any) -> Geometry:
