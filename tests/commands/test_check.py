@@ -94,13 +94,17 @@ def test_without_a_gpu_it_says_what_was_found_and_what_to_do(
 
 @pytest.mark.promise("honest")
 @needs_compiler
+@pytest.mark.parametrize(
+    "dtypes", [["float32"], pytest.param(list(check.ALLOWED), marks=pytest.mark.slow)]
+)
 def test_results_agree_and_every_kernel_is_used(
-    monkeypatch: pytest.MonkeyPatch, capsys: Any
+    dtypes: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """On the host's device, which runs the kernels' text on the CPU."""
     from hostcuda import HostDevice, Launched
     from support.cupy_cuda import HostCuda, installed
 
+    monkeypatch.setattr(check, "ALLOWED", {dtype: check.ALLOWED[dtype] for dtype in dtypes})
     gpu = HostDevice(compute_capability=90)
     with installed(HostCuda(gpu), monkeypatch):
         assert main(["check"]) == 0
