@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
-from cudeform.geometry import Settings
+from cudeform.settings import Settings
 
 # Modules of this folder by the types they take: top-level package and name of the class. Each
 # module has its adapter as ``ADAPTER``.

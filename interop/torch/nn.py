@@ -13,7 +13,7 @@ import math
 import torch
 from torch import nn
 
-from cudeform.geometry import Padding, Pair, as_pair
+from cudeform.settings import Padding, Pair, as_padding, as_pair, plain
 
 from .functional import deform_conv2d
 from .views import Tensor
@@ -56,8 +56,10 @@ class DeformConv2d(nn.Module):  # type: ignore[misc]
         self.out_channels = out_channels
         self.kernel_size = as_pair("kernel_size", kernel_size, 1)
         self.stride = as_pair("stride", stride, 1)
-        self.padding = padding
+        self.padding = plain(padding)
         self.dilation = as_pair("dilation", dilation, 1)
+        if isinstance(padding, str):
+            self.padding = as_padding(padding, self.kernel_size, self.stride, self.dilation)
         self.groups = groups
         self.boundary_grad = boundary_grad
         self.weight = nn.Parameter(
@@ -143,7 +145,7 @@ class _Pack(DeformConv2d):
             self.predicted * deform_groups * self.kernel_size[0] * self.kernel_size[1],
             self.kernel_size,
             self.stride,
-            padding,
+            padding if isinstance(padding, str) else self.padding,
             self.dilation,
         )
         nn.init.zeros_(self.conv_offset.weight)

@@ -23,6 +23,7 @@ from support.gpu_engine import (
     launches,
     moved,
 )
+from tiers import quick
 
 import cudeform
 from cudeform.checks import GRADIENTS
@@ -95,7 +96,7 @@ def test_no_channels_do_not_fit() -> None:
 
 @pytest.mark.each_value
 @EVERY_DTYPE
-@pytest.mark.parametrize("case", DIRECT, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", quick(DIRECT, 0, 3, 6, 8, 10, 13), ids=lambda case: case.name)
 def test_named_cases(new_device: NewDevice, case: Case, dtype: str) -> None:
     case = case.cast(dtype)
     assert direct.supports(geometry(case))
@@ -122,7 +123,7 @@ def test_layouts(new_device: NewDevice, layout: str, skew: int) -> None:
         assert_all_agree(everything(new_device(), case, skew=skew), case)
 
 
-@pytest.mark.each_value
+@pytest.mark.slow
 @pytest.mark.parametrize("vector", ["widest", "one"])
 @pytest.mark.parametrize("index_bits", [32, 64])
 @EVERY_DTYPE

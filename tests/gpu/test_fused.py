@@ -13,6 +13,7 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 from reference import reference
 from support.gpu_engine import NewDevice, TestDevice, forward, geometry, operands
+from tiers import quick
 
 import cudeform
 from cudeform import gpu
@@ -75,7 +76,7 @@ def launched(device: HostDevice) -> list[str]:
 
 @pytest.mark.each_value
 @EVERY_MODE
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", quick(CASES, 0, 1, 2, 4, 7, 10), ids=lambda case: case.name)
 def test_cases(new_device: NewDevice, case: Case, dtype: str, tf32: bool) -> None:
     case = case.cast(dtype)
     for flush, seed in (("end", 0), ("start", 1)):
@@ -98,7 +99,10 @@ def test_tiles(
     check(run(device, case, tf32=tf32), case, tf32)
 
 
-@EVERY_MODE
+@pytest.mark.parametrize(
+    ("dtype", "tf32"),
+    [*MODES[:1], *(pytest.param(*mode, marks=pytest.mark.slow) for mode in MODES[1:])],
+)
 def test_parts_of_the_stages(new_device: NewDevice, dtype: str, tf32: bool) -> None:
     case = build("", channels=128, out_channels=6, groups=2, padding=SAME).cast(dtype)
     device = new_device(multiprocessors=1000)

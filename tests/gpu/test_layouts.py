@@ -16,6 +16,7 @@ from cudeform.checks import GRADIENTS
 from cudeform.options import Options
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
 @pytest.mark.parametrize("layout", LAYOUTS)
