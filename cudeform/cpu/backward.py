@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cudeform.arrays import Gradients, Operands
-from cudeform.cpu.call import Array, Call, Images
+from cudeform.cpu.call import Array, Call
+from cudeform.cpu.images import Images, channels_last
 from cudeform.cpu.layouts import Rooms, SampleArrays
 from cudeform.cpu.loops.coordinates import Sizes
 from cudeform.cpu.loops.gradients import sample_gradients
@@ -50,7 +51,7 @@ def backward(
     )
     work = _Work(call, SampleArrays.of(g, grads.offset, grads.mask, call.dtype))
     with blas_on_one_thread():
-        for images in call.images(operands.input):
+        for images in channels_last(call, operands.input):
             sums.begin()
             work_through(call, images, grad_output, room, sums, work)
             sums.write_images(call, images, grads.input)
@@ -94,13 +95,13 @@ class _Work:
         )
         self.grads.write(box, box, rooms)
 
-    def scatter(self, panel: Panel, sizes: Sizes, runs: slice, pixels: Array) -> None:
+    def scatter(self, panel: Panel, sizes: Sizes, channels: slice, pixels: Array) -> None:
         scatter(
             sizes,
             panel.box.first,
             panel.box.last,
-            runs.start,
-            runs.stop,
+            channels.start,
+            channels.stop,
             panel.samples[0],
             panel.grad_columns[0],
             panel.at,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cudeform.arrays import Operands
-from cudeform.cpu.call import Array, Call, Images
+from cudeform.cpu.call import Array, Call
+from cudeform.cpu.images import Images, channels_last
 from cudeform.cpu.layouts import Rooms, write_product
 from cudeform.cpu.loops.coordinates import ColumnsAt
 from cudeform.cpu.loops.sampling import gather_columns
@@ -33,12 +34,12 @@ def forward(operands: Operands, g: Geometry, options: Options, output: Array) ->
     """Write the deformable convolution of ``operands`` into ``output``."""
     call = Call.of(operands, g, options, costs)
     with blas_on_one_thread():
-        for images in call.images(operands.input):
+        for images in channels_last(call, operands.input):
 
             def work(box: Box, scratch: _Scratch, images: Images = images) -> None:
                 _box(call, images, box, scratch, output)
 
-            call.run(work, call.boxes(images), lambda: _Scratch.of(call))
+            call.run(work, call.boxes(images.images), lambda: _Scratch.of(call))
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,12 @@ from typing import Protocol
 
 import numpy as np
 
-from cudeform.cpu.call import Array, Call, Images
+from cudeform.cpu.call import Array, Call
+from cudeform.cpu.images import Images, channels_first, image_room
 from cudeform.cpu.layouts import Rooms, SampleArrays, read_box
 from cudeform.cpu.loops.coordinates import ColumnsAt, Samples, Sizes
 from cudeform.cpu.loops.vectors import VECTOR
-from cudeform.cpu.products import add_grad_weight, channels_first, weight_parts
+from cudeform.cpu.products import add_grad_weight, taps_last, weight_parts
 from cudeform.cpu.threads import Scratch
 from cudeform.cpu.tiling import Box
 from cudeform.partition import split
@@ -131,7 +132,7 @@ class Sums:
         return cls(
             weight=np.zeros_like(call.weight) if weight else None,
             bias=np.zeros(call.g.out_channels, call.dtype) if bias else None,
-            pixels=call.image_room() if pixels else None,
+            pixels=image_room(call) if pixels else None,
         )
 
     def begin(self) -> None:
@@ -142,13 +143,13 @@ class Sums:
     def write_images(self, call: Call, images: Images, grad_input: Array | None) -> None:
         """Round the gradient of some images."""
         if self.pixels is not None and grad_input is not None:
-            target = grad_input[images.images].transpose(0, 2, 3, 1)
-            call.copy(self.pixels[: target.size].reshape(target.shape), target)
+            target = grad_input[images.images]
+            channels_first(call, self.pixels[: target.size], target)
 
     def write_rest(self, call: Call, grad_weight: Array | None, grad_bias: Array | None) -> None:
         """Round the gradients of weight and bias."""
         if self.weight is not None and grad_weight is not None:
-            grad_weight[...] = channels_first(call.g, self.weight)
+            grad_weight[...] = taps_last(call.g, self.weight)
         if self.bias is not None and grad_bias is not None:
             grad_bias[...] = self.bias
 
@@ -162,8 +163,8 @@ class Work(Protocol[Scratch]):
     def box(self, images: Images, box: Box, panel: Panel, scratch: Scratch) -> None:
         """Fill the part of a panel that belongs to a box, and write what belongs to it alone."""
 
-    def scatter(self, panel: Panel, sizes: Sizes, runs: slice, pixels: Array) -> None:
-        """Add some runs of channels, of the length that ``sizes`` have, to the pixels."""
+    def scatter(self, panel: Panel, sizes: Sizes, channels: slice, pixels: Array) -> None:
+        """Add some channels, whole runs of the length that ``sizes`` have, to the pixels."""
 
 
 def work_through(
@@ -175,8 +176,8 @@ def work_through(
     work: Work[Scratch],
 ) -> None:
     """Work on all boxes of some images and add what they leave to the sums."""
-    sizes, runs = scatter_parts(call.sizes)
-    for boxes in call.tiling.panels(call.boxes(images)):
+    sizes, parts = scatter_parts(call.sizes)
+    for boxes in call.tiling.panels(call.boxes(images.images)):
         panel = room.panel(call, boxes)
 
         def one(box: Box, scratch: Scratch, panel: Panel = panel) -> None:
@@ -186,7 +187,7 @@ def work_through(
         call.run(one, boxes, work.scratch)
         tasks: list[Callable[[], None]] = []
         if sums.pixels is not None:
-            tasks += [partial(work.scatter, panel, sizes, part, sums.pixels) for part in runs]
+            tasks += [partial(work.scatter, panel, sizes, part, sums.pixels) for part in parts]
         if sums.weight is not None:
             columns = call.columns_of(panel.columns, len(panel.box))
             operands = call.g, panel.grad_output, columns, sums.weight
@@ -197,14 +198,15 @@ def work_through(
 
 
 def scatter_parts(sizes: Sizes) -> tuple[Sizes, list[slice]]:
-    """Runs of channels that are short enough for several threads, and parts of all of them."""
+    """Runs of channels that are short enough for several threads, and parts of the channels."""
     run = sizes.run
     for length in range(SCATTERED_CHANNELS, run, VECTOR):
         if run % length == 0 and sizes.channels // length <= SCATTER_PARTS:
             run = length
             break
     count = sizes.channels // max(1, run)
-    return sizes._replace(run=run), split(count, max(1, -(-count // SCATTER_PARTS)))
+    parts = split(count, max(1, -(-count // SCATTER_PARTS)))
+    return sizes._replace(run=run), [slice(a.start * run, a.stop * run) for a in parts]
 
 
 def _add_bias(panel: Panel, bias: Array) -> None:

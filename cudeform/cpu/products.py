@@ -38,7 +38,7 @@ def taps_first(g: Geometry, weight: Array, dtype: np.dtype[Any]) -> Array:
     return packed.reshape(g.groups, g.out_channels // g.groups, g.taps * (g.channels // g.groups))
 
 
-def channels_first(g: Geometry, weight: Array) -> Array:
+def taps_last(g: Geometry, weight: Array) -> Array:
     """The inverse of :func:`taps_first`: a view of shape (O, C/groups, KH, KW)."""
     if is_depthwise(g):
         return weight.T.reshape(g.channels, 1, g.kernel_h, g.kernel_w)

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cudeform.arrays import DoubleGradients, Operands, Tangents
-from cudeform.cpu.call import Array, Call, Images
+from cudeform.cpu.call import Array, Call
+from cudeform.cpu.images import Images, channels_last
 from cudeform.cpu.layouts import Rooms, SampleArrays, write_product
 from cudeform.cpu.loops.coordinates import ColumnsAt, Samples, Sizes
 from cudeform.cpu.loops.sampling import gather_columns, scatter
@@ -57,7 +58,7 @@ def jvp(
                 columns = call.columns_of(memory.tangent, len(box))
                 direction.write_output(pair, box, samples, columns, memory.output, result)
 
-            call.run(work, call.boxes(pair.images), lambda: _JvpScratch.of(call, direction))
+            call.run(work, call.boxes(pair.images.images), lambda: _JvpScratch.of(call, direction))
 
 
 def double_backward(
@@ -166,10 +167,10 @@ class Direction:
 
     def pairs(self) -> Iterator[ImagePair]:
         """The images of the call and their tangents, some at a time."""
-        images = self.call.images(self.call.operands.input)
+        images = channels_last(self.call, self.call.operands.input)
         if self.tangents.input is None:
             return (ImagePair(some, some.pixels[:0]) for some in images)
-        tangents = self.call.images(self.tangents.input)
+        tangents = channels_last(self.call, self.tangents.input)
         return (ImagePair(a, b.pixels) for a, b in zip(images, tangents, strict=True))
 
     def gather(
@@ -272,9 +273,9 @@ class _Work:
         )
         self.grads.write(box, box, rooms)
 
-    def scatter(self, panel: Panel, sizes: Sizes, runs: slice, pixels: Array) -> None:
+    def scatter(self, panel: Panel, sizes: Sizes, channels: slice, pixels: Array) -> None:
         samples, along = panel.samples
-        positions = panel.box.first, panel.box.last, runs.start, runs.stop
+        positions = panel.box.first, panel.box.last, channels.start, channels.stop
         scatter_tangents(
             sizes,
             *positions,

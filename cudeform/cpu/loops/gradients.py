@@ -9,22 +9,34 @@ from __future__ import annotations
 from typing import Any
 
 from cudeform.cpu.loops.coordinates import (
-    ALL_CORNERS,
     AT_MINUS_ONE,
+    FLAGS,
+    FRAC_X,
+    FRAC_Y,
+    MASK,
     NAN_COORD,
     block_at,
-    element,
     locate,
     new_block,
+    planes_at,
+    pointers,
 )
 from cudeform.cpu.loops.jit import inlined, loop
-from cudeform.cpu.loops.sampling import cell_step, corner_weights, gather_run, run_cells
+from cudeform.cpu.loops.sampling import (
+    cell_step,
+    corner_weights,
+    counting_corners,
+    first_cell,
+    gather_run,
+)
 from cudeform.cpu.loops.vectors import (
     VECTOR,
     add_product,
     filled,
     lane_sum,
     load_vector,
+    number,
+    pointer_to,
 )
 
 
@@ -51,8 +63,23 @@ def add_dots(
 
 
 @inlined
-def lane_sums(dots: Any) -> Any:
-    """The corner dots from those of the lanes."""
+def corner_dots(
+    sizes: Any,
+    image: Any,
+    pixel: Any,
+    corners: Any,
+    grad_columns: Any,
+    at: Any,
+    channel: Any,
+    position: Any,
+    tap: Any,
+) -> Any:
+    """Dot products of ``grad_columns`` and the corners of a sample."""
+    nothing = filled(number(image, 0))
+    dots = nothing, nothing, nothing, nothing
+    for c in range(0, sizes.channels // sizes.offset_groups, sizes.run):
+        cell = first_cell(sizes, at, channel + c, position, tap)
+        dots = add_dots(sizes, image, pixel + c, corners, grad_columns, cell, dots)
     return lane_sum(dots[0]), lane_sum(dots[1]), lane_sum(dots[2]), lane_sum(dots[3])
 
 
@@ -110,57 +137,60 @@ def sample_gradients(
         columns: written, unless they are empty.
         at: their positions and those of grad_columns.
     """
-    cells = run_cells(sizes, at)
-    runs = len(cells) // sizes.offset_groups
-    taps = sizes.kernel_h * sizes.kernel_w
+    has_offset, has_mask = len(grads.offset) > 0, len(grads.mask) > 0
+    has_columns = len(columns) > 0
+    image, samples, grads = pointer_to(image), pointers(samples), pointers(grads)
+    grad_columns, columns = pointer_to(grad_columns), pointer_to(columns)
+    offset_channels = sizes.channels // sizes.offset_groups
     block = new_block(image)
-    nothing = filled(image.dtype.type(0))
     position = first
     while position < last:
         n, count = block_at(sizes, block, position, last)
-        pixel = position - n * sizes.out_pixels
-        for tap in range(taps):
+        for tap in range(sizes.kernel_h * sizes.kernel_w):
             for og in range(sizes.offset_groups):
                 locate(sizes, block, n, position, count, tap, og, samples)
-                plane = og * taps + tap
-                to_y = element(grads.offset_planes, n, 2 * plane, pixel)
-                to_x = element(grads.offset_planes, n, 2 * plane + 1, pixel)
-                to_mask = element(grads.mask_planes, n, plane, pixel)
-                for k in range(count):
-                    flags, fy, fx = block.flags[k], block.frac_y[k], block.frac_x[k]
-                    step = cell_step(sizes, position + k, tap)
-                    if len(grads.offset) or len(grads.mask):
-                        sums = (nothing, nothing, nothing, nothing)
-                        for run in range(runs):
-                            sums = add_dots(
-                                sizes,
-                                image,
-                                block.pixel[k] + run * sizes.run,
-                                flags & ALL_CORNERS,
-                                grad_columns,
-                                cells[og * runs + run] + step,
-                                sums,
-                            )
-                        dots = lane_sums(sums)
-                        mask = block.mask[k]
-                        by_y, by_x, by_mask = gradients(
-                            flags, fy, fx, mask, dots, zero_boundary_grad
+                channel = og * offset_channels
+                if has_offset or has_mask:
+                    y, x, m = planes_at(sizes, grads, n, position, tap, og)
+                    for k in range(count):
+                        dots = corner_dots(
+                            sizes,
+                            image,
+                            block.pixels[k],
+                            block.integers[FLAGS + k],
+                            grad_columns,
+                            at,
+                            channel,
+                            position + k,
+                            tap,
                         )
-                        if len(grads.offset):
-                            grads.offset[to_y + k] = by_y
-                            grads.offset[to_x + k] = by_x
-                        if len(grads.mask):
-                            grads.mask[to_mask + k] = by_mask
-                    if len(columns):
-                        for run in range(runs):
+                        by_y, by_x, by_mask = gradients(
+                            block.integers[FLAGS + k],
+                            block.numbers[FRAC_Y + k],
+                            block.numbers[FRAC_X + k],
+                            block.numbers[MASK + k],
+                            dots,
+                            zero_boundary_grad,
+                        )
+                        if has_offset:
+                            grads.offset[y + k] = by_y
+                            grads.offset[x + k] = by_x
+                        if has_mask:
+                            grads.mask[m + k] = by_mask
+                if has_columns:
+                    for c in range(0, offset_channels, sizes.run):
+                        cell = first_cell(sizes, at, channel + c, position, tap)
+                        for k in range(count):
                             gather_run(
                                 sizes,
                                 image,
-                                block.pixel[k] + run * sizes.run,
-                                0 if flags & AT_MINUS_ONE else flags & ALL_CORNERS,
-                                corner_weights(fy, fx),
-                                block.mask[k],
+                                block.pixels[k] + c,
+                                counting_corners(block.integers[FLAGS + k]),
+                                corner_weights(
+                                    block.numbers[FRAC_Y + k], block.numbers[FRAC_X + k]
+                                ),
+                                block.numbers[MASK + k],
                                 columns,
-                                cells[og * runs + run] + step,
+                                cell + k * cell_step(sizes),
                             )
         position += count

@@ -44,7 +44,7 @@ _lock = threading.Lock()
 
 def inlined(function: Callable[P, T]) -> Callable[P, T]:
     """A function that only loops call; it becomes part of each of them."""
-    compiled: Callable[P, T] = numba.njit(**FLAGS)(function)
+    compiled: Callable[P, T] = numba.njit(forceinline=True, **FLAGS)(function)
     return compiled
 
 

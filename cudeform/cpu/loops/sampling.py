@@ -19,14 +19,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from cudeform.cpu.loops.coordinates import (
     ALL_CORNERS,
     AT_MINUS_ONE,
+    FLAGS,
+    FRAC_X,
+    FRAC_Y,
+    MASK,
     block_at,
     locate,
     new_block,
+    pointers,
 )
 from cudeform.cpu.loops.jit import inlined, loop
 from cudeform.cpu.loops.vectors import (
@@ -35,6 +38,8 @@ from cudeform.cpu.loops.vectors import (
     filled,
     load_vector,
     load_vector_if,
+    number,
+    pointer_to,
     scaled,
     store_vector,
 )
@@ -75,7 +80,7 @@ def gather_run(
 
     The mask multiplies the sample and not its corners: infinity times a weight of 0 is NaN.
     """
-    zero = filled(image.dtype.type(0))
+    zero = filled(number(image, 0))
     rest = sizes.run % VECTOR
     whole = sizes.run - rest
     if corners == ALL_CORNERS:
@@ -92,22 +97,24 @@ def gather_run(
 
 
 @inlined
-def run_cells(sizes: Any, at: Any) -> Any:
-    """Element of the columns of each run of channels, at position 0 and the first tap."""
+def first_cell(sizes: Any, at: Any, channel: Any, position: Any, tap: Any) -> Any:
+    """Element of the columns at a channel, a position and a tap."""
     taps = sizes.kernel_h * sizes.kernel_w
-    cells = np.empty(sizes.channels // sizes.run, np.int64)
-    for run in range(len(cells)):
-        channel = run * sizes.run
-        group = channel // sizes.group_channels
-        before = (group * at.positions - at.origin) * taps - group
-        cells[run] = before * sizes.group_channels + channel
-    return cells
+    group = channel // sizes.group_channels
+    row = (group * at.positions + position - at.origin) * taps + tap
+    return (row - group) * sizes.group_channels + channel
 
 
 @inlined
-def cell_step(sizes: Any, position: Any, tap: Any) -> Any:
-    """From there to another position and tap."""
-    return (position * sizes.kernel_h * sizes.kernel_w + tap) * sizes.group_channels
+def cell_step(sizes: Any) -> Any:
+    """From there to the next position."""
+    return sizes.kernel_h * sizes.kernel_w * sizes.group_channels
+
+
+@inlined
+def counting_corners(flags: Any) -> Any:
+    """Corners that count for the value of a sample: none where a coordinate is exactly -1."""
+    return 0 if flags & AT_MINUS_ONE else flags & ALL_CORNERS
 
 
 @loop
@@ -115,8 +122,8 @@ def gather_columns(
     sizes: Any, first: Any, last: Any, image: Any, samples: Any, columns: Any, at: Any
 ) -> None:
     """Sample the images at every tap of some positions; ``columns`` are written."""
-    cells = run_cells(sizes, at)
-    runs = len(cells) // sizes.offset_groups
+    image, columns, samples = pointer_to(image), pointer_to(columns), pointers(samples)
+    offset_channels = sizes.channels // sizes.offset_groups
     block = new_block(image)
     position = first
     while position < last:
@@ -124,21 +131,18 @@ def gather_columns(
         for tap in range(sizes.kernel_h * sizes.kernel_w):
             for og in range(sizes.offset_groups):
                 locate(sizes, block, n, position, count, tap, og, samples)
-                for k in range(count):
-                    flags = block.flags[k]
-                    corners = 0 if flags & AT_MINUS_ONE else flags & ALL_CORNERS
-                    weights = corner_weights(block.frac_y[k], block.frac_x[k])
-                    step = cell_step(sizes, position + k, tap)
-                    for run in range(runs):
+                for c in range(0, offset_channels, sizes.run):
+                    cell = first_cell(sizes, at, og * offset_channels + c, position, tap)
+                    for k in range(count):
                         gather_run(
                             sizes,
                             image,
-                            block.pixel[k] + run * sizes.run,
-                            corners,
-                            weights,
-                            block.mask[k],
+                            block.pixels[k] + c,
+                            counting_corners(block.integers[FLAGS + k]),
+                            corner_weights(block.numbers[FRAC_Y + k], block.numbers[FRAC_X + k]),
+                            block.numbers[MASK + k],
                             columns,
-                            cells[og * runs + run] + step,
+                            cell + k * cell_step(sizes),
                         )
         position += count
 
@@ -176,6 +180,18 @@ def scatter_weight(bilinear: Any, mask: Any) -> Any:
 
 
 @inlined
+def scatter_weights(fy: Any, fx: Any, mask: Any) -> Any:
+    """Those of the corners."""
+    a, b, c, d = corner_weights(fy, fx)
+    return (
+        scatter_weight(a, mask),
+        scatter_weight(b, mask),
+        scatter_weight(c, mask),
+        scatter_weight(d, mask),
+    )
+
+
+@inlined
 def corners_that_gain(corners: Any, weights: Any) -> Any:
     """Those whose weight is not 0."""
     gains = corners & 1 if weights[0] != 0 else 0
@@ -190,49 +206,49 @@ def scatter(
     sizes: Any,
     first: Any,
     last: Any,
-    first_run: Any,
-    last_run: Any,
+    first_channel: Any,
+    last_channel: Any,
     samples: Any,
     grad_columns: Any,
     at: Any,
     grad_image: Any,
 ) -> None:
-    """Add the gradient of some runs of the columns' channels to the gradient of the images.
+    """Add the gradient of the columns to the gradient of the images, for some runs of channels.
 
     Samples are added in the order of positions, taps and offset groups; threads that take other
     runs of channels write other elements.
     """
-    cells = run_cells(sizes, at)
-    runs = len(cells) // sizes.offset_groups
+    grad_image, grad_columns = pointer_to(grad_image), pointer_to(grad_columns)
+    samples = pointers(samples)
+    offset_channels = sizes.channels // sizes.offset_groups
     block = new_block(grad_image)
     position = first
     while position < last:
         n, count = block_at(sizes, block, position, last)
         for tap in range(sizes.kernel_h * sizes.kernel_w):
-            for og in range(first_run // runs, (last_run - 1) // runs + 1):
+            for og in range(first_channel // offset_channels, sizes.offset_groups):
+                channel = og * offset_channels
+                begin = max(0, first_channel - channel)
+                end = min(offset_channels, last_channel - channel)
+                if begin >= end:
+                    break
                 locate(sizes, block, n, position, count, tap, og, samples)
-                begin, end = max(0, first_run - og * runs), min(runs, last_run - og * runs)
-                for k in range(count):
-                    flags = block.flags[k]
-                    corners = 0 if flags & AT_MINUS_ONE else flags & ALL_CORNERS
-                    a, b, c, d = corner_weights(block.frac_y[k], block.frac_x[k])
-                    m = block.mask[k]
-                    weights = (
-                        scatter_weight(a, m),
-                        scatter_weight(b, m),
-                        scatter_weight(c, m),
-                        scatter_weight(d, m),
-                    )
-                    gains = corners_that_gain(corners, weights)
-                    step = cell_step(sizes, position + k, tap)
-                    for run in range(begin, end):
+                for c in range(begin, end, sizes.run):
+                    cell = first_cell(sizes, at, channel + c, position, tap)
+                    for k in range(count):
+                        weights = scatter_weights(
+                            block.numbers[FRAC_Y + k],
+                            block.numbers[FRAC_X + k],
+                            block.numbers[MASK + k],
+                        )
+                        corners = counting_corners(block.integers[FLAGS + k])
                         scatter_run(
                             sizes,
                             grad_image,
-                            block.pixel[k] + run * sizes.run,
-                            gains,
+                            block.pixels[k] + c,
+                            corners_that_gain(corners, weights),
                             weights,
                             grad_columns,
-                            cells[og * runs + run] + step,
+                            cell + k * cell_step(sizes),
                         )
         position += count
