@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from cudeform.arrays import Operands
 from cudeform.cpu.call import Array, Call
 from cudeform.cpu.images import Images, channels_last
-from cudeform.cpu.layouts import Rooms, write_product
-from cudeform.cpu.loops.coordinates import ColumnsAt
+from cudeform.cpu.layouts import Rooms, columns_at, write_product
 from cudeform.cpu.loops.sampling import gather_columns
 from cudeform.cpu.products import output_of
 from cudeform.cpu.threads import blas_on_one_thread
@@ -69,7 +68,7 @@ def _box(call: Call, images: Images, box: Box, scratch: _Scratch, output: Array)
         images.pixels,
         call.samples.to_read(box, scratch.planes),
         scratch.columns,
-        ColumnsAt(len(box), box.first),
+        columns_at(box),
     )
     columns = call.columns_of(scratch.columns, len(box))
     product = call.product_of(scratch.product, len(box))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cudeform.cpu.loops.coordinates import Planes, Samples
+from cudeform.cpu.loops.coordinates import ColumnsAt, Planes, Samples
 from cudeform.cpu.loops.transposition import transpose
 from cudeform.cpu.tiling import Box
 from cudeform.geometry import Geometry
@@ -96,6 +96,11 @@ class SampleArrays:
         """See whether loops can use the arrays without copies."""
         return cls(PlaneArray.of(g, offset, dtype), PlaneArray.of(g, mask, dtype))
 
+    @property
+    def present(self) -> bool:
+        """Whether there is any."""
+        return not (self.offset.array is self.mask.array is None)
+
     def rooms(self, positions: int) -> Rooms:
         """Scratch memory for copies of so many positions."""
         dtype = self.offset.dtype
@@ -123,6 +128,11 @@ class SampleArrays:
         offset, offset_planes = self.offset.planes(area, rooms[0])
         mask, mask_planes = self.mask.planes(area, rooms[1])
         return Samples(offset, offset_planes, mask, mask_planes)
+
+
+def columns_at(area: Box) -> ColumnsAt:
+    """Where the columns of an area lie."""
+    return ColumnsAt(len(area), area.first)
 
 
 def write_product(g: Geometry, product: Array, bias: Array | None, box: Box, output: Array) -> None:

@@ -1,9 +1,9 @@
-"""Panels: boxes in runs, so that what all positions add to is summed in large parts.
+"""Panels: boxes in runs, and the gradients that all of their positions add to.
 
-The boxes of a panel leave their columns, the gradient of these and their share of grad_output side
-by side. When all are done, parts of the gradients of weight and images are worked out next to each
-other, each part over all positions of the panel in their order: every element is written by one
-thread, and its sum does not depend on how many there are.
+Boxes add to the gradient of the images in their order, see ``Turns``. They leave their columns and
+their share of grad_output side by side in a panel; when all of a panel are done, parts of the
+gradient of the weight are worked out next to each other, each over all positions. Every sum has one
+order, whatever the number of threads.
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ import numpy as np
 from cudeform.cpu.call import Array, Call
 from cudeform.cpu.images import Images, channels_first, image_room
 from cudeform.cpu.layouts import Rooms, SampleArrays, read_box
-from cudeform.cpu.loops.coordinates import ColumnsAt, Samples, Sizes
+from cudeform.cpu.loops.coordinates import Samples, Sizes
 from cudeform.cpu.loops.vectors import VECTOR
 from cudeform.cpu.products import add_grad_weight, taps_last, weight_parts
-from cudeform.cpu.threads import Scratch
+from cudeform.cpu.threads import Scratch, Turns
 from cudeform.cpu.tiling import Box
 from cudeform.partition import split
 
-# Channels that are scattered at a time, at least, and most parts that all of them make.
+# Channels that a thread scatters in its turn, at least.
 SCATTERED_CHANNELS = 16
-SCATTER_PARTS = 16
 
 
 @dataclass(frozen=True)
@@ -38,20 +37,13 @@ class Panel:
         box: all its positions.
         grad_output: (O, positions).
         columns: flat; empty if the weight needs no gradient.
-        grad_columns: as columns, one for each product that gives some.
         samples: offset and mask, and their tangents if there are any.
     """
 
     box: Box
     grad_output: Array
     columns: Array
-    grad_columns: tuple[Array, ...]
     samples: tuple[Samples, ...]
-
-    @property
-    def at(self) -> ColumnsAt:
-        """The positions of the columns."""
-        return ColumnsAt(len(self.box), self.box.first)
 
     def part(self, box: Box) -> slice:
         """Where a box lies in it."""
@@ -69,22 +61,18 @@ class PanelRoom:
 
     grad_output: Array
     columns: Array
-    grad_columns: tuple[Array, ...]
     arrays: tuple[SampleArrays, ...]
     planes: tuple[Rooms, ...]
 
     @classmethod
-    def of(
-        cls, call: Call, arrays: tuple[SampleArrays, ...], *, columns: bool, grad_columns: int
-    ) -> PanelRoom:
-        """Room for the largest panel of a call, with so many gradients of its columns."""
+    def of(cls, call: Call, arrays: tuple[SampleArrays, ...], *, columns: bool) -> PanelRoom:
+        """Room for the largest panel of a call."""
         g = call.g
         positions = min(call.tiling.panel, call.tiling.images * g.out_pixels)
         size = positions * g.taps * g.channels
         return cls(
             grad_output=np.empty(positions * g.out_channels, call.dtype),
             columns=np.empty(size if columns else 0, call.dtype),
-            grad_columns=tuple(np.empty(size, call.dtype) for _ in range(grad_columns)),
             arrays=arrays,
             planes=tuple(each.rooms(positions) for each in arrays),
         )
@@ -98,7 +86,6 @@ class PanelRoom:
             box=box,
             grad_output=grad_output.reshape(call.g.out_channels, len(box)),
             columns=self.columns[:size],
-            grad_columns=tuple(room[:size] for room in self.grad_columns),
             samples=tuple(
                 each.to_read(box, rooms)
                 for each, rooms in zip(self.arrays, self.planes, strict=True)
@@ -155,7 +142,7 @@ class Sums:
 
 
 class Work(Protocol[Scratch]):
-    """What is done with the boxes of a call and with its panels."""
+    """What is done with the boxes of a call."""
 
     def scratch(self) -> Scratch:
         """The memory of a thread."""
@@ -163,7 +150,9 @@ class Work(Protocol[Scratch]):
     def box(self, images: Images, box: Box, panel: Panel, scratch: Scratch) -> None:
         """Fill the part of a panel that belongs to a box, and write what belongs to it alone."""
 
-    def scatter(self, panel: Panel, sizes: Sizes, channels: slice, pixels: Array) -> None:
+    def scatter(
+        self, box: Box, panel: Panel, scratch: Scratch, sizes: Sizes, part: slice, pixels: Array
+    ) -> None:
         """Add some channels, whole runs of the length that ``sizes`` have, to the pixels."""
 
 
@@ -176,18 +165,26 @@ def work_through(
     work: Work[Scratch],
 ) -> None:
     """Work on all boxes of some images and add what they leave to the sums."""
-    sizes, parts = scatter_parts(call.sizes)
-    for boxes in call.tiling.panels(call.boxes(images.images)):
-        panel = room.panel(call, boxes)
+    boxes = call.boxes(images.images)
+    sizes, parts = scatter_parts(call.sizes, call.threads)
+    turns = Turns(len(parts))
+    first = 0
+    for run in call.tiling.panels(boxes):
+        panel = room.panel(call, run)
 
-        def one(box: Box, scratch: Scratch, panel: Panel = panel) -> None:
-            room.read(call, grad_output, box, panel)
-            work.box(images, box, panel, scratch)
+        def one(item: tuple[int, Box], scratch: Scratch, panel: Panel = panel) -> None:
+            number, box = item
+            with turns.stopped_by_errors():
+                room.read(call, grad_output, box, panel)
+                work.box(images, box, panel, scratch)
+                if sums.pixels is not None:
+                    for which, part in enumerate(parts):
+                        add = partial(work.scatter, box, panel, scratch, sizes, part, sums.pixels)
+                        turns.take(which, number, add)
 
-        call.run(one, boxes, work.scratch)
+        call.run(one, list(enumerate(run, first)), work.scratch)
+        first += len(run)
         tasks: list[Callable[[], None]] = []
-        if sums.pixels is not None:
-            tasks += [partial(work.scatter, panel, sizes, part, sums.pixels) for part in parts]
         if sums.weight is not None:
             columns = call.columns_of(panel.columns, len(panel.box))
             operands = call.g, panel.grad_output, columns, sums.weight
@@ -197,15 +194,18 @@ def work_through(
         call.run(lambda task, _: task(), tasks, lambda: True)
 
 
-def scatter_parts(sizes: Sizes) -> tuple[Sizes, list[slice]]:
-    """Runs of channels that are short enough for several threads, and parts of the channels."""
+def scatter_parts(sizes: Sizes, threads: int) -> tuple[Sizes, list[slice]]:
+    """Parts of the channels that a thread scatters in its turn, and sizes with runs that fit.
+
+    Bits do not depend on them: each channel has the same order of sums.
+    """
     run = sizes.run
     for length in range(SCATTERED_CHANNELS, run, VECTOR):
-        if run % length == 0 and sizes.channels // length <= SCATTER_PARTS:
+        if run % length == 0 and length * threads >= sizes.channels:
             run = length
             break
-    count = sizes.channels // max(1, run)
-    parts = split(count, max(1, -(-count // SCATTER_PARTS)))
+    count = sizes.channels // run
+    parts = split(count, max(1, -(-count // threads)))
     return sizes._replace(run=run), [slice(a.start * run, a.stop * run) for a in parts]
 
 

@@ -154,22 +154,37 @@ def add_to_corner(image: Any, pixel: Any, weight: Any, value: Any, count: Any) -
 
 
 @inlined
+def add_to_corners(
+    sizes: Any, image: Any, pixel: Any, gains: Any, weights: Any, value: Any, count: Any
+) -> None:
+    """Add to the corners that gain."""
+    col, row = sizes.channels, sizes.in_w * sizes.channels
+    if gains & 1:
+        add_to_corner(image, pixel, weights[0], value, count)
+    if gains & 2:
+        add_to_corner(image, pixel + col, weights[1], value, count)
+    if gains & 4:
+        add_to_corner(image, pixel + row, weights[2], value, count)
+    if gains & 8:
+        add_to_corner(image, pixel + row + col, weights[3], value, count)
+
+
+@inlined
 def scatter_run(
     sizes: Any, image: Any, pixel: Any, gains: Any, weights: Any, columns: Any, cell: Any
 ) -> None:
     """Add a run of channels of a sample to the corners that gain."""
-    col, row = sizes.channels, sizes.in_w * sizes.channels
-    for c in range(0, sizes.run, VECTOR):
+    whole = sizes.run - sizes.run % VECTOR
+    first = type(whole)(0)
+    if gains == ALL_CORNERS:
+        for c in range(0, whole, VECTOR):
+            value = load_vector(columns, cell + c, VECTOR)
+            add_to_corners(sizes, image, pixel + c, ALL_CORNERS, weights, value, VECTOR)
+        first = whole
+    for c in range(first, sizes.run, VECTOR):
         count = min(VECTOR, sizes.run - c)
         value = load_vector(columns, cell + c, count)
-        if gains & 1:
-            add_to_corner(image, pixel + c, weights[0], value, count)
-        if gains & 2:
-            add_to_corner(image, pixel + c + col, weights[1], value, count)
-        if gains & 4:
-            add_to_corner(image, pixel + c + row, weights[2], value, count)
-        if gains & 8:
-            add_to_corner(image, pixel + c + row + col, weights[3], value, count)
+        add_to_corners(sizes, image, pixel + c, gains, weights, value, count)
 
 
 @inlined

@@ -26,7 +26,7 @@ from cudeform.cpu.loops.coordinates import (
     planes_at,
     pointers,
 )
-from cudeform.cpu.loops.gradients import corner_dots, slopes, weighted_dots
+from cudeform.cpu.loops.gradients import add_corners, slopes, weighted_dots
 from cudeform.cpu.loops.jit import inlined, loop
 from cudeform.cpu.loops.sampling import (
     cell_step,
@@ -37,7 +37,16 @@ from cudeform.cpu.loops.sampling import (
     scatter_run,
     weighted_corners,
 )
-from cudeform.cpu.loops.vectors import VECTOR, filled, number, pointer_to, store_vector
+from cudeform.cpu.loops.vectors import (
+    VECTOR,
+    filled,
+    load_vector,
+    number,
+    pointer_to,
+    room_for,
+    store_lane_sums,
+    store_vector,
+)
 
 
 @inlined
@@ -152,6 +161,31 @@ def gather_tangents(
 
 
 @inlined
+def add_dots(
+    sizes: Any,
+    image: Any,
+    pixel: Any,
+    corners: Any,
+    grad_columns: Any,
+    at: Any,
+    channel: Any,
+    position: Any,
+    tap: Any,
+    dots: Any,
+) -> Any:
+    """Add the channels of a sample to its corner dots, lane by lane."""
+    zero = number(image, 0)
+    weights = zero, zero, zero, zero
+    for c in range(0, sizes.channels // sizes.offset_groups, sizes.run):
+        cell = first_cell(sizes, at, channel + c, position, tap)
+        for v in range(0, sizes.run, VECTOR):
+            count = min(VECTOR, sizes.run - v)
+            grad = load_vector(grad_columns, cell + v, count)
+            dots, _ = add_corners(sizes, image, pixel + c + v, corners, weights, grad, dots, count)
+    return dots
+
+
+@inlined
 def second_gradients(
     flags: Any,
     fy: Any,
@@ -179,12 +213,6 @@ def second_gradients(
     if not flags & AT_MINUS_ONE:
         by_mask += weighted_dots(corner_weights(fy, fx), moved)
     return by_y, by_x, by_mask
-
-
-@inlined
-def sums(a: Any, b: Any) -> Any:
-    """Those of four numbers and four."""
-    return a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]
 
 
 @loop
@@ -224,9 +252,9 @@ def sample_seconds(
     samples, tangents, grads = pointers(samples), pointers(tangents), pointers(grads)
     grad_columns = pointer_to(grad_columns)
     tangent_grad_columns = pointer_to(tangent_grad_columns)
-    zero = number(image, 0)
+    zero = filled(number(image, 0))
     nothing = zero, zero, zero, zero
-    block = new_block(image)
+    block, room = new_block(image), room_for(8, number(image, 0))
     position = first
     while position < last:
         n, count = block_at(sizes, block, position, last)
@@ -240,21 +268,25 @@ def sample_seconds(
                     where = at, channel, position + k, tap
                     still, moved = nothing, nothing
                     if weights_change:
-                        still = corner_dots(sizes, image, pixel, flags, grad_columns, *where)
+                        still = add_dots(sizes, image, pixel, flags, grad_columns, *where, still)
                     if image_changes:
-                        dots = corner_dots(sizes, image_tangent, pixel, flags, grad_columns, *where)
-                        moved = sums(moved, dots)
+                        moved = add_dots(
+                            sizes, image_tangent, pixel, flags, grad_columns, *where, moved
+                        )
                     if weight_changes:
-                        dots = corner_dots(sizes, image, pixel, flags, tangent_grad_columns, *where)
-                        moved = sums(moved, dots)
+                        moved = add_dots(
+                            sizes, image, pixel, flags, tangent_grad_columns, *where, moved
+                        )
+                    store_lane_sums(room, 0, still)
+                    store_lane_sums(room, 4, moved)
                     by_y, by_x, by_mask = second_gradients(
                         flags,
                         block.numbers[FRAC_Y + k],
                         block.numbers[FRAC_X + k],
                         block.numbers[MASK + k],
                         tangents_at(sizes, tangents, n, position + k, tap, og),
-                        still,
-                        moved,
+                        (room[0], room[1], room[2], room[3]),
+                        (room[4], room[5], room[6], room[7]),
                         zero_boundary_grad,
                     )
                     if has_offset:

@@ -74,6 +74,24 @@ def _call(builder: Any, name: str, vector: Any, result: Any, arguments: list[Any
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, full), arguments)
 
 
+def _add_halves(builder: Any, a: Any, b: Any, group: int) -> Any:
+    """Add the upper half of each group of lanes of two vectors, or of one, to the lower half."""
+    nothing = ir.Constant(a.type, ir.Undefined)
+    lanes = range(2 * VECTOR if b is not None else VECTOR)
+    halves = (
+        [lane for lane in lanes if (lane % group < group // 2) == lower] for lower in (True, False)
+    )
+    low, high = (
+        builder.shuffle_vector(
+            a,
+            nothing if b is None else b,
+            ir.Constant(ir.VectorType(INDEX, len(half)), half),
+        )
+        for half in halves
+    )
+    return builder.fadd(low, high)
+
+
 def _multiply_add(builder: Any, a: Any, b: Any, total: Any) -> Any:
     return _call(builder, "llvm.fmuladd.{}", a.type, a.type, [a, b, total])
 
@@ -225,25 +243,21 @@ def transposed(typing: Any, rows: Any) -> Any:
 
 
 @_instruction
-def lane_sum(typing: Any, value: Any) -> Any:
-    """The sum of the lanes, in a fixed order: halves are added until one lane is left."""
+def store_lane_sums(typing: Any, pointer_type: Any, index: Any, vectors: Any) -> Any:
+    """Store the sums of the lanes of four vectors, next to each other; their order is fixed."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        total, lanes = arguments[0], VECTOR
-        while lanes > 1:
-            lanes //= 2
-            nothing = ir.Constant(total.type, ir.Undefined)
-            low, high = (
-                ir.Constant(ir.VectorType(INDEX, lanes), list(range(first, first + lanes)))
-                for first in (0, lanes)
-            )
-            total = builder.fadd(
-                builder.shuffle_vector(total, nothing, low),
-                builder.shuffle_vector(total, nothing, high),
-            )
-        return builder.extract_element(total, ir.Constant(INDEX, 0))
+        pointer, index, packed = arguments
+        a, b, c, d = cgutils.unpack_tuple(builder, packed)
+        ab = _add_halves(builder, a, b, VECTOR)
+        cd = _add_halves(builder, c, d, VECTOR)
+        sums = _add_halves(builder, ab, cd, VECTOR // 2)
+        sums = _add_halves(builder, sums, None, VECTOR // 4)
+        address = _address(builder, pointer, index, sums.type)
+        builder.store(sums, address, align=pointer_type.dtype.bitwidth // 8)
+        return context.get_dummy_value()
 
-    return value.dtype(value), generate
+    return types.void(pointer_type, types.int64, vectors), generate
 
 
 @inlined
