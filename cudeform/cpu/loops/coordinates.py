@@ -25,7 +25,7 @@ from cudeform.geometry import Geometry
 int32, int64 = np.int32, np.int64
 
 # Positions that a loop works out at once.
-BLOCK = 16
+BLOCK = 64
 
 # Flags of a sample: the corners in bounds, in the order top left, top right, bottom left, bottom
 # right, and what is special about its coordinate.

@@ -27,8 +27,10 @@ from cudeform.cpu.loops.coordinates import (
 )
 from cudeform.cpu.loops.jit import inlined, loop
 from cudeform.cpu.loops.sampling import (
+    cell_step,
     corner_weights,
     first_cell,
+    run_step,
 )
 from cudeform.cpu.loops.vectors import (
     VECTOR,
@@ -207,7 +209,10 @@ def sample_gradients(
             for og in range(sizes.offset_groups):
                 locate(sizes, block, n, position, count, tap, og, samples)
                 channel = og * offset_channels
+                grad_cell = first_cell(sizes, grad_at, channel, position, tap)
+                cell = first_cell(sizes, at, channel, position, tap)
                 for k in range(count):
+                    step = k * cell_step(sizes)
                     dots = nothing, nothing, nothing, nothing
                     for c in range(0, offset_channels, sizes.run):
                         dots = add_run(
@@ -218,10 +223,10 @@ def sample_gradients(
                             corner_weights(block.numbers[FRAC_Y + k], block.numbers[FRAC_X + k]),
                             block.numbers[MASK + k],
                             grad_columns,
-                            first_cell(sizes, grad_at, channel + c, position + k, tap),
+                            grad_cell + run_step(sizes, grad_at, channel, c) + step,
                             dots,
                             columns,
-                            first_cell(sizes, at, channel + c, position + k, tap),
+                            cell + run_step(sizes, at, channel, c) + step,
                             has_columns,
                         )
                     store_lane_sums(gradients, DOTS + 4 * k, dots)

@@ -57,6 +57,8 @@ def loop(function: Callable[P, T]) -> Callable[P, T]:
         before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
         try:
             compiled: Callable[P, T] = numba.njit(cache=True, **FLAGS)(function)
+        except RuntimeError:  # Numba finds no source file, as in a frozen application
+            compiled = inlined(function)
         finally:
             numba.config.CACHE_DIR = before
     return compiled

@@ -106,6 +106,14 @@ def first_cell(sizes: Any, at: Any, channel: Any, position: Any, tap: Any) -> An
 
 
 @inlined
+def run_step(sizes: Any, at: Any, channel: Any, c: Any) -> Any:
+    """From there to the channel that lies ``c`` further, which may be in another group."""
+    if c == 0:
+        return 0
+    return first_cell(sizes, at, channel + c, 0, 0) - first_cell(sizes, at, channel, 0, 0)
+
+
+@inlined
 def cell_step(sizes: Any) -> Any:
     """From there to the next position."""
     return sizes.kernel_h * sizes.kernel_w * sizes.group_channels
