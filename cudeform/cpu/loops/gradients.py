@@ -109,7 +109,7 @@ def add_run(
                 store_vector(columns, cell + c, VECTOR, scaled(mask, value))
         first = whole
     else:
-        first = type(whole)(0)
+        first = 0
     for c in range(first, sizes.run, VECTOR):
         count = min(VECTOR, sizes.run - c)
         grad = load_vector(grad_columns, grad_cell + c, count)

@@ -81,19 +81,16 @@ def gather_run(
     The mask multiplies the sample and not its corners: infinity times a weight of 0 is NaN.
     """
     zero = filled(number(image, 0))
-    rest = sizes.run % VECTOR
-    whole = sizes.run - rest
+    done, whole = 0, sizes.run - sizes.run % VECTOR
     if corners == ALL_CORNERS:
         for c in range(0, whole, VECTOR):
             value = weighted_corners(sizes, image, pixel + c, ALL_CORNERS, weights, VECTOR, zero)
             store_vector(columns, cell + c, VECTOR, scaled(mask, value))
-    else:
-        for c in range(0, whole, VECTOR):
-            value = weighted_corners(sizes, image, pixel + c, corners, weights, VECTOR, zero)
-            store_vector(columns, cell + c, VECTOR, scaled(mask, value))
-    if rest:
-        value = weighted_corners(sizes, image, pixel + whole, corners, weights, rest, zero)
-        store_vector(columns, cell + whole, rest, scaled(mask, value))
+        done = whole
+    for c in range(done, sizes.run, VECTOR):
+        count = min(VECTOR, sizes.run - c)
+        value = weighted_corners(sizes, image, pixel + c, corners, weights, count, zero)
+        store_vector(columns, cell + c, count, scaled(mask, value))
 
 
 @inlined
@@ -183,7 +180,7 @@ def scatter_run(
 ) -> None:
     """Add a run of channels of a sample to the corners that gain."""
     whole = sizes.run - sizes.run % VECTOR
-    first = type(whole)(0)
+    first = 0
     if gains == ALL_CORNERS:
         for c in range(0, whole, VECTOR):
             value = load_vector(columns, cell + c, VECTOR)

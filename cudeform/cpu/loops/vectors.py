@@ -137,9 +137,7 @@ def load_vector(typing: Any, pointer: Any, index: Any, count: Any) -> Any:
     return kind(pointer, types.int64, types.int64), generate
 
 
-def _store_part(
-    builder: Any, pointer: Any, index: Any, count: Any, lanes: Any, size: int
-) -> None:
+def _store_part(builder: Any, pointer: Any, index: Any, count: Any, lanes: Any, size: int) -> None:
     """Store fewer lanes than all: four, two, one. A masked store takes a hundred cycles on Zen 4."""
     room = cgutils.alloca_once_value(builder, lanes)
     first_lane = builder.bitcast(room, pointer.type)
@@ -232,6 +230,39 @@ def add(typing: Any, a: Any, b: Any) -> Any:
         return builder.fadd(*arguments)
 
     return a(a, a), generate
+
+
+@_instruction
+def load_square(typing: Any, pointer: Any, first: Any, step: Any) -> Any:
+    """VECTOR vectors, ``step`` elements from one to the next."""
+    kind = VectorType(pointer.dtype)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer, index, step = arguments
+        vector = context.get_data_type(kind)
+        rows = []
+        for _ in range(VECTOR):
+            address = _address(builder, pointer, index, vector)
+            rows.append(builder.load(address, align=kind.dtype.bitwidth // 8))
+            index = builder.add(index, step)
+        return context.make_tuple(builder, signature.return_type, rows)
+
+    return types.UniTuple(kind, VECTOR)(pointer, types.int64, types.int64), generate
+
+
+@_instruction
+def store_square(typing: Any, pointer: Any, first: Any, step: Any, rows: Any) -> Any:
+    """Store VECTOR vectors likewise."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer, index, step, packed = arguments
+        for row in cgutils.unpack_tuple(builder, packed):
+            address = _address(builder, pointer, index, row.type)
+            builder.store(row, address, align=rows.dtype.dtype.bitwidth // 8)
+            index = builder.add(index, step)
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.int64, types.int64, rows), generate
 
 
 @_instruction
