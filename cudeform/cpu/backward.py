@@ -8,9 +8,10 @@ from cudeform.arrays import Gradients, Operands
 from cudeform.cpu.call import Array, Call
 from cudeform.cpu.images import Images, channels_last
 from cudeform.cpu.layouts import Rooms, SampleArrays, columns_at
-from cudeform.cpu.loops.coordinates import Sizes
+from cudeform.cpu.loops.arguments import Sizes
+from cudeform.cpu.loops.gather import gather_columns
 from cudeform.cpu.loops.gradients import sample_gradients
-from cudeform.cpu.loops.sampling import gather_columns, scatter
+from cudeform.cpu.loops.scatter import scatter
 from cudeform.cpu.panels import Panel, PanelRoom, Sums, work_through
 from cudeform.cpu.products import grad_columns_of
 from cudeform.cpu.threads import blas_on_one_thread

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cudeform.arrays import Operands
 from cudeform.cpu.layouts import SampleArrays
-from cudeform.cpu.loops.coordinates import Sizes
+from cudeform.cpu.loops.arguments import Sizes
 from cudeform.cpu.products import columns_groups, taps_first
 from cudeform.cpu.threads import Item, Scratch, run
 from cudeform.cpu.tiling import Box, Costs, Tiling, tiling

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cudeform.cpu.loops.coordinates import ColumnsAt, Planes, Samples
+from cudeform.cpu.loops.arguments import ColumnsAt, Planes, Samples
 from cudeform.cpu.loops.transposition import transpose
 from cudeform.cpu.tiling import Box
 from cudeform.geometry import Geometry

@@ -18,7 +18,7 @@ import numpy as np
 from cudeform.cpu.call import Array, Call
 from cudeform.cpu.images import Images, channels_first, image_room
 from cudeform.cpu.layouts import Rooms, SampleArrays, read_box
-from cudeform.cpu.loops.coordinates import Samples, Sizes
+from cudeform.cpu.loops.arguments import Samples, Sizes
 from cudeform.cpu.loops.vectors import VECTOR
 from cudeform.cpu.products import add_grad_weight, taps_last, weight_parts
 from cudeform.cpu.threads import Scratch, Turns

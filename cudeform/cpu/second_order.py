@@ -16,9 +16,11 @@ from cudeform.arrays import DoubleGradients, Operands, Tangents
 from cudeform.cpu.call import Array, Call
 from cudeform.cpu.images import Images, channels_last
 from cudeform.cpu.layouts import Rooms, SampleArrays, columns_at, write_product
-from cudeform.cpu.loops.coordinates import ColumnsAt, Samples, Sizes
-from cudeform.cpu.loops.sampling import gather_columns, scatter
-from cudeform.cpu.loops.tangents import gather_tangents, sample_seconds, scatter_tangents
+from cudeform.cpu.loops.arguments import ColumnsAt, Samples, Sizes
+from cudeform.cpu.loops.gather import gather_columns
+from cudeform.cpu.loops.scatter import scatter
+from cudeform.cpu.loops.second_gradients import sample_seconds
+from cudeform.cpu.loops.tangents import gather_tangents, scatter_tangents
 from cudeform.cpu.panels import Panel, PanelRoom, Sums, work_through
 from cudeform.cpu.products import grad_columns_of, output_of, taps_first
 from cudeform.cpu.threads import blas_on_one_thread

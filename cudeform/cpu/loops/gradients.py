@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from cudeform.cpu.loops.arguments import planes_at, pointers
 from cudeform.cpu.loops.coordinates import (
     ALL_CORNERS,
     AT_MINUS_ONE,
@@ -22,8 +23,6 @@ from cudeform.cpu.loops.coordinates import (
     block_at,
     locate,
     new_block,
-    planes_at,
-    pointers,
 )
 from cudeform.cpu.loops.jit import inlined, loop
 from cudeform.cpu.loops.sampling import (

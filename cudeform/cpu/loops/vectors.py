@@ -138,7 +138,7 @@ def load_vector(typing: Any, pointer: Any, index: Any, count: Any) -> Any:
 
 
 def _store_part(builder: Any, pointer: Any, index: Any, count: Any, lanes: Any, size: int) -> None:
-    """Store fewer lanes than all: four, two, one. A masked store takes a hundred cycles on Zen 4."""
+    """Store fewer lanes than all: four, two, one. A masked store is slow on some processors."""
     room = cgutils.alloca_once_value(builder, lanes)
     first_lane = builder.bitcast(room, pointer.type)
     part = VECTOR // 2
