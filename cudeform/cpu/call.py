@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,15 @@ Array = NDArray[Any]
 def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Dtype of the arithmetic on arrays of ``dtype``: float64 for float64, else float32."""
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
+
+
+@lru_cache(maxsize=256)
+def _cut(
+    g: Geometry, itemsize: int, costs: Callable[[Geometry, int], Costs], limit: int | None
+) -> tuple[Sizes, Tiling]:
+    """What depends on sizes alone."""
+    columns = g.taps * g.channels * itemsize
+    return Sizes.of(g, columns_groups(g)), tiling(g, columns, costs(g, itemsize), limit)
 
 
 @dataclass(frozen=True)
@@ -60,12 +70,11 @@ class Call:
     ) -> Call:
         """Prepare a call."""
         dtype = compute_dtype(operands.input.dtype)
-        columns = g.taps * g.channels * dtype.itemsize
-        cut = tiling(g, columns, costs(g, dtype.itemsize), options.workspace_limit)
+        sizes, cut = _cut(g, dtype.itemsize, costs, options.workspace_limit)
         return cls(
             operands=operands,
             g=g,
-            sizes=Sizes.of(g, columns_groups(g)),
+            sizes=sizes,
             options=options,
             tiling=cut,
             threads=min(options.num_threads or available_threads(), cut.workers),

@@ -8,7 +8,6 @@ order, whatever the number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -36,12 +35,14 @@ class Panel:
     Attributes:
         box: all its positions.
         grad_output: (O, positions).
+        bias: its sums over the positions of each box, (boxes, O).
         columns: flat; empty if the weight needs no gradient.
         samples: offset and mask, and their tangents if there are any.
     """
 
     box: Box
     grad_output: Array
+    bias: Array
     columns: Array
     samples: tuple[Samples, ...]
 
@@ -79,12 +80,13 @@ class PanelRoom:
 
     def panel(self, call: Call, boxes: list[Box]) -> Panel:
         """The panel of some boxes."""
-        box = Box(boxes[0].first, boxes[-1].last, boxes[0].images)
+        box = Box(boxes[0].first, boxes[-1].last, boxes[0].images, boxes[0].index)
         grad_output = self.grad_output[: call.g.out_channels * len(box)]
         size = len(box) * call.g.taps * call.g.channels
         return Panel(
             box=box,
             grad_output=grad_output.reshape(call.g.out_channels, len(box)),
+            bias=np.empty((len(boxes), call.g.out_channels), call.dtype),
             columns=self.columns[:size],
             samples=tuple(
                 each.to_read(box, rooms)
@@ -93,8 +95,10 @@ class PanelRoom:
         )
 
     def read(self, call: Call, grad_output: Array, box: Box, panel: Panel) -> None:
-        """Copy what a box needs into its panel."""
-        read_box(call.g, grad_output, box, panel.grad_output[:, panel.part(box)])
+        """Copy what a box needs into its panel; sum its share of grad_output."""
+        part = panel.grad_output[:, panel.part(box)]
+        read_box(call.g, grad_output, box, part)
+        np.sum(part, axis=1, out=panel.bias[box.index - panel.box.index])
         for each, rooms in zip(self.arrays, self.planes, strict=True):
             each.read(box, panel.box, rooms)
 
@@ -168,30 +172,31 @@ def work_through(
     boxes = call.boxes(images.images)
     sizes, parts = scatter_parts(call.sizes, call.threads)
     turns = Turns(len(parts))
-    first = 0
     for run in call.tiling.panels(boxes):
         panel = room.panel(call, run)
 
-        def one(item: tuple[int, Box], scratch: Scratch, panel: Panel = panel) -> None:
-            number, box = item
+        def one(box: Box, scratch: Scratch, panel: Panel = panel) -> None:
             with turns.stopped_by_errors():
                 room.read(call, grad_output, box, panel)
                 work.box(images, box, panel, scratch)
-                if sums.pixels is not None:
-                    for which, part in enumerate(parts):
-                        add = partial(work.scatter, box, panel, scratch, sizes, part, sums.pixels)
-                        turns.take(which, number, add)
+                if sums.pixels is None:
+                    return
+                for which, part in enumerate(parts):
+                    add = partial(work.scatter, box, panel, scratch, sizes, part, sums.pixels)
+                    turns.take(which, box.index, add)
 
-        call.run(one, list(enumerate(run, first)), work.scratch)
-        first += len(run)
-        tasks: list[Callable[[], None]] = []
-        if sums.weight is not None:
-            columns = call.columns_of(panel.columns, len(panel.box))
-            operands = call.g, panel.grad_output, columns, sums.weight
-            tasks += [partial(add_grad_weight, *operands, part) for part in weight_parts(call.g)]
+        call.run(one, run, work.scratch)
+        _add_weight(call, panel, sums)
         if sums.bias is not None:
-            tasks.append(partial(_add_bias, panel, sums.bias))
-        call.run(lambda task, _: task(), tasks, lambda: True)
+            sums.bias[...] += panel.bias.sum(axis=0)
+
+
+def _add_weight(call: Call, panel: Panel, sums: Sums) -> None:
+    """Add what a panel holds to the gradient of the weight."""
+    if sums.weight is not None:
+        columns = call.columns_of(panel.columns, len(panel.box))
+        add = partial(add_grad_weight, call.g, panel.grad_output, columns, sums.weight)
+        call.run(lambda part, _: add(part), weight_parts(call.g), lambda: None)
 
 
 def scatter_parts(sizes: Sizes, threads: int) -> tuple[Sizes, list[slice]]:
@@ -207,7 +212,3 @@ def scatter_parts(sizes: Sizes, threads: int) -> tuple[Sizes, list[slice]]:
     count = sizes.channels // run
     parts = split(count, max(1, -(-count // threads)))
     return sizes._replace(run=run), [slice(a.start * run, a.stop * run) for a in parts]
-
-
-def _add_bias(panel: Panel, bias: Array) -> None:
-    bias[...] += panel.grad_output.sum(axis=1)

@@ -17,7 +17,9 @@ from cudeform.partition import split
 
 Array = NDArray[Any]
 
+# Parts that the gradient of a weight is worked out in, if it has so many elements.
 WEIGHT_PARTS = 8
+DIVIDED_ELEMENTS = 2**13
 
 
 def is_depthwise(g: Geometry) -> bool:
@@ -71,7 +73,8 @@ def weight_parts(g: Geometry) -> list[slice]:
     They depend on the sizes alone, so that the sums do not depend on the number of threads.
     """
     size = g.groups if g.groups > 1 else g.taps * g.channels
-    return split(size, -(-size // WEIGHT_PARTS))
+    elements = g.out_channels * g.taps * (g.channels // g.groups)
+    return split(size, -(-size // WEIGHT_PARTS) if elements >= DIVIDED_ELEMENTS else size)
 
 
 def add_grad_weight(

@@ -198,6 +198,8 @@ def _blas_libraries() -> list[Any]:
 
 def _set_blas_threads(counts: list[int]) -> None:
     for library, count in zip(_blas_libraries(), counts, strict=False):
+        if library.get_num_threads() == count:
+            continue
         # Newer threadpoolctl lets one thread alone set the number until it gives up control, but
         # the first caller in and the last one out may be different threads.
         give_up_control = getattr(library, "clear_controlling_thread", lambda force: None)

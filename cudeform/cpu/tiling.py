@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 from cudeform.geometry import Geometry
 from cudeform.partition import split
@@ -76,11 +75,13 @@ class Box:
     Attributes:
         first, last: counted through ``images``.
         images: those that are laid out with it.
+        index: which box of these images it is.
     """
 
     first: int
     last: int
     images: slice
+    index: int = 0
 
     def __len__(self) -> int:
         """How many positions there are."""
@@ -126,7 +127,8 @@ class Tiling:
     def boxes(self, g: Geometry, images: slice) -> list[Box]:
         """Cover the output of some images with boxes."""
         size = (images.stop - images.start) * g.out_pixels
-        return [Box(part.start, part.stop, images) for part in split(size, self.positions)]
+        parts = enumerate(split(size, self.positions))
+        return [Box(part.start, part.stop, images, index) for index, part in parts]
 
     def panels(self, boxes: list[Box]) -> Iterator[list[Box]]:
         """Join boxes, in order, into runs of at most ``panel`` positions (at least one box)."""
@@ -140,7 +142,6 @@ class Tiling:
             yield run
 
 
-@lru_cache(maxsize=256)
 def tiling(g: Geometry, columns: int, costs: Costs, limit: int | None) -> Tiling:
     """Cut a call.
 
