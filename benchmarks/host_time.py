@@ -1,9 +1,10 @@
-"""How long the host takes for a call on a GPU, without one: CuPy is replaced by what does nothing.
+"""Host time of a call on a GPU, measured without one: a stand-in for CuPy does nothing.
 
-python benchmarks/host_time.py [--calls 300] [--json FILE]
+python benchmarks/host_time.py [--calls 300] [--replan] [--json FILE]
 
-What is left is cudeform's own Python: checks, geometry, plans, arguments of launches. What CuPy and
-the driver take for an allocation, a launch and a product comes on top, and needs a GPU to be known.
+What is left is cudeform's own Python: checks, geometry, launch plans, arguments of launches. The
+time that CuPy and the driver take for allocations, launches and products comes on top; measuring it
+needs a GPU.
 """
 
 from __future__ import annotations
@@ -13,112 +14,38 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
-from importlib.machinery import ModuleSpec
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace, TracebackType
 from typing import Any
 
-import numpy as np
 from cudeform_bench.configs import Config, named
 
 import cudeform
+from cudeform.gpu.replay import launch_plans
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+
+from support.cupy_stand_in import Cuda, CupyStandIn, install
 
 SHAPES = ("A1", "A4", "B1", "C2", "C4")
-ALIGNMENT = 512
 
 
-class Device:
-    """Stands for a GPU, and for being on it."""
-
-    id = 0
-    compute_capability = "90"
-
-    def __init__(self, index: int = 0) -> None: ...
-
-    def __enter__(self) -> Device:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-
-class ndarray:  # the door knows CuPy's arrays by this name
-    """Sizes and an address, no memory."""
-
-    device = Device()
-
-    def __init__(self, shape: Sequence[int], dtype: Any, address: int = ALIGNMENT) -> None:
-        self.shape, self.dtype = tuple(shape), np.dtype(dtype)
-        self.itemsize = self.dtype.itemsize
-        steps = [self.itemsize]
-        for size in reversed(self.shape[1:]):
-            steps.append(steps[-1] * size)
-        self.strides = tuple(reversed(steps))
-        self.data = SimpleNamespace(ptr=address)
-
-
-ndarray.__module__ = "cupy"
-
-
-def install() -> None:
-    """Make ``import cupy`` give what does nothing."""
-    cupy: Any = ModuleType("cupy")
-    cupy.__spec__ = ModuleSpec("cupy", None)
-    cupy.__version__ = "none"
-    cupy.ndarray, cupy.empty = ndarray, ndarray
-    cupy.is_available = lambda: True
-    memory, stream = SimpleNamespace(ptr=ALIGNMENT), SimpleNamespace(ptr=0)
-    cupy.cuda = SimpleNamespace(
-        Device=Device,
-        alloc=lambda nbytes: memory,
-        get_current_stream=lambda *_: stream,
-        device=SimpleNamespace(get_cublas_handle=lambda: 1),
-        cublas=SimpleNamespace(
-            gemmStridedBatchedEx=lambda *_: None,
-            getMathMode=lambda *_: 0,
-            setMathMode=lambda *_: None,
-            getVersion=lambda *_: 0,
-        ),
-        driver=SimpleNamespace(launchKernel=lambda *_: None),
-        runtime=SimpleNamespace(
-            getDeviceCount=lambda: 1,
-            deviceGetAttribute=lambda *_: 132,
-            memGetInfo=lambda: (2**36, 2**37),
-            memsetAsync=lambda *_: None,
-        ),
-    )
-
-    class RawKernel:
-        """A kernel that is not there."""
-
-        max_dynamic_shared_size_bytes = 2**20
-        kernel = SimpleNamespace(ptr=0)
-
-        def __init__(self, *_: Any, **how: Any) -> None: ...
-
-    cupy.RawKernel = RawKernel
-    sys.modules["cupy"] = cupy
-
-
-def calls_of(config: Config) -> dict[str, Callable[[], Any]]:
+def calls_of(cupy: CupyStandIn, config: Config) -> dict[str, Callable[[], Any]]:
     """What is timed of a configuration, by name."""
     out, taps = (config.out_height, config.out_width), config.taps * config.offset_groups
     kernel = (config.kernel, config.kernel)
     arrays = {
-        "input": ndarray((config.batch, config.channels, config.height, config.width), "float32"),
-        "offset": ndarray((config.batch, 2 * taps, *out), "float32"),
-        "weight": ndarray(
+        "input": cupy.empty(
+            (config.batch, config.channels, config.height, config.width), "float32"
+        ),
+        "offset": cupy.empty((config.batch, 2 * taps, *out), "float32"),
+        "weight": cupy.empty(
             (config.out_channels, config.channels // config.groups, *kernel), "float32"
         ),
-        "bias": ndarray((config.out_channels,), "float32"),
-        "mask": ndarray((config.batch, taps, *out), "float32"),
+        "bias": cupy.empty((config.out_channels,), "float32"),
+        "mask": cupy.empty((config.batch, taps, *out), "float32"),
     }
-    grad = ndarray((config.batch, config.out_channels, *out), "float32")
+    grad = cupy.empty((config.batch, config.out_channels, *out), "float32")
     sizes: dict[str, Any] = {"stride": config.stride, "padding": config.padding}
 
     def ordered() -> None:
@@ -148,14 +75,17 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="What a call costs the host, without a GPU.")
     parser.add_argument("--calls", type=int, default=300, help="in a round")
+    parser.add_argument("--replan", action="store_true", help="make the plan of each call again")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
-    install()
+    cupy = install(Cuda())
+    if options.replan:
+        launch_plans.PLANS.get = lambda _: None  # type: ignore[method-assign]
     found: dict[str, dict[str, float]] = {}
     for name in SHAPES:
         [config] = named(name)
         found[name] = {
-            kind: microseconds(call, options.calls) for kind, call in calls_of(config).items()
+            kind: microseconds(call, options.calls) for kind, call in calls_of(cupy, config).items()
         }
         taken = ", ".join(f"{kind} {us:.1f}" for kind, us in found[name].items())
         print(f"{name:4} {config.shape:28} us: {taken}")

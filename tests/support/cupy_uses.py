@@ -20,7 +20,6 @@ PARAMETERS = {
     "cupy": "cupy",
     "kernel": "cupy.RawKernel()",
     "allocation": "cupy.cuda.alloc()",
-    "owner": "cupy.cuda.alloc()",
 }
 PARAMETERS_OF_THE_ADAPTER = {"array": "cupy.ndarray()", "like": "cupy.ndarray()"}
 

@@ -1,25 +1,25 @@
-"""A CuPy that only writes down what it is asked."""
+"""A CuPy without a GPU, that writes calls down or that computes on the CPU."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 import pytest
-from support.cupy_calls import FakeCupy
-
-from cudeform.gpu.cuda import device, prepared_launch
+from hostcuda import HostDevice
+from support.cupy_cuda import HostCuda, RecordedCuda, installed
+from support.cupy_stand_in import CupyStandIn
 
 
 @pytest.fixture
-def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCupy]:
-    """A CuPy that only writes down what it is asked."""
-    fake = FakeCupy()
-    monkeypatch.setitem(sys.modules, "cupy", fake)
-    caches = (device._properties, prepared_launch._compiled, prepared_launch._allow_shared)
-    monkeypatch.setattr(device, "_thread", device._Thread())
-    for cache in caches:
-        cache.cache_clear()
-    yield fake
-    for cache in caches:
-        cache.cache_clear()
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[RecordedCuda]:
+    """What the CuPy of a test writes down."""
+    backend = RecordedCuda()
+    with installed(backend, monkeypatch):
+        yield backend
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[CupyStandIn]:
+    """A CuPy whose GPU is the CPU."""
+    with installed(HostCuda(HostDevice()), monkeypatch) as stand_in:
+        yield stand_in

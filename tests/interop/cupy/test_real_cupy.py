@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import inspect
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from support.cupy_stand_in import Cuda, CupyStandIn
 from support.cupy_uses import Use, uses_in, uses_of_cudeform
 
 from cudeform.gpu.cuda import cublas, device
@@ -133,6 +135,22 @@ def test_launches_and_products_pass_their_arguments_in_order() -> None:
     assert len(multiply.parameters) == len(cublas.MULTIPLY)
     memset = signature_of(cupy.cuda.runtime.memsetAsync)
     assert list(memset.parameters) == ["ptr", "value", "size", "stream"]
+
+
+def test_cupy_has_all_names_of_the_stand_in() -> None:
+    def compare(stand_in: Any, module: Any, path: str) -> None:
+        for name, value in vars(stand_in).items():
+            if name.startswith("_"):
+                continue
+            assert hasattr(module, name), f"{path}.{name}"
+            if isinstance(value, SimpleNamespace):
+                compare(value, getattr(module, name), f"{path}.{name}")
+
+    stand_in = CupyStandIn(Cuda())
+    del stand_in.backend, stand_in.device
+    compare(stand_in, cupy, "cupy")
+    for name in ("empty", "asarray", "asnumpy", "from_dlpack"):
+        assert callable(getattr(cupy, name))
 
 
 def test_constants_are_those_of_cuda() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from cases import build
 from checks import needs_compiler
 from hostcuda import HostDevice
-from support import fake_cupy
+from support.cupy_cuda import HostCuda, installed
+from support.cupy_stand_in import CupyStandIn
 
 import cudeform
 from cudeform import engine
@@ -38,7 +40,7 @@ class WithDlpack(Elsewhere):
     kind = CUDA
 
     def __dlpack__(self, **how: Any) -> Any:
-        return self.array.described  # instead of a capsule, which the fake could not read
+        return self.array  # instead of a capsule, which the stand-in could not read
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.kind, 0
@@ -62,8 +64,9 @@ kinds = pytest.mark.parametrize("kind", [WithDlpack, Managed, WithInterface])
 
 
 @pytest.fixture
-def cupy(monkeypatch: pytest.MonkeyPatch) -> Any:
-    return fake_cupy.install(monkeypatch, HostDevice())
+def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[CupyStandIn]:
+    with installed(HostCuda(HostDevice()), monkeypatch) as stand_in:
+        yield stand_in
 
 
 @pytest.fixture(autouse=True)
