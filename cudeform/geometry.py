@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Integral
 from typing import Any
 
 from cudeform.settings import LARGEST, Padding, Pair, as_pair, padding_of_shapes
@@ -248,7 +249,9 @@ def offset_groups_of(channels: int, offset: Shape, taps: int) -> int:
 def _out_size(
     name: str, size: int, padding: tuple[int, int], dilation: int, kernel: int, stride: int
 ) -> int:
-    if size + sum(padding) > LARGEST:
+    # A size that a compiler traces is a symbol. Comparing it would bound it in the traced program,
+    # and the call itself is checked when it runs.
+    if isinstance(size, Integral) and size + sum(padding) > LARGEST:
         raise ValueError(
             f"input {name} plus padding must be at most {LARGEST}, got {size} + {sum(padding)}"
         )

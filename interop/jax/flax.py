@@ -66,6 +66,7 @@ class DeformConv2d(nnx.Module):  # type: ignore[misc]
 
     def __call__(self, images: Any) -> Any:
         """Convolve images, (N, C, H, W)."""
+        images = jnp.asarray(images)  # NumPy's may have a dtype that JAX does not
         predicted = self._predict(images)
         offset, rest = jnp.split(predicted, [self.displaced], axis=1)
         mask = jax.nn.sigmoid(rest) if rest.shape[1] else None

@@ -44,7 +44,7 @@ _lock = threading.Lock()
 
 def inlined(function: Callable[P, T]) -> Callable[P, T]:
     """A function that only loops call; it becomes part of each of them."""
-    compiled: Callable[P, T] = numba.njit(**FLAGS)(function)
+    compiled: Callable[P, T] = numba.njit(forceinline=True, **FLAGS)(function)
     return compiled
 
 
@@ -57,6 +57,8 @@ def loop(function: Callable[P, T]) -> Callable[P, T]:
         before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
         try:
             compiled: Callable[P, T] = numba.njit(cache=True, **FLAGS)(function)
+        except RuntimeError:  # Numba finds no source file, as in a frozen application
+            compiled = inlined(function)
         finally:
             numba.config.CACHE_DIR = before
     return compiled
