@@ -8,13 +8,13 @@ from cases import DTYPES, LAYOUTS, Case, build
 from checks import assert_agrees, needs_compiler
 from hostcuda import HostDevice, KernelError, Launched
 from reference import reference
-from support.gpu_engine import LoggingDevice, NewDevice, backward, geometry, through_columns
+from support.gpu_engine import LoggingDevice, NewDevice, backward, through_columns
 
 from cudeform.gpu import overrides
 from cudeform.gpu.call import atomic_width
 from cudeform.gpu.device_api.commands import Kernel
 from cudeform.gpu.device_api.kernel_source import Variant, kernel
-from cudeform.gpu.device_api.params import Layout
+from cudeform.gpu.device_api.params import ScanCells
 
 pytestmark = needs_compiler
 
@@ -66,17 +66,16 @@ def test_a_vector_is_added_at_multiples_of_16_bytes_only() -> None:
     text = kernel("deform_backward", Variant("float32", 32, 4, atomic_width=4)).source
     at = text.index('#line 1 "backward/deform_backward.cu"')
     body = (
-        'extern "C" __global__ void deform_backward(acc_t* to, Launch params) {'
-        "add_vector(to + params.lanes, zero_vector()); }"
+        "struct Toy { index_t cells; };\n"
+        'extern "C" __global__ void deform_backward(acc_t* to, Toy params) {'
+        "add_vector(to + params.cells, zero_vector()); }"
     )
     toy = Kernel("deform_backward", text[:at] + '#line 1 "toy.cu"\n' + body)
     array = device.put(np.zeros(8, "float32"))
-    for lanes in (0, 4):
-        params = Layout(32).fill(geometry(WIDE), {"lanes": lanes})
-        device.launch(toy, 1, 1, [array.pointer], params)
-    params = Layout(32).fill(geometry(WIDE), {"lanes": 1})
+    for first in (0, 4):
+        device.launch(toy, 1, 1, [array.pointer], ScanCells(first).packed(32))
     with pytest.raises(KernelError, match="add_global4"):
-        device.launch(toy, 1, 1, [array.pointer], params)
+        device.launch(toy, 1, 1, [array.pointer], ScanCells(1).packed(32))
 
 
 # ---- all agree -----------------------------------------------------------------------------------
