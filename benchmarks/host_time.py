@@ -1,6 +1,6 @@
 """Host time of a call on a GPU, measured without one: a stand-in for CuPy does nothing.
 
-python benchmarks/host_time.py [--calls 300] [--json FILE]
+python benchmarks/host_time.py [--calls 300] [--replan] [--json FILE]
 
 What is left is cudeform's own Python: checks, geometry, launch plans, arguments of launches. The
 time that CuPy and the driver take for allocations, launches and products comes on top; measuring it
@@ -18,9 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cudeform_bench.configs import Config, named
-
 import cudeform
+from cudeform.gpu.replay import launch_plans
+from cudeform_bench.configs import Config, named
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -74,9 +74,12 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="What a call costs the host, without a GPU.")
     parser.add_argument("--calls", type=int, default=300, help="in a round")
+    parser.add_argument("--replan", action="store_true", help="make the plan of each call again")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     cupy = install(Cuda())
+    if options.replan:
+        launch_plans.PLANS.get = lambda _: None  # type: ignore[method-assign]
     found: dict[str, dict[str, float]] = {}
     for name in SHAPES:
         [config] = named(name)

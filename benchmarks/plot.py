@@ -1,4 +1,4 @@
-"""Draw what ``python -m cudeform bench --json FILE`` wrote: a bar group for each configuration.
+"""Draw results of ``python -m cudeform bench --json FILE``: a group of bars for each configuration.
 
 python benchmarks/plot.py FILE.json -o plot.png [--cache cold] [--mode fp16 ...] [--forced]
 
@@ -19,7 +19,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-# cudeform's own ways stand out; those that compute something else are grey.
+# cudeform is blue; contestants that compute something else are grey.
 COLORS = {
     "cudeform": "#1b6ca8",
     "on CuPy": "#62a8d9",
@@ -40,7 +40,7 @@ class Bars:
     Attributes:
         title: of the panel.
         groups: names of the configurations.
-        times: milliseconds by contestant, None where one took no part.
+        times: milliseconds by contestant, None where it was not measured.
     """
 
     title: str
@@ -49,27 +49,30 @@ class Bars:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read, draw, write."""
+    """Read the results, draw them, write the picture."""
     parser = argparse.ArgumentParser(description="Draw the results of a benchmark.")
     parser.add_argument("file", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--cache", choices=("cold", "warm"), default="cold", help="on a GPU")
+    parser.add_argument("--cache", choices=("cold", "warm"), help="on a GPU (default: cold)")
     parser.add_argument("--mode", nargs="+", help="on a GPU (default: all that were measured)")
-    parser.add_argument("--forced", action="store_true", help="draw forced paths and scatters, too")
+    parser.add_argument("--forced", action="store_true", help="also draw forced paths and scatters")
     options = parser.parse_args(arguments)
     report = json.loads(options.file.read_text(encoding="utf-8"))
     if "measurements" not in report:
         parser.error(f"{options.file} holds no results of bench")
-    rows = panels(report, options.cache, options.mode, forced=options.forced)
+    if "gpu" not in report and (options.cache or options.mode or options.forced):
+        parser.error("--cache, --mode and --forced have no effect on results of a CPU")
+    cache = options.cache or "cold"
+    rows = panels(report, cache, options.mode, forced=options.forced)
     if not rows:
         parser.error(f"{options.file} has nothing to draw")
-    figure = draw(rows, heading(report, options.cache))
+    figure = draw(rows, heading(report, cache))
     figure.savefig(options.output, dpi=130)
     plt.close(figure)
 
 
 def heading(report: dict[str, Any], cache: str) -> str:
-    """Where and when it was measured."""
+    """Machine and date."""
     if "gpu" in report:
         return f"{report['gpu']}, {report['date']}, cache {cache}"
     return f"{report['machine']['processor']}, {report['threads']} threads, {report['date']}"
@@ -78,15 +81,15 @@ def heading(report: dict[str, Any], cache: str) -> str:
 def panels(
     report: dict[str, Any], cache: str, modes: Sequence[str] | None, *, forced: bool
 ) -> list[list[Bars]]:
-    """Panels by row."""
+    """Panels, by row and column."""
     measured = report["measurements"]
     if "gpu" not in report:
         return [row for row in [_row(measured, "float32", lambda m: m["median_ms"])] if row]
     found = dict.fromkeys(m["mode"] for m in measured)
 
     def times(m: dict[str, Any]) -> dict[str, float]:
-        of: dict[str, float] = m["median_ms"][cache]
-        return {n: ms for n, ms in of.items() if forced or not n.startswith(FORCED)}
+        medians: dict[str, float] = m["median_ms"][cache]
+        return {n: ms for n, ms in medians.items() if forced or not n.startswith(FORCED)}
 
     rows = [
         _row([m for m in measured if m["mode"] == mode], mode, times)
@@ -127,12 +130,12 @@ def draw(rows: list[list[Bars]], title: str) -> Any:
     )
     names = list(dict.fromkeys(name for row in rows for bars in row for name in bars.times))
     colors = _colors(names)
-    for row, places in zip(rows, axes, strict=True):
-        for place in places[len(row) :]:
-            place.axis("off")
-        for bars, place in zip(row, places, strict=False):
-            _panel(place, bars, colors)
-        places[0].set_ylabel("time of a call, ms")
+    for row, row_axes in zip(rows, axes, strict=True):
+        for unused in row_axes[len(row) :]:
+            unused.axis("off")
+        for bars, panel_axes in zip(row, row_axes, strict=False):
+            _panel(panel_axes, bars, colors)
+        row_axes[0].set_ylabel("time of a call, ms")
     handles = [plt.Rectangle((0, 0), 1, 1, color=colors[name]) for name in names]
     figure.legend(
         handles, names, loc="outside lower center", ncols=min(8, len(names)), frameon=False
@@ -146,22 +149,24 @@ def _colors(names: list[str]) -> dict[str, str]:
     return {name: COLORS.get(name) or next(others) for name in names}
 
 
-def _panel(place: Any, bars: Bars, colors: dict[str, str]) -> None:
+def _panel(axes: Any, bars: Bars, colors: dict[str, str]) -> None:
     width = 0.82 / len(bars.times)
     for i, (name, times) in enumerate(bars.times.items()):
-        at = [x + (i - (len(bars.times) - 1) / 2) * width for x in range(len(times))]
-        present = [(x, ms) for x, ms in zip(at, times, strict=True) if ms is not None]
-        place.bar([x for x, _ in present], [ms for _, ms in present], width, color=colors[name])
-    times = [ms for of in bars.times.values() for ms in of if ms is not None]
-    place.set_yscale("log")
-    place.set_ylim(bottom=min(place.get_ylim()[0], min(times) / 1.5))  # the shortest bar shows, too
-    place.set_xlim(-0.6, len(bars.groups) - 0.4)
-    place.set_title(bars.title, fontsize=10)
-    place.set_xticks(range(len(bars.groups)), bars.groups, fontsize=8)
-    place.grid(axis="y", which="major", linewidth=0.4, alpha=0.6)
-    place.set_axisbelow(True)
-    place.tick_params(axis="x", length=0)
-    place.spines[["top", "right"]].set_visible(False)
+        centres = [x + (i - (len(bars.times) - 1) / 2) * width for x in range(len(times))]
+        present = [(x, ms) for x, ms in zip(centres, times, strict=True) if ms is not None]
+        axes.bar([x for x, _ in present], [ms for _, ms in present], width, color=colors[name])
+    times = [ms for many in bars.times.values() for ms in many if ms is not None]
+    axes.set_yscale("log")
+    axes.set_ylim(
+        bottom=min(axes.get_ylim()[0], min(times) / 1.5)
+    )  # leaves the shortest bar visible
+    axes.set_xlim(-0.6, len(bars.groups) - 0.4)
+    axes.set_title(bars.title, fontsize=10)
+    axes.set_xticks(range(len(bars.groups)), bars.groups, fontsize=8)
+    axes.grid(axis="y", which="major", linewidth=0.4, alpha=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="x", length=0)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,12 @@ Each command is a module of ``cudeform.commands`` with ``add_arguments(parser)``
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 import cudeform
 from cudeform.commands import CommandError
@@ -24,6 +26,7 @@ COMMANDS = {
 
 CANNOT_RUN = 2  # argparse's status for wrong arguments, too
 INTERRUPTED = 130  # what a shell reports of a process that SIGINT ended
+PIPE_CLOSED = 141  # the same of SIGPIPE: nobody reads the output any more, as after "| head"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,10 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     try:
-        return _run(list(sys.argv[1:] if argv is None else argv))
+        try:
+            return _run(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            sys.stdout.flush()  # errors of writing are raised here, not at exit
     except CommandError as error:
         print(error, file=sys.stderr)
         return CANNOT_RUN
+    except BrokenPipeError:
+        return PIPE_CLOSED
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return INTERRUPTED
@@ -67,9 +75,15 @@ def _run(words: list[str]) -> int:
     return int(arguments.run(arguments))
 
 
-if __name__ == "__main__":
-    status = main()
+def leave(status: int) -> NoReturn:
+    """End the process with a status."""
     if status == INTERRUPTED:
         # Exiting waits for threads that still compute; a second Ctrl-C ends the process at once.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if status == PIPE_CLOSED:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
+
+
+if __name__ == "__main__":
+    leave(main())

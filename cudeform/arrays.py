@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 
@@ -22,8 +21,7 @@ class DeviceArray(NamedTuple):
     dtype: str
 
 
-@dataclass(frozen=True)
-class Operands:
+class Operands(NamedTuple):
     """The arrays that a call reads; ``Geometry`` has their shapes.
 
     Between user and adapter they are arrays of the user's library, in the engine NumPy arrays or

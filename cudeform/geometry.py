@@ -11,26 +11,15 @@ arrays without contents, which compilers trace.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from numbers import Integral
+from typing import Any
 
-# Coordinates are 32-bit integers, whatever the width of an index.
-LARGEST = 2**31 - 1
+from cudeform.settings import LARGEST, Padding, Pair, as_pair, padding_of_shapes
 
 Shape = tuple[int, ...]
-Pair = int | Sequence[int]
-Padding = int | Sequence[int] | Sequence[Sequence[int]]
-
-
-class Settings(NamedTuple):
-    """The arguments of a call that are no arrays, as the caller wrote them, unchecked."""
-
-    stride: Pair = 1
-    padding: Padding = 0
-    dilation: Pair = 1
 
 
 @dataclass(frozen=True)
@@ -132,9 +121,8 @@ def geometry_of(
         >>> g.output_shape, g.groups, g.offset_groups
         ((1, 6, 8, 8), 1, 1)
     """
-    return _cached_geometry(
-        *_as_tuples(input, offset, weight, bias, mask), *_normal(stride, padding, dilation)
-    )
+    settings = _normal(input, weight, stride, padding, dilation)
+    return _cached_geometry(*_as_tuples(input, offset, weight, bias, mask), *settings)
 
 
 def uncached_geometry_of(
@@ -148,17 +136,19 @@ def uncached_geometry_of(
     mask: Sequence[int] | None = None,
 ) -> Geometry:
     """:func:`geometry_of` for sizes that a compiler traces: symbols have no hash for a cache."""
-    return _geometry(
-        *_as_tuples(input, offset, weight, bias, mask), *_normal(stride, padding, dilation)
-    )
+    settings = _normal(input, weight, stride, padding, dilation)
+    return _geometry(*_as_tuples(input, offset, weight, bias, mask), *settings)
 
 
 def _as_tuples(*shapes: Sequence[int] | None) -> Any:
     return [None if shape is None else tuple(shape) for shape in shapes]
 
 
-def _normal(stride: Pair, padding: Padding, dilation: Pair) -> Any:
-    return as_pair("stride", stride, 1), as_padding(padding), as_pair("dilation", dilation, 1)
+def _normal(
+    input: Sequence[int], weight: Sequence[int], stride: Pair, padding: Padding, dilation: Pair
+) -> Any:
+    pads = padding_of_shapes(padding, input, weight, stride, dilation)
+    return as_pair("stride", stride, 1), pads, as_pair("dilation", dilation, 1)
 
 
 def _geometry(
@@ -259,7 +249,9 @@ def offset_groups_of(channels: int, offset: Shape, taps: int) -> int:
 def _out_size(
     name: str, size: int, padding: tuple[int, int], dilation: int, kernel: int, stride: int
 ) -> int:
-    if size + sum(padding) > LARGEST:
+    # A size that a compiler traces is a symbol. Comparing it would bound it in the traced program,
+    # and the call itself is checked when it runs.
+    if isinstance(size, Integral) and size + sum(padding) > LARGEST:
         raise ValueError(
             f"input {name} plus padding must be at most {LARGEST}, got {size} + {sum(padding)}"
         )
@@ -285,44 +277,3 @@ def _rank4(name: str, rule: str, shape: Shape) -> tuple[int, int, int, int]:
         raise ValueError(f"{name} must have shape {rule}, got {shape}")
     first, second, third, fourth = shape
     return first, second, third, fourth
-
-
-def _integer(name: str, value: Any, least: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be made of integers, got {value!r}") from None
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}, got {number}")
-    if number > LARGEST:
-        raise ValueError(f"{name} must be at most {LARGEST}, got {number}")
-    return number
-
-
-def as_pair(name: str, value: object, least: int) -> tuple[int, int]:
-    """A pair (vertical, horizontal) of integers, from one integer or a pair.
-
-    Args:
-        name: of the argument, for error texts.
-        value: what the caller passed.
-        least: the smallest value allowed.
-    """
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        number = _integer(name, value, least)
-        return number, number
-    if len(value) != 2:
-        raise ValueError(f"{name} must be an integer or a pair (vertical, horizontal), got {value}")
-    return _integer(name, value[0], least), _integer(name, value[1], least)
-
-
-def as_padding(value: object) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Padding as ((top, bottom), (left, right)), from a number, a pair, or a pair of pairs."""
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        both = _integer("padding", value, 0)
-        return (both, both), (both, both)
-    if len(value) != 2:
-        raise ValueError(
-            "padding must be an integer, a pair (vertical, horizontal) or a pair of pairs "
-            f"((top, bottom), (left, right)), got {value}"
-        )
-    return as_pair("padding", value[0], 0), as_pair("padding", value[1], 0)

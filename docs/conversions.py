@@ -1,7 +1,7 @@
 """Offsets of other libraries as cudeform, torchvision, mmcv, Paddle and ONNX order them.
 
-Each function is a line or two that a reader copies; ``tests/test_docs.py`` holds each against a
-loop over the other library's definition. ``theirs`` is an array of NumPy, CuPy or JAX.
+Each function is a line or two to copy; ``tests/docs/test_docs.py`` compares each with a loop over
+the other library's definition. ``theirs`` is an array of NumPy, CuPy or JAX.
 """
 
 from __future__ import annotations

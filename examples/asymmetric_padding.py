@@ -1,8 +1,7 @@
 """Padding that differs between the sides: ``((top, bottom), (left, right))``.
 
-An even kernel cannot keep the size of an image with equal padding on both sides; "same" in
-TensorFlow and ONNX's SAME_UPPER pad one more row and column at the end. A causal layer pads only
-the top.
+An even kernel cannot keep the size of an image with equal padding on both sides: "same" pads one
+more row and column at the end, as in PyTorch and TensorFlow. A causal layer pads only the top.
 """
 
 import numpy as np
@@ -14,7 +13,7 @@ image = rng.standard_normal((1, 8, 20, 24))
 weight = rng.standard_normal((8, 8, 4, 4))
 offset = rng.normal(0, 1, (1, 2 * 4 * 4, 20, 24))
 
-same = cudeform.deform_conv2d(image, offset, weight, padding=((1, 2), (1, 2)))
+same = cudeform.deform_conv2d(image, offset, weight, padding="same")  # ((1, 2), (1, 2))
 print("same size:", same.shape)
 
 # The same result as explicit padding, without the copy.

@@ -5,7 +5,8 @@ library and hands both to the engine without a copy.
 
 * A library is recognised by the type of its arrays. It is never imported to find out: an array of a
   library that is not imported cannot exist.
-* All arrays of a call belong to one library, and so do the results.
+* All arrays of a call belong to one library, and so do the results. NumPy arrays beside JAX arrays
+  are constants, as in JAX's own functions.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
-from cudeform.geometry import Settings
+from cudeform.settings import Settings
 
 # Modules of this folder by the types they take: top-level package and name of the class. Each
 # module has its adapter as ``ADAPTER``.
@@ -68,18 +69,18 @@ def adapter_of(arrays: Mapping[str, Any]) -> Adapter:
     """The adapter for the arrays of a call, by name of the argument; ``input`` is the first.
 
     Raises:
-        TypeError: something that is no array, or arrays of different libraries.
+        TypeError: something that is no array, or arrays of libraries that do not mix.
     """
     expected: Kind | None = None
     for name, array in arrays.items():
         kind = _kind(name, array)
         if expected is None:
-            expected = kind
+            first, expected = name, kind
         elif kind is not expected and kind != expected:
-            raise TypeError(
-                f"{name} must be an array of the same library as input, {expected.library}, got an "
-                f"array of {kind.library}; convert one of them, without a copy by from_dlpack"
-            )
+            if {kind.library, expected.library} != {"numpy", "jax"}:
+                raise TypeError(_different_libraries(name, kind, first, expected))
+            if kind.library == "jax":
+                first, expected = name, kind
     assert expected is not None
     return _load(expected.module)
 
@@ -97,6 +98,34 @@ def _kind(name: str, array: Any) -> Kind:
     if kind is None:
         raise TypeError(f"{name} must be {_expected_instead_of(type(array))}")
     return kind
+
+
+# Functions that make arrays of a library from arrays of a library further down. JAX comes first
+# because no other library can read its tracers.
+CONVERTERS = {
+    "jax": "jax.numpy.from_dlpack",
+    "torch": "torch.from_dlpack",
+    "cupy": "cupy.from_dlpack",
+    "numpy": "numpy.from_dlpack, on a GPU cupy.from_dlpack",
+}
+
+# The same for arrays of NumPy, which may be read-only, or be needed on a GPU.
+CONVERTERS_OF_NUMPY = {"torch": "torch.as_tensor", "cupy": "cupy.asarray"}
+
+
+def _different_libraries(name: str, kind: Kind, first: str, expected: Kind) -> str:
+    libraries = [expected.library, kind.library]
+    target = next((each for each in CONVERTERS if each in libraries), None)
+    remedy = "convert them to arrays of one library"
+    if target is not None:
+        libraries.remove(target)
+        (source,) = libraries
+        converter = (CONVERTERS_OF_NUMPY if source == "numpy" else CONVERTERS)[target]
+        remedy = f"convert the arrays of {source} by {converter}"
+    return (
+        f"{name} must be an array of the same library as {first}, {expected.library}, got an array "
+        f"of {kind.library}; {remedy}"
+    )
 
 
 def _expected_instead_of(got: type) -> str:

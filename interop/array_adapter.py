@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from cudeform import engine
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.checks import check_devices, check_dtypes
-from cudeform.geometry import Geometry, Settings, geometry_of
+from cudeform.geometry import Geometry, geometry_of
 from cudeform.options import current
+from cudeform.settings import Settings
 
 if TYPE_CHECKING:
     from cudeform.gpu.device_api.protocol import Executor
@@ -202,8 +203,7 @@ class ArrayAdapter(CheckedAdapter):
         }
 
     def _described(self, operands: Operands) -> Operands:
-        o = operands
-        return Operands(*self._each((o.input, o.offset, o.weight, o.bias, o.mask)))
+        return Operands(*self._each(operands))
 
     def _each(self, arrays: tuple[Any, ...]) -> list[Any]:
         return [None if array is None else self.describe(array) for array in arrays]

@@ -17,14 +17,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from cudeform.commands import CommandError
-from cudeform.commands.output_file import output_file
+from cudeform.commands.output_file import cannot_write, output_file
 from cudeform.gpu.overrides import ALGORITHMS, SCATTERS
 from cudeform_bench import configs
 from cudeform_bench.configs import Config
@@ -115,8 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         CommandError: an option would have no effect, there is no GPU, or the file is not writable.
     """
-    given = [name for name in vars(arguments) if getattr(arguments, name) is not None]
-    _refuse_useless(arguments, given)
+    refuse_useless(arguments)
     if arguments.report is not None:
         print(_text(arguments.report))
         return 0
@@ -130,10 +128,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if isinstance(report, GpuReport) and report.failures else 0
 
 
-def _refuse_useless(arguments: argparse.Namespace, given: Sequence[str]) -> None:
-    own = ("command", "run", "report")
+def refuse_useless(arguments: argparse.Namespace) -> None:
+    """Refuse options that would have no effect.
+
+    Raises:
+        CommandError: there is one.
+    """
+    given = [name for name in vars(arguments) if getattr(arguments, name) is not None]
     if arguments.report is not None:
-        useless = [name for name in given if name not in own]
+        useless = [name for name in given if name not in ("command", "run", "report")]
         if useless:
             raise CommandError(
                 f"bench: --{useless[0]} has no effect with --from, which measures nothing"
@@ -198,7 +201,7 @@ def _write(file: Path | None, report: Report | GpuReport) -> None:
     try:
         file.write_text(report.to_json() + "\n", encoding="utf-8")
     except OSError as error:
-        raise CommandError(f"bench: cannot write {file}: {error.strerror}") from None
+        raise cannot_write(file, error) from None
 
 
 def _configs(name: str) -> tuple[Config, ...]:

@@ -1,12 +1,17 @@
-"""Check the GPU of this machine: every operation and kernel against the CPU engine, by dtype.
+"""Check the GPU of this machine against the CPU engine.
 
-Exit status 0 if all agree, 1 if one does not, 2 if there is no GPU to check.
+Every operation and algorithm is called with CuPy arrays on the GPU and with the same NumPy arrays
+on the CPU, in float16, float32 and float64. The calls use every kernel. A table shows the largest
+differences.
+
+Exit status 0 if all results agree, 1 if one is wrong or a call fails, 2 if there is no GPU.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,9 +19,10 @@ import numpy as np
 import cudeform
 from cudeform.arrays import Tangents
 from cudeform.commands import gpus, info
+from cudeform.gpu import overrides
 from cudeform.gpu.cuda.device import GpuUnavailableError, usable_cupy
 
-# Largest difference allowed, of the largest value: one rounding of columns and result each.
+# Largest difference allowed, as a share of the largest value: a rounding of columns and results.
 ALLOWED = {"float16": 4e-3, "float32": 1e-5, "float64": 1e-12}
 
 NO_GPU = """\
@@ -24,18 +30,37 @@ Found
   no GPU that cudeform can use
 
 Works
-  Nothing was checked, there is no GPU to compare with the CPU engine.
+  Nothing was checked: there is no GPU to compare with the CPU engine.
   The CPU engine needs none: python -m cudeform info tries it.
 
 To do
 {to_do}"""
 
 Arrays = dict[str, Any]
-Operation = Callable[[Arrays], list[Any]]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An operation to compare.
+
+    Attributes:
+        call: computes results from arrays.
+        forced: choices of the GPU engine to force; the CPU engine has none of them.
+        options: of cudeform.
+    """
+
+    call: Callable[[Arrays], list[Any]]
+    forced: dict[str, str] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, arrays: Arrays) -> list[Any]:
+        """The results for arrays on the GPU or on the CPU."""
+        with overrides.force(**self.forced), cudeform.options(**self.options):
+            return self.call(arrays)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command takes none."""
+    """The command has no options."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -46,72 +71,89 @@ def run(arguments: argparse.Namespace) -> int:
         print(NO_GPU.format(to_do=info.wrapped("- ", f"{error}.")))
         return 2
     found = "; ".join((gpus.gpu(), *gpus.gpu_facts()))
+    allowed = ", ".join(f"{most:.0e} in {dtype}" for dtype, most in ALLOWED.items())
     print(f"Found\n{info.wrapped('', found)}\n\nWorks")
-    print("  largest difference from the CPU engine, as a share of the largest value\n")
-    print(f"{'':34}" + "".join(f"{dtype:>12}" for dtype in ALLOWED))
-    right = True
-    for name, operation in OPERATIONS.items():
-        errors = {dtype: _worst(cupy, operation, dtype) for dtype in ALLOWED}
-        cells = "".join(f"{error:>12.1e}" for error in errors.values())
-        wrong = [dtype for dtype, error in errors.items() if not error <= ALLOWED[dtype]]
-        print(f"{name:34}{cells}{'   WRONG: ' + ', '.join(wrong) if wrong else ''}")
-        right = right and not wrong
-    print("\nAll agree." if right else "\nSome results are wrong.")
-    print(f"\nTo do\n  - {'nothing' if right else 'please report all of this'}")
-    return 0 if right else 1
+    print(
+        info.wrapped(
+            "",
+            "largest difference between the GPU and the CPU engine, as a share of the largest "
+            f"value; allowed are {allowed}",
+        )
+    )
+    print(f"\n{'':34}" + "".join(f"{dtype:>12}" for dtype in ALLOWED), flush=True)
+    faults = [fault for name in OPERATIONS for fault in _row(cupy, name)]
+    if not faults:
+        print("\nAll results agree.\n\nTo do\n  - nothing")
+        return 0
+    print("\nSome results are wrong or missing:")
+    print("\n".join(info.wrapped("", fault) for fault in faults))
+    print("\nTo do\n  - please report all of this")
+    return 1
 
 
-def _worst(cupy: Any, operation: Operation, dtype: str) -> float:
-    """The largest error of an operation over all problems."""
+def _row(cupy: Any, name: str) -> list[str]:
+    """Print the row of an operation; return its faults in words."""
+    cells, faults = [], []
+    for dtype, allowed in ALLOWED.items():
+        # Compilers, the driver and libraries raise errors of many types. The other cells still tell
+        # what works.
+        try:
+            error = _largest_error(cupy, OPERATIONS[name], dtype)
+        except Exception as failure:
+            cells.append("failed")
+            faults.append(f"{name}, {dtype}: failed with {type(failure).__name__}: {failure}")
+            continue
+        cells.append(f"{error:.1e}")
+        if not error <= allowed:  # true of NaN, too
+            cells[-1] = f"WRONG {error:.0e}"
+            faults.append(f"{name}, {dtype}: wrong by {error:.1e}, {allowed:.0e} is allowed")
+    print(f"{name:34}" + "".join(f"{cell:>12}" for cell in cells), flush=True)
+    return faults
+
+
+def _largest_error(cupy: Any, operation: Operation, dtype: str) -> float:
+    """The largest error of an operation over all problems; NaN if there is one."""
     errors = [0.0]
     for arrays in _problems(dtype):
-        there = {name: cupy.asarray(array) for name, array in arrays.items()}
-        for got, wanted in zip(operation(there), operation(arrays), strict=True):
-            wanted = np.asarray(wanted, np.float64)
-            difference = np.abs(cupy.asnumpy(got).astype(np.float64) - wanted)
+        on_gpu = {name: cupy.asarray(array) for name, array in arrays.items()}
+        for result, expected in zip(operation(on_gpu), operation(arrays), strict=True):
+            wanted = np.asarray(expected, np.float64)
+            difference = np.abs(cupy.asnumpy(result).astype(np.float64) - wanted)
             errors.append(float(difference.max() / max(np.abs(wanted).max(), 1e-300)))
-    return max(errors)
+    return float(np.max(errors))
+
+
+# Batch, channels, output channels, groups and offset groups. The calls use every kernel: channels
+# with and without 16-byte vectors, groups for the direct kernels, and one product so deep that the
+# fused kernel splits it.
+SHAPES = (
+    (3, 16, 32, 1, 1),
+    (3, 32, 64, 2, 2),
+    (3, 6, 12, 3, 2),
+    (3, 8, 16, 8, 1),
+    (1, 128, 32, 1, 1),
+)
 
 
 def _problems(dtype: str) -> Iterator[Arrays]:
-    """Calls that between them use every kernel: 16-byte accesses or not, one group or several."""
     rng = np.random.default_rng(0)
-    for channels, groups, offset_groups in ((16, 1, 1), (32, 2, 2), (6, 3, 2), (8, 8, 1)):
+    for batch, channels, out_channels, groups, offset_groups in SHAPES:
         shapes = {
-            "grad_output": (3, 2 * channels, 13, 11),
-            "input": (3, channels, 13, 11),
-            "offset": (3, 18 * offset_groups, 13, 11),
-            "weight": (2 * channels, channels // groups, 3, 3),
-            "bias": (2 * channels,),
-            "mask": (3, 9 * offset_groups, 13, 11),
+            "grad_output": (batch, out_channels, 13, 11),
+            "input": (batch, channels, 13, 11),
+            "offset": (batch, 18 * offset_groups, 13, 11),
+            "weight": (out_channels, channels // groups, 3, 3),
+            "bias": (out_channels,),
+            "mask": (batch, 9 * offset_groups, 13, 11),
         }
         arrays = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
-        # Coordinates that are exact in half precision: both engines stand in the same cell.
+        # Exact in half precision and never an integer: both engines take the same corners.
         arrays["offset"] = np.round(arrays["offset"] * 8) / 8 + 1 / 16
         yield {name: array.astype(dtype) for name, array in arrays.items()}
 
 
 def _forward(arrays: Arrays) -> list[Any]:
-    return [cudeform.deform_conv2d(**_without(arrays, "grad_output"), padding=1)]
-
-
-def _backward(arrays: Arrays) -> list[Any]:
-    return list(cudeform.deform_conv2d_backward(**arrays, padding=1))
-
-
-def _deterministic(arrays: Arrays) -> list[Any]:
-    with cudeform.options(deterministic=True):
-        return _backward(arrays)
-
-
-def _jvp(arrays: Arrays) -> list[Any]:
-    arrays = _without(arrays, "grad_output")
-    return [cudeform.deform_conv2d_jvp(Tangents(**arrays), **arrays, padding=1)]
-
-
-def _double_backward(arrays: Arrays) -> list[Any]:
-    cotangents = Tangents(**_without(arrays, "grad_output"))
-    return list(cudeform.deform_conv2d_double_backward(cotangents, **arrays, padding=1))
+    return [cudeform.deform_conv2d(**_without_grad_output(arrays), padding=1)]
 
 
 def _channels_last(arrays: Arrays) -> list[Any]:
@@ -119,15 +161,33 @@ def _channels_last(arrays: Arrays) -> list[Any]:
     return _forward(arrays | {"input": image})
 
 
-def _without(arrays: Arrays, name: str) -> Arrays:
-    return {other: array for other, array in arrays.items() if other != name}
+def _backward(arrays: Arrays) -> list[Any]:
+    return list(cudeform.deform_conv2d_backward(**arrays, padding=1))
+
+
+def _jvp(arrays: Arrays) -> list[Any]:
+    arrays = _without_grad_output(arrays)
+    return [cudeform.deform_conv2d_jvp(Tangents(**arrays), **arrays, padding=1)]
+
+
+def _double_backward(arrays: Arrays) -> list[Any]:
+    cotangents = Tangents(**_without_grad_output(arrays))
+    return list(cudeform.deform_conv2d_double_backward(cotangents, **arrays, padding=1))
+
+
+def _without_grad_output(arrays: Arrays) -> Arrays:
+    return {name: array for name, array in arrays.items() if name != "grad_output"}
 
 
 OPERATIONS: dict[str, Operation] = {
-    "forward": _forward,
-    "forward, channels last": _channels_last,
-    "backward": _backward,
-    "backward, deterministic": _deterministic,
-    "forward mode": _jvp,
-    "double backward": _double_backward,
+    "forward": Operation(_forward),
+    "forward, channels last": Operation(_channels_last),
+    "forward, im2col": Operation(_forward, forced={"algorithm": "im2col"}),
+    "forward, fused": Operation(_forward, forced={"algorithm": "fused"}),
+    "backward": Operation(_backward),
+    "backward, im2col": Operation(_backward, forced={"algorithm": "im2col"}),
+    "backward, scalar additions": Operation(_backward, forced={"scatter": "scalar"}),
+    "backward, deterministic": Operation(_backward, options={"deterministic": True}),
+    "forward mode": Operation(_jvp),
+    "double backward": Operation(_double_backward),
 }

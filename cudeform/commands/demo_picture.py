@@ -1,9 +1,9 @@
-"""The demo's picture: the two images, what was found, and how far it is from the truth."""
+"""The demo's picture: both images, both fields, and the errors."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.style
 import numpy as np
@@ -11,14 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from cudeform.commands.demo import Result
-
-Floats = NDArray[np.float32]
+from cudeform.commands.demo_registration import Floats, Result
 
 SIZE = (14.0, 9.5)  # inches
 DPI = 100
-TITLE, LABEL = 17, 13  # points: read at two thirds of the size
+TITLE, LABEL = 17, 13  # points, legible where the picture is shown at two thirds of its size
 
 ARROWS_ACROSS = 11
 ARROW_LENGTH = 2.0  # as drawn, for a displacement of 1
@@ -26,11 +23,11 @@ ARROW_COLOUR = "#b2182b"
 
 
 def draw(result: Result, output: Path) -> None:
-    """Write the picture: a PNG of SIZE * DPI pixels.
+    """Write the picture of SIZE * DPI pixels, in the format of the file's ending.
 
-    Its upper row shows what was given, its lower row what was found.
+    Its upper row shows the given images and the true field, its lower row the results.
     """
-    # The default style, and no pyplot: the caller's settings neither matter nor change.
+    # The default style and no pyplot: the caller's settings have no effect and do not change.
     with matplotlib.style.context("default"):
         figure = Figure(figsize=SIZE, dpi=DPI)
         panels = figure.subplots(2, 4)
@@ -41,7 +38,7 @@ def draw(result: Result, output: Path) -> None:
         _draw_errors(panels[:, 2], result)
         _draw_distance(panels[1, 0], result)
         _draw_fields(panels[:, 3], result)
-        figure.savefig(output, format="png")
+        figure.savefig(output)
 
 
 def _draw_images(panels: NDArray[Any], result: Result) -> None:
@@ -50,7 +47,7 @@ def _draw_images(panels: NDArray[Any], result: Result) -> None:
         (panels[0, 1], "moving", result.moving),
         (panels[1, 1], "moving, registered", result.registered),
     ):
-        # Sums of rounded weights can exceed 1 by a bit, which imshow warns of.
+        # Rounding can give values above 1, about which imshow warns.
         axes.imshow(image.transpose(1, 2, 0).clip(0, 1))
         _name(axes, title)
 
@@ -58,7 +55,7 @@ def _draw_images(panels: NDArray[Any], result: Result) -> None:
 def _draw_errors(panels: NDArray[Any], result: Result) -> None:
     before = np.abs(result.moving - result.fixed).mean(0)
     after = np.abs(result.registered - result.fixed).mean(0)
-    brightest = np.quantile(before, 0.99)  # of both, so that they can be compared
+    brightest = np.quantile(before, 0.99)  # of both, to make them comparable
     panels[0].imshow(before, cmap="magma", vmin=0, vmax=brightest)
     shown = panels[1].imshow(after, cmap="magma", vmin=0, vmax=brightest)
     _name(panels[0], f"error before: {result.error_before:.4f}")
@@ -85,7 +82,7 @@ def _draw_fields(panels: NDArray[Any], result: Result) -> None:
 
 
 def _draw_arrows(axes: Axes, image: Floats, field: Floats) -> Any:
-    """Arrows from pixels of the fixed image to where they are in the moving one."""
+    """Arrows from pixels of the fixed image to their coordinates in the moving image."""
     pale = 0.75 + 0.25 * image.mean(0)
     axes.imshow(pale, cmap="gray", vmin=0, vmax=1)
     height, width = pale.shape

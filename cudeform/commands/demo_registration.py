@@ -1,16 +1,17 @@
 """Registration of two images by gradient descent on a field of displacements.
 
-A warp is a deformable convolution with one tap and an identity for a weight: pixel ``p`` of the
-output is the input at ``p + offset(p)``. So ``deform_conv2d`` gives the warped image and
-``deform_conv2d_backward`` the slope of the error in every displacement; no framework is needed.
+A warp is a deformable convolution with one tap and the identity as its weight: pixel ``p`` of the
+output is the input at ``p + offset(p)``. ``deform_conv2d`` computes the warped image and
+``deform_conv2d_backward`` the gradient of the error with respect to every displacement.
 
 Images are (C, H, W); fields are (2, H, W), dy then dx, in pixels of the full image. ``xp`` is the
-module of the arrays to compute with, NumPy or CuPy.
+module of the arrays, NumPy or CuPy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,51 @@ import cudeform
 Array = Any  # of xp
 Floats = NDArray[np.float32]
 
-CELLS = 15  # of the spline, along each axis: fewer are too stiff, more have nothing to hold on to
-SMOOTHNESS = 3e-5  # what a bend of the field costs, against the mean squared difference
-STEP = 0.25  # how far a displacement moves at a time at most, in pixels of the shrunk image
-MEMORY = 0.9, 0.99  # Adam's: of the slope and of its square
+CELLS = 15  # of the spline along each axis: fewer are too stiff, more fit noise
+SMOOTHNESS = 3e-5  # weight of the bending penalty, relative to the mean squared difference
+STEP = 0.25  # largest change of a displacement in a step, in pixels of the shrunk image
+BETA_MEAN, BETA_SQUARE = 0.9, 0.99  # Adam's decay rates
+
+
+@dataclass(frozen=True)
+class Result:
+    """A registration whose answer is known; images (C, H, W), fields (2, H, W).
+
+    Attributes:
+        moving: the image to be warped.
+        fixed: the image that it is to match: its pixel ``p`` shows ``moving`` at ``p + true(p)``.
+        registered: ``moving`` warped by the field that was found.
+        true: displacements in pixels, dy then dx.
+        found: the same, recovered from the two images.
+        seconds: time of the search.
+    """
+
+    moving: Floats
+    fixed: Floats
+    registered: Floats
+    true: Floats
+    found: Floats
+    seconds: float
+
+    @property
+    def error_before(self) -> float:
+        """Root mean square difference of the two images, over all pixels and colours."""
+        return rms(self.moving - self.fixed)
+
+    @property
+    def error_after(self) -> float:
+        """The same after the registration."""
+        return rms(self.registered - self.fixed)
+
+    @property
+    def field_error(self) -> float:
+        """Mean distance in pixels between the displacements of the two fields."""
+        return float(np.hypot(*(self.found - self.true)).mean())
+
+
+def rms(difference: Floats) -> float:
+    """Root mean square."""
+    return float(np.sqrt(np.square(difference).mean()))
 
 
 def register(
@@ -38,17 +80,17 @@ def register(
 ) -> Floats:
     """The field that warps one image onto another.
 
-    It begins with small images, where a large displacement is a pixel or two and the slope points
-    the right way, and ends with the images as they are.
+    It begins with small images, where a large displacement is a pixel or two and the gradient
+    points towards the answer, and ends with the images at full size.
 
     Args:
         moving: (C, H, W), values from 0 to 1.
         fixed: (C, H, W).
-        sizes: how many sizes of the images, each half of the next.
+        sizes: number of sizes of the images, each half of the next.
         steps: steps of gradient descent at each size.
         xp: NumPy or CuPy.
-        advance: called after each step with how many times smaller the images are, and their mean
-            squared difference.
+        advance: called after each step with the factor by which the images are shrunk, and their
+            mean squared difference.
 
     Returns:
         ``field`` for which ``warp(moving, field)`` is like ``fixed``: (2, H, W).
@@ -67,12 +109,12 @@ def register(
         up, across = rows[::scale], columns[::scale].T
         adam = Adam(control)
         for step in range(steps):
-            # The field is linear in the control points; slopes go back by the transposes.
+            # The field is linear in the control points: their gradient is the transposed product.
             field = (up @ control @ across) / scale
-            error, slope = error_and_slope(small_moving, small_fixed, field, xp)
-            slope = (up.T @ slope @ across.T) / scale
-            slope = slope + SMOOTHNESS * (stiffness @ control + control @ stiffness)
-            control = control - STEP * scale * ease(step / steps) * adam.direction(slope)
+            error, gradient = error_and_gradient(small_moving, small_fixed, field, xp)
+            gradient = (up.T @ gradient @ across.T) / scale
+            gradient = gradient + SMOOTHNESS * (stiffness @ control + control @ stiffness)
+            control = control - STEP * scale * ease(step / steps) * adam.direction(gradient)
             advance(scale, error)
     found: Floats = as_numpy(rows @ control @ columns.T)
     return found
@@ -83,8 +125,10 @@ def warp(image: Array, field: Array, xp: Any = np) -> Array:
     return cudeform.deform_conv2d(image[None], field[None], identity(image, xp))[0]
 
 
-def error_and_slope(moving: Array, fixed: Array, field: Array, xp: Any = np) -> tuple[Array, Array]:
-    """Mean squared difference of the warped image, and its derivative in every displacement."""
+def error_and_gradient(
+    moving: Array, fixed: Array, field: Array, xp: Any = np
+) -> tuple[Array, Array]:
+    """Mean squared difference of the warped image, and its gradient for every displacement."""
     difference = warp(moving, field, xp) - fixed
     gradients = cudeform.deform_conv2d_backward(
         (2 / difference.size) * difference[None],
@@ -97,37 +141,36 @@ def error_and_slope(moving: Array, fixed: Array, field: Array, xp: Any = np) -> 
 
 
 def identity(image: Array, xp: Any) -> Array:
-    """The weight, of a single tap, that leaves each channel as it is."""
+    """The weight of one tap that leaves each channel unchanged."""
     return xp.eye(len(image), dtype=xp.float32)[:, :, None, None]
 
 
 class Adam:
-    """Gradient descent with one step length for steep and gentle parameters (Kingma & Ba, 2015)."""
+    """Adaptive moment estimation (Kingma & Ba, 2015)."""
 
     def __init__(self, parameters: Array) -> None:
-        """Begin at rest; only shape and dtype of ``parameters`` matter."""
+        """Start with moments of 0; only shape and dtype of ``parameters`` matter."""
         self.steps = 0
         self.mean = 0 * parameters
         self.square = 0 * parameters
 
-    def direction(self, slope: Array) -> Array:
-        """Where to go uphill, about 1 in each parameter."""
-        first, second = MEMORY
+    def direction(self, gradient: Array) -> Array:
+        """The scaled gradient, of a size of about 1 in each parameter."""
         self.steps += 1
-        self.mean = first * self.mean + (1 - first) * slope
-        self.square = second * self.square + (1 - second) * slope * slope
-        mean = self.mean / (1 - first**self.steps)
-        square = self.square / (1 - second**self.steps)
+        self.mean = BETA_MEAN * self.mean + (1 - BETA_MEAN) * gradient
+        self.square = BETA_SQUARE * self.square + (1 - BETA_SQUARE) * gradient * gradient
+        mean = self.mean / (1 - BETA_MEAN**self.steps)
+        square = self.square / (1 - BETA_SQUARE**self.steps)
         return mean / (square**0.5 + 1e-12)
 
 
 def ease(progress: float) -> float:
-    """Length of a step: 1 at first, and at the end so short that the field comes to rest."""
+    """Length of a step, by a cosine schedule: 1 at first, 0 at the end."""
     return float(0.5 + 0.5 * np.cos(np.pi * progress))
 
 
 def halved(image: Floats) -> Floats:
-    """Every second pixel of every second row, after blurring what that could not hold."""
+    """Every second pixel of every second row, after a blur against aliasing."""
     from scipy.ndimage import gaussian_filter
 
     blurred: Floats = gaussian_filter(image, (0, 1, 1))
@@ -135,7 +178,7 @@ def halved(image: Floats) -> Floats:
 
 
 def spline_matrix(size: int) -> Floats:
-    """Cubic B-splines at pixels 0 ... size - 1: (size, CELLS + 3), one column a control point."""
+    """Cubic B-splines at pixels 0 ... size - 1: (size, CELLS + 3), a column for a control point."""
     distance = np.abs(np.linspace(0, CELLS, size)[:, None] - np.arange(-1, CELLS + 2))
     near = (4 - 6 * distance**2 + 3 * distance**3) / 6
     far = (2 - distance).clip(0) ** 3 / 6
@@ -143,7 +186,7 @@ def spline_matrix(size: int) -> Floats:
 
 
 def bending_matrix(spacing: float) -> Floats:
-    """``B`` such that ``c @ B @ c`` is how much the slope of the field changes from cell to cell.
+    """``B`` such that ``c @ B @ c`` is the sum of squared second differences of the field.
 
     Args:
         spacing: pixels from one control point to the next.
@@ -153,5 +196,5 @@ def bending_matrix(spacing: float) -> Floats:
 
 
 def as_numpy(array: Array) -> Any:
-    """The array, in NumPy."""
+    """The array as a NumPy array."""
     return array.get() if hasattr(array, "get") else array

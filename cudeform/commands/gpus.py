@@ -1,4 +1,4 @@
-"""The GPUs that CuPy finds: what they are, whether cudeform works there, what to do if not."""
+"""The GPUs that CuPy finds, whether cudeform works on them, and what to do if not."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 
 from cudeform.gpu.cuda.device import GpuUnavailableError, usable_cupy
 
-# There as soon as Linux has loaded NVIDIA's driver.
+# Exists once Linux has loaded NVIDIA's driver.
 DRIVER = Path("/proc/driver/nvidia/version")
 
 
 @dataclass(frozen=True)
 class Gpus:
-    """What is known of the GPUs of this machine.
+    """The GPUs of this machine.
 
     Attributes:
         found: their names, or why there are none.
-        facts: what bears on compiling for them.
-        outcome: what came of a small call on one.
-        works: False where there is a GPU and the call failed on it.
+        facts: versions and folders that matter for compiling kernels.
+        outcome: the outcome of a small call on a GPU.
+        works: False if there is a GPU and the call failed on it.
         remarks: what to do.
     """
 
@@ -40,11 +40,11 @@ class Gpus:
         try:
             cupy = usable_cupy()
         except GpuUnavailableError as error:
-            # Who has neither a driver nor CuPy need not have a GPU: then this is no fault.
+            # Without a driver and without CuPy there is probably no GPU, which is no fault.
             missed = DRIVER.exists() or find_spec("cupy") is not None
             outcome = "not here" if missed else f"not here: {error}"
             return cls(found, facts, outcome, remarks=(f"{error}.",) if missed else ())
-        # What CuPy, its compiler and its libraries raise is of many kinds.
+        # CuPy, its compiler and its libraries raise exceptions of many types.
         try:
             works = small_call_is_right(cupy)
             outcome = "a small convolution came out " + ("right" if works else "wrong")
@@ -55,10 +55,10 @@ class Gpus:
 
 
 def gpu() -> str:
-    """Which GPUs CuPy finds, in a sentence. Imports CuPy."""
+    """The GPUs that CuPy finds, in words. Imports CuPy."""
     if find_spec("cupy") is None:
         return "no CuPy installed"
-    # Without a driver, or with the wrong one, CuPy raises errors of many kinds.
+    # Without a fitting driver CuPy raises exceptions of many types.
     try:
         import cupy
 
@@ -70,7 +70,7 @@ def gpu() -> str:
 
 
 def gpu_facts() -> list[str]:
-    """What bears on compiling for a GPU, as far as CuPy is installed and can tell."""
+    """Versions and folders that matter for compiling kernels, as far as CuPy knows them."""
     if find_spec("cupy") is None:
         return []
     import cupy
@@ -82,7 +82,7 @@ def gpu_facts() -> list[str]:
         "NVRTC": lambda: cupy.cuda.nvrtc.getVersion(),
     }
     for name, ask in questions.items():
-        # A library that is missing or does not fit answers with an error of its own kind.
+        # A library that is missing or does not fit raises its own type of exception.
         try:
             answer = ask()
         except Exception as error:

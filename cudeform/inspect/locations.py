@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cudeform.checks import DTYPES
-from cudeform.geometry import Padding, Pair, as_padding, as_pair, offset_groups_of
+from cudeform.geometry import offset_groups_of
 from cudeform.inspect._namespace import Namespace, dtype_name, exporter_of, import_foreign
+from cudeform.settings import Padding, Pair, as_padding, as_pair
 
 
 def sampling_locations(
@@ -82,7 +83,7 @@ class OffsetLayout:
         if dtype not in DTYPES:
             raise TypeError(f"offset must have a dtype among {', '.join(DTYPES)}, got {dtype}")
         kernel = as_pair("kernel_size", kernel_size, 1)
-        (top, _), (left, _) = as_padding(padding)
+        (top, _), (left, _) = as_padding(padding, kernel, stride, dilation)
         shape = tuple(offset.shape)
         return cls(
             # With 0 channels, any number of offset groups is accepted.

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cudeform.geometry import Padding, Pair
 from cudeform.inspect._displacement import COLOUR_BAR, draw_arrows, draw_colours, draw_wheel
 from cudeform.inspect._drawing import Taps, View, draw_image, draw_legend, draw_taps
 from cudeform.inspect._inputs import (
@@ -18,6 +17,7 @@ from cudeform.inspect._inputs import (
     mask_of_image,
     picture_of,
 )
+from cudeform.settings import Padding, Pair
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

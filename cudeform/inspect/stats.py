@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from cudeform.geometry import Padding, Pair, as_pair, geometry_of
+from cudeform.geometry import geometry_of
 from cudeform.inspect._namespace import Namespace, import_foreign
 from cudeform.inspect.locations import OffsetLayout
+from cudeform.settings import Padding, Pair, as_pair
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Any
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.checks import DOUBLE_GRADIENTS, GRADIENTS, check_needs, check_tangents
-from cudeform.geometry import Padding, Pair, Settings
 from cudeform.interop.adapter import adapter_of
+from cudeform.settings import Padding, Pair, settings_of
 
 
 def deform_conv2d(
@@ -49,7 +49,8 @@ def deform_conv2d(
         bias: (O,), or None.
         stride: vertical and horizontal, or one number for both.
         padding: zeros added on each side: a number, (vertical, horizontal), or
-            ((top, bottom), (left, right)).
+            ((top, bottom), (left, right)). Or "valid", none, or at stride 1 "same", which keeps the
+            size: bottom and right get the larger half.
         dilation: vertical and horizontal distance of taps, or one number for both.
         mask: (N, offset_groups*KH*KW, OH, OW), the factor of each sample, or None for 1. No
             sigmoid is applied.
@@ -78,7 +79,8 @@ def deform_conv2d(
     """
     operands = Operands(input, offset, weight, bias, mask)
     adapter = adapter_of(operands.present())
-    return adapter.forward(operands, Settings(stride, padding, dilation))
+    settings = settings_of(input, weight, stride, padding, dilation)
+    return adapter.forward(operands, settings)
 
 
 def deform_conv2d_backward(
@@ -128,7 +130,7 @@ def deform_conv2d_backward(
     operands = Operands(input, offset, weight, bias, mask)
     needed = check_needs(needs, GRADIENTS, operands)
     adapter = adapter_of(operands.present() | {"grad_output": grad_output})
-    settings = Settings(stride, padding, dilation)
+    settings = settings_of(input, weight, stride, padding, dilation)
     return adapter.backward(operands, settings, grad_output, needed)
 
 
@@ -170,7 +172,8 @@ def deform_conv2d_jvp(
     operands = Operands(input, offset, weight, bias, mask)
     tangents = check_tangents(tangents, operands)
     adapter = adapter_of(operands.present() | tangents.present())
-    return adapter.jvp(operands, Settings(stride, padding, dilation), tangents)
+    settings = settings_of(input, weight, stride, padding, dilation)
+    return adapter.jvp(operands, settings, tangents)
 
 
 def deform_conv2d_double_backward(
@@ -220,5 +223,5 @@ def deform_conv2d_double_backward(
     cotangents = check_tangents(cotangents, operands)
     others = cotangents.present() | {"grad_output": grad_output}
     adapter = adapter_of(operands.present() | others)
-    settings = Settings(stride, padding, dilation)
+    settings = settings_of(input, weight, stride, padding, dilation)
     return adapter.double_backward(operands, settings, grad_output, cotangents, needed)

@@ -45,9 +45,9 @@ def hero() -> Any:
     offset = offset.reshape(1, 18, 128, 128)
     weights = 1 / (1 + np.exp(-rng.normal(0.5, 1.5, (1, 9, 128, 128))))
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(7.8, 3.5), layout="constrained")
-    places = [(30, 32), (96, 98)]
+    positions = [(30, 32), (96, 98)]
     layout = {"kernel_size": 3, "padding": 13, "dilation": 13}
-    cudeform.plot_sampling(photo(), offset, **layout, mask=weights, positions=places, ax=left)
+    cudeform.plot_sampling(photo(), offset, **layout, mask=weights, positions=positions, ax=left)
     cudeform.plot_displacement(offset, **layout, image=photo(), ax=right)
     left.set_title("plot_sampling: two outputs")
     right.set_title("plot_displacement: all, on average")
@@ -110,7 +110,7 @@ def groups() -> Any:
 
 
 def mask() -> Any:
-    """Taps coloured by a mask that keeps what lies on the hat."""
+    """Taps coloured by a mask that keeps the taps on the hat."""
     rng = np.random.default_rng(5)
     offset = rng.normal(0, 3.5, (1, 50, 128, 128))
     where = cudeform.sampling_locations(offset, 5, padding=14, dilation=7)
@@ -145,11 +145,11 @@ def boundary() -> Any:
     left.plot(y, values, color="#1f78b4", linewidth=2.5)
     known = {-1: 0.0, -0.5: 3.5, 0: 7.0, 2: 7.0, 2.5: 3.5, 3: 0.0}
     left.plot(list(known), list(known.values()), "o", color="black")
-    for place, value in known.items():
+    for at, value in known.items():
         left.annotate(
             f"{value:g}",
-            (place, value),
-            xytext=(-14 if place < 1 else 14, 5),
+            (at, value),
+            xytext=(-14 if at < 1 else 14, 5),
             textcoords="offset points",
             ha="center",
         )

@@ -8,12 +8,19 @@
 
 * Forward and reverse mode to the second order, ``vmap``, ``scan``, ``checkpoint``, ``shard_map``,
   and arrays whose batch is spread over devices. ``jax.hessian`` works; forward mode over forward
-  mode does not.
+  mode does not where both directions have the offset.
+* ``jax.linear_transpose`` in input, weight or mask, each alone or with bias; as in JAX's own
+  functions, a bias that is a constant is ignored. The derivatives have transposes too.
+* NumPy arrays beside JAX arrays are constants, in JAX's dtype for them: without ``jax_enable_x64``
+  float64 becomes float32.
 * Shapes and dtypes are checked, and ``cudeform.options`` read, when JAX traces the call: a compiled
   function keeps the options that it was traced with.
 * Outside of ``jit`` every call is a program of its own, compiled once for its shapes; inside, a
   call costs a few microseconds.
-* :func:`bridge` makes programs that can be cached on disk and exported.
+* :func:`bridge` makes programs that can be cached on disk. ``jax.export`` needs no bridge, but must
+  be told that the custom call is stable, ``disabled_checks=[jax.export.DisabledSafetyCheck.
+  custom_call("cudeform_deform_conv2d")]``. A process that runs an exported program must have
+  imported ``cudeform.interop.jax``.
 * A process that ends waits for the calls that are under way.
 * JAX 0.7.2 or newer.
 """
@@ -24,11 +31,16 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
+from cudeform.checks import DTYPES
 from cudeform.geometry import Geometry
 from cudeform.interop.array_adapter import CheckedAdapter
+from cudeform.interop.numpy import ADAPTER as NUMPY_ADAPTER
 from cudeform.options import current
+from cudeform.settings import Settings
 
 MINIMUM_JAX = (0, 7, 2)  # the oldest that the tests were run with
 
@@ -60,6 +72,34 @@ class JaxAdapter(CheckedAdapter):
     def device_of(self, array: Any) -> str:
         """Always the same: JAX itself checks which arrays may meet in a program."""
         return "jax"
+
+    def forward(self, operands: Operands, settings: Settings) -> Any:
+        """Check the call and run it."""
+        return super().forward(_operands(operands), settings)
+
+    def backward(
+        self, operands: Operands, settings: Settings, grad_output: Any, needs: frozenset[str]
+    ) -> Gradients:
+        """Check the call and run it."""
+        grad_output = _constant("grad_output", grad_output)
+        return super().backward(_operands(operands), settings, grad_output, needs)
+
+    def jvp(self, operands: Operands, settings: Settings, tangents: Tangents) -> Any:
+        """Check the call and run it."""
+        return super().jvp(_operands(operands), settings, _constant_tangents(tangents))
+
+    def double_backward(
+        self,
+        operands: Operands,
+        settings: Settings,
+        grad_output: Any,
+        cotangents: Tangents,
+        needs: frozenset[str],
+    ) -> DoubleGradients:
+        """Check the call and run it."""
+        grad_output = _constant("grad_output", grad_output)
+        directions = grad_output, _constant_tangents(cotangents)
+        return super().double_backward(_operands(operands), settings, *directions, needs)
 
     def run_forward(self, operands: Operands, geometry: Geometry) -> Any:
         """The deformable convolution."""
@@ -94,6 +134,33 @@ class JaxAdapter(CheckedAdapter):
 
 
 ADAPTER = JaxAdapter()
+
+
+def _operands(operands: Operands) -> Operands:
+    """The operands as JAX arrays."""
+    arrays = operands.present()
+    if not any(isinstance(array, np.ndarray) for array in arrays.values()):
+        return operands
+    return Operands(**{name: _constant(name, array) for name, array in arrays.items()})
+
+
+def _constant_tangents(tangents: Tangents) -> Tangents:
+    named = zip(Tangents._fields, tangents, strict=True)
+    return Tangents(*(_constant(f"tangent of {name}", array) for name, array in named))
+
+
+def _constant(name: str, array: Any) -> Any:
+    """A NumPy array as a JAX array in JAX's dtype for it; anything else as it is."""
+    if not isinstance(array, np.ndarray):
+        return array
+    try:
+        # A copy: calls run later, and gradients read their operands again.
+        return jnp.array(array)
+    except TypeError as error:
+        raise TypeError(
+            f"{name} must have a dtype among {', '.join(DTYPES)}, got "
+            f"{NUMPY_ADAPTER.dtype_name(array)}"
+        ) from error
 
 
 def _primals(operands: Operands) -> dict[Argument, Any]:

@@ -14,6 +14,7 @@ from jax.interpreters import ad
 from .call_spec import (
     GRAD_OUTPUT,
     GRAD_OUTPUT_TANGENT,
+    OPERANDS,
     Argument,
     Arguments,
     CallSpec,
@@ -21,6 +22,7 @@ from .call_spec import (
     select,
     with_role,
 )
+from .linearity import linear_arguments
 from .primitives import PRIMITIVES, bind, call
 
 Named = Mapping[str, Any]
@@ -119,15 +121,22 @@ def _backward_jvp(spec: CallSpec, arguments: Arguments, tangents: Arguments) -> 
 
 
 def _double_backward_jvp(spec: CallSpec, arguments: Arguments, tangents: Arguments) -> Named:
-    _refuse_third_derivatives(tangents)
-    return _double_backward(
+    _refuse_third_derivatives(argument for argument in tangents if argument != GRAD_OUTPUT)
+    operands = select("primal", arguments)
+    one = _double_backward(
         spec,
-        select("primal", arguments),
+        operands,
         arguments[GRAD_OUTPUT],
         tangents.get(GRAD_OUTPUT_TANGENT),
         select("tangent", tangents),
         spec.outputs,
     )
+    if GRAD_OUTPUT not in tangents:
+        return one
+    along = _without_bias(select("tangent", arguments))
+    needs = [name for name in spec.outputs if name != "grad_output"]
+    two = _double_backward(spec, operands, tangents[GRAD_OUTPUT], None, along, needs)
+    return {name: _sum(one.get(name), two.get(name)) for name in one.keys() | two.keys()}
 
 
 def _second_jvp_jvp(spec: CallSpec, arguments: Arguments, tangents: Arguments) -> Named:
@@ -139,8 +148,8 @@ def _second_jvp_jvp(spec: CallSpec, arguments: Arguments, tangents: Arguments) -
     return {"output": _sum(one, two)}
 
 
-def _refuse_third_derivatives(tangents: Arguments) -> None:
-    if any(argument.role == "primal" for argument in tangents):
+def _refuse_third_derivatives(differentiated: Iterable[Argument]) -> None:
+    if any(argument.role == "primal" for argument in differentiated):
         raise NotImplementedError("deform_conv2d has no third derivatives")
 
 
@@ -153,53 +162,82 @@ JVP_RULES = {
 }
 
 
-# ---- reverse mode: (spec, known arguments, linear ones, cotangents) -> cotangents of the linear --
+# ---- reverse mode: (spec, arguments, linear ones, cotangents) -> cotangents of the linear ones ---
+#
+# Operands that are linear are zeros among the arguments, because the cotangent of a linear argument
+# does not depend on it. ``grad_output`` and tangents that are linear are missing.
+
+
+def _forward_transpose(
+    spec: CallSpec, arguments: Arguments, linear: Sequence[Argument], cotangents: Named
+) -> Arguments:
+    operands, needs = select("primal", arguments), _names("primal", linear)
+    return with_role("primal", _backward(spec, operands, cotangents["output"], needs))
 
 
 def _jvp_transpose(
-    spec: CallSpec, known: Arguments, linear: Sequence[Argument], cotangents: Named
+    spec: CallSpec, arguments: Arguments, linear: Sequence[Argument], cotangents: Named
 ) -> Arguments:
-    operands, needs = select("primal", known), [argument.name for argument in linear]
-    return with_role("tangent", _backward(spec, operands, cotangents["output"], needs))
+    operands, cotangent = select("primal", arguments), cotangents["output"]
+    found = _backward(spec, operands, cotangent, _names("tangent", linear))
+    tangents = _without_bias(select("tangent", arguments))
+    needs = _names("primal", linear)
+    seconds = _double_backward(spec, operands, cotangent, None, tangents, needs) if needs else {}
+    return with_role("tangent", found) | with_role("primal", seconds)
 
 
 def _backward_transpose(
-    spec: CallSpec, known: Arguments, linear: Sequence[Argument], cotangents: Named
+    spec: CallSpec, arguments: Arguments, linear: Sequence[Argument], cotangents: Named
 ) -> Arguments:
-    return {GRAD_OUTPUT: _jvp(spec, select("primal", known), cotangents)}
+    operands = select("primal", arguments)
+    if GRAD_OUTPUT in linear:  # then no operand is: each term has grad_output
+        return {GRAD_OUTPUT: _jvp(spec, operands, cotangents)}
+    tangents, needs = _without_bias(cotangents), _names("primal", linear)
+    grad_output = arguments[GRAD_OUTPUT]
+    return with_role("primal", _double_backward(spec, operands, grad_output, None, tangents, needs))
 
 
 def _double_backward_transpose(
-    spec: CallSpec, known: Arguments, linear: Sequence[Argument], cotangents: Named
+    spec: CallSpec, arguments: Arguments, linear: Sequence[Argument], cotangents: Named
 ) -> Arguments:
-    grads = _double_backward(
-        spec,
-        select("primal", known),
-        known[GRAD_OUTPUT],
-        cotangents.get("grad_output"),
-        {name: array for name, array in cotangents.items() if name != "grad_output"},
-        [argument.name for argument in linear],
-    )
-    return with_role("tangent", grads)
+    _refuse_third_derivatives([argument for argument in linear if argument != GRAD_OUTPUT])
+    operands = select("primal", arguments)
+    directions = {name: array for name, array in cotangents.items() if name != "grad_output"}
+    found: dict[Argument, Any] = {}
+    if GRAD_OUTPUT in linear:
+        found[GRAD_OUTPUT] = _second_jvp(spec, operands, select("tangent", arguments), directions)
+    if needs := _names("tangent", linear):
+        grad_output = arguments.get(GRAD_OUTPUT)
+        if grad_output is None:
+            grad_output = jnp.zeros(spec.geometry.output_shape, spec.dtype)
+        along = cotangents.get("grad_output")
+        found |= with_role(
+            "tangent", _double_backward(spec, operands, grad_output, along, directions, needs)
+        )
+    return found
 
 
 def _second_jvp_transpose(
-    spec: CallSpec, known: Arguments, linear: Sequence[Argument], cotangents: Named
+    spec: CallSpec, arguments: Arguments, linear: Sequence[Argument], cotangents: Named
 ) -> Arguments:
-    role = linear[0].role
-    known_role: Role = "second_tangent" if role == "tangent" else "tangent"
-    grads = _double_backward(
-        spec,
-        select("primal", known),
-        cotangents["output"],
-        None,
-        select(known_role, known),
-        [argument.name for argument in linear],
-    )
-    return with_role(role, grads)
+    _refuse_third_derivatives(linear)
+    operands, cotangent = select("primal", arguments), cotangents["output"]
+    found: dict[Argument, Any] = {}
+    roles: tuple[Role, Role] = ("tangent", "second_tangent")
+    for role, other_role in (roles, roles[::-1]):
+        if needs := _names(role, linear):
+            tangents = select(other_role, arguments)
+            grads = _double_backward(spec, operands, cotangent, None, tangents, needs)
+            found |= with_role(role, grads)
+    return found
+
+
+def _names(role: Role, arguments: Iterable[Argument]) -> list[str]:
+    return [argument.name for argument in arguments if argument.role == role]
 
 
 TRANSPOSE_RULES = {
+    "forward": _forward_transpose,
     "jvp": _jvp_transpose,
     "backward": _backward_transpose,
     "double_backward": _double_backward_transpose,
@@ -232,12 +270,23 @@ def _transpose_for_jax(rule: Callable[..., Arguments]) -> Callable[..., Any]:
         if not non_zero:
             return [None] * len(arrays)
         arguments = dict(zip(spec.inputs, arrays, strict=True))
-        linear = [key for key, array in arguments.items() if ad.is_undefined_primal(array)]
-        known = {key: array for key, array in arguments.items() if key not in linear}
-        found = rule(spec, known, linear, non_zero)
+        unknown = [key for key, array in arguments.items() if ad.is_undefined_primal(array)]
+        linear = linear_arguments(spec, unknown, non_zero)
+        if not linear:
+            return [None] * len(arrays)
+        filled = {
+            key: _zeros(array) if key in unknown else array
+            for key, array in arguments.items()
+            if key not in unknown or (key.role == "primal" and key.name in OPERANDS)
+        }
+        found = rule(spec, filled, linear, non_zero)
         return [found.get(argument) for argument in spec.inputs]
 
     return transpose
+
+
+def _zeros(unknown: Any) -> Any:
+    return ad.instantiate_zeros(ad.Zero(unknown.aval))
 
 
 def register() -> None:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cudeform.arrays import Operands
-from cudeform.geometry import Padding, Pair, Settings, as_padding, as_pair
+from cudeform.settings import Padding, Pair, Settings, as_padding, as_pair
 
 from . import ADAPTER
 
@@ -51,7 +51,11 @@ class DeformConv2d(nnx.Module):  # type: ignore[misc]
     ) -> None:
         """Make the parameters ``weight``, ``bias``, ``branch_weight`` and ``branch_bias``."""
         kernel = as_pair("kernel_size", kernel_size, 1)
-        self.settings = Settings(stride, padding, dilation)
+        self.settings = Settings(
+            as_pair("stride", stride, 1),
+            as_padding(padding, kernel, stride, dilation),
+            as_pair("dilation", dilation, 1),
+        )
         self.displaced = 2 * offset_groups * prod(kernel)
         predicted = self.displaced // 2 * (3 if modulated else 2)
         shape = out_channels, in_channels // groups, *kernel
@@ -62,6 +66,7 @@ class DeformConv2d(nnx.Module):  # type: ignore[misc]
 
     def __call__(self, images: Any) -> Any:
         """Convolve images, (N, C, H, W)."""
+        images = jnp.asarray(images)  # NumPy's may have a dtype that JAX does not
         predicted = self._predict(images)
         offset, rest = jnp.split(predicted, [self.displaced], axis=1)
         mask = jax.nn.sigmoid(rest) if rest.shape[1] else None
@@ -76,8 +81,8 @@ class DeformConv2d(nnx.Module):  # type: ignore[misc]
         product = jax.lax.conv_general_dilated(
             images,
             weight,
-            window_strides=as_pair("stride", stride, 1),
-            padding=as_padding(padding),
-            rhs_dilation=as_pair("dilation", dilation, 1),
+            window_strides=stride,
+            padding=padding,
+            rhs_dilation=dilation,
         )
         return product + bias[:, None, None]

@@ -1,7 +1,7 @@
 """How a compiled XLA program calls the engine: over one of two bridges.
 
 * ``buffer``: ``jax.experimental.buffer_callback``, the default. Its calls are the cheapest. JAX can
-  neither cache nor export a program that has such a callback.
+  neither cache nor export a program that has such a callback, so an export takes the other bridge.
 * ``ffi``: a handler of XLA's C interface made with ctypes (``ffi.py``). The program carries the
   whole spec as text, so JAX's persistent compilation cache keeps it and ``jax.export`` takes it; a
   process that runs it must have imported ``cudeform.interop.jax``.
@@ -39,7 +39,8 @@ def bridge(name: str) -> Iterator[None]:
     """Choose the bridge of the calls that are traced inside a ``with`` block.
 
     Args:
-        name: ``"buffer"``, or ``"ffi"`` for programs that are to be cached on disk or exported.
+        name: ``"buffer"``, or ``"ffi"`` for programs that are to be cached on disk. An export
+            takes ``"ffi"`` in any case.
 
     Raises:
         ValueError: for another name.
@@ -56,6 +57,14 @@ def bridge(name: str) -> Iterator[None]:
 def current_bridge() -> str:
     """The bridge of calls that are traced here."""
     return _current_bridge.get()
+
+
+def is_exported(context: Any) -> bool:
+    """Whether ``jax.export`` lowers the program, which takes the ``ffi`` bridge alone."""
+    # JAX has no public function for this. Without the private field an export by the default
+    # bridge is refused by JAX.
+    parameters = getattr(context.module_context, "lowering_parameters", None)
+    return bool(getattr(parameters, "for_export", False))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
@@ -34,7 +35,7 @@ from .call_spec import (
     select,
     with_role,
 )
-from .lowering import Target, execute, host_callback
+from .lowering import Target, execute, host_callback, is_exported
 from .sharding import (
     devices_of,
     execute_sharded,
@@ -73,12 +74,12 @@ def _abstract(*avals: Any, spec: CallSpec) -> list[Any]:
 
 
 def _lower(context: Any, *arrays: Any, spec: CallSpec, platform: str) -> Any:
+    if is_exported(context):
+        spec = replace(spec, bridge="ffi")
     if spec.operation == "second_jvp":
-        raise NotImplementedError(
-            "deform_conv2d has no forward mode over forward mode; take one of the two derivatives "
-            "in reverse mode: jax.hessian and jax.jacfwd(jax.grad(f)) do"
-        )
-    if GRAD_OUTPUT_TANGENT in spec.inputs:
+        _refuse_two_tangents_of_the_offset(spec)
+        staged = partial(_mixed_terms, spec)
+    elif GRAD_OUTPUT_TANGENT in spec.inputs:
         staged = partial(_both_terms, spec)
     else:
         gpus = cuda.local_gpus(devices_of(context)) if platform == "cuda" else ()
@@ -102,6 +103,39 @@ def _both_terms(spec: CallSpec, *arrays: Any) -> list[Any]:
     for name, second in call(spec, "double_backward", arguments, seconds).items():
         sums[name] = sums[name] + second if name in sums else second
     return [sums[name] for name in spec.outputs]
+
+
+def _refuse_two_tangents_of_the_offset(spec: CallSpec) -> None:
+    directions = [argument for argument in spec.inputs if argument.role != "primal"]
+    if [argument.name for argument in directions].count("offset") == 2:
+        raise NotImplementedError(
+            "deform_conv2d has no forward mode over forward mode by the offset; take one of the "
+            "two derivatives in reverse mode: jax.hessian and jax.jacfwd(jax.grad(f)) do"
+        )
+
+
+def _mixed_terms(spec: CallSpec, *arrays: Any) -> list[Any]:
+    """The second derivative along two directions, of which one at most has the offset.
+
+    The output is linear in every other operand, so the derivative by it along its tangent is the
+    output with the tangent in its place.
+    """
+    arguments = dict(zip(spec.inputs, arrays, strict=True))
+    operands, first, second = (
+        select(role, arguments) for role in ("primal", "tangent", "second_tangent")
+    )
+    if "offset" in first:
+        first, second = second, first
+    total = None
+    for name, tangent in first.items():
+        others = {key: array for key, array in second.items() if key != name}
+        if others:
+            replaced = with_role("primal", operands | {name: tangent})
+            term = call(spec, "jvp", replaced | with_role("tangent", others), ["output"])["output"]
+            total = term if total is None else total + term
+    if total is None:
+        total = jnp.zeros(spec.geometry.output_shape, spec.dtype)
+    return [total]
 
 
 def _primitive(operation: str) -> Primitive:

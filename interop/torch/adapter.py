@@ -12,7 +12,7 @@ import torch
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.checks import DOUBLE_GRADIENTS, GRADIENTS
-from cudeform.geometry import Settings
+from cudeform.settings import Settings
 
 from . import autograd, dispatch
 from .static_args import pack
@@ -29,10 +29,9 @@ class TorchAdapter:
     ) -> Tensor:
         """The deformable convolution; ``boundary_grad`` overrules the option in force."""
         static_args = pack(settings, boundary_grad)
-        tensors = _tensors(operands)
-        if not _autocast_applies(tensors):
-            return dispatch.forward(*tensors, static_args)
-        return dispatch.forward(*map(_to_float32, tensors), static_args).to(operands.input.dtype)
+        if not _autocast_applies(operands):
+            return dispatch.forward(*operands, static_args)
+        return dispatch.forward(*map(_to_float32, operands), static_args).to(operands.input.dtype)
 
     def backward(
         self, operands: Operands, settings: Settings, grad_output: Tensor, needs: frozenset[str]
@@ -40,12 +39,12 @@ class TorchAdapter:
         """The gradients named in ``needs``."""
         static_args = pack(settings)
         flags = [name in needs for name in GRADIENTS]
-        tensors = (grad_output, *_tensors(operands))
+        tensors = (grad_output, *operands)
         if not _autocast_applies(tensors):
             grads = dispatch.backward(*tensors, flags, static_args)
             return Gradients(*autograd.needed(flags, grads))
         grads = dispatch.backward(*map(_to_float32, tensors), flags, static_args)
-        pairs = zip(flags, grads, tensors[1:], strict=True)
+        pairs = zip(flags, grads, operands, strict=True)
         return Gradients(*(grad.to(of.dtype) if need else None for need, grad, of in pairs))
 
     def jvp(self, operands: Operands, settings: Settings, tangents: Tangents) -> Tensor:
@@ -70,10 +69,6 @@ class TorchAdapter:
 
 
 ADAPTER = TorchAdapter()
-
-
-def _tensors(operands: Operands) -> tuple[Any, ...]:
-    return operands.input, operands.offset, operands.weight, operands.bias, operands.mask
 
 
 def _autocast_applies(tensors: tuple[Any, ...]) -> bool:

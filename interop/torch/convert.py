@@ -1,51 +1,45 @@
-"""Replace torchvision's layers in an existing model."""
+"""Turn torchvision's layers in an existing model into this library's."""
 
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from .nn import DeformConv2d
 
 
 def replace_torchvision(model: nn.Module) -> nn.Module:
-    """Swap every ``torchvision.ops.DeformConv2d`` in a model for this library's, weights shared.
+    """Turn every ``torchvision.ops.DeformConv2d`` in a model into this library's layer.
 
-    Instances of derived classes stay: they may do more than a deformable convolution.
+    The layers stay the same objects and change their class: parameters, hooks, parametrisations and
+    everything else that they had stay, and so does every reference to them. Instances of derived
+    classes stay as they are: they may do more than a deformable convolution.
 
     Args:
         model: changed in place. Its parameters stay the same objects, so an optimiser that holds
             them keeps working.
 
     Returns:
-        The model; a new layer if it is itself one of torchvision's.
+        The model.
     """
     torchvision_layer = getattr(sys.modules.get("torchvision.ops"), "DeformConv2d", None)
     if torchvision_layer is None:  # torchvision is not imported: the model has none of its layers
         return model
-    layers = [module for module in model.modules() if type(module) is torchvision_layer]
-    replacements = {layer: _replacement(layer) for layer in layers}
+    classes: dict[type, type] = {torchvision_layer: DeformConv2d}
     for module in list(model.modules()):
-        # named_children would yield a layer that occurs twice only once.
-        for name, child in list(module._modules.items()):
-            if child in replacements:
-                setattr(module, name, replacements[child])
-    return replacements.get(model, model)
+        found = type(module)
+        if is_parametrized(module) and found.__bases__ == (torchvision_layer,):
+            classes.setdefault(found, _with_base(found, DeformConv2d))
+        if found in classes:
+            module.__class__ = classes[found]
+            module.boundary_grad = None
+    return model
 
 
-def _replacement(layer: Any) -> DeformConv2d:
-    replacement = DeformConv2d(
-        layer.in_channels,
-        layer.out_channels,
-        layer.kernel_size,
-        layer.stride,
-        layer.padding,
-        layer.dilation,
-        layer.groups,
-        layer.bias is not None,
-    )
-    replacement.weight, replacement.bias = layer.weight, layer.bias
-    replacement.train(layer.training)
-    return replacement
+def _with_base(parametrized: type, base: type) -> type:
+    """The class that torch made for a layer with parametrisations, derived from another class."""
+    automatic = ("__dict__", "__weakref__")
+    members = {name: m for name, m in vars(parametrized).items() if name not in automatic}
+    return type(parametrized.__name__, (base,), members)

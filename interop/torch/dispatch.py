@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from . import impl
+from . import flops, impl
 from .static_args import SCHEMA
 
 LIBRARY = torch.library.Library("cudeform", "FRAGMENT")
@@ -81,6 +81,8 @@ class TorchOp:
         """Call with tensors, None for absent ones, and static arguments."""
         if torch.compiler.is_compiling():
             return self.overload(*args)
+        if _dispatch_modes():
+            flops.register()
         if _functorch_active() or impl.in_forward_mode():
             return self.transformable.apply(*args)
         if _requires_grad(args[: self.tensors]):
@@ -162,3 +164,5 @@ double_backward = TorchOp(
     f"bool[5] needs, {SCHEMA}) -> {FIVE}",
     impl.double_backward,
 )
+
+flops.register()

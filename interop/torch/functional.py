@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.checks import DOUBLE_GRADIENTS, GRADIENTS, check_needs, check_tangents
-from cudeform.geometry import Padding, Pair, Settings
+from cudeform.settings import Padding, Pair, settings_of
 
 from .adapter import ADAPTER
 from .views import Tensor
@@ -37,7 +37,9 @@ def deform_conv2d(
         boundary_grad: as in ``cudeform.options``; None takes the option in force.
     """
     operands = Operands(input, offset, weight, bias, mask)
-    return ADAPTER.forward(operands, Settings(stride, padding, dilation), boundary_grad)
+    return ADAPTER.forward(
+        operands, settings_of(input, weight, stride, padding, dilation), boundary_grad
+    )
 
 
 def deform_conv2d_backward(
@@ -56,7 +58,9 @@ def deform_conv2d_backward(
     """``cudeform.deform_conv2d_backward`` of tensors; differentiable itself, once."""
     operands = Operands(input, offset, weight, bias, mask)
     needed = check_needs(needs, GRADIENTS, operands)
-    return ADAPTER.backward(operands, Settings(stride, padding, dilation), grad_output, needed)
+    return ADAPTER.backward(
+        operands, settings_of(input, weight, stride, padding, dilation), grad_output, needed
+    )
 
 
 def deform_conv2d_jvp(
@@ -73,7 +77,8 @@ def deform_conv2d_jvp(
     """``cudeform.deform_conv2d_jvp`` of tensors."""
     operands = Operands(input, offset, weight, bias, mask)
     tangents = check_tangents(tangents, operands)
-    return ADAPTER.jvp(operands, Settings(stride, padding, dilation), tangents)
+    settings = settings_of(input, weight, stride, padding, dilation)
+    return ADAPTER.jvp(operands, settings, tangents)
 
 
 def deform_conv2d_double_backward(
@@ -94,5 +99,5 @@ def deform_conv2d_double_backward(
     operands = Operands(input, offset, weight, bias, mask)
     needed = check_needs(needs, DOUBLE_GRADIENTS, operands)
     cotangents = check_tangents(cotangents, operands)
-    settings = Settings(stride, padding, dilation)
+    settings = settings_of(input, weight, stride, padding, dilation)
     return ADAPTER.double_backward(operands, settings, grad_output, cotangents, needed)

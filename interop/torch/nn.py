@@ -9,11 +9,14 @@ unless ``boundary_grad`` says otherwise.
 from __future__ import annotations
 
 import math
+from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
-from cudeform.geometry import Padding, Pair, as_pair
+from cudeform.settings import Padding, Pair, as_padding, as_pair, plain
 
 from .functional import deform_conv2d
 from .views import Tensor
@@ -56,8 +59,10 @@ class DeformConv2d(nn.Module):  # type: ignore[misc]
         self.out_channels = out_channels
         self.kernel_size = as_pair("kernel_size", kernel_size, 1)
         self.stride = as_pair("stride", stride, 1)
-        self.padding = padding
+        self.padding = plain(padding)
         self.dilation = as_pair("dilation", dilation, 1)
+        if isinstance(padding, str):
+            self.padding = as_padding(padding, self.kernel_size, self.stride, self.dilation)
         self.groups = groups
         self.boundary_grad = boundary_grad
         self.weight = nn.Parameter(
@@ -108,6 +113,9 @@ class _Pack(DeformConv2d):
     # Channels that the branch predicts for each tap and offset group.
     predicted: int
 
+    # In version 1 the branch was beside the layer: ``<name>_offset``.
+    _version = 2
+
     def __init__(
         self,
         in_channels: int,
@@ -143,11 +151,35 @@ class _Pack(DeformConv2d):
             self.predicted * deform_groups * self.kernel_size[0] * self.kernel_size[1],
             self.kernel_size,
             self.stride,
-            padding,
+            padding if isinstance(padding, str) else self.padding,
             self.dilation,
         )
         nn.init.zeros_(self.conv_offset.weight)
         nn.init.zeros_(self.conv_offset.bias)
+        _watch_registrations()
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        is_old = (local_metadata.get("version") or 1) < 2
+        for name in ("weight", "bias"):
+            handed_down, beside = f"{prefix}{_BESIDE}.{name}", f"{prefix[:-1]}_offset.{name}"
+            if handed_down not in state_dict:
+                continue
+            tensor = state_dict.pop(handed_down)
+            if is_old:
+                state_dict[f"{prefix}conv_offset.{name}"] = tensor
+            elif strict:
+                unexpected_keys.append(beside)
+        lists = missing_keys, unexpected_keys, error_msgs
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *lists)
 
     def extra_repr(self) -> str:
         """The constructor's arguments that differ from the default."""
@@ -225,3 +257,33 @@ class ModulatedDeformConv2dPack(_Pack):
         first, second, mask = self.conv_offset(input).chunk(3, dim=1)
         # mmcv's order: the halves are not dy and dx. Concatenated they are (dy, dx) pairs again.
         return super().forward(input, torch.cat((first, second), dim=1), mask.sigmoid())
+
+
+# A layer is loaded with its own keys only, so the module that contains it hands the others down,
+# under this name.
+_BESIDE = "_branch_beside"
+
+
+def _hand_down(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Move the keys of branches beside layers to the layers, which know their version."""
+    for name, child in module._modules.items():
+        if not isinstance(child, _Pack) or f"{name}_offset" in module._modules:
+            continue
+        for kind in ("weight", "bias"):
+            beside = f"{prefix}{name}_offset.{kind}"
+            if beside in state_dict and f"{prefix}{name}.conv_offset.{kind}" not in state_dict:
+                state_dict[f"{prefix}{name}.{_BESIDE}.{kind}"] = state_dict.pop(beside)
+
+
+def _on_registration(module: nn.Module, _: str, child: Any) -> None:
+    if not isinstance(child, _Pack):
+        return
+    hooks = module._load_state_dict_pre_hooks.values()
+    if all(getattr(hook, "hook", None) is not _hand_down for hook in hooks):
+        module._register_load_state_dict_pre_hook(_hand_down, with_module=True)
+
+
+@cache
+def _watch_registrations() -> None:
+    """From the first pack on, torch calls the hook for each module that another one registers."""
+    register_module_module_registration_hook(_on_registration)

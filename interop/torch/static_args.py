@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from cudeform.geometry import Padding, Pair, Settings, as_padding, as_pair
 from cudeform.options import BOUNDARY_GRADS, Options, boundary_grad_of, current
+from cudeform.settings import Padding, Pair, Settings, as_padding, as_pair
 
 SCHEMA = "int[] static_args"
 
@@ -94,7 +94,7 @@ def _pack_eager(
 
 
 def _sizes(stride: Pair, padding: Padding, dilation: Pair) -> Packed:
-    vertical, horizontal = as_padding(padding)
+    vertical, horizontal = as_padding(padding, ())
     return (
         *as_pair("stride", stride, 1),
         *vertical,

@@ -6,10 +6,12 @@ that is current in torch, and memory from torch's allocator.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from cudeform import engine
@@ -26,6 +28,8 @@ DTYPE_NAMES = {
     torch.float32: "float32",
     torch.float64: "float64",
 }
+
+NUMPY_DTYPES = {dtype: np.dtype(name) for dtype, name in DTYPE_NAMES.items() if name != "bfloat16"}
 
 
 def dtype_name(dtype: Any) -> str:
@@ -97,11 +101,23 @@ def _each(view: Callable[[Tensor], Any], tensors: Tensors) -> list[Any]:
 
 
 def _as_numpy(tensor: Tensor) -> Any:
-    if tensor.requires_grad:
-        tensor = tensor.detach()
-    if tensor.dtype is torch.bfloat16:
-        return tensor.view(torch.uint16).numpy().view(_bfloat16())
-    return tensor.numpy()
+    """A NumPy array over the memory of a tensor, which it does not keep alive.
+
+    ``Tensor.numpy()`` marks the storage for good: nothing can resize or free it any more.
+    """
+    address = tensor.data_ptr()
+    if not address and tensor.numel():
+        raise ValueError(f"a tensor of shape {tuple(tensor.shape)} has no memory: it was freed")
+    dtype = _bfloat16() if tensor.dtype is torch.bfloat16 else NUMPY_DTYPES[tensor.dtype]
+    memory = _MEMORY.from_address(address)
+    if tensor.is_contiguous():
+        return np.ndarray(tensor.shape, dtype, memory)
+    strides = tuple([stride * tensor.itemsize for stride in tensor.stride()])
+    return np.ndarray(tensor.shape, dtype, memory, 0, strides)
+
+
+# All memory from an address on; shape and strides of an array bound what is accessed.
+_MEMORY = ctypes.c_char * 2 ** (8 * ctypes.sizeof(ctypes.c_void_p) - 2)
 
 
 def _bfloat16() -> Any:

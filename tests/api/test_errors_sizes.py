@@ -66,8 +66,8 @@ def test_impossible_shapes(name: str, shape: tuple[int, ...], text: str) -> None
 PAIR = "must be an integer or a pair (vertical, horizontal)"
 
 PAIRS = (
-    "must be an integer, a pair (vertical, horizontal) or a pair of pairs "
-    "((top, bottom), (left, right))"
+    "must be an integer, a pair (vertical, horizontal), a pair of pairs "
+    '((top, bottom), (left, right)), "valid" or "same"'
 )
 
 
@@ -92,14 +92,30 @@ PAIRS = (
         ({"dilation": ()}, f"dilation {PAIR}, got ()"),
         ({"padding": (1, 1, 1, 1)}, f"padding {PAIRS}, got (1, 1, 1, 1)"),
         ({"padding": ((1, 1), (1, 1, 1))}, f"padding {PAIR}, got (1, 1, 1)"),
+        ({"padding": np.ones((2, 3), int)}, f"padding {PAIR}, got (1, 1, 1)"),
+        ({"stride": np.array([1, 0])}, "stride must be at least 1, got 0"),
+        ({"padding": "1"}, f"padding {PAIRS}, got '1'"),
+        ({"padding": "SAME"}, f"padding {PAIRS}, got 'SAME'"),
+        (
+            {"padding": "same", "stride": (2, 1)},
+            'padding="same" needs stride 1, got (2, 1). Two rules are in use for other strides: '
+            "the padding of stride 1, ((1, 1), (1, 1)), or the padding for ceil(size / stride) "
+            "rows and columns of output, as in TensorFlow and ONNX, which is ((0, 1), (1, 1)) here",
+        ),
     ],
 )
 def test_impossible_sizes(sizes: dict[str, Any], text: str) -> None:
     refused(ValueError, text, **sizes)
 
 
-@pytest.mark.parametrize("name", ["stride", "padding", "dilation"])
-@pytest.mark.parametrize("value", [1.0, 1.5, "1", None, (1, None), (1.0, 1), {1: 1}, 1j])
+NO_INTEGERS = [1.0, 1.5, None, (1, None), (1.0, 1), {1: 1}, 1j]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, value) for name in ("stride", "padding", "dilation") for value in NO_INTEGERS]
+    + [("stride", "1"), ("dilation", "same")],
+)
 def test_sizes_that_are_no_integers(name: str, value: Any) -> None:
     culprit = next(v for v in value if type(v) is not int) if isinstance(value, tuple) else value
     refused(TypeError, f"{name} must be made of integers, got {culprit!r}", **{name: value})

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cudeform_bench.configs import QUICK
-from cudeform_bench.cpu import contestants
-from cudeform_bench.cpu.report import Report
 
 from cudeform.__main__ import main
 from cudeform.commands import bench
+from cudeform_bench import command
+from cudeform_bench.configs import QUICK
+from cudeform_bench.cpu import contestants
+from cudeform_bench.cpu.report import Report
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
@@ -63,10 +67,29 @@ def test_results_of_the_repository_can_be_printed(file: Path, capsys: Any) -> No
 
 
 def test_a_checkout_needs_no_installation() -> None:
-    command = [sys.executable, "-m", "cudeform", "bench", "--from", str(RESULTS[0])]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    words = [sys.executable, "-m", "cudeform", "bench", "--from", str(RESULTS[0])]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "geometric mean" in done.stdout
+
+
+@pytest.mark.promise("honest")
+def test_every_command_and_file_of_the_page_on_benchmarks_exists(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    page = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    commands = re.findall(r"python -m cudeform bench([^`#\n]*)", page)
+    assert len(commands) > 10
+    for words in commands:
+        if "--from" not in words and words.strip():
+            command.refuse_useless(parser.parse_args(shlex.split(words)))
+    folders = "benchmarks|cudeform|tests"
+    files = re.findall(rf"\b(?:{folders})/[\w/]+\.(?:py|json)\b", page)
+    assert len(files) > 5
+    assert [file for file in files if not (ROOT / file).exists()] == []
 
 
 @pytest.mark.parametrize("words", [[], ["--quick"], ["--help"]])
@@ -132,8 +155,6 @@ def test_options_without_effect_are_refused(
         (["--deadline", "0"], "--deadline: must be a positive number of seconds, got '0'"),
         (["--path", "tiles"], "--path: invalid choice: 'tiles'"),
         (["--scatter", "tiles"], "--scatter: invalid choice: 'tiles'"),
-        (["--json", "no/such/folder/results.json"], "there is no folder no/such/folder"),
-        (["--json", str(ROOT)], f"{ROOT} is a folder"),
         (["--from", "no-such-file.json"], "cannot read no-such-file.json: No such file"),
         (["--from", __file__], "holds no results of bench"),
     ],
@@ -143,6 +164,22 @@ def test_arguments_that_are_wrong_are_refused(words: list[str], expected: str, c
         main(["bench", *words])
     assert stop.value.code == 2
     assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "why"),
+    [
+        ("no/such/folder/results.json", "there is no folder no/such/folder"),
+        (str(ROOT), "it is a folder"),
+        ("", "a file's name is missing"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(
+    file: str, why: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(contestants, "CONTESTANTS", {})  # nothing may be measured
+    assert main(["bench", "--quick", "--json", file]) == 2
+    assert capsys.readouterr().err == f"cannot write {file!r}: {why}\n"
 
 
 @pytest.mark.usefixtures("alone")
@@ -157,7 +194,7 @@ def test_a_file_that_cannot_be_written_at_the_end_is_told_after_the_table(
     assert main([*words, "--json", str(tmp_path / "results.json")]) == 2
     said = capsys.readouterr()
     assert "small" in said.out
-    assert said.err.endswith("results.json: No space left on device\n")
+    assert said.err.endswith("results.json': No space left on device\n")
 
 
 @pytest.mark.usefixtures("alone")

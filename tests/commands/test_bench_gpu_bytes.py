@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 from cases import Case, build
 from checks import needs_compiler
-from cudeform_bench.configs import Config
-from cudeform_bench.gpu.model import MODES, RATES, floors_us
 from hostcuda import HostDevice, Launched
 from support.gpu_engine import backward, forward, geometry
+from tiers import quick
 
 from cudeform.gpu import overrides
 from cudeform.gpu.algorithms.fused_tiling import STAGE_VECS, Tiling, tiling_for
 from cudeform.gpu.call import THREADS
 from cudeform.options import Options
+from cudeform_bench.configs import Config
+from cudeform_bench.gpu.model import MODES, RATES, floors_us
 
 pytestmark = needs_compiler
 
@@ -29,7 +30,7 @@ PLAIN = Config("plain", 2, 32, 11, 13, 32, stride=2)
 GROUPS = Config("groups", 2, 64, 11, 13, 32, stride=2, groups=2, offset_groups=2)
 DEPTHWISE = Config("depthwise", 2, 32, 11, 13, 32, stride=2, groups=32)
 UNITS_BYTES = 16 * STAGE_VECS  # of a row of a stage
-EVERY_MODE = pytest.mark.parametrize("mode", ["fp32", "fp16", "bf16"])
+EVERY_MODE = pytest.mark.parametrize("mode", quick(["fp32", "fp16", "bf16"], 0, 1))
 
 
 def case_of(config: Config) -> Case:
@@ -86,6 +87,7 @@ def launches(device: HostDevice) -> Counter[str]:
 # ---- forward -------------------------------------------------------------------------------------
 
 
+@pytest.mark.each_value
 @EVERY_MODE
 @pytest.mark.parametrize("config", [PLAIN, GROUPS], ids=lambda config: config.name)
 def test_columns(config: Config, mode: str) -> None:
@@ -109,6 +111,7 @@ def test_direct(mode: str) -> None:
     assert launches(device) == {"channels_last": 2, "deform_direct": 1}
 
 
+@pytest.mark.each_value
 @EVERY_MODE
 @pytest.mark.parametrize("out_channels", [32, 300])
 def test_fused(out_channels: int, mode: str) -> None:
@@ -130,6 +133,7 @@ def test_fused(out_channels: int, mode: str) -> None:
 # ---- backward ------------------------------------------------------------------------------------
 
 
+@pytest.mark.each_value
 @EVERY_MODE
 @pytest.mark.parametrize("name", ["scalar", "vector"])
 @pytest.mark.parametrize("config", [PLAIN, GROUPS], ids=lambda config: config.name)
@@ -146,6 +150,7 @@ def test_backward(config: Config, name: str, mode: str) -> None:
     )
 
 
+@pytest.mark.each_value
 @EVERY_MODE
 @pytest.mark.parametrize("config", [PLAIN, GROUPS, DEPTHWISE], ids=lambda config: config.name)
 def test_the_gather_reads_columns_four_times_and_adds_nothing(config: Config, mode: str) -> None:
@@ -189,7 +194,7 @@ def test_plans_are_all_that_these_kernels_hold_in_shared_memory() -> None:
         assert shared[kernel] == THREADS * 48  # what a thread loads in three goes
 
 
-@pytest.mark.parametrize("mode", ["fp32", "fp16"])
+@pytest.mark.parametrize("mode", quick(["fp32", "fp16"], 1))
 def test_factors_pass_through_shared_memory_once_for_each_warp(mode: str) -> None:
     """Bytes that the fused kernel stores and loads there, beside the plans of its samples."""
     device = HostDevice(races=True, multiprocessors=1)

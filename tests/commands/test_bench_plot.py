@@ -1,4 +1,4 @@
-"""The picture of a benchmark: what is drawn where, for results of a CPU and of a GPU."""
+"""The picture of a benchmark's results, of a CPU and of a GPU."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def plot() -> Any:
 
 
 def gpu_report() -> dict[str, Any]:
-    """Made up: numbers that nobody measured."""
+    """Made-up numbers."""
 
     def measured(name: str, mode: str, direction: str, offsets: str) -> dict[str, Any]:
         cold = {"cudeform": 1.0, "torchvision": 9.0, "path im2col": 2.0}
@@ -83,8 +83,8 @@ def test_bars_are_as_high_as_the_times(plot: Any) -> None:
     axes = figure.axes[0]
     assert axes.get_yscale() == "log"
     assert sorted(bar.get_height() for bar in axes.patches) == [1.0, 1.0, 9.0]
-    places = sorted(bar.get_x() + bar.get_width() / 2 for bar in axes.patches)
-    assert [round(place) for place in places] == [0, 0, 1]
+    centres = sorted(bar.get_x() + bar.get_width() / 2 for bar in axes.patches)
+    assert [round(centre) for centre in centres] == [0, 0, 1]
 
 
 @pytest.mark.parametrize("file", [*RESULTS, None], ids=lambda file: file.name if file else "a GPU")
@@ -105,7 +105,16 @@ def test_another_file_is_refused(plot: Any, tmp_path: Path, capsys: Any) -> None
     assert "holds no results of bench" in capsys.readouterr().err
 
 
-def test_nothing_to_draw_is_said(plot: Any, tmp_path: Path, capsys: Any) -> None:
+@pytest.mark.parametrize("words", [["--forced"], ["--cache", "cold"], ["--mode", "fp16"]])
+def test_options_without_effect_are_refused(
+    plot: Any, words: list[str], tmp_path: Path, capsys: Any
+) -> None:
+    with pytest.raises(SystemExit):
+        plot.main([str(RESULTS[0]), "-o", str(tmp_path / "plot.png"), *words])
+    assert "have no effect on results of a CPU" in capsys.readouterr().err
+
+
+def test_nothing_to_draw_is_an_error(plot: Any, tmp_path: Path, capsys: Any) -> None:
     file = tmp_path / "gpu.json"
     file.write_text(json.dumps(gpu_report()), encoding="utf-8")
     with pytest.raises(SystemExit):

@@ -18,11 +18,16 @@ needs_git = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a git
 needs_workflows = pytest.mark.skipif(not WORKFLOWS, reason="an sdist has no workflows")
 
 
-def folders_on_disk() -> set[str]:
-    """Folders of files that git tracks or would track."""
+def tracked() -> list[Path]:
+    """Files that git tracks or would track."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    files = [Path(line) for line in done.stdout.splitlines() if (ROOT / line).exists()]
+    paths = [ROOT / line for line in done.stdout.splitlines()]
+    return [path for path in paths if path.is_file()]
+
+
+def folders_on_disk() -> set[str]:
+    files = [path.relative_to(ROOT) for path in tracked()]
     return {str(folder) for file in files for folder in file.parents} - {"."}
 
 
@@ -37,7 +42,6 @@ def folders_of(page: str) -> set[str]:
 
 
 @needs_git
-@pytest.mark.xfail(strict=False, reason="folders are being moved")
 def test_the_tree_of_the_documentation_is_the_tree_on_disk() -> None:
     page = (ROOT / "docs" / "architecture.rst").read_text(encoding="utf-8")
     assert folders_of(page.partition("The tree\n")[2]) == folders_on_disk()
@@ -144,3 +148,31 @@ def script(name: str) -> ModuleType:
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+NAMED = re.compile(r"(?<![\w./-])((?:[a-z_]+/)+[a-z_0-9]+\.(?:py|cuh?|h|rst|md|json))\b")
+ROOTS = (ROOT, ROOT / "cudeform", ROOT / "kernels", ROOT / "tests")
+
+
+def files_named_in(text: str) -> set[str]:
+    """Files of the repository that a text refers to by a path: its first folder is one of ours."""
+    names = NAMED.findall(text)
+    return {name for name in names if any((root / name.split("/")[0]).is_dir() for root in ROOTS)}
+
+
+@needs_git
+def test_files_that_comments_and_pages_name_exist() -> None:
+    for file in tracked():
+        if file.suffix in {".py", ".cu", ".cuh", ".h", ".rst", ".md"} and file != Path(__file__):
+            for name in files_named_in(file.read_text(encoding="utf-8")):
+                folders = (*ROOTS, file.parent)
+                assert any((folder / name).exists() for folder in folders), f"{file}: {name}"
+
+
+def test_a_file_that_is_named_is_found() -> None:
+    assert files_named_in(
+        "see ``gpu/call.py``, (kernels/a/b.cuh), torch/x.py and http://docs/y.md"
+    ) == {
+        "gpu/call.py",
+        "kernels/a/b.cuh",
+    }

@@ -1,4 +1,4 @@
-"""Samples at the edge of the image, by either rule for their gradients."""
+"""Samples at the boundary of the image, by either rule for their gradients."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_boundary_grad(new_device: NewDevice, boundary_grad: Any, kind: str) -> 
 
 
 @pytest.mark.parametrize("boundary_grad", BOUNDARY_GRADS)
-def test_a_mask_of_nan_at_the_edge(new_device: NewDevice, boundary_grad: Any) -> None:
+def test_a_nan_mask_at_the_boundary(new_device: NewDevice, boundary_grad: Any) -> None:
     case = build("nan mask", offset="whole", padding=((1, 1), (1, 1)), batch=1).cast("float32")
     case.mask[:, ::2] = np.nan
     options = Options(boundary_grad=boundary_grad)
@@ -43,11 +43,11 @@ def test_a_mask_of_nan_at_the_edge(new_device: NewDevice, boundary_grad: Any) ->
 def test_a_sample_one_pixel_outside_does_not_touch_the_image(
     new_device: NewDevice, axis: int, deterministic: bool, columns: bool
 ) -> None:
-    """Not even by zero times infinity."""
+    """Its corners are out of bounds, and zero times infinity would be NaN."""
     case = build("edge", kernel=(1, 1), groups=4, out_channels=4).cast("float32")
-    places = np.indices(case.offset.shape[2:])[axis]
+    positions = np.indices(case.offset.shape[2:])[axis]
     offset = np.zeros_like(case.offset)
-    offset[:, axis] = -1 - places
+    offset[:, axis] = -1 - positions
     case = replace(case, input=np.full_like(case.input, np.inf), offset=offset)
     options = Options(deterministic=deterministic, boundary_grad="zero")
     with through_columns(columns):
@@ -63,8 +63,10 @@ def test_boundary_grads_differ() -> None:
 
 
 @pytest.mark.parametrize("columns", [False, True])
-def test_an_infinite_gradient_is_not_felt_outside(new_device: NewDevice, columns: bool) -> None:
-    """Zeros stand for corners outside, and zero times infinity is no number."""
+def test_an_infinite_gradient_does_not_reach_samples_outside(
+    new_device: NewDevice, columns: bool
+) -> None:
+    """Corners out of bounds have value 0, and zero times infinity would be NaN."""
     case = build("outside", groups=4, out_channels=4, batch=1).cast("float32")
     case = replace(
         case,

@@ -1,4 +1,4 @@
-"""Each kernel moves the bytes that it has to, once."""
+"""Each kernel loads and stores every byte that it needs once."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ pytestmark = needs_compiler
 
 @dataclass(frozen=True)
 class Model:
-    """Bytes of global memory that a call has to move, all corners lying in the image."""
+    """Bytes of global memory that a call must move if all corners are in bounds."""
 
-    columns: int  # of columns, without the ends of the rows
-    corners: int  # 4 for each of these
-    ends: int  # 16 for each row: a 1 for the bias, and zeros
+    columns: int  # of columns, without the padding of their rows
+    corners: int  # four for each element of the columns
+    padding: int  # 16 bytes of each row: 1 for the bias, and zeros
 
     @classmethod
     def of(cls, case: Case) -> Model:
@@ -33,7 +33,7 @@ class Model:
 
 
 def inside(dtype: str) -> Case:
-    """A case all of whose samples lie between four pixels of the image."""
+    """A case whose samples have all their corners in bounds."""
     case = build(
         "inside",
         channels=32,
@@ -48,13 +48,13 @@ def inside(dtype: str) -> Case:
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 class TestBytes:
-    """Of vectors of channels: the harness counts these where it does not watch races."""
+    """Bytes of vectors of channels, which the harness counts unless it watches for races."""
 
     def test_forward_reads_each_corner_and_writes_each_column_once(self, dtype: str) -> None:
         case, device = inside(dtype), HostDevice()
         forward(device, case)
         model = Model.of(case)
-        assert moved(device, "deform_im2col") == (model.corners, model.columns + model.ends, 0)
+        assert moved(device, "deform_im2col") == (model.corners, model.columns + model.padding, 0)
 
     def test_backward_reads_columns_and_corners_once(self, dtype: str) -> None:
         case, device = inside(dtype), HostDevice()
@@ -63,11 +63,11 @@ class TestBytes:
         acc = max(4, case.input.itemsize) // case.input.itemsize
         assert moved(device, "deform_backward") == (
             model.columns + model.corners,
-            model.columns + model.ends,
+            model.columns + model.padding,
             model.corners * acc,
         )
 
-    def test_columns_are_not_written_back_if_nobody_needs_them(self, dtype: str) -> None:
+    def test_columns_are_not_written_unless_they_are_needed(self, dtype: str) -> None:
         case, device = inside(dtype), HostDevice()
         backward(device, case, needs=("offset", "mask"))
         model = Model.of(case)
@@ -78,24 +78,24 @@ class TestBytes:
         backward(device, case, Options(deterministic=True))
         model = Model.of(case)
         assert moved(device, "gather_grad_input") == (4 * model.columns, 0, 0)
-        backward_bytes = (model.columns + model.corners, model.columns + model.ends, 0)
+        backward_bytes = (model.columns + model.corners, model.columns + model.padding, 0)
         assert moved(device, "deform_backward") == backward_bytes
 
 
 def test_geometry_is_read_once_for_each_sample() -> None:
-    """A device that watches races counts every byte, those of single numbers too."""
+    """A device that watches for races counts all bytes, those of single numbers included."""
     case, device = inside("float32"), HostDevice(races=True)
     everything(device, case)
     model = Model.of(case)
     geometry_bytes = case.offset.nbytes + case.mask.nbytes
     assert moved(device, "deform_im2col") == (
         model.corners + geometry_bytes,
-        model.columns + model.ends,
+        model.columns + model.padding,
         0,
     )
     assert moved(device, "deform_backward") == (
         model.columns + model.corners + geometry_bytes,
-        model.columns + model.ends + geometry_bytes,  # gradients are as large
+        model.columns + model.padding + geometry_bytes,  # gradients are as large
         model.corners,
     )
     assert moved(device, "channels_first")[:2] == (case.input.nbytes,) * 2

@@ -1,4 +1,4 @@
-"""Chunks of a call are as equal as can be, and no larger than can be counted."""
+"""Chunks are of nearly equal size, and 32-bit integers can number their samples."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def chunks_of(case: Case, limit: int) -> list[Chunk]:
 
 @pytest.mark.parametrize("batch", [1, 31, 32, 37, 64, 67, 97])
 @pytest.mark.parametrize("most", [1, 8, 31, 32, 33])
-def test_no_batch_is_worse_than_its_neighbours(batch: int, most: int) -> None:
+def test_a_batch_is_cut_evenly(batch: int, most: int) -> None:
     case = build("any", batch=batch, channels=1, size=(3, 3), out_channels=1)
     pixels = prod(case.grad_output.shape[2:])
     counts = [chunk.count for chunk in chunks_of(case, most * pixels * 1000)]
@@ -36,7 +36,7 @@ def test_no_batch_is_worse_than_its_neighbours(batch: int, most: int) -> None:
 
 @pytest.mark.parametrize("height", [7, 32, 37])
 @pytest.mark.parametrize("most", [1, 5, 8])
-def test_nor_is_any_height(height: int, most: int) -> None:
+def test_rows_are_cut_evenly(height: int, most: int) -> None:
     case = build("any", batch=2, channels=1, size=(height, 3), out_channels=1, kernel=(1, 1))
     chunks = chunks_of(case, min(most, height - 1) * 3 * 1000)
     rows = [chunk.height for chunk in chunks if chunk.images == slice(0, 1)]
@@ -46,7 +46,7 @@ def test_nor_is_any_height(height: int, most: int) -> None:
     assert len(chunks) == 2 * len(rows)
 
 
-def test_37_images_take_no_more_launches_than_their_share() -> None:
+def test_an_odd_batch_makes_few_launches() -> None:
     # Sixteen images fit: 32 images are 2 chunks, 37 are 3 of about 12.
     done = {}
     for batch in (32, 37):
@@ -59,7 +59,7 @@ def test_37_images_take_no_more_launches_than_their_share() -> None:
 
 
 @pytest.mark.parametrize("position", [0, 1])
-def test_samples_of_a_chunk_and_their_weights_have_numbers_of_32_bits(position: int) -> None:
+def test_32_bit_integers_number_samples_and_weights(position: int) -> None:
     g = geometry(build("any", channels=1, out_channels=1, kernel=(3, 3), batch=1))
     costs = Costs(position=position)
     many = replace(g, batch=2, out_h=2**14, out_w=2**14)

@@ -1,20 +1,19 @@
-"""``deterministic=True``: the same bits, whatever the order of blocks and threads, or memory."""
+"""``deterministic=True``: the same bits for any order of blocks and threads, and any memory."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 from cases import DTYPES, Case, build
 from hostcuda import HostDevice, Launched
-from support.gpu_engine import NewDevice, backward, everything, forward
+from support.gpu_engine import NewDevice, backward, bits, everything, forward
 
 from cudeform.gpu import call, chunks
 from cudeform.options import Options
 
-ORDERED = Options(deterministic=True)
+DETERMINISTIC = Options(deterministic=True)
 SEEDS = range(5)
 
 # Displacements that make many samples meet in one cell, also of several blocks.
@@ -50,10 +49,6 @@ DEPTHWISE = build(
 CASES = [CROWDED, ONE_CELL, DEPTHWISE]
 
 
-def bits(results: dict[str, Any]) -> dict[str, bytes]:
-    return {name: array.tobytes() for name, array in results.items()}
-
-
 @pytest.mark.promise("reproducible")
 @pytest.mark.each_value
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -62,15 +57,15 @@ def test_the_order_of_blocks_and_threads_does_not_matter(
     new_device: NewDevice, case: Case, dtype: str
 ) -> None:
     case = case.cast(dtype)
-    first = bits(everything(new_device(), case, ORDERED))
+    first = bits(everything(new_device(), case, DETERMINISTIC))
     for seed in SEEDS:
         for multiprocessors in (1, 4):
             device = new_device(seed=seed, multiprocessors=multiprocessors)
-            assert bits(everything(device, case, ORDERED)) == first
+            assert bits(everything(device, case, DETERMINISTIC)) == first
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_it_would_otherwise(case: Case) -> None:
+def test_the_order_matters_otherwise(case: Case) -> None:
     case = case.cast("float32")
     seen = [bits(backward(HostDevice(seed=seed), case)) for seed in SEEDS]
     assert len({grads["input"] for grads in seen}) > 1
@@ -78,21 +73,21 @@ def test_it_would_otherwise(case: Case) -> None:
         assert len({grads[name] for grads in seen}) == 1
 
 
-def test_runs_do_not_differ(new_device: NewDevice) -> None:
+def test_repeated_runs_give_the_same_bits(new_device: NewDevice) -> None:
     case = CROWDED.cast("float16")
-    first = bits(everything(new_device(), case, ORDERED))
+    first = bits(everything(new_device(), case, DETERMINISTIC))
     for _ in range(20):
-        assert bits(everything(new_device(), case, ORDERED)) == first
+        assert bits(everything(new_device(), case, DETERMINISTIC)) == first
 
 
 @pytest.mark.parametrize("room", [6_000, 40_000])
-def test_nor_do_workspace_limits(
+def test_workspace_limits_do_not_matter(
     new_device: NewDevice, monkeypatch: pytest.MonkeyPatch, room: int
 ) -> None:
     monkeypatch.setattr(chunks, "DETERMINISTIC_BYTES", room)
     case = CROWDED.cast("float32")
     seen = [
-        bits(everything(new_device(seed=i), case, replace(ORDERED, workspace_limit=limit)))
+        bits(everything(new_device(seed=i), case, replace(DETERMINISTIC, workspace_limit=limit)))
         for i, limit in enumerate((80_000, 81_001, 2**20, 2**40, None))
     ]
     assert all(other == seen[0] for other in seen)
@@ -105,28 +100,30 @@ def test_a_device_with_less_free_memory_gives_the_same_bits(
     monkeypatch.setattr(chunks, "MIN_DEFAULT", 50_000)
     case = CROWDED.cast("float32")
     some, other = (HostDevice(memory=memory) for memory in (2**30, 2**18))
-    assert bits(everything(some, case, ORDERED)) == bits(everything(other, case, ORDERED))
-
-
-def test_little_free_memory_is_no_reason_to_refuse() -> None:
-    case = CROWDED.cast("float32")
-    assert (
-        backward(HostDevice(memory=2**26), case, ORDERED).keys()
-        == backward(HostDevice(), case, ORDERED).keys()
+    assert bits(everything(some, case, DETERMINISTIC)) == bits(
+        everything(other, case, DETERMINISTIC)
     )
 
 
-def test_the_gradient_of_the_input_does_not_depend_on_how_work_is_cut(
+def test_little_free_memory_is_not_refused() -> None:
+    case = CROWDED.cast("float32")
+    assert (
+        backward(HostDevice(memory=2**26), case, DETERMINISTIC).keys()
+        == backward(HostDevice(), case, DETERMINISTIC).keys()
+    )
+
+
+def test_the_gradient_of_the_input_does_not_depend_on_the_chunks(
     new_device: NewDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For gradients of columns that are the same: here the product that makes them is exact."""
+    """If the gradient of the columns does not: here the product that gives it is exact."""
     case = CROWDED.cast("float32")
     case = replace(case, weight=np.round(case.weight), grad_output=np.round(case.grad_output))
     seen, gathers = set(), set()
     for room in (2**26, 60_000, 20_000, 1):
         monkeypatch.setattr(chunks, "DETERMINISTIC_BYTES", room)
         device = new_device()
-        seen.add(backward(device, case, ORDERED, needs=("input",))["input"].tobytes())
+        seen.add(backward(device, case, DETERMINISTIC, needs=("input",))["input"].tobytes())
         if isinstance(device, HostDevice):
             gathers.add(sum(isinstance(d, Launched) for d in device.log))
     assert len(seen) == 1
@@ -135,9 +132,9 @@ def test_the_gradient_of_the_input_does_not_depend_on_how_work_is_cut(
 
 def test_one_gradient_is_the_same_whatever_else_is_needed(new_device: NewDevice) -> None:
     case = CROWDED.cast("float32")
-    every = bits(backward(new_device(), case, ORDERED))
+    every = bits(backward(new_device(), case, DETERMINISTIC))
     for name in every:
-        alone = backward(new_device(seed=3), case, ORDERED, needs=(name,))
+        alone = backward(new_device(seed=3), case, DETERMINISTIC, needs=(name,))
         assert bits(alone) == {name: every[name]}
 
 

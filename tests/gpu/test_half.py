@@ -1,4 +1,4 @@
-"""Half precision errs no more than rounding operands, columns and results once each must."""
+"""Errors in half precision are those of rounding operands, columns and results once each."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def exact(case: Case) -> dict[str, Any]:
     return computed(**case.map(lambda array: array.astype(np.float64)).backward_arguments)
 
 
-def each_tap_an_output(case: Case, weight: Any) -> Case:
-    """The case in float64 with a weight that leaves each column, (channel, tap), as it is."""
+def columns_as_output(case: Case, weight: Any) -> Case:
+    """The case in float64 with a weight whose output is the columns, (channel, tap)."""
     channels, (kernel_h, kernel_w) = case.input.shape[1], weight.shape[2:]
     taps = kernel_h * kernel_w
     identity = np.tile(np.eye(taps).reshape(taps, 1, kernel_h, kernel_w), (channels, 1, 1, 1))
@@ -35,20 +35,22 @@ def each_tap_an_output(case: Case, weight: Any) -> Case:
 
 
 def rounded(case: Case, dtype: Any) -> dict[str, Any]:
-    """Output and gradients of exact sums of columns, and gradients of them, that were rounded."""
+    """Output and gradients, exact except that columns, their gradient and results are rounded."""
     wide = case.map(lambda array: array.astype(np.float64))
     groups = case.input.shape[1] // case.weight.shape[1]
     batch, out_channels, out_h, out_w = case.grad_output.shape
-    apart = each_tap_an_output(case, case.weight)
-    columns = computed(**apart.arguments)["output"].astype(dtype).astype(np.float64)
+    unmixed = columns_as_output(case, case.weight)
+    columns = computed(**unmixed.arguments)["output"].astype(dtype).astype(np.float64)
     columns = columns.reshape(batch, groups, -1, out_h * out_w)
     filters = wide.weight.reshape(groups, out_channels // groups, -1)
-    above = wide.grad_output.reshape(batch, groups, out_channels // groups, -1)
+    grad_output = wide.grad_output.reshape(batch, groups, out_channels // groups, -1)
     output = np.einsum("gok,ngkp->ngop", filters, columns).reshape(case.grad_output.shape)
-    grad_weight = np.einsum("ngop,ngkp->gok", above, columns)
-    grad_columns = np.einsum("ngop,gok->ngkp", above, filters).astype(dtype).astype(np.float64)
-    apart = replace(apart, grad_output=grad_columns.reshape(batch, -1, out_h, out_w))
-    results = computed(**apart.backward_arguments) | {
+    grad_weight = np.einsum("ngop,ngkp->gok", grad_output, columns)
+    grad_columns = (
+        np.einsum("ngop,gok->ngkp", grad_output, filters).astype(dtype).astype(np.float64)
+    )
+    unmixed = replace(unmixed, grad_output=grad_columns.reshape(batch, -1, out_h, out_w))
+    results = computed(**unmixed.backward_arguments) | {
         "output": output + wide.bias[:, None, None],
         "weight": grad_weight.reshape(case.weight.shape),
         "bias": wide.grad_output.sum((0, 2, 3)),
@@ -73,5 +75,5 @@ def test_no_more_error_than_a_rounding_each(
     for name, array in results.items():
         unavoidable = error(model[name], wanted[name])
         assert 0 < error(array, wanted[name]) < 1.05 * unavoidable, name
-        # Where float32 sums round to another neighbour, that is rare: most are the model's bits.
+        # Sums in float32 rarely round to another neighbour, so nearly all bits are the model's.
         assert np.mean(array.view(np.uint16) == model[name].view(np.uint16)) > 0.97, name

@@ -22,13 +22,13 @@ def test_forward_launches() -> None:
     assert launches(device) == {"pack_weight": 1, "channels_last": 1, "deform_im2col": 1, "gemm": 2}
     device = LoggingDevice()
     forward(device, case.laid_out("channels last"), Options(workspace_limit=18_000))
-    chunks_ = launches(device)["deform_im2col"]
-    assert chunks_ > 5
-    assert launches(device) == {"pack_weight": 1, "deform_im2col": chunks_, "gemm": chunks_}
+    chunks = launches(device)["deform_im2col"]
+    assert chunks > 5
+    assert launches(device) == {"pack_weight": 1, "deform_im2col": chunks, "gemm": chunks}
     assert device.zeroed == []
 
 
-def test_an_image_in_many_chunks_of_rows_is_copied_once() -> None:
+def test_an_image_in_many_chunksof_rows_is_copied_once() -> None:
     device = HostDevice()
     forward(device, COLUMNS.cast("float32"), Options(workspace_limit=18_000))
     assert launches(device)["channels_last"] == 5
@@ -56,7 +56,7 @@ def test_backward_launches() -> None:
         "channels_first": 1,
         "unpack_weight": 1,
     }
-    # Only the sum that atomics add to begins with zeros.
+    # Only what atomics add to is zeroed.
     assert device.zeroed == [case.input.nbytes]
 
 
@@ -73,14 +73,14 @@ def test_deterministic_backward_launches() -> None:
         "channels_first": 1,
         "unpack_weight": 1,
     }
-    # Only counters begin with zeros: of each cell, and of all.
+    # Only counters are zeroed: one for each cell, and the total.
     assert device.zeroed == [4 * (5 * 2 * 10 * 9 + 1)]
 
 
 def test_launches_without_columns() -> None:
     case, device = DEPTHWISE.cast("float32"), LoggingDevice()
     forward(device, case)
-    # Input and weight are turned; channels-last ones are not.
+    # Input and weight are copied.
     assert launches(device) == {"channels_last": 2, "deform_direct": 1}
     assert device.zeroed == []
     backward(device, case)

@@ -1,4 +1,4 @@
-"""Arrays may lie anyhow, and are copied only where they have to be."""
+"""Arrays of any strides and alignment are accepted, and copied only if kernels require it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from cudeform.checks import GRADIENTS
 from cudeform.options import Options
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -27,7 +28,7 @@ def test_strides(new_device: NewDevice, layout: str, dtype: str, deterministic: 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels last"])
 @pytest.mark.parametrize("skew", [1, 2, 4, 7])
-def test_arrays_that_begin_anywhere(new_device: NewDevice, skew: int, layout: str) -> None:
+def test_arrays_of_any_alignment(new_device: NewDevice, skew: int, layout: str) -> None:
     for case in (VECTORS, *DIRECT):
         case = cast(case, "float16")
         assert_all_agree(everything(new_device(), case.laid_out(layout), skew=skew), case)
@@ -56,23 +57,23 @@ def copies(device: HostDevice) -> int:
 
 @needs_compiler
 class TestChannelsLast:
-    """Channels that are neighbours are read where they are."""
+    """Channels-last images are read without a copy."""
 
     case = VECTORS.cast("float16").laid_out("channels last")
 
-    def test_no_copy(self) -> None:
+    def test_they_are_not_copied(self) -> None:
         device = HostDevice()
         assert_all_agree(everything(device, self.case), self.case)
         assert copies(device) == 0
 
-    def test_nor_of_every_other_pixel(self) -> None:
+    def test_nor_is_a_view_of_every_other_pixel(self) -> None:
         device = HostDevice()
         wide = np.repeat(self.case.input.transpose(0, 2, 3, 1), 2, axis=2)
         case = replace(self.case, input=wide[:, :, ::2].transpose(0, 3, 1, 2))
         assert_all_agree({"output": forward(device, case)}, case)
         assert copies(device) == 0
 
-    def test_nor_in_chunks_of_rows(self) -> None:
+    def test_nor_are_chunks_of_rows(self) -> None:
         device = HostDevice()
         case = self.case
         results = {"output": forward(device, case, Options(workspace_limit=5_500))}
@@ -80,18 +81,18 @@ class TestChannelsLast:
         assert_all_agree(results, case)
         assert copies(device) == 0
 
-    def test_a_copy_where_16_bytes_cannot_be_read_at_once(self) -> None:
+    def test_a_misaligned_image_is_copied(self) -> None:
         device = HostDevice()
         assert_all_agree({"output": forward(device, self.case, skew=1)}, self.case)
         assert copies(device) == 1
 
-    def test_none_where_channels_are_read_one_by_one(self) -> None:
+    def test_unless_channels_are_read_one_by_one(self) -> None:
         device = HostDevice()
         case = named("7 channels").cast("float16").laid_out("channels last")
         assert_all_agree({"output": forward(device, case, skew=1)}, case)
         assert copies(device) == 0
 
-    def test_the_other_order_is_copied(self) -> None:
+    def test_a_contiguous_image_is_copied(self) -> None:
         device = HostDevice()
         forward(device, self.case.laid_out("contiguous"))
         assert copies(device) == 1

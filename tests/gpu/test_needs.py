@@ -1,4 +1,4 @@
-"""What nobody asks for is not computed, nor is what is empty."""
+"""Only the requested gradients are computed, and nothing for an empty output."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from cudeform.options import Options
 
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("name", ["4 groups, 2 offset groups", "no mask, no bias"])
-def test_any_gradients_may_be_asked_for(
-    new_device: NewDevice, name: str, deterministic: bool
-) -> None:
+def test_any_subset_of_gradients(new_device: NewDevice, name: str, deterministic: bool) -> None:
     case = named(name).cast("float32")
     for needs, columns in product(SUBSETS, (False, True)):
         with through_columns(columns):
@@ -27,7 +25,7 @@ def test_any_gradients_may_be_asked_for(
         assert_all_agree(grads, case, what=f"of {needs}")
 
 
-def test_nothing_is_done_for_no_gradient() -> None:
+def test_no_gradient_needs_no_launch() -> None:
     device = HostDevice()
     backward(device, VECTORS.cast("float32"), needs=())
     assert device.log == []

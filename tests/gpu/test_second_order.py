@@ -23,7 +23,7 @@ def on_host(
 ) -> Any:
     """Tangent of the output and double gradients by the GPU engine and its kernels.
 
-    Without a plan, each piece of workspace lies between guard pages.
+    Without a plan, each block of workspace lies between guard pages.
     """
     gpu = HostDevice(**device)
     put = {name: gpu.put(array) for name, array in case.operands.items()}
@@ -75,8 +75,8 @@ def test_the_gpu_engine_agrees(
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=error * abs(theirs).max())
 
 
-def test_an_infinite_mask_is_not_felt_outside() -> None:
-    """Zeros stand for corners outside, and zero times infinity is no number."""
+def test_an_infinite_mask_does_not_reach_samples_outside() -> None:
+    """Corners out of bounds have value 0, and zero times infinity would be NaN."""
     case = build("outside", channels=8, out_channels=4).cast("float32")
     case.offset[...] = 1000
     case.mask[...] = np.inf
@@ -88,16 +88,16 @@ def test_an_infinite_mask_is_not_felt_outside() -> None:
     assert (grads["input"] == 0).all()
 
 
-def test_a_lost_sample_changes_to_nan() -> None:
-    case = build("lost", channels=8, out_channels=4).cast("float32")
+def test_the_tangent_of_a_nan_coordinate_is_nan() -> None:
+    case = build("nan", channels=8, out_channels=4).cast("float32")
     case.offset[:, 0, 1, 2] = np.nan
     tangents = random_like(case.operands)
     del tangents["weight"]
     tangent, grads = on_host(case, tangents, Options())
-    lost = np.zeros(tangent.shape, bool)
-    lost[:, :, 1, 2] = True
-    assert (np.isnan(tangent) == lost).all()
-    assert (np.isnan(grads["grad_output"]) == lost).all()
+    is_nan = np.zeros(tangent.shape, bool)
+    is_nan[:, :, 1, 2] = True
+    assert (np.isnan(tangent) == is_nan).all()
+    assert (np.isnan(grads["grad_output"]) == is_nan).all()
 
 
 @pytest.mark.parametrize("deterministic", [False, True])

@@ -1,81 +1,85 @@
-"""Whatever is compiled in, widths of indices and vectors and sizes of groups, results are right."""
+"""Every variant of the kernels gives right results: widths of indices and vectors, small groups."""
 
 from __future__ import annotations
 
 from itertools import product
-from typing import Any
 
 import pytest
-from cases import DTYPES, build
+from cases import DTYPES, Case, build
+from checks import needs_compiler
 from support.gpu_cases import assert_all_agree, cast
-from support.gpu_engine import NewDevice, backward, everything, fits_direct
+from support.gpu_engine import LoggingDevice, NewDevice, backward, everything, fits_direct
 
 from cudeform.gpu import call
 from cudeform.gpu.algorithms import direct
-from cudeform.gpu.device_api.kernel_source import Variant, widest
+from cudeform.gpu.device_api.kernel_source import widest
 from cudeform.options import Options
 
-# Several blocks of samples.
-LARGE = build(
-    "large",
-    channels=16,
-    size=(7, 9),
-    out_channels=6,
-    groups=2,
-    offset_groups=2,
-    batch=1,
-)
 
-LARGE_DIRECT = build(
-    "large, direct",
-    channels=16,
-    size=(7, 9),
-    out_channels=16,
-    groups=16,
-    offset_groups=2,
-    batch=1,
-)
+def columns(channels: int) -> Case:
+    """A case of several blocks of samples, by columns."""
+    return build(
+        f"{channels} channels",
+        channels=channels,
+        size=(7, 9),
+        out_channels=6,
+        groups=2,
+        offset_groups=2,
+        batch=1,
+    )
 
 
-@pytest.fixture
-def taken(monkeypatch: pytest.MonkeyPatch, index_bits: int, vector: str) -> dict[str, set[Variant]]:
-    """Forces index and vector widths; what was compiled, by name of the module that chose it."""
-    seen: dict[str, set[Variant]] = {}
-
-    def force(module: Any) -> None:
-        def forced(dtype: str, _: int, most: int, *groups: int) -> Variant:
-            variant = Variant(dtype, index_bits, most if vector == "widest" else 1, *groups)
-            seen.setdefault(module.__name__.split(".")[-1], set()).add(variant)
-            return variant
-
-        monkeypatch.setattr(module, "Variant", forced)
-
-    force(call)
-    force(direct)
-    return seen
+def depthwise(channels: int) -> Case:
+    """A case of several blocks of samples, by the direct kernels."""
+    return build(
+        f"{channels} channels, depthwise",
+        channels=channels,
+        size=(7, 9),
+        out_channels=channels,
+        groups=channels,
+        offset_groups=2,
+        batch=1,
+    )
 
 
-@pytest.mark.promise("large")
+# Channels that come in vectors of 16 bytes in every dtype, and channels that do not.
+VECTORS, SINGLE = 16, 14
+
+
+@pytest.fixture(params=[32, 64])
+def index_bits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Width of indices; the small arrays of the tests count as too large for 32 bits."""
+    if request.param == 64:
+        monkeypatch.setattr(call, "MAX_ELEMENTS_32", 0)
+    bits: int = request.param
+    return bits
+
+
+@pytest.mark.usefixtures("index_bits")
 @pytest.mark.each_value
-@pytest.mark.parametrize("vector", ["widest", "one"])
-@pytest.mark.parametrize("index_bits", [32, 64])
+@pytest.mark.parametrize("channels", [VECTORS, SINGLE])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_variant(
-    new_device: NewDevice,
-    taken: dict[str, set[Variant]],
-    dtype: str,
-    index_bits: int,
-    vector: str,
-) -> None:
-    wide = widest(dtype) if vector == "widest" else 1
-    for case in (cast(LARGE, dtype), cast(LARGE_DIRECT, dtype)):
-        assert_all_agree(everything(new_device(), case), case)
-    assert taken == {
-        "call": {Variant(dtype, index_bits, wide)},
-        "direct": {Variant(dtype, index_bits, wide, 1, 1)},
-    }
-    case = cast(LARGE, dtype)
+def test_every_variant(new_device: NewDevice, dtype: str, channels: int) -> None:
+    case = cast(columns(channels), dtype)
+    assert_all_agree(everything(new_device(), case), case)
     assert_all_agree(backward(new_device(), case, Options(deterministic=True)), case)
+    case = cast(depthwise(channels), dtype)
+    assert_all_agree(everything(new_device(), case), case)
+
+
+@needs_compiler
+@pytest.mark.parametrize("channels", [VECTORS, SINGLE])
+def test_the_variant_is_compiled_in(index_bits: int, channels: int) -> None:
+    device = LoggingDevice()
+    for case in (columns(channels), depthwise(channels)):
+        everything(device, case.cast("float32"))
+    vector = widest("float32") if channels == VECTORS else 1
+    for kernel in ("deform_im2col", "deform_backward", "deform_direct", "deform_direct_backward"):
+        text = device.texts[kernel]
+        assert f"#define VECTOR {vector}\n" in text
+        assert f"typedef {'long long' if index_bits == 64 else 'int'} index_t;" in text
+    assert "#define GROUP_IN 1\n#define GROUP_OUT 1\n" in device.texts["deform_direct"]
+    assert "GROUP_IN 1" not in device.texts["deform_im2col"]
 
 
 SMALL_GROUPS = [
@@ -88,7 +92,7 @@ SMALL_GROUPS = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("group_in", "group_out"), SMALL_GROUPS)
 def test_every_small_group(new_device: NewDevice, group_in: int, group_out: int) -> None:
-    for groups in (3, 8):  # one channel at a time, and vectors
+    for groups in (3, 8):  # single channels, and vectors
         case = build(
             f"{groups} of {group_in} to {group_out}",
             channels=groups * group_in,
@@ -98,11 +102,3 @@ def test_every_small_group(new_device: NewDevice, group_in: int, group_out: int)
         ).cast("float32")
         assert fits_direct(case)
         assert_all_agree(everything(new_device(), case), case)
-
-
-def test_larger_groups_have_columns() -> None:
-    case = build("2 to 3", channels=6, out_channels=9, groups=3)
-    assert not fits_direct(case)
-    # A group that lies in two offset groups has no one place to sample.
-    case = build("across", channels=6, out_channels=3, groups=3, offset_groups=6)
-    assert not fits_direct(case)

@@ -1,4 +1,4 @@
-"""Workspace stays within its limit, and whoever asks for too little is told how much is needed."""
+"""Workspace stays within its limit; a limit that is too low is refused with the lowest possible."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = needs_compiler
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("run", [forward, backward])
 @pytest.mark.parametrize("case", [COLUMNS, DEPTHWISE], ids=["columns", "direct"])
-def test_the_refusal_names_the_least_limit(
+def test_the_refusal_names_the_lowest_limit(
     monkeypatch: pytest.MonkeyPatch, run: Callable[..., Any], case: Case, deterministic: bool
 ) -> None:
     monkeypatch.setattr(chunks, "DETERMINISTIC_BYTES", 50_000)
@@ -61,13 +61,13 @@ def test_memory_stays_within_the_limit(
         limit = least(run, case, options) + int(100_000 * share)
         device = HostDevice()
         run(device, case, replace(options, workspace_limit=limit))
-        held = nbytes(case, *GRADIENTS)  # and of the same sizes, what comes out
+        held = nbytes(case, *GRADIENTS)  # gradients have the same sizes
         others = held + nbytes(case, "grad_output") if run is backward else 0
         outputs = case.grad_output.nbytes if run is forward else others
         used = device.peak_bytes - held - outputs
         assert 0 < used <= limit
         if share == 0.0 and layout == "contiguous":
-            assert used > 0.9 * limit  # and no more is asked for than is used
+            assert used > 0.9 * limit  # and the lowest limit is not much more than what is used
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_memory_stays_within_the_limit(
     ],
     ids=lambda value: value.name if isinstance(value, Case) else None,
 )
-def test_without_columns_the_least_limit_is_what_is_held(
+def test_without_columns_the_lowest_limit_is_what_is_used(
     run: Callable[..., Any], case: Case, layout: str, needs: str
 ) -> None:
     case, device = case.cast("float32").laid_out(layout), HostDevice()
@@ -95,24 +95,24 @@ def test_without_columns_the_least_limit_is_what_is_held(
 
 
 @pytest.mark.parametrize(
-    ("case", "kernel", "parts"),
+    ("case", "kernel", "terms"),
     [(DEPTHWISE, "deform_direct", 1), (FUSED, "deform_fused", 2)],
     ids=["direct", "fused"],
 )
-def test_what_is_just_enough_for_a_batch_does_not_cut_it(
-    case: Case, kernel: str, parts: int
+def test_a_limit_that_just_fits_the_batch_does_not_cut_it(
+    case: Case, kernel: str, terms: int
 ) -> None:
-    """Float32 is multiplied by three products: the packed weight has two parts."""
+    """The packed weight of 3xTF32 has two terms."""
     case = case.cast("float32")
-    weight, images = parts * case.weight.nbytes, case.input.nbytes
-    for layout, limit, pieces in (
+    weight, images = terms * case.weight.nbytes, case.input.nbytes
+    for layout, limit, count in (
         ("contiguous", weight + images, 1),
         ("contiguous", weight + images - 1, 2),
         ("channels last", weight, 1),
     ):
         device = HostDevice()
         forward(device, case.laid_out(layout), Options(workspace_limit=limit))
-        assert launches(device)[kernel] == pieces
+        assert launches(device)[kernel] == count
 
 
 def test_the_default_is_a_share_of_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,10 +129,10 @@ def test_the_default_is_a_share_of_the_free_memory(monkeypatch: pytest.MonkeyPat
 def test_results_do_not_depend_on_the_chunks(
     monkeypatch: pytest.MonkeyPatch, deterministic: bool
 ) -> None:
-    """Whole images, some rows, one row: each chunk adds to what those before it left."""
+    """Whole images, some rows, one row: each chunk adds to the sums of those before it."""
     case = COLUMNS.cast("float64")
     sums = reference(**case.backward_arguments)
-    pieces = set()
+    counts = set()
     for room in (1_000_000, 180_000, 90_000, 60_000, 1):
         monkeypatch.setattr(chunks, "DETERMINISTIC_BYTES", room)
         device, options = HostDevice(), Options(deterministic=deterministic)
@@ -141,7 +141,7 @@ def test_results_do_not_depend_on_the_chunks(
         results = everything(device, case, replace(options, workspace_limit=limit))
         for name, array in results.items():
             assert_agrees(array, sums[name], name)
-        pieces.add(launches(device)["deform_backward"])
-    assert {1, 45} <= pieces  # all at once, row by row
-    assert 5 in pieces  # image by image
-    assert len(pieces) >= 4
+        counts.add(launches(device)["deform_backward"])
+    assert {1, 45} <= counts  # all at once, row by row
+    assert 5 in counts  # image by image
+    assert len(counts) >= 4

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "float16": np.dtype(np.float16),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float32": np.dtype(np.float32),
     "float64": np.dtype(np.float64),
     # of indices that kernels write
@@ -21,6 +20,10 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "uint32": np.dtype(np.uint32),
     "uint8": np.dtype(np.uint8),
 }
+if find_spec("ml_dtypes"):
+    from ml_dtypes import bfloat16
+
+    DTYPES["bfloat16"] = np.dtype(bfloat16)
 
 # The bytes from one address to another; raises if they are not all of one buffer.
 Memory = Callable[[int, int], NDArray[np.uint8]]

@@ -262,8 +262,8 @@ def test_processes_that_compile_the_same_text_share_the_result(tmp_path: Path) -
     printed = {process.communicate()[0] for process in processes}
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert len(printed) == 1
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert files == [Path(printed.pop().decode().strip())]
+    assert list(tmp_path.rglob("*.so")) == [Path(printed.pop().decode().strip())]
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_the_part_of_a_text_that_is_ptx_is_left_out() -> None:

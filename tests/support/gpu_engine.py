@@ -1,4 +1,8 @@
-"""The GPU engine on a device of the tests: the one on the CPU, or a real GPU."""
+"""The GPU engine on a device of the tests: the one on the CPU, or a real GPU.
+
+Unless a call is ``planned``, the engine's functions queue their commands on the device at once. On
+the CPU, each block of workspace then lies between guard pages.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +18,14 @@ from hostcuda import HostDevice, Launched
 from hostcuda.views import DTYPES, contiguous, reach, view
 from numpy.typing import NDArray
 
-from cudeform import gpu
+from cudeform import engine, gpu
 from cudeform.arrays import DeviceArray, Gradients, Operands
 from cudeform.checks import GRADIENTS
 from cudeform.geometry import Geometry, geometry_of
 from cudeform.gpu import overrides
 from cudeform.gpu.algorithms import direct
 from cudeform.gpu.cuda.device import CupyDevice, PoolMemory, pool_allocate
-from cudeform.gpu.device_api.commands import Command, Step
+from cudeform.gpu.device_api.commands import Command, Kernel, Step
 from cudeform.gpu.device_api.protocol import Device
 from cudeform.options import Options
 
@@ -115,15 +119,21 @@ class GpuDevice(CupyDevice):
 
 
 class LoggingDevice(HostDevice):
-    """A device on the CPU that also logs what it fills with zeros.
+    """A device on the CPU that also logs fills and the texts of kernels.
 
     Attributes:
         zeroed: bytes of each fill, in order.
+        texts: text of each kernel that was launched, by name.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.zeroed: list[int] = []
+        self.texts: dict[str, str] = {}
+
+    def launch(self, kernel: Kernel, *how: Any) -> None:
+        super().launch(kernel, *how)
+        self.texts[kernel.name] = kernel.source
 
     def fill_zero(self, pointer: int, nbytes: int) -> None:
         super().fill_zero(pointer, nbytes)
@@ -162,12 +172,20 @@ def operands(device: TestDevice, case: Case, *, skew: int = 0) -> Operands:
 
 
 def forward(
-    device: TestDevice, case: Case, options: Options | None = None, *, skew: int = 0
+    device: TestDevice,
+    case: Case,
+    options: Options | None = None,
+    *,
+    skew: int = 0,
+    planned: bool = False,
 ) -> NDArray[Any]:
     """The output of a case."""
     g, ops = geometry(case), operands(device, case, skew=skew)
     output = device.empty(g.output_shape, case.input.dtype.name, skew=skew)
-    gpu.forward(device, ops, g, options or Options(), output)
+    if planned:
+        engine.forward(ops, g, options or Options(), output, device)
+    else:
+        gpu.forward(device, ops, g, options or Options(), output)
     return device.read(output)
 
 
@@ -178,6 +196,7 @@ def backward(
     *,
     needs: tuple[str, ...] = GRADIENTS,
     skew: int = 0,
+    planned: bool = False,
 ) -> dict[str, NDArray[Any]]:
     """The gradients of a case, by name."""
     g, ops = geometry(case), operands(device, case, skew=skew)
@@ -186,16 +205,24 @@ def backward(
     grads = {
         name: device.empty(array.shape, array.dtype, skew=skew) for name, array in wanted.items()
     }
-    gpu.backward(device, ops, g, options or Options(), grad_output, Gradients(**grads))
+    if planned:
+        engine.backward(ops, g, options or Options(), grad_output, Gradients(**grads), device)
+    else:
+        gpu.backward(device, ops, g, options or Options(), grad_output, Gradients(**grads))
     return {name: device.read(array) for name, array in grads.items()}
 
 
 def everything(
-    device: TestDevice, case: Case, options: Options | None = None, *, skew: int = 0
+    device: TestDevice, case: Case, options: Options | None = None, **how: Any
 ) -> dict[str, NDArray[Any]]:
     """The output and all gradients of a case, by name."""
-    output = forward(device, case, options, skew=skew)
-    return {"output": output, **backward(device, case, options, skew=skew)}
+    output = forward(device, case, options, **how)
+    return {"output": output, **backward(device, case, options, **how)}
+
+
+def bits(results: dict[str, NDArray[Any]]) -> dict[str, bytes]:
+    """Results in a form that is equal where all bits are, NaN included."""
+    return {name: array.tobytes() for name, array in results.items()}
 
 
 def fits_direct(case: Case) -> bool:

@@ -47,7 +47,7 @@ ARCHS = (70, 75, 80, 86, 89, 90, 100, 120)
 # Kernels of the fused forward.
 FUSED = ("pack_weight_fused", "deform_fused", "reduce_split_k")
 
-# Those that CuPy adds and the one that gpu/device.py does; and a report from the assembler.
+# Those that CuPy adds and the one that gpu/cuda/device.py does; and a report from the assembler.
 OPTIONS = ("-ftz=true", "--device-as-default-execution-space", "-std=c++17")
 VERBOSE = "--ptxas-options=-v"
 

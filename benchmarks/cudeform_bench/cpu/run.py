@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 import cudeform
 from cudeform.commands import info
@@ -70,10 +71,6 @@ def measure_all(
 def _blas_threads(threads: int | None) -> AbstractContextManager[Any]:
     """Limit NumPy's BLAS to ``threads``, where a number was asked for."""
     if threads is None:
-        return nullcontext()
-    try:
-        from threadpoolctl import threadpool_limits
-    except ImportError:
         return nullcontext()
     limits: AbstractContextManager[Any] = threadpool_limits(threads, user_api="blas")
     return limits

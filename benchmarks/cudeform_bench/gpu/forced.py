@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cudeform.geometry import Geometry, geometry_of
-from cudeform.gpu import call as columns
+from cudeform.gpu import call as gpu_call
 from cudeform.gpu import overrides
 from cudeform.gpu.algorithms import direct, forward_algorithm
 from cudeform_bench.configs import Config
@@ -86,9 +86,10 @@ def path_directions(name: str, g: Geometry, dtype: str, processor: Processor) ->
 
 def can_scatter(name: str, g: Geometry, dtype: str, processor: Processor) -> bool:
     """Whether a convolution can sum grad_input in this way."""
-    algorithm = direct if direct.supports(g) else columns
-    vector = algorithm.vector_of(g, dtype)
-    return name != "vector" or columns.atomic_width(dtype, vector, processor.compute_capability) > 1
+    if name != "vector":
+        return True
+    vector = (direct if direct.supports(g) else gpu_call).vector_of(g, dtype)
+    return gpu_call.atomic_width(dtype, vector, processor.compute_capability) > 1
 
 
 def _forced(

@@ -7,7 +7,7 @@ tangent of the weight, plus the tangent of the bias.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cudeform.arrays import DeviceArray, Operands, Tangents
 from cudeform.geometry import Geometry
@@ -89,7 +89,7 @@ class TangentCall:
             others: arrays that the call reads in addition.
             sorts: whether the gradient of the input is gathered in order.
         """
-        operands = replace(operands, bias=tangents.bias)
+        operands = operands._replace(bias=tangents.bias)
         chunks = cut_into_chunks(g, device, options, _costs(g, operands, sorts))
         call = Call.by_columns(device, g, options, operands, chunks, [*tangents, *others])
         images_tangent = None

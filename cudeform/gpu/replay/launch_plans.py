@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from threading import Lock
-from typing import Any
+from typing import Any, Concatenate
 
 from cudeform.arrays import DeviceArray, Operands
 from cudeform.geometry import Geometry
@@ -30,13 +30,13 @@ MAX_PLANS = 512
 # little time.
 MAX_STEPS = 4096
 
-# A plan made when little memory was free is made again after so many calls: more may be free then.
+# Every so many calls, a plan made with little free memory is made again if more is free now.
 MEMORY_LIMITED_CALLS = 64
 
 Arrays = list[DeviceArray | None]
 
-# An engine function of this package: (device, operands, geometry, options, *arrays).
-Function = Callable[..., None]
+# forward, backward, jvp or double_backward of this package.
+Function = Callable[Concatenate[Device, Operands, Geometry, Options, ...], None]
 
 
 @dataclass
@@ -46,7 +46,7 @@ class LaunchPlan:
     Attributes:
         steps: commands and their addresses, in order.
         workspace: bytes, one block for the whole call.
-        memory_limited: whether more free memory could have led to a different plan.
+        planned_for: free memory that it was planned for; None if more could not change it.
         calls: how many calls have used it.
         last_used: time stamp of its last use; larger is later.
         prepared: what the device derives from the steps and reuses.
@@ -54,10 +54,16 @@ class LaunchPlan:
 
     steps: tuple[Step, ...]
     workspace: int
-    memory_limited: bool
+    planned_for: int | None = None
     calls: int = 0
     last_used: int = 0
     prepared: list[Any] = field(default_factory=list)
+
+    def is_outdated(self, device: Executor) -> bool:
+        """Whether more memory is free now than when the plan was made; asked now and then only."""
+        if self.planned_for is None or self.calls % MEMORY_LIMITED_CALLS:
+            return False
+        return device.free_bytes() > self.planned_for
 
 
 class PlanCache:
@@ -75,13 +81,12 @@ class PlanCache:
         return len(self._plans)
 
     def get(self, key: Hashable) -> LaunchPlan | None:
-        """The plan of a key; None if there is none or it is to be made again."""
+        """The plan of a key; None if there is none."""
         plan = self._plans.get(key)
-        if plan is None:
-            return None
-        plan.calls += 1
-        plan.last_used = next(self._clock)
-        return None if plan.memory_limited and plan.calls > MEMORY_LIMITED_CALLS else plan
+        if plan is not None:
+            plan.calls += 1
+            plan.last_used = next(self._clock)
+        return plan
 
     def put(self, key: Hashable, plan: LaunchPlan) -> None:
         """Add a plan, unless it is too long; the least recently used one makes room."""
@@ -113,7 +118,7 @@ def run(
     """Execute ``function(device, operands, g, options, *rest)`` by a launch plan.
 
     Args:
-        function: forward, backward, jvp or double_backward of this package.
+        function: a function of this package.
         device: where to run.
         operands: arrays in device memory.
         g: sizes of all arrays.
@@ -123,6 +128,8 @@ def run(
     arrays = _flat(operands, rest)
     key = _key(function, device, g, options, arrays)
     plan, memory = PLANS.get(key), None
+    if plan is not None and plan.is_outdated(device):
+        plan = None
     if plan is not None:
         try:
             memory = _allocate(device, plan)
@@ -203,8 +210,8 @@ def _record(
         else type(item)(*(next(stand_ins) for _ in item))
         for item in rest
     ]
-    target: Device = recorder
-    function(target, recorded_operands, g, options, *recorded_rest)
+    function(recorder, recorded_operands, g, options, *recorded_rest)
     steps, workspace = recorder.finish()
-    memory_limited = recorder.free is not None and recorder.free * FREE_SHARE < MAX_DEFAULT
-    return LaunchPlan(steps, workspace, memory_limited)
+    free = recorder.free
+    memory_limited = free is not None and free * FREE_SHARE < MAX_DEFAULT
+    return LaunchPlan(steps, workspace, planned_for=free if memory_limited else None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,7 @@ import pytest
 from cases import build
 
 import cudeform
-from cudeform.__main__ import main
 from cudeform.checks import GRADIENTS
-from cudeform.commands import check
 from cudeform.gpu.cuda import cublas
 from cudeform.gpu.replay import launch_plans
 
@@ -91,39 +88,3 @@ def test_arrays_on_two_devices_are_refused(cupy: Any) -> None:
     there.mask.device = type("Device", (), {"id": 1})()
     with pytest.raises(ValueError, match="mask must be on the device of input, cuda:0, got cuda:1"):
         cudeform.deform_conv2d(**there.arguments)
-
-
-@pytest.mark.promise("honest")
-@pytest.mark.usefixtures("cupy")
-def test_check_says_that_all_agree(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(check, "usable_cupy", lambda: sys.modules["cupy"])
-    assert main(["check"]) == 0
-    assert "All agree" in capsys.readouterr().out
-
-
-@pytest.mark.usefixtures("cupy")
-def test_check_sees_a_wrong_result(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(check, "usable_cupy", lambda: sys.modules["cupy"])
-
-    def doubled_on_the_cpu(arrays: dict[str, Any]) -> list[Any]:
-        array = arrays["input"]
-        return [2 * array] if isinstance(array, np.ndarray) else [array]
-
-    monkeypatch.setattr(check, "OPERATIONS", {"the input": doubled_on_the_cpu})
-    assert main(["check"]) == 1
-    assert "WRONG: float16, float32, float64" in capsys.readouterr().out
-
-
-@pytest.mark.promise("honest")
-def test_check_says_that_there_is_no_gpu(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "cupy", None)
-    assert main(["check"]) == 2
-    said = capsys.readouterr().out
-    assert "Nothing was checked, there is no GPU" in said
-    assert "pip install 'cudeform[cuda13]'" in said

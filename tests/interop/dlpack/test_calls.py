@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import ARRAYS, named
+from cases import ARRAYS, build, named
 from support.dlpackcases import CASE, Array, backward, forward, from_dlpack, plain
 
 import cudeform
@@ -143,3 +143,10 @@ def test_forward_mode_and_the_second_order() -> None:
         for one, other in pairs:
             assert type(one) is Array
             np.testing.assert_array_equal(plain(one), other)
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_padding_by_name() -> None:
+    case = build("same", size=(9, 5), kernel=(4, 2), padding=((3, 3), (0, 1)), dilation=(2, 1))
+    arguments = case.map(Array).arguments | {"padding": "same"}
+    np.testing.assert_array_equal(plain(cudeform.deform_conv2d(**arguments)), forward(case))

@@ -17,6 +17,7 @@ def test_unsupported_dtypes_are_refused() -> None:
             forward(CASE.map(lambda array, d=dtype: Array(array.astype(d))))
 
 
+@pytest.mark.skipif("bfloat16" not in DTYPES, reason="needs ml_dtypes")
 @pytest.mark.parametrize("versioned", [True, False])
 def test_bfloat16(versioned: bool, elsewhere: ModuleType) -> None:
     elsewhere.from_dlpack = from_bfloat16  # type: ignore[attr-defined]

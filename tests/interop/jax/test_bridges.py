@@ -77,13 +77,15 @@ def test_threads(bridge: str) -> None:
     assert not wrong
 
 
-def test_the_ffi_bridge_can_be_exported() -> None:
+@pytest.mark.parametrize("bridge", ["buffer", "ffi"])
+def test_a_gradient_can_be_exported(bridge: str) -> None:
     from jax import export
 
     allowed = [export.DisabledSafetyCheck.custom_call("cudeform_deform_conv2d")]
     gradient = jax.jit(jax.value_and_grad(jaxcpu.loss_of(CASE)))
-    with jaxcpu.bridge("ffi"):
+    with jaxcpu.bridge(bridge):
         exported = export.export(gradient, disabled_checks=allowed)(operands(CASE))
+    exported = export.deserialize(exported.serialize())
     jaxcpu.assert_close(exported.call(operands(CASE)), gradient(operands(CASE)))
 
 

@@ -59,12 +59,29 @@ def test_wrong_dtypes_are_refused_while_tracing() -> None:
         jax.eval_shape(function_of(CASE), {n: a.astype("int64") for n, a in arrays.items()})
 
 
-def test_arrays_of_another_library_are_refused() -> None:
-    arrays = operands(CASE) | {"weight": CASE.weight}
-    message = r"^weight must be an array of the same library as input, jax, got an array of numpy"
-    for call in (function_of(CASE), jax.jit(lambda _: function_of(CASE)(arrays))):
+class Foreign:
+    """An array of another library."""
+
+    __dlpack__ = __dlpack_device__ = None
+
+
+@pytest.mark.parametrize("name", ["input", "weight"])
+def test_arrays_of_another_library_are_refused_with_a_remedy_for_tracers(name: str) -> None:
+    named = "offset" if name == "input" else name
+    message = (
+        rf"^{named} must be an array of the same library as input, .*; convert the arrays of "
+        r"test_errors by jax\.numpy\.from_dlpack$"
+    )
+    for way in (lambda call: call, jax.jit):
+        call = way(lambda arrays: function_of(CASE)(arrays | {name: Foreign()}))
         with pytest.raises(TypeError, match=message):
-            call(arrays)
+            call(operands(CASE))
+
+
+def test_a_third_library_beside_numpy_and_jax_is_refused() -> None:
+    arrays = operands(CASE) | {"input": CASE.input, "weight": Foreign()}
+    with pytest.raises(TypeError, match=r"^weight must be .* same library as offset, jax, got"):
+        function_of(CASE)(arrays)
 
 
 def test_a_jax_that_is_too_old_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

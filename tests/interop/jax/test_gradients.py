@@ -176,6 +176,26 @@ def test_forward_over_forward_is_refused() -> None:
             call(operands(CASES[0]))
 
 
+@pytest.mark.parametrize("first", [["offset", "bias"], ["input", "weight", "mask"], ["bias"]])
+def test_forward_over_forward_where_one_direction_at_most_has_the_offset(first: list[str]) -> None:
+    call, arrays = function_of(CASES[0]), operands(CASES[0])
+    zeros, tangents = jax.tree.map(jnp.zeros_like, arrays), tangents_of(arrays, seed=1)
+    one = zeros | {name: tangents[name] for name in first}
+    two = tangents | {"offset": zeros["offset"]} if "offset" in first else tangents
+
+    def along(function: Any, tangents: Any) -> Any:
+        # Only the tangents given reach JAX: a tangent of zeros is a direction too.
+        some = {name: t for name, t in tangents.items() if np.asarray(t).any()}
+        return lambda a: jax.jvp(
+            lambda s: function(a | s), ({name: a[name] for name in some},), (some,)
+        )[1]
+
+    product = jax.jvp(jax.grad(lambda a: call(a).sum()), (arrays,), (one,))[1]
+    wanted = sum(jnp.vdot(product[name], two[name]) for name in arrays)
+    for function in (along(along(call, one), two), along(along(call, two), one)):
+        np.testing.assert_allclose(jax.jit(function)(arrays).sum(), wanted, atol=1e-10)
+
+
 def test_third_derivatives_are_refused() -> None:
     case = CASES[0]
     arrays = operands(case)
@@ -205,7 +225,6 @@ def test_gradients_of_sequences_of_calls() -> None:
     arrays = operands(case)
 
     def loss(arrays: Any) -> Any:
-        arrays = jax.tree.map(jnp.asarray, arrays)  # check_grads passes NumPy arrays
         offset = jnp.tanh(function_of(case)(arrays)) * 0.4 + 0.5
         return jnp.sin(function_of(case)({**arrays, "offset": offset})).sum()
 

@@ -232,3 +232,28 @@ def test_threads(torch_device: Any) -> None:
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(run, range(12)))
     assert all(close(result, results[0]) for result in results)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_calls_leave_the_storages_free_to_change(dtype: Any) -> None:
+    operands = [t.to(dtype).requires_grad_() for t in tensors("cpu")]
+    output = convolve(*operands)
+    grad_output = torch.ones_like(output)
+    grads = torch.autograd.grad(output, operands, grad_output, create_graph=True)
+    seconds = torch.autograd.grad(grads[2].sum(), operands[:2])
+    wide = torch.zeros(*operands[0].shape[:3], 2 * operands[0].shape[3], dtype=dtype)
+    convolve(wide[..., ::2], *operands[1:])
+    for tensor in (*operands, output, grad_output, *grads, *seconds, wide):
+        storage = tensor.untyped_storage()
+        assert storage.resizable()
+        version, held = tensor._version, storage.nbytes()
+        storage.resize_(0)
+        storage.resize_(held)
+        assert tensor._version == version
+
+
+def test_a_tensor_whose_storage_was_freed_is_an_error() -> None:
+    operands = tensors("cpu")
+    operands[1].untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match="freed"):
+        convolve(*operands)

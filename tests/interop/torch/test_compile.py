@@ -157,3 +157,19 @@ def test_wrong_shapes_are_explained_when_traced_too() -> None:
         torch._dynamo.reset()
         with pytest.raises(Exception, match=r"offset must have shape|offset.shape\[1\] must be"):
             fails(input, offset[:, 1:], weight, bias, mask)
+
+
+def test_export_with_sizes_that_have_no_bounds() -> None:
+    class Net(torch.nn.Module):
+        def forward(self, *operands: Any) -> Any:
+            return cudeform.deform_conv2d(*operands, padding=1)
+
+    def operands(*size: int) -> tuple[Any, ...]:
+        n, h, w = size
+        return torch.randn(n, 2, h, w), torch.randn(n, 18, h, w) / 3, torch.ones(2, 2, 3, 3)
+
+    dims = {0: torch.export.Dim("n"), 2: torch.export.Dim("h"), 3: torch.export.Dim("w")}
+    shapes = {"operands": (dims, dims, None)}
+    program = torch.export.export(Net(), operands(2, 6, 8), dynamic_shapes=shapes)
+    other = operands(1, 9, 5)
+    assert torch.allclose(program.module()(*other), Net()(*other))

@@ -209,3 +209,103 @@ def test_a_model_without_layers_of_torchvision_stays_as_it_is() -> None:
     child = model[0]
     assert cudeform_torch.replace_torchvision(model) is model
     assert model[0] is child
+
+
+class Doubled(torch.nn.Module):
+    """A parametrisation."""
+
+    def forward(self, weight: Any) -> Any:
+        return 2 * weight
+
+
+def test_replaced_layers_keep_all_that_they_had() -> None:
+    theirs = pytest.importorskip("torchvision").ops.DeformConv2d(6, 4, 3, padding=1).double().eval()
+    called: list[str] = []
+    theirs.register_forward_pre_hook(lambda *_: called.append("forward pre"))
+    handle = theirs.register_forward_hook(lambda *_: called.append("forward"))
+    theirs.register_full_backward_hook(lambda *_: called.append("backward"))
+    theirs.register_full_backward_pre_hook(lambda *_: called.append("backward pre"))
+    theirs.register_state_dict_post_hook(lambda *_: called.append("state dict"))
+    theirs.register_state_dict_pre_hook(lambda *_: called.append("state dict pre"))
+    theirs.register_load_state_dict_pre_hook(lambda *_: called.append("load pre"))
+    theirs.register_load_state_dict_post_hook(lambda *_: called.append("load"))
+    theirs.register_buffer("scale", torch.ones(2))
+    theirs.weight.requires_grad_(False)
+    theirs.note = "extra"
+    model = torch.nn.Sequential(theirs)
+    del theirs
+    layer = cudeform_torch.replace_torchvision(model)[0]
+    assert type(layer) is cudeform_torch.DeformConv2d
+    model.load_state_dict(model.state_dict())
+    layer(image().requires_grad_(), 0.3 * image(2, 18, 7, 9)).sum().backward()
+    assert called == [
+        *("state dict pre", "state dict", "load pre", "load"),
+        *("forward pre", "forward", "backward pre", "backward"),
+    ]
+    assert (layer.note, layer.training, layer.weight.requires_grad) == ("extra", False, False)
+    assert layer.scale.equal(torch.ones(2))
+    handle.remove()
+    layer(image(), 0.3 * image(2, 18, 7, 9))
+    assert called[8:] == ["forward pre"]
+
+
+def test_replaced_layers_keep_their_parametrisations() -> None:
+    parametrize = torch.nn.utils.parametrize
+    theirs = pytest.importorskip("torchvision").ops.DeformConv2d(6, 4, 3, padding=1).double()
+    parametrize.register_parametrization(theirs, "weight", Doubled())
+    offset = 0.3 * image(2, 18, 7, 9)
+    wanted, names = theirs(image(), offset), list(theirs.state_dict())
+    layer = cudeform_torch.replace_torchvision(theirs)
+    assert isinstance(layer, cudeform_torch.DeformConv2d)
+    assert list(layer.state_dict()) == names
+    assert torch.allclose(layer(image(), offset), wanted)
+    assert torch.allclose(copy.deepcopy(layer)(image(), offset), wanted)
+    parametrize.remove_parametrizations(layer, "weight")
+    assert type(layer) is cudeform_torch.DeformConv2d
+    assert torch.allclose(layer(image(), offset), wanted)
+
+
+def version_1(kind: str) -> tuple[Any, dict[str, Any]]:
+    """A model with a pack in a module of its own, and a state dict with the branch beside it."""
+    block = torch.nn.ModuleDict({"conv2": pack_of(kind)})
+    state = weights(MMCV[kind])
+    old = {
+        "block.conv2" + ("_" if "conv_" in name else ".") + name.removeprefix("conv_"): tensor
+        for name, tensor in state.items()
+    }
+    return torch.nn.ModuleDict({"block": block}), old
+
+
+@pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.parametrize("kind", list(MMCV))
+def test_a_state_dict_with_the_branch_beside_the_layer_loads(kind: str, copied: bool) -> None:
+    model, old = version_1(kind)
+    given = dict(old)
+    if copied:
+        model = copy.deepcopy(pickle.loads(pickle.dumps(model)))
+    model.load_state_dict(given)
+    assert list(given) == list(old)
+    state = model["block"]["conv2"].state_dict()
+    assert all(torch.equal(state[name], t) for name, t in weights(MMCV[kind]).items())
+
+
+def test_a_branch_beside_the_layer_is_refused_in_a_state_dict_of_version_2() -> None:
+    model, old = version_1("DeformConv2dPack")
+    state = model.state_dict()
+    metadata = state._metadata
+    assert metadata["block.conv2"]["version"] == 2
+    new = type(state)(old)
+    new._metadata = metadata
+    with pytest.raises(RuntimeError, match=r"Missing(.|\n)*Unexpected.*block.conv2_offset.weight"):
+        model.load_state_dict(new)
+    metadata["block.conv2"]["version"] = 1
+    model.load_state_dict(new)
+
+
+def test_a_module_beside_the_layer_keeps_its_state() -> None:
+    model = torch.nn.ModuleDict(
+        {"conv": pack_of("DeformConv2dPack"), "conv_offset": torch.nn.Linear(2, 2)}
+    )
+    state = {n: t for n, t in model.state_dict().items() if not n.startswith("conv.conv_offset")}
+    missing = model.load_state_dict(state, strict=False).missing_keys
+    assert missing == ["conv.conv_offset.weight", "conv.conv_offset.bias"]

@@ -16,7 +16,7 @@ ops = pytest.importorskip("torchvision").ops
 pytestmark = quiet
 
 GIVEN: dict[str, Any] = {"stride": (2, 1), "padding": (1, 0), "dilation": (2, 1)}
-CASES = {batch: build("beside", **ASYMMETRIC, batch=batch) for batch in (0, 1, 33)}
+CASES = {batch: build("torchvision", **ASYMMETRIC, batch=batch) for batch in (0, 1, 33)}
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-3, torch.float16: 2e-2}  # torchvision's own
 
 

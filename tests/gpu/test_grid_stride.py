@@ -1,4 +1,4 @@
-"""A block may go round several times: with more work than threads, nothing is lost or races."""
+"""Grid-stride loops: with more items than threads, no item is lost and nothing races."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ pytestmark = needs_compiler
 
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("groups", [2, 24])
-def test_more_work_than_one_grid(
+def test_more_items_than_threads(
     monkeypatch: pytest.MonkeyPatch, groups: int, deterministic: bool
 ) -> None:
     monkeypatch.setattr(call, "BLOCKS_PER_MULTIPROCESSOR", 2)
     case = build(
-        "more than one grid",
+        "more items than threads",
         channels=48,
         size=(17, 19),
         out_channels=48,
@@ -48,10 +48,10 @@ def test_more_work_than_one_grid(
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("groups", [1, 8])
 def test_no_races(monkeypatch: pytest.MonkeyPatch, groups: int, deterministic: bool) -> None:
-    """One block goes round several times, and threads share samples: every barrier is needed."""
+    """Blocks loop, and their threads share samples: every barrier is needed."""
     monkeypatch.setattr(call, "BLOCKS_PER_MULTIPROCESSOR", 1)
     case = build(
-        "several rounds",
+        "several iterations",
         channels=16,
         size=(9, 9),
         out_channels=8,

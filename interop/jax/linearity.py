@@ -1,0 +1,89 @@
+"""In which of its arguments together an operation is linear.
+
+Every operation is a sum of terms, and every term is a product of some arguments, linear in each of
+them but the offset. So it can be transposed by a set of arguments if no term has two of them. As in
+JAX's own rules, a term with none of them, such as a bias that is known, is a constant that the
+transpose ignores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from .call_spec import GRAD_OUTPUT, GRAD_OUTPUT_TANGENT, OPERANDS, Argument, CallSpec, Role
+
+Term = frozenset[Argument]
+
+OFFSET = Argument("primal", "offset")
+BIAS = Argument("primal", "bias")
+
+_MEANINGS: dict[Role, str] = {
+    "primal": "",
+    "tangent": "the tangent of ",
+    "second_tangent": "the second tangent of ",
+}
+
+
+def linear_arguments(
+    spec: CallSpec, unknown: Collection[Argument], outputs: Iterable[str]
+) -> list[Argument]:
+    """Those unknown arguments that some outputs depend on.
+
+    Raises:
+        ValueError: the outputs are not linear in them.
+    """
+    used = set[Argument]()
+    for term in _terms(spec, outputs):
+        found = [argument for argument in spec.inputs if argument in term and argument in unknown]
+        if OFFSET in found or len(found) > 1:
+            _refuse([OFFSET] if OFFSET in found else found)
+        used.update(found)
+    return [argument for argument in unknown if argument in used]
+
+
+def _refuse(arguments: list[Argument]) -> None:
+    names = " and ".join(_MEANINGS[each.role] + each.name for each in arguments)
+    together = " together" if len(arguments) > 1 else ""
+    raise ValueError(
+        f"cannot transpose deform_conv2d: it is not linear in {names}{together}; it is linear in "
+        "input, weight or mask, each with or without bias, where the others are constants. jax.vjp "
+        "differentiates it by all arguments"
+    )
+
+
+def _terms(spec: CallSpec, outputs: Iterable[str]) -> list[Term]:
+    operands = frozenset(Argument("primal", name) for name in OPERANDS) & frozenset(spec.inputs)
+    value = [operands - {BIAS}, operands & {BIAS}]
+    along = _along(value, "tangent", spec)
+    if spec.operation == "forward":
+        return value
+    if spec.operation == "jvp":
+        return along
+    if spec.operation == "second_jvp":
+        return _along(along, "second_tangent", spec)
+    found = []
+    for name in outputs:
+        if name == "grad_output":
+            found += along
+        elif spec.operation == "backward":
+            found += _derivative(value, name, GRAD_OUTPUT)
+        else:
+            found += _derivative(along, name, GRAD_OUTPUT)
+            if GRAD_OUTPUT_TANGENT in spec.inputs:
+                found += _derivative(value, name, GRAD_OUTPUT_TANGENT)
+    return found
+
+
+def _along(terms: Iterable[Term], role: Role, spec: CallSpec) -> list[Term]:
+    """Terms of the derivative along the operands' tangents of a role."""
+    terms = list(terms)
+    tangents = [each for each in spec.inputs if each.role == role and each.name in OPERANDS]
+    return [term for each in tangents for term in _derivative(terms, each.name, each)]
+
+
+def _derivative(terms: Iterable[Term], name: str, direction: Argument) -> list[Term]:
+    """Terms of the derivative by an operand, times the direction."""
+    operand = Argument("primal", name)
+    # A derivative by the offset still depends on it.
+    lost = frozenset[Argument]() if operand == OFFSET else frozenset({operand})
+    return [(term - lost) | {direction} for term in terms if operand in term]
