@@ -10,7 +10,7 @@ from cudeform.arrays import DeviceArray, Operands
 from cudeform.geometry import Geometry
 from cudeform.gpu import overrides
 from cudeform.gpu.chunks import Chunk
-from cudeform.gpu.device_api import params
+from cudeform.gpu.device_api import sizes
 from cudeform.gpu.device_api.commands import FillZero, KernelLaunch
 from cudeform.gpu.device_api.kernel_source import ITEMSIZE, Variant, kernel, widest
 from cudeform.gpu.device_api.protocol import Device, Memory
@@ -134,13 +134,13 @@ class Call:
         return self.positions(chunk) * self.g.taps * self.g.offset_groups
 
     @property
-    def problem(self) -> params.Problem:
+    def problem(self) -> sizes.Problem:
         """Sizes, as kernels take them."""
-        return params.Problem.of(self.g, self.zero_boundary_grad)
+        return sizes.Problem.of(self.g, self.zero_boundary_grad)
 
-    def chunk(self, chunk: Chunk) -> params.Chunk:
+    def chunk(self, chunk: Chunk) -> sizes.Chunk:
         """A chunk, as kernels take it."""
-        return params.Chunk(
+        return sizes.Chunk(
             first_image=chunk.images.start,
             images=chunk.count,
             first_row=chunk.rows.start,
@@ -151,7 +151,7 @@ class Call:
 
     def sampling(
         self, chunk: Chunk, images: DeviceArray | None, lanes: int | None = None
-    ) -> params.Sampling:
+    ) -> sizes.Sampling:
         """What a kernel takes that samples channels-last images for a chunk.
 
         Args:
@@ -159,7 +159,7 @@ class Call:
             images: its images; None if the kernel locates samples and reads no image.
             lanes: neighbouring threads that share a sample, by default ``lanes()``.
         """
-        return params.Sampling(
+        return sizes.Sampling(
             problem=self.problem,
             chunk=self.chunk(chunk),
             input=strides_of(images),
@@ -169,9 +169,9 @@ class Call:
             lanes=self.lanes() if lanes is None else lanes,
         )
 
-    def column_layout(self, chunk: Chunk) -> params.ColumnLayout:
+    def column_layout(self, chunk: Chunk) -> sizes.ColumnLayout:
         """The columns of a chunk, as kernels take their sizes."""
-        return params.ColumnLayout(self.positions(chunk), self.ld_columns)
+        return sizes.ColumnLayout(self.positions(chunk), self.ld_columns)
 
     def lanes(self) -> int:
         """Threads that share a sample: the most that divide its vectors evenly, a warp at most."""

@@ -17,6 +17,7 @@ from cudeform.gpu.costs import Costs
 from cudeform.gpu.device_api import params
 from cudeform.gpu.device_api.kernel_source import Variant, widest
 from cudeform.gpu.device_api.protocol import Device, Hardware, Memory
+from cudeform.gpu.device_api.sizes import KLayout
 from cudeform.gpu.layouts import input_images, needs_no_copy
 from cudeform.options import Options
 
@@ -104,8 +105,8 @@ def _pack_weight(call: Call, tiling: Tiling) -> Memory:
     return packed
 
 
-def _k_layout(tiling: Tiling) -> params.KLayout:
-    return params.KLayout(tiling.k_taps, tiling.taps_per_batch, tiling.channel_blocks)
+def _k_layout(tiling: Tiling) -> KLayout:
+    return KLayout(tiling.k_taps, tiling.taps_per_batch, tiling.channel_blocks)
 
 
 @dataclass(frozen=True)
