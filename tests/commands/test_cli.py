@@ -152,7 +152,9 @@ def test_the_note_names_the_arrays_that_work():
 
 def test_lines_of_the_note_fit_a_terminal():
     facts = tuple(f"fact number {number}" for number in range(20))
-    said = note(MACHINE, LOOPS, {f"library{n}": "1.2.3" for n in range(20)}, Gpus("", facts), works=True)
+    said = note(
+        MACHINE, LOOPS, {f"library{n}": "1.2.3" for n in range(20)}, Gpus("", facts), works=True
+    )
     assert max(map(len, said.splitlines())) <= 88
 
 
