@@ -36,10 +36,11 @@ import numpy as np
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.checks import DTYPES
-from cudeform.geometry import Geometry, Settings
+from cudeform.geometry import Geometry
 from cudeform.interop.array_adapter import CheckedAdapter
 from cudeform.interop.numpy import ADAPTER as NUMPY_ADAPTER
 from cudeform.options import current
+from cudeform.settings import Settings
 
 MINIMUM_JAX = (0, 7, 2)  # the oldest that the tests were run with
 
