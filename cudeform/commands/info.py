@@ -15,13 +15,31 @@ import numpy as np
 
 import cudeform
 from cudeform.commands.gpus import Gpus, gpu
-from cudeform.commands.machine import AVX512, Blas, Machine, avx512_remarks, blas_libraries
+from cudeform.commands.machine import (
+    AVX512,
+    Blas,
+    Loops,
+    Machine,
+    avx512_remarks,
+    blas_libraries,
+)
 
-__all__ = ["AVX512", "Blas", "Gpus", "Machine", "avx512_remarks", "blas_libraries", "gpu", "note"]
+__all__ = [
+    "AVX512",
+    "Blas",
+    "Gpus",
+    "Loops",
+    "Machine",
+    "avx512_remarks",
+    "blas_libraries",
+    "gpu",
+    "note",
+]
 
 # Libraries worth naming, as they are imported.
 LIBRARIES = (
-    "numpy", "scipy", "threadpoolctl", "cupy", "torch", "torchvision", "jax", "onnxruntime",
+    "numpy", "numba", "threadpoolctl", "scipy", "cupy", "torch", "torchvision", "jax",
+    "onnxruntime",
 )  # fmt: skip
 
 # Those whose arrays go through the CPU engine as NumPy's do.
@@ -37,34 +55,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the note; the status is 1 where cudeform does not work."""
-    works, gpus = small_call_is_right(np), Gpus.here(small_call_is_right)
-    print(note(Machine.here(), versions(), gpus, works))
+    loops, gpus = Loops.here(), Gpus.here(small_call_is_right)
+    works = loops.numba is not None and small_call_is_right(np)
+    print(note(Machine.here(), loops, versions(), gpus, works))
     return 0 if works and gpus.works else 1
 
 
-def note(machine: Machine, libraries: Mapping[str, str], gpus: Gpus, works: bool) -> str:
+def note(
+    machine: Machine, loops: Loops, libraries: Mapping[str, str], gpus: Gpus, works: bool
+) -> str:
     """What was found, what works and what to do.
 
     Args:
         machine: the processor and its BLAS.
+        loops: those of the CPU engine.
         libraries: versions by name, of those that are installed.
         gpus: what is known of them.
         works: whether a small convolution on NumPy arrays came out right.
     """
-    remarks = [*machine.remarks, *gpus.remarks]
-    if not works:
+    remarks = [*loops.remarks, *machine.remarks, *gpus.remarks]
+    if not (works or loops.failure):
         remarks.insert(0, "A small convolution came out wrong. Please report this note.")
     installed = ", ".join(f"{name} {version}" for name, version in libraries.items())
     absent = ", ".join(name for name in LIBRARIES if name not in libraries)
     system = f"{platform.system()} {platform.machine()}"
     lines = [f"cudeform {cudeform.__version__} on Python {platform.python_version()}, {system}"]
     lines += ["", "Found"]
-    lines += [wrapped("", line) for line in str(machine).splitlines()]
+    lines += [wrapped("", line) for line in (*str(machine).splitlines(), str(loops))]
     lines += [wrapped("GPU: ", "; ".join((gpus.found, *gpus.facts)))]
     lines += [wrapped("installed: ", installed), wrapped("not installed: ", absent or "-")]
     lines += ["", "Works"]
-    came_out = "right" if works else "wrong"
-    lines += [wrapped("", f"NumPy arrays, on the CPU: a small convolution came out {came_out}")]
+    came_out = f"a small convolution came out {'right' if works else 'wrong'}"
+    lines += [wrapped("", f"NumPy arrays, on the CPU: {'not here' if loops.failure else came_out}")]
     lines += [
         wrapped("", f"{arrays}, on the CPU: by the same engine, not tried here")
         for library, arrays in ADAPTERS.items()

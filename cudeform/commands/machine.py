@@ -6,11 +6,10 @@ import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import threadpoolctl
 
 from cudeform.options import available_threads
 
@@ -22,7 +21,7 @@ AVX512 = frozenset({"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"})
 KERNELS_WITHOUT_AVX512 = frozenset({"Prescott", "Nehalem", "Sandybridge", "Haswell", "Zen"})
 
 # First parts of the names of variables that decide how fast a library of this process is.
-OBEYED = ("OPENBLAS_", "BLIS_", "MKL_", "OMP_", "GOMP_", "KMP_")
+OBEYED = ("OPENBLAS_", "BLIS_", "MKL_", "OMP_", "GOMP_", "KMP_", "NUMBA_")
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Machine:
             cores=available_threads(),
             blas=blas,
             environment=environment,
-            remarks=(*avx512_remarks(flags, blas, environment), *_blas_thread_remarks()),
+            remarks=tuple(avx512_remarks(flags, blas, environment)),
         )
 
     @classmethod
@@ -106,12 +105,7 @@ class Machine:
 
 
 def blas_libraries() -> tuple[Blas, ...]:
-    """The BLAS libraries in this process; without threadpoolctl, the one NumPy was built with."""
-    try:
-        import threadpoolctl
-    except ImportError:
-        built = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-        return (Blas(built["name"], built["version"], "NumPy"),)
+    """The BLAS libraries in this process."""
     return tuple(
         Blas(
             name=library["internal_api"],
@@ -123,6 +117,49 @@ def blas_libraries() -> tuple[Blas, ...]:
         for library in threadpoolctl.threadpool_info()
         if library["user_api"] == "blas"
     )
+
+
+@dataclass(frozen=True)
+class Loops:
+    """The loops of the CPU engine.
+
+    Attributes:
+        numba: version of the Numba that compiles them; None where it cannot be imported.
+        folder: where they are kept; None where no folder can be written.
+        failure: why Numba cannot be imported, and what to do.
+    """
+
+    numba: str | None
+    folder: Path | None = None
+    failure: str = ""
+
+    @classmethod
+    def here(cls) -> Loops:
+        """Those of this process."""
+        try:
+            from cudeform.cpu.loops import jit
+        except ImportError as error:
+            return cls(None, failure=str(error))
+        return cls(jit.NUMBA, jit.cache_folder())
+
+    def __str__(self) -> str:
+        """All that is known of them."""
+        if self.numba is None:
+            return "loops: not compiled"
+        kept = f"kept in {self.folder}" if self.folder else "not kept"
+        return f"loops: compiled by Numba {self.numba}, {kept}; they run on cudeform's own threads"
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What could be better."""
+        if self.failure:
+            return (self.failure,)
+        if self.folder is None:
+            return (
+                "No folder for compiled loops can be written: every process compiles them again. "
+                "Set NUMBA_CACHE_DIR to one that can.",
+            )
+        return ()
 
 
 def avx512_remarks(
@@ -147,15 +184,6 @@ def avx512_remarks(
         yield (
             f"The processor has AVX-512, but {library.title} runs its {library.kernels} kernels, "
             f"which do not use it: matrix products may take twice the time. {remedy}"
-        )
-
-
-def _blas_thread_remarks() -> Iterator[str]:
-    if find_spec("threadpoolctl") is None:
-        yield (
-            "threadpoolctl is not installed: NumPy's BLAS starts threads of its own beside "
-            "cudeform's and they share the cores, and its kernel set cannot be told. "
-            "pip install threadpoolctl"
         )
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cudeform.arrays import Gradients, Operands
-from cudeform.cpu.call import Array, Call, Images
-from cudeform.cpu.layouts import Rooms, SampleArrays
-from cudeform.cpu.loops.coordinates import Sizes
+from cudeform.cpu.call import Array, Call
+from cudeform.cpu.images import Images, channels_last
+from cudeform.cpu.layouts import Rooms, SampleArrays, columns_at
+from cudeform.cpu.loops.arguments import Sizes
+from cudeform.cpu.loops.gather import gather_columns
 from cudeform.cpu.loops.gradients import sample_gradients
-from cudeform.cpu.loops.sampling import scatter
+from cudeform.cpu.loops.scatter import scatter
 from cudeform.cpu.panels import Panel, PanelRoom, Sums, work_through
 from cudeform.cpu.products import grad_columns_of
 from cudeform.cpu.threads import blas_on_one_thread
@@ -25,8 +27,8 @@ def costs(g: Geometry, itemsize: int) -> Costs:
     return Costs(
         image=2 * g.channels * g.in_pixels * itemsize,
         fixed=3 * weight * itemsize,
-        kept=(2 * columns + planes + g.out_channels) * itemsize,
-        position=(planes + g.out_channels) * itemsize,
+        kept=(columns + planes + g.out_channels) * itemsize,
+        position=(columns + planes) * itemsize,
     )
 
 
@@ -41,16 +43,11 @@ def backward(
         bias=grads.bias is not None,
         pixels=grads.input is not None,
     )
-    through_columns = not (grads.input is grads.offset is grads.mask is None)
-    room = PanelRoom.of(
-        call,
-        (call.samples,),
-        columns=grads.weight is not None,
-        grad_columns=int(through_columns),
-    )
-    work = _Work(call, SampleArrays.of(g, grads.offset, grads.mask, call.dtype))
+    room = PanelRoom.of(call, (call.samples,), columns=grads.weight is not None)
+    by_sample = SampleArrays.of(g, grads.offset, grads.mask, call.dtype)
+    work = _Work(call, by_sample, grad_input=grads.input is not None)
     with blas_on_one_thread():
-        for images in call.images(operands.input):
+        for images in channels_last(call, operands.input):
             sums.begin()
             work_through(call, images, grad_output, room, sums, work)
             sums.write_images(call, images, grads.input)
@@ -58,51 +55,70 @@ def backward(
 
 
 @dataclass(frozen=True)
+class _Scratch:
+    """Memory of a thread.
+
+    Attributes:
+        grad_columns: gradient of the columns of a box, flat.
+        planes: copies of gradients of offset and mask.
+    """
+
+    grad_columns: Array
+    planes: Rooms
+
+
+@dataclass(frozen=True)
 class _Work:
-    """What is done with boxes and panels; a thread's memory is for copies of gradients.
+    """What is done with boxes.
 
     Attributes:
         call: the call.
         grads: gradients of offset and mask.
+        grad_input: whether that of the images is wanted.
     """
 
     call: Call
     grads: SampleArrays
+    grad_input: bool
 
-    def scratch(self) -> Rooms:
-        return self.grads.rooms(self.call.tiling.positions)
+    def scratch(self) -> _Scratch:
+        return _Scratch(self.call.columns_room(), self.grads.rooms(self.call.tiling.positions))
 
-    def box(self, images: Images, box: Box, panel: Panel, rooms: Rooms) -> None:
+    def box(self, images: Images, box: Box, panel: Panel, scratch: _Scratch) -> None:
         call = self.call
-        grad_columns = panel.columns[:0]
-        if panel.grad_columns:
-            (grad_columns,) = panel.grad_columns
-            part = panel.part(box)
-            target = call.columns_of(grad_columns, len(panel.box))[:, part]
-            grad_columns_of(call.g, call.weight, panel.grad_output[:, part], target)
-        sample_gradients(
-            call.sizes,
-            box.first,
-            box.last,
-            images.pixels,
-            panel.samples[0],
-            grad_columns,
-            self.grads.to_write(box, rooms),
-            call.options.boundary_grad == "zero",
-            panel.columns,
-            panel.at,
-        )
-        self.grads.write(box, box, rooms)
+        if self.grads.present or self.grad_input:
+            target = call.columns_of(scratch.grad_columns, len(box))
+            grad_columns_of(call.g, call.weight, panel.grad_output[:, panel.part(box)], target)
+        samples, positions = panel.samples[0], (box.first, box.last)
+        if self.grads.present:
+            sample_gradients(
+                call.sizes,
+                *positions,
+                images.pixels,
+                samples,
+                scratch.grad_columns,
+                columns_at(box),
+                self.grads.to_write(box, scratch.planes),
+                call.options.boundary_grad == "zero",
+                panel.columns,
+                columns_at(panel.box),
+            )
+            self.grads.write(box, box, scratch.planes)
+        elif len(panel.columns):
+            pixels, at = images.pixels, columns_at(panel.box)
+            gather_columns(call.sizes, *positions, pixels, samples, panel.columns, at)
 
-    def scatter(self, panel: Panel, sizes: Sizes, runs: slice, pixels: Array) -> None:
+    def scatter(
+        self, box: Box, panel: Panel, scratch: _Scratch, sizes: Sizes, part: slice, pixels: Array
+    ) -> None:
         scatter(
             sizes,
-            panel.box.first,
-            panel.box.last,
-            runs.start,
-            runs.stop,
+            box.first,
+            box.last,
+            part.start,
+            part.stop,
             panel.samples[0],
-            panel.grad_columns[0],
-            panel.at,
+            scratch.grad_columns,
+            columns_at(box),
             pixels,
         )

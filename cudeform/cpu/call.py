@@ -1,28 +1,25 @@
-"""What the boxes of a call have in common: operands, sizes, how it is cut, its images."""
+"""What the boxes of a call have in common: operands, sizes, how it is cut."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cudeform.arrays import Operands
-from cudeform.cpu.layouts import SampleArrays, read_only
-from cudeform.cpu.loops.coordinates import Sizes
+from cudeform.cpu.layouts import SampleArrays
+from cudeform.cpu.loops.arguments import Sizes
 from cudeform.cpu.products import columns_groups, taps_first
 from cudeform.cpu.threads import Item, Scratch, run
 from cudeform.cpu.tiling import Box, Costs, Tiling, tiling
 from cudeform.geometry import Geometry
 from cudeform.options import Options, available_threads
-from cudeform.partition import split
 
 Array = NDArray[Any]
-
-# What one thread copies at a time.
-COPIED_ELEMENTS = 2**17
 
 
 def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -30,17 +27,13 @@ def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
-@dataclass(frozen=True)
-class Images:
-    """Some images with their channels last.
-
-    Attributes:
-        images: which.
-        pixels: flat, (images, H, W, C).
-    """
-
-    images: slice
-    pixels: Array
+@lru_cache(maxsize=256)
+def _cut(
+    g: Geometry, itemsize: int, costs: Callable[[Geometry, int], Costs], limit: int | None
+) -> tuple[Sizes, Tiling]:
+    """What depends on sizes alone."""
+    columns = g.taps * g.channels * itemsize
+    return Sizes.of(g, columns_groups(g)), tiling(g, columns, costs(g, itemsize), limit)
 
 
 @dataclass(frozen=True)
@@ -77,12 +70,11 @@ class Call:
     ) -> Call:
         """Prepare a call."""
         dtype = compute_dtype(operands.input.dtype)
-        columns = g.taps * g.channels * dtype.itemsize
-        cut = tiling(g, columns, costs(g, dtype.itemsize), options.workspace_limit)
+        sizes, cut = _cut(g, dtype.itemsize, costs, options.workspace_limit)
         return cls(
             operands=operands,
             g=g,
-            sizes=Sizes.of(g, columns_groups(g)),
+            sizes=sizes,
             options=options,
             tiling=cut,
             threads=min(options.num_threads or available_threads(), cut.workers),
@@ -115,36 +107,9 @@ class Call:
         size = positions * self.g.out_channels
         return room[:size].reshape(groups, positions, self.g.out_channels // groups)
 
-    def images(self, array: Array) -> Iterator[Images]:
-        """Lay images (N, C, H, W) out with their channels last; views where they already are."""
-        room = None
-        for images in split(self.g.batch, self.tiling.images):
-            batch = array[images].transpose(0, 2, 3, 1)
-            if batch.dtype == self.dtype and batch.flags.c_contiguous:
-                yield Images(images, read_only(batch.reshape(-1)))
-                continue
-            room = self.image_room() if room is None else room
-            flat = room[: batch.size]
-            self.copy(batch, flat.reshape(batch.shape))
-            yield Images(images, read_only(flat))
-
-    def image_room(self) -> Array:
-        """Room for the images that are laid out at a time, flat."""
-        return np.empty(self.tiling.images * self.g.in_pixels * self.g.channels, self.dtype)
-
-    def copy(self, source: Array, target: Array) -> None:
-        """Copy images, some of their rows on each thread."""
-
-        def copy_rows(rows: slice, _: None) -> None:
-            target[:, rows] = source[:, rows]
-
-        few = source[:, :1].size
-        parts = split(source.shape[1], max(1, COPIED_ELEMENTS // max(1, few)))
-        self.run(copy_rows, parts, lambda: None)
-
-    def boxes(self, images: Images) -> list[Box]:
+    def boxes(self, images: slice) -> list[Box]:
         """Cover the output of some images."""
-        return self.tiling.boxes(self.g, images.images)
+        return self.tiling.boxes(self.g, images)
 
     def run(
         self,

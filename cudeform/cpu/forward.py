@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cudeform.arrays import Operands
-from cudeform.cpu.call import Array, Call, Images
-from cudeform.cpu.layouts import Rooms, write_product
-from cudeform.cpu.loops.coordinates import ColumnsAt
-from cudeform.cpu.loops.sampling import gather_columns
-from cudeform.cpu.products import output_of
+from cudeform.cpu.call import Array, Call
+from cudeform.cpu.images import Images, channels_last
+from cudeform.cpu.layouts import Rooms, columns_at, read_only, write_product
+from cudeform.cpu.loops.gather import add_samples, gather_columns
+from cudeform.cpu.products import is_depthwise, output_of
 from cudeform.cpu.threads import blas_on_one_thread
 from cudeform.cpu.tiling import Box, Costs
 from cudeform.geometry import Geometry
@@ -33,12 +33,12 @@ def forward(operands: Operands, g: Geometry, options: Options, output: Array) ->
     """Write the deformable convolution of ``operands`` into ``output``."""
     call = Call.of(operands, g, options, costs)
     with blas_on_one_thread():
-        for images in call.images(operands.input):
+        for images in channels_last(call, operands.input):
 
             def work(box: Box, scratch: _Scratch, images: Images = images) -> None:
                 _box(call, images, box, scratch, output)
 
-            call.run(work, call.boxes(images), lambda: _Scratch.of(call))
+            call.run(work, call.boxes(images.images), lambda: _Scratch.of(call))
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,15 @@ class _Scratch:
 
 def _box(call: Call, images: Images, box: Box, scratch: _Scratch, output: Array) -> None:
     call.samples.read(box, box, scratch.planes)
-    gather_columns(
-        call.sizes,
-        box.first,
-        box.last,
-        images.pixels,
-        call.samples.to_read(box, scratch.planes),
-        scratch.columns,
-        ColumnsAt(len(box), box.first),
-    )
-    columns = call.columns_of(scratch.columns, len(box))
+    samples = call.samples.to_read(box, scratch.planes)
+    positions = box.first, box.last
     product = call.product_of(scratch.product, len(box))
-    output_of(call.g, call.weight, columns, product)
+    if is_depthwise(call.g):
+        product[...] = 0
+        weight, sums = read_only(call.weight.reshape(-1)), product.reshape(-1)
+        add_samples(call.sizes, *positions, images.pixels, samples, weight, sums)
+    else:
+        columns = scratch.columns
+        gather_columns(call.sizes, *positions, images.pixels, samples, columns, columns_at(box))
+        output_of(call.g, call.weight, call.columns_of(columns, len(box)), product)
     write_product(call.g, product, call.operands.bias, box, output)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cudeform.cpu.loops.coordinates import Planes, Samples
+from cudeform.cpu.loops.arguments import ColumnsAt, Planes, Samples
+from cudeform.cpu.loops.transposition import transpose
 from cudeform.cpu.tiling import Box
 from cudeform.geometry import Geometry
 
@@ -95,6 +96,11 @@ class SampleArrays:
         """See whether loops can use the arrays without copies."""
         return cls(PlaneArray.of(g, offset, dtype), PlaneArray.of(g, mask, dtype))
 
+    @property
+    def present(self) -> bool:
+        """Whether there is any."""
+        return not (self.offset.array is self.mask.array is None)
+
     def rooms(self, positions: int) -> Rooms:
         """Scratch memory for copies of so many positions."""
         dtype = self.offset.dtype
@@ -124,12 +130,35 @@ class SampleArrays:
         return Samples(offset, offset_planes, mask, mask_planes)
 
 
+def columns_at(area: Box) -> ColumnsAt:
+    """Where the columns of an area lie."""
+    return ColumnsAt(len(area), area.first)
+
+
 def write_product(g: Geometry, product: Array, bias: Array | None, box: Box, output: Array) -> None:
     """Write the output (groups, positions, O/groups) of a box, and add the bias."""
-    values = product.swapaxes(1, 2).reshape(g.out_channels, len(box))
     if bias is not None:
-        values = values + bias.astype(product.dtype)[:, None]
-    write_box(g, values, box, output)
+        product += bias.astype(product.dtype).reshape(len(product), 1, -1)
+    if output.dtype == product.dtype and output.flags.c_contiguous:
+        _turn_product(g, product, box, output)
+    else:
+        write_box(g, product.swapaxes(1, 2).reshape(g.out_channels, len(box)), box, output)
+
+
+def _turn_product(g: Geometry, product: Array, box: Box, output: Array) -> None:
+    """The same without a bias, where the planes of the output lie one after the other."""
+    groups, positions, channels = product.shape
+    source, target = read_only(product.reshape(-1)), output.reshape(-1)
+    done = 0
+    while done < positions:
+        n, at = divmod(box.first + done, g.out_pixels)
+        count = min(positions - done, g.out_pixels - at)
+        for group in range(groups):
+            row = group * positions + done
+            plane = (box.images.start + n) * g.out_channels + group * channels
+            to = plane * g.out_pixels + at
+            transpose(source, row * channels, channels, target, to, g.out_pixels, count, channels)
+        done += count
 
 
 def write_box(g: Geometry, values: Array, box: Box, array: Array) -> None:

@@ -1,32 +1,31 @@
-"""Panels: boxes in runs, so that what all positions add to is summed in large parts.
+"""Panels: boxes in runs, and the gradients that all of their positions add to.
 
-The boxes of a panel leave their columns, the gradient of these and their share of grad_output side
-by side. When all are done, parts of the gradients of weight and images are worked out next to each
-other, each part over all positions of the panel in their order: every element is written by one
-thread, and its sum does not depend on how many there are.
+Boxes add to the gradient of the images in their order, see ``Turns``. They leave their columns and
+their share of grad_output side by side in a panel; when all of a panel are done, parts of the
+gradient of the weight are worked out next to each other, each over all positions. Every sum has one
+order, whatever the number of threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
 import numpy as np
 
-from cudeform.cpu.call import Array, Call, Images
+from cudeform.cpu.call import Array, Call
+from cudeform.cpu.images import Images, channels_first, image_room
 from cudeform.cpu.layouts import Rooms, SampleArrays, read_box
-from cudeform.cpu.loops.coordinates import ColumnsAt, Samples, Sizes
+from cudeform.cpu.loops.arguments import Samples, Sizes
 from cudeform.cpu.loops.vectors import VECTOR
-from cudeform.cpu.products import add_grad_weight, channels_first, weight_parts
-from cudeform.cpu.threads import Scratch
+from cudeform.cpu.products import add_grad_weight, taps_last, weight_parts
+from cudeform.cpu.threads import Scratch, Turns
 from cudeform.cpu.tiling import Box
 from cudeform.partition import split
 
-# Channels that are scattered at a time, at least, and most parts that all of them make.
+# Channels that a thread scatters in its turn, at least.
 SCATTERED_CHANNELS = 16
-SCATTER_PARTS = 16
 
 
 @dataclass(frozen=True)
@@ -36,21 +35,16 @@ class Panel:
     Attributes:
         box: all its positions.
         grad_output: (O, positions).
+        bias: its sums over the positions of each box, (boxes, O).
         columns: flat; empty if the weight needs no gradient.
-        grad_columns: as columns, one for each product that gives some.
         samples: offset and mask, and their tangents if there are any.
     """
 
     box: Box
     grad_output: Array
+    bias: Array
     columns: Array
-    grad_columns: tuple[Array, ...]
     samples: tuple[Samples, ...]
-
-    @property
-    def at(self) -> ColumnsAt:
-        """The positions of the columns."""
-        return ColumnsAt(len(self.box), self.box.first)
 
     def part(self, box: Box) -> slice:
         """Where a box lies in it."""
@@ -68,36 +62,32 @@ class PanelRoom:
 
     grad_output: Array
     columns: Array
-    grad_columns: tuple[Array, ...]
     arrays: tuple[SampleArrays, ...]
     planes: tuple[Rooms, ...]
 
     @classmethod
-    def of(
-        cls, call: Call, arrays: tuple[SampleArrays, ...], *, columns: bool, grad_columns: int
-    ) -> PanelRoom:
-        """Room for the largest panel of a call, with so many gradients of its columns."""
+    def of(cls, call: Call, arrays: tuple[SampleArrays, ...], *, columns: bool) -> PanelRoom:
+        """Room for the largest panel of a call."""
         g = call.g
         positions = min(call.tiling.panel, call.tiling.images * g.out_pixels)
         size = positions * g.taps * g.channels
         return cls(
             grad_output=np.empty(positions * g.out_channels, call.dtype),
             columns=np.empty(size if columns else 0, call.dtype),
-            grad_columns=tuple(np.empty(size, call.dtype) for _ in range(grad_columns)),
             arrays=arrays,
             planes=tuple(each.rooms(positions) for each in arrays),
         )
 
     def panel(self, call: Call, boxes: list[Box]) -> Panel:
         """The panel of some boxes."""
-        box = Box(boxes[0].first, boxes[-1].last, boxes[0].images)
+        box = Box(boxes[0].first, boxes[-1].last, boxes[0].images, boxes[0].index)
         grad_output = self.grad_output[: call.g.out_channels * len(box)]
         size = len(box) * call.g.taps * call.g.channels
         return Panel(
             box=box,
             grad_output=grad_output.reshape(call.g.out_channels, len(box)),
+            bias=np.empty((len(boxes), call.g.out_channels), call.dtype),
             columns=self.columns[:size],
-            grad_columns=tuple(room[:size] for room in self.grad_columns),
             samples=tuple(
                 each.to_read(box, rooms)
                 for each, rooms in zip(self.arrays, self.planes, strict=True)
@@ -105,8 +95,10 @@ class PanelRoom:
         )
 
     def read(self, call: Call, grad_output: Array, box: Box, panel: Panel) -> None:
-        """Copy what a box needs into its panel."""
-        read_box(call.g, grad_output, box, panel.grad_output[:, panel.part(box)])
+        """Copy what a box needs into its panel; sum its share of grad_output."""
+        part = panel.grad_output[:, panel.part(box)]
+        read_box(call.g, grad_output, box, part)
+        np.sum(part, axis=1, out=panel.bias[box.index - panel.box.index])
         for each, rooms in zip(self.arrays, self.planes, strict=True):
             each.read(box, panel.box, rooms)
 
@@ -131,7 +123,7 @@ class Sums:
         return cls(
             weight=np.zeros_like(call.weight) if weight else None,
             bias=np.zeros(call.g.out_channels, call.dtype) if bias else None,
-            pixels=call.image_room() if pixels else None,
+            pixels=image_room(call) if pixels else None,
         )
 
     def begin(self) -> None:
@@ -142,19 +134,19 @@ class Sums:
     def write_images(self, call: Call, images: Images, grad_input: Array | None) -> None:
         """Round the gradient of some images."""
         if self.pixels is not None and grad_input is not None:
-            target = grad_input[images.images].transpose(0, 2, 3, 1)
-            call.copy(self.pixels[: target.size].reshape(target.shape), target)
+            target = grad_input[images.images]
+            channels_first(call, self.pixels[: target.size], target)
 
     def write_rest(self, call: Call, grad_weight: Array | None, grad_bias: Array | None) -> None:
         """Round the gradients of weight and bias."""
         if self.weight is not None and grad_weight is not None:
-            grad_weight[...] = channels_first(call.g, self.weight)
+            grad_weight[...] = taps_last(call.g, self.weight)
         if self.bias is not None and grad_bias is not None:
             grad_bias[...] = self.bias
 
 
 class Work(Protocol[Scratch]):
-    """What is done with the boxes of a call and with its panels."""
+    """What is done with the boxes of a call."""
 
     def scratch(self) -> Scratch:
         """The memory of a thread."""
@@ -162,8 +154,10 @@ class Work(Protocol[Scratch]):
     def box(self, images: Images, box: Box, panel: Panel, scratch: Scratch) -> None:
         """Fill the part of a panel that belongs to a box, and write what belongs to it alone."""
 
-    def scatter(self, panel: Panel, sizes: Sizes, runs: slice, pixels: Array) -> None:
-        """Add some runs of channels, of the length that ``sizes`` have, to the pixels."""
+    def scatter(
+        self, box: Box, panel: Panel, scratch: Scratch, sizes: Sizes, part: slice, pixels: Array
+    ) -> None:
+        """Add some channels, whole runs of the length that ``sizes`` have, to the pixels."""
 
 
 def work_through(
@@ -175,37 +169,46 @@ def work_through(
     work: Work[Scratch],
 ) -> None:
     """Work on all boxes of some images and add what they leave to the sums."""
-    sizes, runs = scatter_parts(call.sizes)
-    for boxes in call.tiling.panels(call.boxes(images)):
-        panel = room.panel(call, boxes)
+    boxes = call.boxes(images.images)
+    sizes, parts = scatter_parts(call.sizes, call.threads)
+    turns = Turns(len(parts))
+    for run in call.tiling.panels(boxes):
+        panel = room.panel(call, run)
 
         def one(box: Box, scratch: Scratch, panel: Panel = panel) -> None:
-            room.read(call, grad_output, box, panel)
-            work.box(images, box, panel, scratch)
+            with turns.stopped_by_errors():
+                room.read(call, grad_output, box, panel)
+                work.box(images, box, panel, scratch)
+                if sums.pixels is None:
+                    return
+                for which, part in enumerate(parts):
+                    add = partial(work.scatter, box, panel, scratch, sizes, part, sums.pixels)
+                    turns.take(which, box.index, add)
 
-        call.run(one, boxes, work.scratch)
-        tasks: list[Callable[[], None]] = []
-        if sums.pixels is not None:
-            tasks += [partial(work.scatter, panel, sizes, part, sums.pixels) for part in runs]
-        if sums.weight is not None:
-            columns = call.columns_of(panel.columns, len(panel.box))
-            operands = call.g, panel.grad_output, columns, sums.weight
-            tasks += [partial(add_grad_weight, *operands, part) for part in weight_parts(call.g)]
+        call.run(one, run, work.scratch)
+        _add_weight(call, panel, sums)
         if sums.bias is not None:
-            tasks.append(partial(_add_bias, panel, sums.bias))
-        call.run(lambda task, _: task(), tasks, lambda: True)
+            sums.bias[...] += panel.bias.sum(axis=0)
 
 
-def scatter_parts(sizes: Sizes) -> tuple[Sizes, list[slice]]:
-    """Runs of channels that are short enough for several threads, and parts of all of them."""
+def _add_weight(call: Call, panel: Panel, sums: Sums) -> None:
+    """Add what a panel holds to the gradient of the weight."""
+    if sums.weight is not None:
+        columns = call.columns_of(panel.columns, len(panel.box))
+        add = partial(add_grad_weight, call.g, panel.grad_output, columns, sums.weight)
+        call.run(lambda part, _: add(part), weight_parts(call.g), lambda: None)
+
+
+def scatter_parts(sizes: Sizes, threads: int) -> tuple[Sizes, list[slice]]:
+    """Parts of the channels that a thread scatters in its turn, and sizes with runs that fit.
+
+    Bits do not depend on them: each channel has the same order of sums.
+    """
     run = sizes.run
     for length in range(SCATTERED_CHANNELS, run, VECTOR):
-        if run % length == 0 and sizes.channels // length <= SCATTER_PARTS:
+        if run % length == 0 and length * threads >= sizes.channels:
             run = length
             break
-    count = sizes.channels // max(1, run)
-    return sizes._replace(run=run), split(count, max(1, -(-count // SCATTER_PARTS)))
-
-
-def _add_bias(panel: Panel, bias: Array) -> None:
-    bias[...] += panel.grad_output.sum(axis=1)
+    count = sizes.channels // run
+    parts = split(count, max(1, -(-count // threads)))
+    return sizes._replace(run=run), [slice(a.start * run, a.stop * run) for a in parts]

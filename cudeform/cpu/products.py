@@ -17,7 +17,9 @@ from cudeform.partition import split
 
 Array = NDArray[Any]
 
+# Parts that the gradient of a weight is worked out in, if it has so many elements.
 WEIGHT_PARTS = 8
+DIVIDED_ELEMENTS = 2**13
 
 
 def is_depthwise(g: Geometry) -> bool:
@@ -38,7 +40,7 @@ def taps_first(g: Geometry, weight: Array, dtype: np.dtype[Any]) -> Array:
     return packed.reshape(g.groups, g.out_channels // g.groups, g.taps * (g.channels // g.groups))
 
 
-def channels_first(g: Geometry, weight: Array) -> Array:
+def taps_last(g: Geometry, weight: Array) -> Array:
     """The inverse of :func:`taps_first`: a view of shape (O, C/groups, KH, KW)."""
     if is_depthwise(g):
         return weight.T.reshape(g.channels, 1, g.kernel_h, g.kernel_w)
@@ -71,7 +73,8 @@ def weight_parts(g: Geometry) -> list[slice]:
     They depend on the sizes alone, so that the sums do not depend on the number of threads.
     """
     size = g.groups if g.groups > 1 else g.taps * g.channels
-    return split(size, -(-size // WEIGHT_PARTS))
+    elements = g.out_channels * g.taps * (g.channels // g.groups)
+    return split(size, -(-size // WEIGHT_PARTS) if elements >= DIVIDED_ELEMENTS else size)
 
 
 def add_grad_weight(

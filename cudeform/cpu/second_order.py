@@ -13,11 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cudeform.arrays import DoubleGradients, Operands, Tangents
-from cudeform.cpu.call import Array, Call, Images
-from cudeform.cpu.layouts import Rooms, SampleArrays, write_product
-from cudeform.cpu.loops.coordinates import ColumnsAt, Samples, Sizes
-from cudeform.cpu.loops.sampling import gather_columns, scatter
-from cudeform.cpu.loops.tangents import gather_tangents, sample_seconds, scatter_tangents
+from cudeform.cpu.call import Array, Call
+from cudeform.cpu.images import Images, channels_last
+from cudeform.cpu.layouts import Rooms, SampleArrays, columns_at, write_product
+from cudeform.cpu.loops.arguments import ColumnsAt, Samples, Sizes
+from cudeform.cpu.loops.gather import gather_columns
+from cudeform.cpu.loops.scatter import scatter
+from cudeform.cpu.loops.second_gradients import sample_seconds
+from cudeform.cpu.loops.tangents import gather_tangents, scatter_tangents
 from cudeform.cpu.panels import Panel, PanelRoom, Sums, work_through
 from cudeform.cpu.products import grad_columns_of, output_of, taps_first
 from cudeform.cpu.threads import blas_on_one_thread
@@ -33,8 +36,8 @@ def costs(g: Geometry, itemsize: int) -> Costs:
     return Costs(
         image=3 * g.channels * g.in_pixels * itemsize,
         fixed=4 * weight * itemsize,
-        kept=(3 * columns + 2 * planes + g.out_channels) * itemsize,
-        position=(columns + 3 * planes + 3 * g.out_channels) * itemsize,
+        kept=(columns + 2 * planes + g.out_channels) * itemsize,
+        position=(3 * columns + 3 * planes + 3 * g.out_channels) * itemsize,
     )
 
 
@@ -50,14 +53,13 @@ def jvp(
             def work(box: Box, memory: _JvpScratch, pair: ImagePair = pair) -> None:
                 direction.samples.read(box, box, memory.along)
                 call.samples.read(box, box, memory.planes)
-                at = ColumnsAt(len(box), box.first)
                 samples = call.samples.to_read(box, memory.planes)
                 along = direction.samples.to_read(box, memory.along)
-                direction.gather(pair, box, samples, along, memory.tangent, at)
+                direction.gather(pair, box, samples, along, memory.tangent, columns_at(box))
                 columns = call.columns_of(memory.tangent, len(box))
                 direction.write_output(pair, box, samples, columns, memory.output, result)
 
-            call.run(work, call.boxes(pair.images), lambda: _JvpScratch.of(call, direction))
+            call.run(work, call.boxes(pair.images.images), lambda: _JvpScratch.of(call, direction))
 
 
 def double_backward(
@@ -74,17 +76,14 @@ def double_backward(
     sums = Sums.zero(
         call, weight=results.weight is not None, bias=False, pixels=results.input is not None
     )
-    through_columns = not (results.input is results.offset is results.mask is None)
-    room = PanelRoom.of(
-        call,
-        (call.samples, direction.samples),
-        columns=results.weight is not None or results.grad_output is not None,
-        grad_columns=len(direction.weights) * through_columns,
-    )
+    columns = results.weight is not None or results.grad_output is not None
+    room = PanelRoom.of(call, (call.samples, direction.samples), columns=columns)
     grads = SampleArrays.of(g, results.offset, results.mask, call.dtype)
     with blas_on_one_thread():
         for pair in direction.pairs():
-            work = _Work(direction, pair, grads, results.grad_output)
+            work = _Work(
+                direction, pair, grads, results.grad_output, grad_input=results.input is not None
+            )
             sums.begin()
             work_through(call, pair.images, grad_output, room, sums, work)
             sums.write_images(call, pair.images, results.input)
@@ -166,10 +165,10 @@ class Direction:
 
     def pairs(self) -> Iterator[ImagePair]:
         """The images of the call and their tangents, some at a time."""
-        images = self.call.images(self.call.operands.input)
+        images = channels_last(self.call, self.call.operands.input)
         if self.tangents.input is None:
             return (ImagePair(some, some.pixels[:0]) for some in images)
-        tangents = self.call.images(self.tangents.input)
+        tangents = channels_last(self.call, self.tangents.input)
         return (ImagePair(a, b.pixels) for a, b in zip(images, tangents, strict=True))
 
     def gather(
@@ -209,8 +208,7 @@ class Direction:
         product = call.product_of(scratch.product, len(box))
         output_of(call.g, call.weight, columns, product)
         if self.weight is not None:
-            at = ColumnsAt(len(box), box.first)
-            pixels = pair.images.pixels
+            at, pixels = columns_at(box), pair.images.pixels
             gather_columns(call.sizes, box.first, box.last, pixels, samples, scratch.columns, at)
             other = call.product_of(scratch.other, len(box))
             output_of(call.g, self.weight, call.columns_of(scratch.columns, len(box)), other)
@@ -219,43 +217,70 @@ class Direction:
 
 
 @dataclass(frozen=True)
+class _Scratch:
+    """A thread's memory in the double backward.
+
+    Attributes:
+        grad_columns: gradients of the columns that meet the weight and its tangent, flat.
+        planes: copies of gradients of offset and mask.
+        output: for the tangent of the output.
+    """
+
+    grad_columns: tuple[Array, ...]
+    planes: Rooms
+    output: _OutputScratch
+
+
+@dataclass(frozen=True)
 class _Work:
-    """What the double backward does with boxes and panels.
+    """What the double backward does with boxes.
 
     Attributes:
         direction: a call and the cotangents of its gradients.
         pair: some images.
         grads: gradients of offset and mask.
         grad_output: gradient of grad_output, or None.
+        grad_input: whether that of the images is wanted.
     """
 
     direction: Direction
     pair: ImagePair
     grads: SampleArrays
     grad_output: Array | None
+    grad_input: bool
 
-    def scratch(self) -> tuple[Rooms, _OutputScratch]:
-        positions = self.direction.call.tiling.positions
-        return self.grads.rooms(positions), _OutputScratch.of(self.direction)
+    @property
+    def zero_boundary_grad(self) -> bool:
+        """Whether samples with a coordinate of -1 change with the offset."""
+        return self.direction.call.options.boundary_grad == "zero"
 
-    def box(
-        self, images: Images, box: Box, panel: Panel, scratch: tuple[Rooms, _OutputScratch]
-    ) -> None:
+    def scratch(self) -> _Scratch:
+        call = self.direction.call
+        return _Scratch(
+            tuple(call.columns_room() for _ in self.direction.weights),
+            self.grads.rooms(call.tiling.positions),
+            _OutputScratch.of(self.direction),
+        )
+
+    def box(self, images: Images, box: Box, panel: Panel, scratch: _Scratch) -> None:
         call, part = self.direction.call, panel.part(box)
         samples, along = panel.samples
-        rooms, output = scratch
         if len(panel.columns):
-            self.direction.gather(self.pair, box, samples, along, panel.columns, panel.at)
+            at = columns_at(panel.box)
+            self.direction.gather(self.pair, box, samples, along, panel.columns, at)
             if self.grad_output is not None:
                 columns = call.columns_of(panel.columns, len(panel.box))[:, part]
                 self.direction.write_output(
-                    self.pair, box, samples, columns, output, self.grad_output
+                    self.pair, box, samples, columns, scratch.output, self.grad_output
                 )
-        if not panel.grad_columns:
+        if not (self.grads.present or self.grad_input):
             return
-        for weight, flat in zip(self.direction.weights, panel.grad_columns, strict=True):
-            target = call.columns_of(flat, len(panel.box))[:, part]
+        for weight, flat in zip(self.direction.weights, scratch.grad_columns, strict=True):
+            target = call.columns_of(flat, len(box))
             grad_columns_of(call.g, weight, panel.grad_output[:, part], target)
+        if not self.grads.present:
+            return
+        grad_columns, *others = scratch.grad_columns
         sample_seconds(
             call.sizes,
             box.first,
@@ -264,26 +289,22 @@ class _Work:
             self.pair.tangent,
             samples,
             along,
-            panel.grad_columns[0],
-            panel.grad_columns[1] if len(panel.grad_columns) > 1 else panel.columns[:0],
-            panel.at,
-            self.grads.to_write(box, rooms),
-            call.options.boundary_grad == "zero",
+            grad_columns,
+            others[0] if others else grad_columns[:0],
+            columns_at(box),
+            self.grads.to_write(box, scratch.planes),
+            self.zero_boundary_grad,
         )
-        self.grads.write(box, box, rooms)
+        self.grads.write(box, box, scratch.planes)
 
-    def scatter(self, panel: Panel, sizes: Sizes, runs: slice, pixels: Array) -> None:
+    def scatter(
+        self, box: Box, panel: Panel, scratch: _Scratch, sizes: Sizes, part: slice, pixels: Array
+    ) -> None:
         samples, along = panel.samples
-        positions = panel.box.first, panel.box.last, runs.start, runs.stop
+        grad_columns, *others = scratch.grad_columns
+        positions, at = (box.first, box.last, part.start, part.stop), columns_at(box)
         scatter_tangents(
-            sizes,
-            *positions,
-            samples,
-            along,
-            self.direction.call.options.boundary_grad == "zero",
-            panel.grad_columns[0],
-            panel.at,
-            pixels,
+            sizes, *positions, samples, along, self.zero_boundary_grad, grad_columns, at, pixels
         )
-        if len(panel.grad_columns) > 1:
-            scatter(sizes, *positions, samples, panel.grad_columns[1], panel.at, pixels)
+        for other in others:
+            scatter(sizes, *positions, samples, other, at, pixels)

@@ -92,6 +92,41 @@ class _Items:
             self.left = iter(())
 
 
+class Turns:
+    """Lets threads that work on boxes next to each other take turns, in the order of the boxes.
+
+    What a box adds to is cut into parts. A box adds to a part when the box before it has done so:
+    the order of all sums is that of the boxes, and threads follow each other part by part.
+    """
+
+    def __init__(self, parts: int) -> None:
+        self.changed = threading.Condition()
+        self.next = [0] * parts
+        self.stopped = False
+
+    def take(self, part: int, box: int, add: Callable[[], None]) -> None:
+        """Add to a part when it is the turn of a box; never, if another box has failed."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.stopped or self.next[part] == box)
+            if self.stopped:
+                return
+        add()
+        with self.changed:
+            self.next[part] += 1
+            self.changed.notify_all()
+
+    @contextmanager
+    def stopped_by_errors(self) -> Iterator[None]:
+        """Let nobody wait for a box that fails."""
+        try:
+            yield
+        except BaseException:
+            with self.changed:
+                self.stopped = True
+                self.changed.notify_all()
+            raise
+
+
 def run(
     work: Callable[[Item, Scratch], None],
     items: Sequence[Item],
@@ -163,6 +198,8 @@ def _blas_libraries() -> list[Any]:
 
 def _set_blas_threads(counts: list[int]) -> None:
     for library, count in zip(_blas_libraries(), counts, strict=False):
+        if library.get_num_threads() == count:
+            continue
         # Newer threadpoolctl lets one thread alone set the number until it gives up control, but
         # the first caller in and the last one out may be different threads.
         give_up_control = getattr(library, "clear_controlling_thread", lambda force: None)

@@ -10,17 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 from cudeform.geometry import Geometry
 from cudeform.partition import split
 
 DEFAULT_LIMIT = 64 * 2**20
 
-# The columns of a box should stay in a core's cache and still make a sizeable product.
+# The columns of a box should stay in a core's cache, but a product of fewer positions is slower
+# than columns that come from the next cache.
 BOX_BYTES = 2**21
-FEWEST_POSITIONS = 128
-MOST_POSITIONS = 2**15
+PRODUCT_POSITIONS = 256
+
+# Two and four threads finish together if boxes come in fours; smaller ones than this are not worth
+# waking a thread for.
+FOURS = 4
+LEAST_BYTES = 2**16
+LEAST_POSITIONS = 32
 
 # Small images are worked through together: one after the other they would not fill the threads.
 IMAGES_BYTES = 4 * 2**20
@@ -70,11 +75,13 @@ class Box:
     Attributes:
         first, last: counted through ``images``.
         images: those that are laid out with it.
+        index: which box of these images it is.
     """
 
     first: int
     last: int
     images: slice
+    index: int = 0
 
     def __len__(self) -> int:
         """How many positions there are."""
@@ -120,9 +127,8 @@ class Tiling:
     def boxes(self, g: Geometry, images: slice) -> list[Box]:
         """Cover the output of some images with boxes."""
         size = (images.stop - images.start) * g.out_pixels
-        # Two or four threads then finish together.
-        parts = split(size, self.positions, multiple=4)
-        return [Box(part.start, part.stop, images) for part in parts]
+        parts = enumerate(split(size, self.positions))
+        return [Box(part.start, part.stop, images, index) for index, part in parts]
 
     def panels(self, boxes: list[Box]) -> Iterator[list[Box]]:
         """Join boxes, in order, into runs of at most ``panel`` positions (at least one box)."""
@@ -136,7 +142,6 @@ class Tiling:
             yield run
 
 
-@lru_cache(maxsize=256)
 def tiling(g: Geometry, columns: int, costs: Costs, limit: int | None) -> Tiling:
     """Cut a call.
 
@@ -163,7 +168,15 @@ def tiling(g: Geometry, columns: int, costs: Costs, limit: int | None) -> Tiling
     room -= (images > 1) * images * costs.image
     panel = max(1, room // 2 // costs.kept) if costs.kept else g.batch * g.out_pixels
     room -= panel * costs.kept
-    wanted = max(FEWEST_POSITIONS, min(MOST_POSITIONS, BOX_BYTES // max(1, columns)))
+    wanted = _box_positions(images * g.out_pixels, columns)
     positions = max(1, min(wanted, panel, room // 4 // costs.position))
     workers = max(1, room // (positions * costs.position))
     return Tiling(images=images, positions=positions, panel=panel, workers=workers)
+
+
+def _box_positions(size: int, columns: int) -> int:
+    """Positions of each box that ``size`` positions are cut into."""
+    columns = max(1, columns)
+    wanted = max(PRODUCT_POSITIONS, BOX_BYTES // columns)
+    fours = max(1, round(size / (FOURS * wanted)))
+    return max(LEAST_POSITIONS, LEAST_BYTES // columns, -(-size // (FOURS * fours)))

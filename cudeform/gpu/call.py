@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
 
 from cudeform.arrays import DeviceArray, Operands
 from cudeform.geometry import Geometry
 from cudeform.gpu import overrides
 from cudeform.gpu.chunks import Chunk
+from cudeform.gpu.device_api import params
 from cudeform.gpu.device_api.commands import FillZero, KernelLaunch
 from cudeform.gpu.device_api.kernel_source import ITEMSIZE, Variant, kernel, widest
-from cudeform.gpu.device_api.params import Layout
 from cudeform.gpu.device_api.protocol import Device, Memory
+from cudeform.gpu.device_api.structs import NO_STRIDES, Struct, divisor
 from cudeform.options import Options
 
 THREADS = 256
@@ -99,7 +99,7 @@ class Call:
         name: str,
         items: int,
         pointers: Sequence[int],
-        fields: dict[str, Any],
+        struct: Struct,
         *,
         shared_bytes: int = 0,
     ) -> None:
@@ -107,7 +107,7 @@ class Call:
         if items == 0:
             return
         blocks = min(-(-items // THREADS), self.max_blocks)
-        self.launch_blocks(name, blocks, THREADS, pointers, fields, shared_bytes)
+        self.launch_blocks(name, blocks, THREADS, pointers, struct, shared_bytes)
 
     def launch_blocks(
         self,
@@ -115,15 +115,15 @@ class Call:
         blocks: int,
         threads: int,
         pointers: Sequence[int],
-        fields: dict[str, Any],
+        struct: Struct,
         shared_bytes: int,
     ) -> None:
         """Launch a kernel with a grid of given size."""
-        params = Layout(self.variant.index_bits).fill(self.g, fields)
+        packed = struct.packed(self.variant.index_bits)
         capability = self.device.compute_capability
         width = atomic_width(self.variant.dtype, self.variant.vector, capability)
         text = kernel(name, replace(self.variant, atomic_width=width))
-        self.device.queue(KernelLaunch(text, blocks, threads, params, shared_bytes), pointers)
+        self.device.queue(KernelLaunch(text, blocks, threads, packed, shared_bytes), pointers)
 
     def positions(self, chunk: Chunk) -> int:
         """Output positions of a chunk."""
@@ -133,23 +133,45 @@ class Call:
         """Samples of a chunk."""
         return self.positions(chunk) * self.g.taps * self.g.offset_groups
 
-    def chunk_fields(self, chunk: Chunk, images: DeviceArray) -> dict[str, Any]:
-        """Fields of struct Launch for a kernel that samples channels-last images for a chunk."""
-        g, operands = self.g, self.operands
-        return {
-            "input": images.strides,
-            "offset": operands.offset.strides,
-            "mask": strides_of(operands.mask),
-            "positions": self.positions(chunk),
-            "samples": self.samples(chunk),
-            "cells": chunk.count * g.offset_groups * (g.in_h + 1) * (g.in_w + 1),
-            "ld_columns": self.ld_columns,
-            "first_image": chunk.images.start,
-            "images": chunk.count,
-            "first_row": chunk.rows.start,
-            "rows": chunk.height,
-            "lanes": self.lanes(),
-        }
+    @property
+    def problem(self) -> params.Problem:
+        """Sizes, as kernels take them."""
+        return params.Problem.of(self.g, self.zero_boundary_grad)
+
+    def chunk(self, chunk: Chunk) -> params.Chunk:
+        """A chunk, as kernels take it."""
+        return params.Chunk(
+            first_image=chunk.images.start,
+            images=chunk.count,
+            first_row=chunk.rows.start,
+            rows=chunk.height,
+            positions=self.positions(chunk),
+            by_rows=divisor(chunk.height),
+        )
+
+    def sampling(
+        self, chunk: Chunk, images: DeviceArray | None, lanes: int | None = None
+    ) -> params.Sampling:
+        """What a kernel takes that samples channels-last images for a chunk.
+
+        Args:
+            chunk: the chunk.
+            images: its images; None if the kernel locates samples and reads no image.
+            lanes: neighbouring threads that share a sample, by default ``lanes()``.
+        """
+        return params.Sampling(
+            problem=self.problem,
+            chunk=self.chunk(chunk),
+            input=strides_of(images),
+            offset=self.operands.offset.strides,
+            mask=strides_of(self.operands.mask),
+            samples=self.samples(chunk),
+            lanes=self.lanes() if lanes is None else lanes,
+        )
+
+    def column_layout(self, chunk: Chunk) -> params.ColumnLayout:
+        """The columns of a chunk, as kernels take their sizes."""
+        return params.ColumnLayout(self.positions(chunk), self.ld_columns)
 
     def lanes(self) -> int:
         """Threads that share a sample: the most that divide its vectors evenly, a warp at most."""
@@ -221,7 +243,7 @@ def pointer_of(array: DeviceArray | Memory | None) -> int:
 
 def strides_of(array: DeviceArray | None) -> tuple[int, ...]:
     """Strides, 0 for an array that is absent."""
-    return (0, 0, 0, 0) if array is None else array.strides
+    return NO_STRIDES if array is None else array.strides
 
 
 def _span(array: DeviceArray) -> int:

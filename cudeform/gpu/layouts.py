@@ -7,6 +7,7 @@ from math import prod
 from cudeform.arrays import DeviceArray
 from cudeform.gpu.call import Call, pointer_of, strides_of
 from cudeform.gpu.chunks import Chunk
+from cudeform.gpu.device_api import params
 from cudeform.gpu.device_api.protocol import Memory
 
 TRANSPOSE_TILE = 32  # side of the tile in shared memory of the layout kernels
@@ -54,18 +55,18 @@ class ChannelsLast:
         return self.part(slice(0, self._array.shape[0]))
 
     def _fill(self, copy: Memory, images: slice, rows: slice, shape: tuple[int, ...]) -> None:
-        fields = {
-            "source": self._array.strides,
-            "first_image": images.start,
-            "images": shape[0],
-            "first_h": rows.start,
-            "size_c": shape[1],
-            "size_h": shape[2],
-            "size_w": shape[3],
-        }
+        struct = params.ChannelsLast(
+            source=self._array.strides,
+            first_image=images.start,
+            images=shape[0],
+            channels=shape[1],
+            first_row=rows.start,
+            height=shape[2],
+            width=shape[3],
+        )
         pointers = (self._array.pointer, copy.pointer)
         shared = TRANSPOSE_TILE * (TRANSPOSE_TILE + 1) * self._call.itemsize
-        self._call.launch("channels_last", prod(shape), pointers, fields, shared_bytes=shared)
+        self._call.launch("channels_last", prod(shape), pointers, struct, shared_bytes=shared)
 
 
 def input_images(call: Call, chunks: list[Chunk]) -> ChannelsLast:
@@ -106,14 +107,14 @@ def pack_weight(
         weight, bias = call.operands.weight, call.operands.bias
     elements = call.g.out_channels * call.ld_columns
     packed = call.allocate(elements)
-    fields = {
-        "weight": strides_of(weight),
-        "bias_stride": 0 if bias is None else bias.strides[0],
-        "ld_columns": call.ld_columns,
-    }
-    call.launch(
-        "pack_weight", elements, (pointer_of(weight), pointer_of(bias), packed.pointer), fields
+    struct = params.PackWeight(
+        problem=call.problem,
+        weight=strides_of(weight),
+        bias_stride=0 if bias is None else bias.strides[0],
+        ld_columns=call.ld_columns,
     )
+    pointers = (pointer_of(weight), pointer_of(bias), packed.pointer)
+    call.launch("pack_weight", elements, pointers, struct)
     return packed
 
 
@@ -124,20 +125,21 @@ def unpack_weight(
     g = call.g
     items = g.out_channels * max(1, g.taps * (g.channels // g.groups))
     pointers = (packed.pointer, pointer_of(grad_weight), pointer_of(grad_bias))
-    call.launch("unpack_weight", items, pointers, {"ld_columns": call.ld_columns})
+    struct = params.UnpackWeight(call.problem, call.ld_columns)
+    call.launch("unpack_weight", items, pointers, struct)
 
 
 def unpack_input(call: Call, images: Memory, grad_input: DeviceArray, chunk: Chunk) -> None:
     """Round the gradient of a chunk's channels-last images and write it into the input's."""
     g = call.g
-    fields = {
-        "first_image": chunk.images.start,
-        "images": chunk.count,
-        "size_c": g.channels,
-        "size_h": g.in_h,
-        "size_w": g.in_w,
-    }
+    struct = params.ChannelsFirst(
+        first_image=chunk.images.start,
+        images=chunk.count,
+        channels=g.channels,
+        height=g.in_h,
+        width=g.in_w,
+    )
     items = chunk.count * g.channels * g.in_pixels
     shared = TRANSPOSE_TILE * (TRANSPOSE_TILE + 1) * call.variant.acc_itemsize
     pointers = (images.pointer, grad_input.pointer)
-    call.launch("channels_first", items, pointers, fields, shared_bytes=shared)
+    call.launch("channels_first", items, pointers, struct, shared_bytes=shared)

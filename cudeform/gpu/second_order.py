@@ -19,6 +19,7 @@ from cudeform.gpu.algorithms.im2col_backward import allocate_grad_weight
 from cudeform.gpu.algorithms.im2col_tangents import ImagePair, TangentCall
 from cudeform.gpu.call import most_positions, pointer_of, zero_arrays
 from cudeform.gpu.chunks import Chunk
+from cudeform.gpu.device_api import params
 from cudeform.gpu.device_api.protocol import Device, Memory
 from cudeform.gpu.layouts import ChannelsLast, unpack_weight
 from cudeform.options import Options
@@ -137,10 +138,16 @@ class _DoubleBackward:
             scatter = self.grad_input.before_kernel(
                 chunk, pair.images, along.columns, along.tangents, second
             )
-        write_columns = self.grad_weight is not None or results.grad_output is not None
-        along.call.launch(
+        call = along.call
+        struct = params.DoubleBackward(
+            sampling=call.sampling(chunk, pair.images),
+            layout=call.column_layout(chunk),
+            tangents=along.tangent_strides(pair),
+            write_columns=self.grad_weight is not None or results.grad_output is not None,
+        )
+        call.launch(
             "deform_double_backward",
-            along.call.samples(chunk),
+            call.samples(chunk),
             (
                 *along.pointers(pair),
                 along.columns.pointer,
@@ -149,7 +156,7 @@ class _DoubleBackward:
                 pointer_of(results.offset),
                 pointer_of(results.mask),
             ),
-            along.fields(chunk, pair) | {"write_columns": write_columns},
+            struct,
             shared_bytes=along.shared_bytes,
         )
         if self.grad_input is not None:

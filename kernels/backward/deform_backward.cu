@@ -16,13 +16,14 @@
 
 // One vector of channels of one sample: adds to corner_dots, scatters to grad_input, writes the column.
 __device__ inline void backprop_vector(
-        const Launch& params, const SampleRecord record, const scalar_t* __restrict__ input,
+        const Backward& params, const SampleRecord record, const scalar_t* __restrict__ input,
         scalar_t* __restrict__ columns, acc_t* __restrict__ grad_input, int c, acc_t* corner_dots) {
-    scalar_t* const column = columns + record_column(params, record, c);
+    const Sampling& sampling = params.sampling;
+    scalar_t* const column = columns + record_column(sampling.problem, params.layout, record, c);
     const Vector grad = load_vector(column);
     Vector pixel[4];
     for (int j = 0; j < 4; ++j) {
-        const scalar_t* const from = input + (record.input_index + input_step(params, j) + c);
+        const scalar_t* const from = input + (record.input_index + input_step(sampling, j) + c);
         pixel[j] = load_vector_if(record.flags & IN_BOUNDS_TL << j, from);
     }
     Vector value = zero_vector();
@@ -30,7 +31,7 @@ __device__ inline void backprop_vector(
         add_dot(corner_dots + j, grad, pixel[j]);
         add_scaled(&value, record.corner_weights[j], pixel[j]);
         if (record.flags & RECEIVES_GRAD << j) {
-            acc_t* const to = grad_input + (record.dense_index + dense_step(params, j) + c);
+            acc_t* const to = grad_input + (record.dense_index + dense_step(sampling, j) + c);
             add_vector(to, scaled(record.corner_weights[j] * record.mask, grad));
         }
     }
@@ -45,39 +46,41 @@ extern "C" __global__ void __launch_bounds__(256, 4) deform_backward(
         const scalar_t* __restrict__ input, const scalar_t* __restrict__ offset,
         const scalar_t* __restrict__ mask, scalar_t* __restrict__ columns,
         acc_t* __restrict__ grad_input, scalar_t* __restrict__ grad_offset,
-        scalar_t* __restrict__ grad_mask, Launch params) {
+        scalar_t* __restrict__ grad_mask, Backward params) {
+    const Sampling& sampling = params.sampling;
+    const ColumnLayout& layout = params.layout;
     SampleRecord* records = reinterpret_cast<SampleRecord*>(dynamic_shared());
     SampleRecord* const my_record = records + threadIdx.x;
-    for (index_t first = static_cast<index_t>(blockIdx.x) * blockDim.x; first < params.samples;
+    for (index_t first = static_cast<index_t>(blockIdx.x) * blockDim.x; first < sampling.samples;
          first += grid_threads()) {
-        const int count = record_count(params, first);
+        const int count = record_count(sampling, first);
         if (threadIdx.x < count) {
-            const SampleIndex index = unravel_sample(params, first + threadIdx.x);
-            const Sample s = locate_sample(params, offset, mask, index);
-            SampleRecord record = make_column_record(params, s, index);
+            const SampleIndex index = unravel_sample(sampling, first + threadIdx.x);
+            const Sample s = locate_sample(sampling, offset, mask, index);
+            SampleRecord record = make_column_record(sampling, layout, s, index);
             record.flags |= grad_input ? corners_receiving_grad(record) : 0;
             *my_record = record;
             if (params.write_columns) {
-                write_row_padding_once(params, index, columns);
+                write_row_padding_once(sampling.problem, layout, index, columns);
             }
         }
         __syncthreads();
         acc_t corner_dots[4] = {0, 0, 0, 0};
-        for (VectorIter it = first_vector(params); it.record < count;
-             it = next_vector(params, it, VECTOR)) {
-            const int k = it.record + lane_group_of(params);
-            const int c = it.channel + lane_of(params) * VECTOR;
+        for (VectorIter it = first_vector(sampling); it.record < count;
+             it = next_vector(sampling, it, VECTOR)) {
+            const int k = it.record + lane_group_of(sampling.lanes);
+            const int c = it.channel + lane_of(sampling.lanes) * VECTOR;
             if (k < count) {
                 backprop_vector(params, records[k], input, columns, grad_input, c, corner_dots);
             }
-            if (next_vector(params, it, VECTOR).channel == 0) {
-                reduce_lanes(params, corner_dots, k < count, records[k].corner_weights);
+            if (next_vector(sampling, it, VECTOR).channel == 0) {
+                reduce_lanes(sampling.lanes, corner_dots, k < count, records[k].corner_dots);
                 corner_dots[0] = corner_dots[1] = corner_dots[2] = corner_dots[3] = 0;
             }
         }
         __syncthreads();
         if (threadIdx.x < count) {
-            write_grads_of_record(params, first, *my_record, grad_offset, grad_mask);
+            write_grads_of_record(sampling, first, *my_record, grad_offset, grad_mask);
         }
     }
 }

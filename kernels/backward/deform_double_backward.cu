@@ -26,19 +26,19 @@ __device__ inline Slopes slopes_of(const SampleRecord& record, const acc_t* d) {
 }
 
 __device__ inline OffsetMaskGrads offset_mask_grads(
-        const Launch& params, const SampleRecord& record, const SampleTangent& tangent,
+        const Problem& problem, const SampleRecord& record, const SampleTangent& tangent,
         const CornerDots& reduced) {
     const acc_t nan = static_cast<acc_t>(nanf(""));
     if (record.flags & NAN_COORD) {
         return {nan, nan, nan};
     }
     CornerDots corner;
-    zero_out_of_bounds_dots(params, record, reduced.dots, corner.dots);
-    zero_out_of_bounds_dots(params, record, reduced.dots_tangent, corner.dots_tangent);
+    zero_out_of_bounds_dots(problem, record, reduced.dots, corner.dots);
+    zero_out_of_bounds_dots(problem, record, reduced.dots_tangent, corner.dots_tangent);
     OffsetMaskGrads grads = {0, 0, 0};
     const Slopes slopes = slopes_of(record, corner.dots);
     const Slopes slopes_tangent = slopes_of(record, corner.dots_tangent);
-    if (!(record.flags & AT_MINUS_ONE && params.zero_boundary_grad)) {
+    if (!(record.flags & AT_MINUS_ONE && problem.zero_boundary_grad)) {
         // The only second derivative of a bilinear surface that is not 0 is the mixed one.
         const acc_t mixed_derivative = record.mask
             * (corner.dots[0] - corner.dots[1] - corner.dots[2] + corner.dots[3]);
@@ -57,17 +57,18 @@ __device__ inline OffsetMaskGrads offset_mask_grads(
 // One vector of channels of one sample: adds to the dot products, scatters to grad_input, writes the
 // tangent of the column. Both kinds of corner weight include the mask here.
 __device__ inline void backprop_vector(
-        const Launch& params, const SampleRecord record, const SampleTangent tangent,
+        const DoubleBackward& params, const SampleRecord record, const SampleTangent tangent,
         const scalar_t* __restrict__ input, const scalar_t* __restrict__ input_tangent,
         scalar_t* __restrict__ columns, const scalar_t* __restrict__ grad_columns_of_weight_tangent,
         acc_t* __restrict__ grad_input, int c, CornerDots* corner) {
-    const index_t column = record_column(params, record, c);
+    const Sampling& sampling = params.sampling;
+    const index_t column = record_column(sampling.problem, params.layout, record, c);
     const Vector grad = load_vector(columns + column);
     const Vector grad_of_weight_tangent = grad_columns_of_weight_tangent
         ? load_vector(grad_columns_of_weight_tangent + column) : zero_vector();
     Vector value = zero_vector();
     for (int j = 0; j < 4; ++j) {
-        const scalar_t* const from = input + (record.input_index + input_step(params, j) + c);
+        const scalar_t* const from = input + (record.input_index + input_step(sampling, j) + c);
         const Vector pixel = load_vector_if(record.flags & IN_BOUNDS_TL << j, from);
         add_dot(corner->dots + j, grad, pixel);
         add_scaled(&value, tangent.corner_weights[j], pixel);
@@ -77,7 +78,7 @@ __device__ inline void backprop_vector(
     }
     for (int j = 0; input_tangent && j < 4; ++j) {
         const scalar_t* const from =
-            input_tangent + (tangent.input_index + input_tangent_step(params, j) + c);
+            input_tangent + (tangent.input_index + input_tangent_step(params.tangents, j) + c);
         const Vector pixel_tangent = load_vector_if(record.flags & IN_BOUNDS_TL << j, from);
         add_dot(corner->dots_tangent + j, grad, pixel_tangent);
         add_scaled(&value, record.corner_weights[j], pixel_tangent);
@@ -86,7 +87,7 @@ __device__ inline void backprop_vector(
         if (record.flags & RECEIVES_GRAD << j) {
             Vector contribution = scaled(tangent.corner_weights[j], grad);
             add_scaled(&contribution, record.corner_weights[j], grad_of_weight_tangent);
-            add_vector(grad_input + (record.dense_index + dense_step(params, j) + c), contribution);
+            add_vector(grad_input + (record.dense_index + dense_step(sampling, j) + c), contribution);
         }
     }
     if (params.write_columns) {
@@ -103,19 +104,21 @@ extern "C" __global__ void __launch_bounds__(256, BLOCKS) deform_double_backward
         const scalar_t* __restrict__ offset_tangent, const scalar_t* __restrict__ mask_tangent,
         scalar_t* __restrict__ columns, const scalar_t* __restrict__ grad_columns_of_weight_tangent,
         acc_t* __restrict__ grad_input, scalar_t* __restrict__ grad_offset,
-        scalar_t* __restrict__ grad_mask, Launch params) {
+        scalar_t* __restrict__ grad_mask, DoubleBackward params) {
+    const Sampling& sampling = params.sampling;
+    const ColumnLayout& layout = params.layout;
     SampleRecord* records = reinterpret_cast<SampleRecord*>(dynamic_shared());
     SampleTangent* tangents = reinterpret_cast<SampleTangent*>(records + blockDim.x);
-    for (index_t first = static_cast<index_t>(blockIdx.x) * blockDim.x; first < params.samples;
+    for (index_t first = static_cast<index_t>(blockIdx.x) * blockDim.x; first < sampling.samples;
          first += grid_threads()) {
-        const int count = record_count(params, first);
+        const int count = record_count(sampling, first);
         if (threadIdx.x < count) {
-            const SampleIndex index = unravel_sample(params, first + threadIdx.x);
-            const Sample s = locate_sample(params, offset, mask, index);
+            const SampleIndex index = unravel_sample(sampling, first + threadIdx.x);
+            const Sample s = locate_sample(sampling, offset, mask, index);
             SampleTangent tangent =
-                load_sample_tangent(params, s, offset_tangent, mask_tangent, index);
-            SampleRecord record = make_column_record(params, s, index);
-            complete_tangent(params, s, index, record.first_channel, &tangent);
+                load_sample_tangent(sampling, params.tangents, s, offset_tangent, mask_tangent, index);
+            SampleRecord record = make_column_record(sampling, layout, s, index);
+            complete_tangent(params.tangents, s, index, record.first_channel, &tangent);
             for (int j = 0; j < 4; ++j) {
                 const bool contributes = record.flags & CONTRIBUTES << j;
                 const acc_t weight = scatter_weight(record.corner_weights[j], record.mask);
@@ -125,22 +128,22 @@ extern "C" __global__ void __launch_bounds__(256, BLOCKS) deform_double_backward
             records[threadIdx.x] = record;
             tangents[threadIdx.x] = tangent;
             if (params.write_columns) {
-                write_row_padding_once(params, index, columns);
+                write_row_padding_once(sampling.problem, layout, index, columns);
             }
         }
         __syncthreads();
         CornerDots corner = {};
-        for (VectorIter it = first_vector(params); it.record < count;
-             it = next_vector(params, it, VECTOR)) {
-            const int k = it.record + lane_group_of(params);
-            const int c = it.channel + lane_of(params) * VECTOR;
+        for (VectorIter it = first_vector(sampling); it.record < count;
+             it = next_vector(sampling, it, VECTOR)) {
+            const int k = it.record + lane_group_of(sampling.lanes);
+            const int c = it.channel + lane_of(sampling.lanes) * VECTOR;
             if (k < count) {
                 backprop_vector(params, records[k], tangents[k], input, input_tangent, columns,
                                 grad_columns_of_weight_tangent, grad_input, c, &corner);
             }
-            if (next_vector(params, it, VECTOR).channel == 0) {
-                reduce_lanes(params, corner.dots, k < count, records[k].corner_weights);
-                reduce_lanes(params, corner.dots_tangent, k < count, tangents[k].corner_weights);
+            if (next_vector(sampling, it, VECTOR).channel == 0) {
+                reduce_lanes(sampling.lanes, corner.dots, k < count, records[k].corner_dots);
+                reduce_lanes(sampling.lanes, corner.dots_tangent, k < count, tangents[k].corner_dots);
                 corner = {};
             }
         }
@@ -150,13 +153,13 @@ extern "C" __global__ void __launch_bounds__(256, BLOCKS) deform_double_backward
             const SampleTangent tangent = tangents[threadIdx.x];
             CornerDots reduced;
             for (int j = 0; j < 4; ++j) {
-                reduced.dots[j] = record.corner_weights[j];
-                reduced.dots_tangent[j] = tangent.corner_weights[j];
+                reduced.dots[j] = record.corner_dots[j];
+                reduced.dots_tangent[j] = tangent.corner_dots[j];
             }
             // As in write_grads_of_record: recomputed to save registers.
-            const SampleIndex index = unravel_sample(params, first + opaque(threadIdx.x));
-            const OffsetMaskGrads grads = offset_mask_grads(params, record, tangent, reduced);
-            write_offset_mask_grads(params, index, grads, grad_offset, grad_mask);
+            const SampleIndex index = unravel_sample(sampling, first + opaque(threadIdx.x));
+            const OffsetMaskGrads grads = offset_mask_grads(sampling.problem, record, tangent, reduced);
+            write_offset_mask_grads(sampling, index, grads, grad_offset, grad_mask);
         }
     }
 }

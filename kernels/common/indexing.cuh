@@ -25,14 +25,8 @@ __device__ inline int fast_div(int dividend, Divisor d) {
 
 __device__ inline long long fast_div(long long dividend, Divisor d) { return dividend / d.by; }
 
-// A lane group is `params.lanes` neighbouring threads, a power of 2 up to a warp, that share an item.
+// A lane group is `lanes` neighbouring threads, a power of 2 up to a warp, that share an item.
 
-__device__ inline int lane_of(const Launch& params) { return threadIdx.x & (params.lanes - 1); }
-
-__device__ inline int lane_group_of(const Launch& params) {
-    return threadIdx.x >> (__ffs(params.lanes) - 1);
-}
-
-__device__ inline int lane_groups_of(const Launch& params) {
-    return blockDim.x >> (__ffs(params.lanes) - 1);
-}
+__device__ inline int lane_of(int lanes) { return threadIdx.x & (lanes - 1); }
+__device__ inline int lane_group_of(int lanes) { return threadIdx.x >> (__ffs(lanes) - 1); }
+__device__ inline int lane_groups_of(int lanes) { return blockDim.x >> (__ffs(lanes) - 1); }

@@ -32,18 +32,18 @@ __device__ inline OutSlice load_out_slice(const scalar_t* from) {
 }
 
 __device__ inline OutSlice load_weight(
-        const Launch& params, const scalar_t* __restrict__ weight, int i, int tap, int slice) {
-    const int row = i * params.taps + tap;
+        const Sampling& sampling, const scalar_t* __restrict__ weight, int i, int tap, int slice) {
+    const int row = i * sampling.problem.taps + tap;
     return load_out_slice(
-        weight + static_cast<index_t>(row) * params.g.out_channels + slice * SLICE_OUT);
+        weight + static_cast<index_t>(row) * sampling.problem.out_channels + slice * SLICE_OUT);
 }
 
 // A slice of a sample, mask included; c counts from the first channel of the offset group.
 __device__ inline InSlice sample_slice(
-        const Launch& params, const SampleRecord& record, const scalar_t* __restrict__ input, int c) {
+        const Sampling& sampling, const SampleRecord& record, const scalar_t* __restrict__ input, int c) {
     InSlice result;
     for (int k = 0; k < SLICE_IN; k += VECTOR) {
-        const Vector part = sample_vector(params, record, input, c + k);
+        const Vector part = sample_vector(sampling, record, input, c + k);
         for (int i = 0; i < VECTOR; ++i) {
             result.v[k + i] = part.v[i];
         }
@@ -53,8 +53,8 @@ __device__ inline InSlice sample_slice(
 
 // The record of the sample (position, tap, offset group).
 __device__ inline SampleRecord record_sample(
-        const Launch& params, const scalar_t* __restrict__ offset, const scalar_t* __restrict__ mask,
+        const Sampling& sampling, const scalar_t* __restrict__ offset, const scalar_t* __restrict__ mask,
         index_t position, int tap, int offset_group) {
-    const SampleIndex index = sample_index(params, position, tap, offset_group);
-    return make_record(params, locate_sample(params, offset, mask, index), index);
+    const SampleIndex index = sample_index(sampling, position, tap, offset_group);
+    return make_record(sampling, locate_sample(sampling, offset, mask, index), index);
 }

@@ -12,20 +12,20 @@
 // Threads work as in deform_backward, by channel slices instead of vectors. There are no columns: a
 // thread computes the gradient of the columns of its slice, which takes GROUP_OUT products a channel.
 
-// The gradient of the columns of a slice. record.column_index holds the number of (position, tap).
+// The gradient of the columns of a slice.
 __device__ inline InSlice grad_columns_of(
-        const Launch& params, const SampleRecord& record, const scalar_t* __restrict__ weight,
+        const Sampling& sampling, const SampleRecord& record, const scalar_t* __restrict__ weight,
         const scalar_t* __restrict__ grad_output, int slice) {
-    const index_t position = fast_div(record.column_index, params.by_taps);
-    const int tap = static_cast<int>(record.column_index - position * params.taps);
+    const index_t position = fast_div(record.position_tap, sampling.problem.by_taps);
+    const int tap = static_cast<int>(record.position_tap - position * sampling.problem.taps);
     const OutSlice grad =
-        load_out_slice(grad_output + (position * params.g.out_channels + slice * SLICE_OUT));
+        load_out_slice(grad_output + (position * sampling.problem.out_channels + slice * SLICE_OUT));
     InSlice result;
     for (int c = 0; c < SLICE_IN; ++c) {
         result.v[c] = 0;
     }
     for (int i = 0; i < GROUP_IN; ++i) {
-        const OutSlice factor = load_weight(params, weight, i, tap, slice);
+        const OutSlice factor = load_weight(sampling, weight, i, tap, slice);
         for (int o = 0; o < SLICE_OUT; ++o) {
             result.v[input_channel_of(o, i)] += factor.v[o] * grad.v[o];
         }
@@ -35,32 +35,32 @@ __device__ inline InSlice grad_columns_of(
 
 // One vector of channels of one sample: adds to corner_dots and scatters to grad_input.
 __device__ inline void backprop_vector(
-        const Launch& params, const SampleRecord& record, const scalar_t* __restrict__ input,
+        const Sampling& sampling, const SampleRecord& record, const scalar_t* __restrict__ input,
         acc_t* __restrict__ grad_input, const Vector& grad, int c, acc_t* corner_dots) {
     for (int j = 0; j < 4; ++j) {
-        const scalar_t* const from = input + (record.input_index + input_step(params, j) + c);
+        const scalar_t* const from = input + (record.input_index + input_step(sampling, j) + c);
         add_dot(corner_dots + j, grad, load_vector_if(record.flags & IN_BOUNDS_TL << j, from));
     }
     for (int j = 0; j < 4; ++j) {
         if (record.flags & RECEIVES_GRAD << j) {
-            acc_t* const to = grad_input + (record.dense_index + dense_step(params, j) + c);
+            acc_t* const to = grad_input + (record.dense_index + dense_step(sampling, j) + c);
             add_vector(to, scaled(record.corner_weights[j] * record.mask, grad));
         }
     }
 }
 
 __device__ inline void backprop_slice(
-        const Launch& params, const SampleRecord record, const scalar_t* __restrict__ input,
+        const Sampling& sampling, const SampleRecord record, const scalar_t* __restrict__ input,
         const scalar_t* __restrict__ weight, const scalar_t* __restrict__ grad_output,
         acc_t* __restrict__ grad_input, int c, acc_t* corner_dots) {
     const int slice = (record.first_channel + c) / SLICE_IN;
-    const InSlice grad = grad_columns_of(params, record, weight, grad_output, slice);
+    const InSlice grad = grad_columns_of(sampling, record, weight, grad_output, slice);
     for (int i = 0; i < SLICE_IN; i += VECTOR) {
         Vector part;
         for (int v = 0; v < VECTOR; ++v) {
             part.v[v] = grad.v[i + v];
         }
-        backprop_vector(params, record, input, grad_input, part, c + i, corner_dots);
+        backprop_vector(sampling, record, input, grad_input, part, c + i, corner_dots);
     }
 }
 
@@ -68,38 +68,39 @@ extern "C" __global__ void deform_direct_backward(
         const scalar_t* __restrict__ input, const scalar_t* __restrict__ offset,
         const scalar_t* __restrict__ mask, const scalar_t* __restrict__ weight,
         const scalar_t* __restrict__ grad_output, acc_t* __restrict__ grad_input,
-        scalar_t* __restrict__ grad_offset, scalar_t* __restrict__ grad_mask, Launch params) {
+        scalar_t* __restrict__ grad_offset, scalar_t* __restrict__ grad_mask, DirectBackward params) {
+    const Sampling& sampling = params.sampling;
     SampleRecord* records = reinterpret_cast<SampleRecord*>(dynamic_shared());
     SampleRecord* const my_record = records + threadIdx.x;
-    for (index_t first = static_cast<index_t>(blockIdx.x) * blockDim.x; first < params.samples;
+    for (index_t first = static_cast<index_t>(blockIdx.x) * blockDim.x; first < sampling.samples;
          first += grid_threads()) {
-        const int count = record_count(params, first);
+        const int count = record_count(sampling, first);
         if (threadIdx.x < count) {
-            const SampleIndex index = unravel_sample(params, first + threadIdx.x);
-            const Sample s = locate_sample(params, offset, mask, index);
-            SampleRecord record = make_record(params, s, index);
-            record.column_index = index.position * params.taps + index.tap;
+            const SampleIndex index = unravel_sample(sampling, first + threadIdx.x);
+            const Sample s = locate_sample(sampling, offset, mask, index);
+            SampleRecord record = make_record(sampling, s, index);
+            record.position_tap = index.position * sampling.problem.taps + index.tap;
             record.flags |= grad_input ? corners_receiving_grad(record) : 0;
             *my_record = record;
         }
         __syncthreads();
         acc_t corner_dots[4] = {0, 0, 0, 0};
-        for (VectorIter it = first_vector(params); it.record < count;
-             it = next_vector(params, it, SLICE_IN)) {
-            const int k = it.record + lane_group_of(params);
-            const int c = it.channel + lane_of(params) * SLICE_IN;
+        for (VectorIter it = first_vector(sampling); it.record < count;
+             it = next_vector(sampling, it, SLICE_IN)) {
+            const int k = it.record + lane_group_of(sampling.lanes);
+            const int c = it.channel + lane_of(sampling.lanes) * SLICE_IN;
             if (k < count) {
-                backprop_slice(params, records[k], input, weight, grad_output, grad_input, c,
+                backprop_slice(sampling, records[k], input, weight, grad_output, grad_input, c,
                                corner_dots);
             }
-            if (next_vector(params, it, SLICE_IN).channel == 0) {
-                reduce_lanes(params, corner_dots, k < count, records[k].corner_weights);
+            if (next_vector(sampling, it, SLICE_IN).channel == 0) {
+                reduce_lanes(sampling.lanes, corner_dots, k < count, records[k].corner_dots);
                 corner_dots[0] = corner_dots[1] = corner_dots[2] = corner_dots[3] = 0;
             }
         }
         __syncthreads();
         if (threadIdx.x < count) {
-            write_grads_of_record(params, first, *my_record, grad_offset, grad_mask);
+            write_grads_of_record(sampling, first, *my_record, grad_offset, grad_mask);
         }
     }
 }

@@ -25,32 +25,33 @@ __device__ inline void add_outer_product(
 
 // Reduce the sums of a block and write the first `rows` rows of them; every thread takes part.
 __device__ inline void reduce_and_write(
-        const Launch& params, const WeightSums& sums, index_t first_row, int rows, int slice0,
+        const DirectGradWeight& params, const WeightSums& sums, index_t first_row, int rows, int slice0,
         acc_t* partial) {
     acc_t* shared = reinterpret_cast<acc_t*>(dynamic_shared());  // (warps, GROUP_IN, lanes, SLICE_OUT)
-    const int lane = threadIdx.x % params.lanes, size = GROUP_IN * SLICE_OUT * params.lanes;
+    const int lanes = params.sampling.lanes;
+    const int lane = threadIdx.x % lanes, size = GROUP_IN * SLICE_OUT * lanes;
     for (int i = 0; i < GROUP_IN; ++i) {
         for (int o = 0; o < SLICE_OUT; ++o) {
             acc_t sum = sums.of[i].v[o];
-            for (int distance = params.lanes; distance < 32; distance *= 2) {
+            for (int distance = lanes; distance < 32; distance *= 2) {
                 sum += __shfl_xor_sync(0xffffffff, sum, distance);
             }
-            if (threadIdx.x % 32 < params.lanes) {
-                const int to = (i * params.lanes + lane) * SLICE_OUT + o;
+            if (threadIdx.x % 32 < lanes) {
+                const int to = (i * lanes + lane) * SLICE_OUT + o;
                 shared[threadIdx.x / 32 * size + to] = sum;
             }
         }
     }
     __syncthreads();
     for (int item = threadIdx.x; item < size; item += blockDim.x) {
-        const int i = item / (params.lanes * SLICE_OUT), o = item % (params.lanes * SLICE_OUT);
+        const int i = item / (lanes * SLICE_OUT), o = item % (lanes * SLICE_OUT);
         acc_t sum = 0;
         for (int warp = 0; warp < blockDim.x / 32; ++warp) {
             sum += shared[warp * size + item];
         }
         if (i < rows) {
             acc_t* const to =
-                partial + (first_row + i) * params.g.out_channels + slice0 * SLICE_OUT + o;
+                partial + (first_row + i) * params.sampling.problem.out_channels + slice0 * SLICE_OUT + o;
             *to = params.accumulate ? *to + sum : sum;
         }
     }
@@ -60,37 +61,38 @@ __device__ inline void reduce_and_write(
 extern "C" __global__ void deform_direct_grad_weight(
         const scalar_t* __restrict__ input, const scalar_t* __restrict__ offset,
         const scalar_t* __restrict__ mask, const scalar_t* __restrict__ grad_output,
-        acc_t* __restrict__ partial, Launch params) {
+        acc_t* __restrict__ partial, DirectGradWeight params) {
+    const Sampling& sampling = params.sampling;
     SampleRecord* records = reinterpret_cast<SampleRecord*>(dynamic_shared());
-    const int taps = params.taps, lane = lane_of(params);
-    const int slice_blocks = params.g.channels / (SLICE_IN * params.lanes);
-    const index_t split_positions = (params.positions + params.splits - 1) / params.splits;
+    const int taps = sampling.problem.taps, lane = lane_of(sampling.lanes);
+    const int slice_blocks = sampling.problem.channels / (SLICE_IN * sampling.lanes);
+    const index_t split_positions = (sampling.chunk.positions + params.splits - 1) / params.splits;
     const index_t items = static_cast<index_t>(params.splits) * slice_blocks * (taps + 1);
     for (index_t item = blockIdx.x; item < items; item += gridDim.x) {
         const index_t split = item / (taps + 1) / slice_blocks;
         const int tap = static_cast<int>(item % (taps + 1));
-        const int slice0 = static_cast<int>(item / (taps + 1) % slice_blocks) * params.lanes;
+        const int slice0 = static_cast<int>(item / (taps + 1) % slice_blocks) * sampling.lanes;
         const int slice = slice0 + lane;
-        const int offset_group = slice0 * SLICE_IN / params.offset_channels;
-        const index_t end = (split + 1) * split_positions < params.positions
-            ? (split + 1) * split_positions : params.positions;
+        const int offset_group = slice0 * SLICE_IN / sampling.problem.offset_channels;
+        const index_t end = (split + 1) * split_positions < sampling.chunk.positions
+            ? (split + 1) * split_positions : sampling.chunk.positions;
         WeightSums sums = {};
         for (index_t first = split * split_positions; first < end; first += blockDim.x) {
             const int count = end - first < blockDim.x ? static_cast<int>(end - first) : blockDim.x;
             if (tap < taps && threadIdx.x < count) {
                 records[threadIdx.x] =
-                    record_sample(params, offset, mask, first + threadIdx.x, tap, offset_group);
+                    record_sample(sampling, offset, mask, first + threadIdx.x, tap, offset_group);
             }
             __syncthreads();
-            for (int k = lane_group_of(params); k < count; k += lane_groups_of(params)) {
-                const index_t from = (first + k) * params.g.out_channels + slice * SLICE_OUT;
+            for (int k = lane_group_of(sampling.lanes); k < count; k += lane_groups_of(sampling.lanes)) {
+                const index_t from = (first + k) * sampling.problem.out_channels + slice * SLICE_OUT;
                 InSlice value;
                 for (int c = 0; c < SLICE_IN; ++c) {
                     value.v[c] = 1;
                 }
                 if (tap < taps) {
                     const SampleRecord record = records[k];
-                    value = sample_slice(params, record, input, slice * SLICE_IN - record.first_channel);
+                    value = sample_slice(sampling, record, input, slice * SLICE_IN - record.first_channel);
                 }
                 add_outer_product(load_out_slice(grad_output + from), value, &sums);
             }

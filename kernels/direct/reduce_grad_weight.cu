@@ -10,10 +10,10 @@
 const int ITEMS = 8;
 
 __device__ inline void write_sum(
-        const Launch& params, int item, acc_t sum, scalar_t* grad_weight, scalar_t* grad_bias) {
-    const int group_in = params.g.channels / params.g.groups;
-    const int taps = params.g.kernel_h * params.g.kernel_w;
-    const int o = item % params.g.out_channels, row = item / params.g.out_channels;
+        const ReduceGradWeight& params, int item, acc_t sum, scalar_t* grad_weight, scalar_t* grad_bias) {
+    const int group_in = params.problem.channels / params.problem.groups;
+    const int taps = params.problem.kernel_h * params.problem.kernel_w;
+    const int o = item % params.problem.out_channels, row = item / params.problem.out_channels;
     const int tap = row / group_in, i = row % group_in;
     if (tap == taps && grad_bias) {
         from_acc(sum, grad_bias + o);
@@ -25,11 +25,11 @@ __device__ inline void write_sum(
 
 extern "C" __global__ void reduce_grad_weight(
         const acc_t* __restrict__ partial, scalar_t* __restrict__ grad_weight,
-        scalar_t* __restrict__ grad_bias, Launch params) {
+        scalar_t* __restrict__ grad_bias, ReduceGradWeight params) {
     acc_t* sums = reinterpret_cast<acc_t*>(dynamic_shared());  // one a thread
     const int rows =
-        params.g.kernel_h * params.g.kernel_w * (params.g.channels / params.g.groups) + 1;
-    const int size = rows * params.g.out_channels, item_threads = blockDim.x / ITEMS;
+        params.problem.kernel_h * params.problem.kernel_w * (params.problem.channels / params.problem.groups) + 1;
+    const int size = rows * params.problem.out_channels, item_threads = blockDim.x / ITEMS;
     for (int first = blockIdx.x * ITEMS; first < size; first += gridDim.x * ITEMS) {
         const int item = first + threadIdx.x % ITEMS;
         acc_t sum = 0;

@@ -18,17 +18,18 @@
 
 struct BlockIndex { int tile, split, group, strip; };  // strip: TILE_N output channels of the group
 
-__device__ inline int strips_of(const Launch& params) {
-    return (params.g.out_channels / params.g.groups + TILE_N - 1) / TILE_N;
+__device__ inline int strips_of(const Problem& problem) {
+    return (problem.out_channels / problem.groups + TILE_N - 1) / TILE_N;
 }
 
 // Strips of the same positions are neighbours: they read the same corners.
-__device__ inline BlockIndex block_index(const Launch& params) {
+__device__ inline BlockIndex block_index(const Fused& params) {
+    const Problem& problem = params.sampling.problem;
     BlockIndex block;
-    int rest = blockIdx.x / strips_of(params);
-    block.strip = blockIdx.x - rest * strips_of(params);
-    block.group = rest % params.g.groups;
-    rest /= params.g.groups;
+    int rest = blockIdx.x / strips_of(problem);
+    block.strip = blockIdx.x - rest * strips_of(problem);
+    block.group = rest % problem.groups;
+    rest /= problem.groups;
     block.tile = rest / params.splits;
     block.split = rest - block.tile * params.splits;
     return block;
@@ -50,46 +51,48 @@ struct OutputAddrs {
     unsigned valid;  // bit i: row i is a position
 };
 
-__device__ inline OutputAddrs output_addrs(const Launch& params, const OutputPosition* positions) {
-    const index_t plane = static_cast<index_t>(params.rows) * params.g.out_w;
+__device__ inline OutputAddrs output_addrs(const Fused& params, const OutputPosition* positions) {
+    const Sampling& sampling = params.sampling;
+    const index_t plane = static_cast<index_t>(sampling.chunk.rows) * sampling.problem.out_w;
     OutputAddrs addrs;
     addrs.valid = 0;
 #pragma unroll
     for (int i = 0; i < 2 * WARP_ROWS; ++i) {
         const OutputPosition at = positions[accumulator_row() + 8 * i];
         addrs.index[i] = params.splits > 1
-            ? at.image * params.g.out_channels * plane + (at.row - params.first_row) * params.g.out_w
+            ? at.image * sampling.problem.out_channels * plane + (at.row - sampling.chunk.first_row) * sampling.problem.out_w
                 + at.col
-            : strided_index(params.output, params.first_image + at.image, 0, at.row, at.col);
+            : strided_index(params.output, sampling.chunk.first_image + at.image, 0, at.row, at.col);
         addrs.valid |= at.image < 0 ? 0 : 1 << i;
     }
     return addrs;
 }
 
 // The output channel of column j of a thread's sums; -1 if there is none.
-__device__ inline int column_channel(const Launch& params, const BlockIndex& block, int j) {
-    const int group_out = params.g.out_channels / params.g.groups;
+__device__ inline int column_channel(const Problem& problem, const BlockIndex& block, int j) {
+    const int group_out = problem.out_channels / problem.groups;
     const int in_group = block.strip * TILE_N + accumulator_column() + j / 2 * 8 + j % 2;
     return in_group < group_out ? block.group * group_out + in_group : -1;
 }
 
 __device__ inline void write_sums(
-        const Launch& params, const BlockIndex& block, const OutputPosition* positions,
+        const Fused& params, const BlockIndex& block, const OutputPosition* positions,
         const Accumulators& sums, const scalar_t* __restrict__ bias, scalar_t* __restrict__ output,
         float* __restrict__ partial) {
+    const Sampling& sampling = params.sampling;
     const int columns = 4 * WARP_COLUMNS;
-    const index_t plane = static_cast<index_t>(params.rows) * params.g.out_w;
+    const index_t plane = static_cast<index_t>(sampling.chunk.rows) * sampling.problem.out_w;
     const OutputAddrs addrs = output_addrs(params, positions);
     // All loads are issued before the first value is used.
     float biases[columns];
 #pragma unroll
     for (int j = 0; j < columns; ++j) {
-        const int o = column_channel(params, block, j);
+        const int o = column_channel(sampling.problem, block, j);
         biases[j] = bias && params.splits == 1 && o >= 0 ? to_acc(bias[o * params.bias_stride]) : 0;
     }
 #pragma unroll
     for (int j = 0; j < columns; ++j) {
-        const int o = column_channel(params, block, j);
+        const int o = column_channel(sampling.problem, block, j);
 #pragma unroll
         for (int i = 0; i < 2 * WARP_ROWS; ++i) {
             const float sum = sums.v[i / 2][j / 2][i % 2 * 2 + j % 2];
@@ -109,22 +112,24 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) deform_fused(
         const scalar_t* __restrict__ input, const scalar_t* __restrict__ offset,
         const scalar_t* __restrict__ mask, const vec16_t* __restrict__ packed,
         const scalar_t* __restrict__ bias, scalar_t* __restrict__ output,
-        float* __restrict__ partial, Launch params) {
+        float* __restrict__ partial, Fused params) {
+    const Sampling& sampling = params.sampling;
     vec16_t* const a = reinterpret_cast<vec16_t*>(dynamic_shared());
     vec16_t* const b = a + 2 * A_VECS;
     FusedSamples samples;
     samples.records = reinterpret_cast<FusedRecord*>(b + 2 * B_VECS);
     samples.positions = reinterpret_cast<OutputPosition*>(
-        samples.records + recorded_taps(k_layout(params)) * TILE_M);
+        samples.records + recorded_taps(params.layout) * TILE_M);
     samples.corners = reinterpret_cast<unsigned char*>(samples.positions + TILE_M);
     const BlockIndex block = block_index(params);
     const int begin = block.split * params.split_stages, left = params.stages - begin;
     const int end = begin + (left < params.split_stages ? left : params.split_stages);
     const KLayout layout = {
-        opaque(params.k_taps), opaque(params.taps_per_batch), opaque(params.channel_blocks)};
-    const int first_channel = opaque(block.group * params.group_channels);
+        opaque(params.layout.taps), opaque(params.layout.taps_per_batch),
+        opaque(params.layout.channel_blocks)};
+    const int first_channel = opaque(block.group * sampling.problem.group_channels);
     const int thread = opaque(threadIdx.x);
-    const ThreadSlice slice = thread_slice(params);
+    const ThreadSlice slice = thread_slice(sampling);
     const LdmatrixRows ldmatrix = ldmatrix_rows();
     KIter it = k_iter_at(layout, begin);
     locate_positions(params, block.tile, samples);
@@ -133,7 +138,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) deform_fused(
     __syncthreads();
     Corners corners;
     load_corners(input, samples, slice, it, &corners);
-    const index_t strip = static_cast<index_t>(block.group) * strips_of(params) + block.strip;
+    const index_t strip = static_cast<index_t>(block.group) * strips_of(sampling.problem) + block.strip;
     const vec16_t* weights = packed + (strip * params.stages + begin) * B_VECS + thread;
     copy_weights(weights, b + thread);
     Accumulators sums;

@@ -10,11 +10,11 @@
 
 // Load a vec16_t: neighbouring input channels of a tap. `vec` counts from the first of the batch.
 __device__ inline void load_weight_vec(
-        const Launch& params, const scalar_t* __restrict__ weight, KIter it, int vec, int o,
+        const PackWeightFused& params, const scalar_t* __restrict__ weight, KIter it, int vec, int o,
         acc_t* values) {
-    const Tap tap = tap_at(params, it, vec / CHANNEL_BLOCK_VECS);
+    const Tap tap = tap_at(params.problem, params.layout, it, vec / CHANNEL_BLOCK_VECS);
     const int c = tap.channel + it.block * CHANNEL_BLOCK + vec % CHANNEL_BLOCK_VECS * VECTOR;
-    const int i = fast_div(tap.tap, params.by_kernel_w), j = tap.tap - i * params.g.kernel_w;
+    const int i = fast_div(tap.tap, params.problem.by_kernel_w), j = tap.tap - i * params.problem.kernel_w;
     const scalar_t* const from = weight + strided_index(params.weight, o, c, i, j);
 #pragma unroll
     for (int k = 0; k < VECTOR; ++k) {
@@ -23,11 +23,11 @@ __device__ inline void load_weight_vec(
 }
 
 extern "C" __global__ void pack_weight_fused(
-        const scalar_t* __restrict__ weight, vec16_t* __restrict__ packed, Launch params) {
-    const int group_out = params.g.out_channels / params.g.groups;
+        const scalar_t* __restrict__ weight, vec16_t* __restrict__ packed, PackWeightFused params) {
+    const int group_out = params.problem.out_channels / params.problem.groups;
     const int strips = (group_out + TILE_N - 1) / TILE_N;
-    const KLayout layout = k_layout(params);
-    const index_t vecs = static_cast<index_t>(params.g.groups) * strips * params.stages * B_TERM_VECS;
+    const KLayout& layout = params.layout;
+    const index_t vecs = static_cast<index_t>(params.problem.groups) * strips * params.stages * B_TERM_VECS;
     for (index_t item = global_thread(); item < vecs; item += grid_threads()) {
         const index_t tile = item / B_TERM_VECS, strip = tile / params.stages;
         const int slot = static_cast<int>(item - tile * B_TERM_VECS), row = slot / STAGE_VECS;

@@ -24,32 +24,33 @@ struct FusedSamples {
 };
 
 // Position m of a tile. A tile is a rectangle of `tile_w` columns, or, if that is 0, a run of positions.
-__device__ inline OutputPosition output_position(const Launch& params, int tile, int m) {
-    const int out_w = params.g.out_w;
+__device__ inline OutputPosition output_position(const Fused& params, int tile, int m) {
+    const Sampling& sampling = params.sampling;
+    const int out_w = sampling.problem.out_w;
     OutputPosition at = {-1, 0, 0};
     if (params.tile_w == 0) {
         const index_t position = static_cast<index_t>(tile) * TILE_M + m;
-        const index_t row = fast_div(position, params.by_out_w);
-        if (position < params.positions) {
-            at.image = static_cast<int>(fast_div(row, params.by_rows));
-            at.row = static_cast<int>(row - static_cast<index_t>(at.image) * params.rows);
+        const index_t row = fast_div(position, sampling.problem.by_out_w);
+        if (position < sampling.chunk.positions) {
+            at.image = static_cast<int>(fast_div(row, sampling.chunk.by_rows));
+            at.row = static_cast<int>(row - static_cast<index_t>(at.image) * sampling.chunk.rows);
             at.col = static_cast<int>(position - row * out_w);
         }
     } else {
         const int tile_h = TILE_M / params.tile_w;
         const int tiles_across = (out_w + params.tile_w - 1) / params.tile_w;
-        const int tiles_down = (params.rows + tile_h - 1) / tile_h;
+        const int tiles_down = (sampling.chunk.rows + tile_h - 1) / tile_h;
         const int tile_row = tile / tiles_across;
         at.row = tile_row % tiles_down * tile_h + m / params.tile_w;
         at.col = (tile - tile_row * tiles_across) * params.tile_w + m % params.tile_w;
-        at.image = at.row < params.rows && at.col < out_w ? tile_row / tiles_down : -1;
+        at.image = at.row < sampling.chunk.rows && at.col < out_w ? tile_row / tiles_down : -1;
     }
-    at.row += params.first_row;
+    at.row += sampling.chunk.first_row;
     return at;
 }
 
 __device__ inline void locate_positions(
-        const Launch& params, int tile, const FusedSamples& samples) {
+        const Fused& params, int tile, const FusedSamples& samples) {
     for (int m = threadIdx.x; m < TILE_M; m += THREADS) {
         samples.positions[m] = output_position(params, tile, m);
     }
@@ -58,21 +59,22 @@ __device__ inline void locate_positions(
 // Record the samples of a batch of taps. After the last tap, where vec16_t only fill up a stage, no
 // corner contributes and the mask is 0.
 __device__ inline void record_samples(
-        const Launch& params, const scalar_t* offset, const scalar_t* mask,
+        const Fused& params, const scalar_t* offset, const scalar_t* mask,
         const FusedSamples& samples, KLayout layout, int first_channel, KIter it) {
+    const Sampling& sampling = params.sampling;
     const int taps = batch_taps(layout, it);
     for (int k = threadIdx.x; k < recorded_taps(layout) * TILE_M; k += THREADS) {
         const OutputPosition at = samples.positions[k % TILE_M];
         FusedRecord record = {0, 0, 0, 0};
         unsigned corners = 0;
         if (at.image >= 0 && k / TILE_M < taps) {
-            const Tap tap = tap_at(params, it, k / TILE_M);
+            const Tap tap = tap_at(sampling.problem, params.layout, it, k / TILE_M);
             const int c = first_channel + tap.channel;
-            const int offset_group = fast_div(c, params.by_offset_channels);
+            const int offset_group = fast_div(c, sampling.problem.by_offset_channels);
             const Sample s = locate_sample(
-                params, offset, mask, {at.image, at.row, at.col, tap.tap, offset_group, 0});
+                sampling, offset, mask, {at.image, at.row, at.col, tap.tap, offset_group, 0});
             const acc_t factor = s.flags & NAN_COORD ? static_cast<acc_t>(nanf("")) : s.mask;
-            const index_t pixel = strided_index(params.input, at.image, 0, s.low_y, s.low_x);
+            const index_t pixel = strided_index(sampling.input, at.image, 0, s.low_y, s.low_x);
             record = {s.frac_y, s.frac_x, factor, pixel + c};
             corners = contributing_corners(s.flags);
         }
@@ -87,10 +89,10 @@ struct ThreadSlice {
     index_t right, below;      // distances between corners
 };
 
-__device__ inline ThreadSlice thread_slice(const Launch& params) {
+__device__ inline ThreadSlice thread_slice(const Sampling& sampling) {
     const int row = threadIdx.x / STAGE_VECS, vec = threadIdx.x % STAGE_VECS;
     const int store = opaque(swizzled(row, vec));
-    return {opaque(row), opaque(vec), store, params.input.w, params.input.h};
+    return {opaque(row), opaque(vec), store, sampling.input.w, sampling.input.h};
 }
 
 // Index of the record of the thread's first vec16_t in a stage.

@@ -14,13 +14,6 @@ struct KIter {
     int run, tap, block, vec;  // tap: first of its batch; vec: counts from that tap's first
 };
 
-// The sizes that the order depends on.
-struct KLayout { int taps, taps_per_batch, channel_blocks; };
-
-__device__ inline KLayout k_layout(const Launch& params) {
-    return {params.k_taps, params.taps_per_batch, params.channel_blocks};
-}
-
 // Stages of a channel block and a batch of taps.
 __device__ inline int batch_stages(KLayout layout) {
     return (layout.taps_per_batch * CHANNEL_BLOCK_VECS + STAGE_VECS - 1) / STAGE_VECS;
@@ -69,7 +62,7 @@ __device__ inline int batch_taps(KLayout layout, KIter it) {
 // Tap i of a batch: its number in the kernel window, and the first channel of its run, in the group.
 struct Tap { int tap, channel; };
 
-__device__ inline Tap tap_at(const Launch& params, KIter it, int i) {
-    const int tap = it.tap + i, run = fast_div(tap, params.by_taps);
-    return {tap - run * params.taps, (it.run + run) * params.channel_blocks * CHANNEL_BLOCK};
+__device__ inline Tap tap_at(const Problem& problem, const KLayout& layout, KIter it, int i) {
+    const int tap = it.tap + i, run = fast_div(tap, problem.by_taps);
+    return {tap - run * problem.taps, (it.run + run) * layout.channel_blocks * CHANNEL_BLOCK};
 }

@@ -20,24 +20,25 @@ extern "C" __global__ void count_cells(
         const scalar_t* __restrict__ offset, const scalar_t* __restrict__ mask,
         const scalar_t* __restrict__ offset_tangent, const scalar_t* __restrict__ mask_tangent,
         int* __restrict__ counts, index_t* __restrict__ cells, int* __restrict__ slots,
-        acc_t* __restrict__ weights, Launch params) {
-    for (index_t sample = global_thread(); sample < params.samples; sample += grid_threads()) {
-        const SampleIndex index = unravel_sample(params, sample);
-        const Sample s = locate_sample(params, offset, mask, index);
+        acc_t* __restrict__ weights, CountCells params) {
+    const Sampling& sampling = params.sampling;
+    for (index_t sample = global_thread(); sample < sampling.samples; sample += grid_threads()) {
+        const SampleIndex index = unravel_sample(sampling, sample);
+        const Sample s = locate_sample(sampling, offset, mask, index);
         if (!(params.weights_are_tangents ? s.flags & IN_BOUNDS : contributing_corners(s.flags))) {
             cells[sample] = -1;
             continue;
         }
         const index_t plane =
-            static_cast<index_t>(index.image) * params.g.offset_groups + index.offset_group;
-        const index_t row = plane * (params.g.in_h + 1) + s.low_y + 1;
-        const index_t cell = row * (params.g.in_w + 1) + s.low_x + 1;
+            static_cast<index_t>(index.image) * sampling.problem.offset_groups + index.offset_group;
+        const index_t row = plane * (sampling.problem.in_h + 1) + s.low_y + 1;
+        const index_t cell = row * (sampling.problem.in_w + 1) + s.low_x + 1;
         cells[sample] = cell;
         slots[sample] = atomicAdd(counts + cell, 1);
         acc_t* const weight = weights + 4 * sample;
         if (params.weights_are_tangents) {
             const SampleTangent tangent =
-                load_sample_tangent(params, s, offset_tangent, mask_tangent, index);
+                load_sample_tangent(sampling, params.tangents, s, offset_tangent, mask_tangent, index);
             for (int j = 0; j < 4; ++j) {
                 weight[j] = tangent.corner_weights[j];
             }

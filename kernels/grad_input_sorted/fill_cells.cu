@@ -10,7 +10,7 @@
 
 extern "C" __global__ void fill_cells(
         const index_t* __restrict__ cells, const int* __restrict__ slots,
-        const int* __restrict__ starts, int* __restrict__ list, Launch params) {
+        const int* __restrict__ starts, int* __restrict__ list, FillCells params) {
     for (index_t sample = global_thread(); sample < params.samples; sample += grid_threads()) {
         if (cells[sample] >= 0) {
             list[starts[cells[sample]] + slots[sample]] = static_cast<int>(sample);

@@ -20,18 +20,18 @@ __device__ inline int sample_at(const int* __restrict__ ordered, int next, int e
 }
 
 __device__ inline CellRange range_of(
-        const Launch& params, const int* __restrict__ counts, const int* __restrict__ starts,
+        const GatherGradInput& params, const int* __restrict__ counts, const int* __restrict__ starts,
         const int* __restrict__ ordered, index_t plane, int y, int x) {
-    const index_t cell = (plane * (params.g.in_h + 1) + y) * (params.g.in_w + 1) + x;
+    const index_t cell = (plane * (params.problem.in_h + 1) + y) * (params.problem.in_w + 1) + x;
     const int start = starts[cell], end = start + counts[cell];
     return {start, end, sample_at(ordered, start, end)};
 }
 
 // Add the samples of four ranges to a vector of channels of the pixel.
 __device__ inline Vector gather_vector(
-        const Launch& params, const scalar_t* __restrict__ columns, const int* __restrict__ ordered,
+        const GatherGradInput& params, const scalar_t* __restrict__ columns, const int* __restrict__ ordered,
         const acc_t* __restrict__ weights, const CellRange* cell_ranges, int channel, Vector sum) {
-    const index_t first = column_index(params, 0, 0, channel);
+    const index_t first = column_index(params.problem, params.layout, 0, 0, channel);
     CellRange ranges[4] = {cell_ranges[0], cell_ranges[1], cell_ranges[2], cell_ranges[3]};
     while (true) {
         CellRange least = ranges[0];
@@ -50,10 +50,10 @@ __device__ inline Vector gather_vector(
         for (int j = 0; j < 4; ++j) {
             ranges[j] = j == corner ? least : ranges[j];
         }
-        const int pair = fast_div(sample, params.by_offset_groups);  // (position, tap)
-        const int position = fast_div(pair, params.by_taps);
-        const index_t row = first + position * params.ld_columns;
-        const index_t from = row + (pair - position * params.taps) * params.group_channels;
+        const int pair = fast_div(sample, params.problem.by_offset_groups);  // (position, tap)
+        const int position = fast_div(pair, params.problem.by_taps);
+        const index_t row = first + position * params.layout.ld_columns;
+        const index_t from = row + (pair - position * params.problem.taps) * params.problem.group_channels;
         const acc_t weight = weights[4 * static_cast<index_t>(sample) + corner];
         if (weight != 0) {
             add_scaled(&sum, weight, load_vector(columns + from));
@@ -64,27 +64,27 @@ __device__ inline Vector gather_vector(
 extern "C" __global__ void gather_grad_input(
         const scalar_t* __restrict__ columns, const int* __restrict__ counts,
         const int* __restrict__ starts, const int* __restrict__ ordered,
-        const acc_t* __restrict__ weights, acc_t* __restrict__ grad_input, Launch params) {
+        const acc_t* __restrict__ weights, acc_t* __restrict__ grad_input, GatherGradInput params) {
     const index_t items =
-        static_cast<index_t>(params.images) * params.g.in_h * params.g.in_w * params.g.offset_groups;
+        static_cast<index_t>(params.images) * params.problem.in_h * params.problem.in_w * params.problem.offset_groups;
     for (index_t item = global_thread() / params.lanes; item < items;
          item += grid_threads() / params.lanes) {
-        const int offset_group = static_cast<int>(item % params.g.offset_groups);
-        const index_t pixel = item / params.g.offset_groups;
-        const int x = static_cast<int>(pixel % params.g.in_w);
-        const int y = static_cast<int>(pixel / params.g.in_w % params.g.in_h);
-        const index_t image = pixel / params.g.in_w / params.g.in_h;
-        const index_t plane = image * params.g.offset_groups + offset_group;
+        const int offset_group = static_cast<int>(item % params.problem.offset_groups);
+        const index_t pixel = item / params.problem.offset_groups;
+        const int x = static_cast<int>(pixel % params.problem.in_w);
+        const int y = static_cast<int>(pixel / params.problem.in_w % params.problem.in_h);
+        const index_t image = pixel / params.problem.in_w / params.problem.in_h;
+        const index_t plane = image * params.problem.offset_groups + offset_group;
         // The pixel is corner j of the cell of ranges[j].
         CellRange ranges[4];
         for (int j = 0; j < 4; ++j) {
             ranges[j] =
                 range_of(params, counts, starts, ordered, plane, y + 1 - (j >> 1), x + 1 - (j & 1));
         }
-        for (int c = lane_of(params) * VECTOR; c < params.offset_channels;
+        for (int c = lane_of(params.lanes) * VECTOR; c < params.problem.offset_channels;
              c += params.lanes * VECTOR) {
-            const int channel = offset_group * params.offset_channels + c;
-            acc_t* const to = grad_input + pixel * params.g.channels + channel;
+            const int channel = offset_group * params.problem.offset_channels + c;
+            acc_t* const to = grad_input + pixel * params.problem.channels + channel;
             Vector sum = zero_vector();
             for (int i = 0; params.accumulate && i < VECTOR; ++i) {
                 sum.v[i] = to[i];

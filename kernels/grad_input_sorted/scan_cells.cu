@@ -9,7 +9,7 @@
 
 extern "C" __global__ void scan_cells(
         const int* __restrict__ counts, int* __restrict__ starts, int* __restrict__ total,
-        Launch params) {
+        ScanCells params) {
     int* sums = reinterpret_cast<int*>(dynamic_shared());  // one a thread, then the block's start
     const int last = blockDim.x - 1;
     for (index_t first = static_cast<index_t>(blockIdx.x) * blockDim.x; first < params.cells;

@@ -12,7 +12,7 @@
 extern "C" __global__ void sort_cells(
         const index_t* __restrict__ cells, const int* __restrict__ counts,
         const int* __restrict__ starts, const int* __restrict__ list, int* __restrict__ ordered,
-        Launch params) {
+        SortCells params) {
     for (index_t sample = global_thread(); sample < params.samples; sample += grid_threads()) {
         const index_t cell = cells[sample];
         if (cell < 0) {

@@ -10,26 +10,28 @@
 
 extern "C" __global__ void deform_im2col(
         const scalar_t* __restrict__ input, const scalar_t* __restrict__ offset,
-        const scalar_t* __restrict__ mask, scalar_t* __restrict__ columns, Launch params) {
+        const scalar_t* __restrict__ mask, scalar_t* __restrict__ columns, Im2col params) {
+    const Sampling& sampling = params.sampling;
+    const ColumnLayout& layout = params.layout;
     SampleRecord* records = reinterpret_cast<SampleRecord*>(dynamic_shared());
-    for (index_t first = static_cast<index_t>(blockIdx.x) * blockDim.x; first < params.samples;
+    for (index_t first = static_cast<index_t>(blockIdx.x) * blockDim.x; first < sampling.samples;
          first += grid_threads()) {
-        const int count = record_count(params, first);
+        const int count = record_count(sampling, first);
         if (threadIdx.x < count) {
-            const SampleIndex index = unravel_sample(params, first + threadIdx.x);
-            const Sample s = locate_sample(params, offset, mask, index);
-            records[threadIdx.x] = make_column_record(params, s, index);
-            write_row_padding_once(params, index, columns);
+            const SampleIndex index = unravel_sample(sampling, first + threadIdx.x);
+            const Sample s = locate_sample(sampling, offset, mask, index);
+            records[threadIdx.x] = make_column_record(sampling, layout, s, index);
+            write_row_padding_once(sampling.problem, layout, index, columns);
         }
         __syncthreads();
-        for (VectorIter it = first_vector(params); it.record < count;
-             it = next_vector(params, it, VECTOR)) {
-            const int k = it.record + lane_group_of(params);
-            const int c = it.channel + lane_of(params) * VECTOR;
+        for (VectorIter it = first_vector(sampling); it.record < count;
+             it = next_vector(sampling, it, VECTOR)) {
+            const int k = it.record + lane_group_of(sampling.lanes);
+            const int c = it.channel + lane_of(sampling.lanes) * VECTOR;
             if (k < count) {
                 const SampleRecord record = records[k];
-                store_vector(columns + record_column(params, record, c),
-                             sample_vector(params, record, input, c));
+                store_vector(columns + record_column(sampling.problem, layout, record, c),
+                             sample_vector(sampling, record, input, c));
             }
         }
         __syncthreads();

@@ -11,17 +11,17 @@
 // of dw * x + w * dx. Both kinds of weight include the mask here.
 
 __device__ inline Vector tangent_vector(
-        const Launch& params, const SampleRecord& record, const SampleTangent& tangent,
+        const Im2colJvp& params, const SampleRecord& record, const SampleTangent& tangent,
         const scalar_t* __restrict__ input, const scalar_t* __restrict__ input_tangent, int c) {
     Vector value = zero_vector();
     for (int j = 0; j < 4; ++j) {
-        const scalar_t* const from = input + (record.input_index + input_step(params, j) + c);
+        const scalar_t* const from = input + (record.input_index + input_step(params.sampling, j) + c);
         add_scaled(&value, tangent.corner_weights[j],
                    load_vector_if(record.flags & IN_BOUNDS_TL << j, from));
     }
     for (int j = 0; input_tangent && j < 4; ++j) {
         const scalar_t* const from =
-            input_tangent + (tangent.input_index + input_tangent_step(params, j) + c);
+            input_tangent + (tangent.input_index + input_tangent_step(params.tangents, j) + c);
         add_scaled(&value, record.corner_weights[j],
                    load_vector_if(record.flags & CONTRIBUTES << j, from));
     }
@@ -32,19 +32,21 @@ extern "C" __global__ void deform_im2col_jvp(
         const scalar_t* __restrict__ input, const scalar_t* __restrict__ input_tangent,
         const scalar_t* __restrict__ offset, const scalar_t* __restrict__ mask,
         const scalar_t* __restrict__ offset_tangent, const scalar_t* __restrict__ mask_tangent,
-        scalar_t* __restrict__ columns, Launch params) {
+        scalar_t* __restrict__ columns, Im2colJvp params) {
+    const Sampling& sampling = params.sampling;
+    const ColumnLayout& layout = params.layout;
     SampleRecord* records = reinterpret_cast<SampleRecord*>(dynamic_shared());
     SampleTangent* tangents = reinterpret_cast<SampleTangent*>(records + blockDim.x);
-    for (index_t first = static_cast<index_t>(blockIdx.x) * blockDim.x; first < params.samples;
+    for (index_t first = static_cast<index_t>(blockIdx.x) * blockDim.x; first < sampling.samples;
          first += grid_threads()) {
-        const int count = record_count(params, first);
+        const int count = record_count(sampling, first);
         if (threadIdx.x < count) {
-            const SampleIndex index = unravel_sample(params, first + threadIdx.x);
-            const Sample s = locate_sample(params, offset, mask, index);
+            const SampleIndex index = unravel_sample(sampling, first + threadIdx.x);
+            const Sample s = locate_sample(sampling, offset, mask, index);
             SampleTangent tangent =
-                load_sample_tangent(params, s, offset_tangent, mask_tangent, index);
-            SampleRecord record = make_column_record(params, s, index);
-            complete_tangent(params, s, index, record.first_channel, &tangent);
+                load_sample_tangent(sampling, params.tangents, s, offset_tangent, mask_tangent, index);
+            SampleRecord record = make_column_record(sampling, layout, s, index);
+            complete_tangent(params.tangents, s, index, record.first_channel, &tangent);
             for (int j = 0; j < 4; ++j) {
                 const bool contributes = record.flags & CONTRIBUTES << j;
                 record.corner_weights[j] =
@@ -52,18 +54,18 @@ extern "C" __global__ void deform_im2col_jvp(
             }
             records[threadIdx.x] = record;
             tangents[threadIdx.x] = tangent;
-            write_row_padding_once(params, index, columns);
+            write_row_padding_once(sampling.problem, layout, index, columns);
         }
         __syncthreads();
-        for (VectorIter it = first_vector(params); it.record < count;
-             it = next_vector(params, it, VECTOR)) {
-            const int k = it.record + lane_group_of(params);
-            const int c = it.channel + lane_of(params) * VECTOR;
+        for (VectorIter it = first_vector(sampling); it.record < count;
+             it = next_vector(sampling, it, VECTOR)) {
+            const int k = it.record + lane_group_of(sampling.lanes);
+            const int c = it.channel + lane_of(sampling.lanes) * VECTOR;
             if (k < count) {
                 const SampleRecord record = records[k];
                 const Vector value =
                     tangent_vector(params, record, tangents[k], input, input_tangent, c);
-                store_vector(columns + record_column(params, record, c), value);
+                store_vector(columns + record_column(sampling.problem, layout, record, c), value);
             }
         }
         __syncthreads();

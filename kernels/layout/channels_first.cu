@@ -9,10 +9,10 @@
 const int SIDE = 32;
 
 extern "C" __global__ void channels_first(
-        const acc_t* __restrict__ source, scalar_t* __restrict__ target, Launch params) {
+        const acc_t* __restrict__ source, scalar_t* __restrict__ target, ChannelsFirst params) {
     acc_t* square = reinterpret_cast<acc_t*>(dynamic_shared());  // (SIDE pixels, SIDE + 1)
-    const int channels = params.size_c;
-    const index_t pixels = static_cast<index_t>(params.size_h) * params.size_w;
+    const int channels = params.channels;
+    const index_t pixels = static_cast<index_t>(params.height) * params.width;
     const index_t pixel_squares = (pixels + SIDE - 1) / SIDE;
     const int channel_squares = (channels + SIDE - 1) / SIDE;
     const int lane = threadIdx.x % SIDE, line = threadIdx.x / SIDE, lines = blockDim.x / SIDE;

@@ -9,10 +9,10 @@
 const int SIDE = 32;
 
 extern "C" __global__ void channels_last(
-        const scalar_t* __restrict__ source, scalar_t* __restrict__ target, Launch params) {
+        const scalar_t* __restrict__ source, scalar_t* __restrict__ target, ChannelsLast params) {
     scalar_t* square = reinterpret_cast<scalar_t*>(dynamic_shared());  // (SIDE channels, SIDE + 1)
-    const int channels = params.size_c;
-    const index_t pixels = static_cast<index_t>(params.size_h) * params.size_w;
+    const int channels = params.channels;
+    const index_t pixels = static_cast<index_t>(params.height) * params.width;
     const index_t pixel_squares = (pixels + SIDE - 1) / SIDE;
     const int channel_squares = (channels + SIDE - 1) / SIDE;
     const int lane = threadIdx.x % SIDE, line = threadIdx.x / SIDE, lines = blockDim.x / SIDE;
@@ -24,10 +24,10 @@ extern "C" __global__ void channels_last(
         for (int i = line; i < SIDE && c0 + i < channels; i += lines) {
             const index_t pixel = pixel0 + lane;
             if (pixel < pixels) {
-                const int y = static_cast<int>(pixel / params.size_w);
-                const int x = static_cast<int>(pixel - static_cast<index_t>(y) * params.size_w);
+                const int y = static_cast<int>(pixel / params.width);
+                const int x = static_cast<int>(pixel - static_cast<index_t>(y) * params.width);
                 square[i * (SIDE + 1) + lane] = source[strided_index(
-                    params.source, params.first_image + image, c0 + i, params.first_h + y, x)];
+                    params.source, params.first_image + image, c0 + i, params.first_row + y, x)];
             }
         }
         __syncthreads();

@@ -10,16 +10,16 @@
 
 extern "C" __global__ void pack_weight(
         const scalar_t* __restrict__ weight, const scalar_t* __restrict__ bias,
-        scalar_t* __restrict__ packed, Launch params) {
-    const int group_channels = params.g.channels / params.g.groups;
-    const int used = params.g.kernel_h * params.g.kernel_w * group_channels;
-    const index_t size = params.g.out_channels * params.ld_columns;
+        scalar_t* __restrict__ packed, PackWeight params) {
+    const int group_channels = params.problem.channels / params.problem.groups;
+    const int used = params.problem.kernel_h * params.problem.kernel_w * group_channels;
+    const index_t size = params.problem.out_channels * params.ld_columns;
     for (index_t item = global_thread(); item < size; item += grid_threads()) {
         const int o = static_cast<int>(item / params.ld_columns);
         const int k = static_cast<int>(item - o * params.ld_columns);
         if (k < used) {
             const int tap = k / group_channels, c = k - tap * group_channels;
-            const int i = tap / params.g.kernel_w, j = tap - i * params.g.kernel_w;
+            const int i = tap / params.problem.kernel_w, j = tap - i * params.problem.kernel_w;
             packed[item] = weight[strided_index(params.weight, o, c, i, j)];
         } else if (k == used && bias) {
             packed[item] = bias[o * params.bias_stride];

@@ -7,13 +7,13 @@ struct OffsetMaskGrads { acc_t y, x, mask; };
 
 // Sum corner dots over a lane group and store the four sums to shared memory, if the group's sample is
 // valid. All threads of a warp take part. The memory must hold nothing that other lane groups still read.
-__device__ inline void reduce_lanes(const Launch& params, const acc_t* dots, bool valid, acc_t* sums) {
-    const int lane = lane_of(params);
-    if (params.lanes < 4) {
+__device__ inline void reduce_lanes(int lanes, const acc_t* dots, bool valid, acc_t* sums) {
+    const int lane = lane_of(lanes);
+    if (lanes < 4) {
         acc_t pair_sums[4];
         for (int j = 0; j < 4; ++j) {
             pair_sums[j] =
-                params.lanes == 2 ? dots[j] + __shfl_xor_sync(0xffffffff, dots[j], 1) : dots[j];
+                lanes == 2 ? dots[j] + __shfl_xor_sync(0xffffffff, dots[j], 1) : dots[j];
         }
         __syncwarp();
         for (int j = 0; valid && lane == 0 && j < 4; ++j) {
@@ -31,7 +31,7 @@ __device__ inline void reduce_lanes(const Launch& params, const acc_t* dots, boo
     sum += __shfl_xor_sync(0xffffffff, bottom ? top_sum : bottom_sum, 2);
 #pragma unroll
     for (int distance = 4; distance < 32; distance *= 2) {
-        if (distance < params.lanes) {
+        if (distance < lanes) {
             sum += __shfl_xor_sync(0xffffffff, sum, distance);
         }
     }
@@ -44,22 +44,22 @@ __device__ inline void reduce_lanes(const Launch& params, const acc_t* dots, boo
 // Zero the dot products of out-of-bounds corners, whose reduced values are undefined; all of them if
 // there are no channels.
 __device__ inline void zero_out_of_bounds_dots(
-        const Launch& params, const SampleRecord& record, const acc_t* reduced, acc_t* dots) {
+        const Problem& problem, const SampleRecord& record, const acc_t* reduced, acc_t* dots) {
     for (int j = 0; j < 4; ++j) {
-        dots[j] = params.offset_channels && record.flags >> j & 1 ? reduced[j] : static_cast<acc_t>(0);
+        dots[j] = problem.offset_channels && record.flags >> j & 1 ? reduced[j] : static_cast<acc_t>(0);
     }
 }
 
 __device__ inline OffsetMaskGrads offset_mask_grads(
-        const Launch& params, const SampleRecord& record, const acc_t* reduced_dots) {
+        const Problem& problem, const SampleRecord& record, const acc_t* reduced_dots) {
     const acc_t nan = static_cast<acc_t>(nanf(""));
     if (record.flags & NAN_COORD) {
         return {nan, nan, nan};
     }
     acc_t d[4];
-    zero_out_of_bounds_dots(params, record, reduced_dots, d);
+    zero_out_of_bounds_dots(problem, record, reduced_dots, d);
     acc_t slope_y = 0, slope_x = 0;
-    if (!(record.flags & AT_MINUS_ONE && params.zero_boundary_grad)) {
+    if (!(record.flags & AT_MINUS_ONE && problem.zero_boundary_grad)) {
         slope_y = record.frac_x * (d[3] - d[1]) + (1 - record.frac_x) * (d[2] - d[0]);
         slope_x = record.frac_y * (d[3] - d[2]) + (1 - record.frac_y) * (d[1] - d[0]);
     }
@@ -71,13 +71,13 @@ __device__ inline OffsetMaskGrads offset_mask_grads(
 }
 
 __device__ inline void write_offset_mask_grads(
-        const Launch& params, SampleIndex index, OffsetMaskGrads grads, scalar_t* grad_offset,
+        const Sampling& sampling, SampleIndex index, OffsetMaskGrads grads, scalar_t* grad_offset,
         scalar_t* grad_mask) {
-    const index_t plane = static_cast<index_t>(params.g.out_h) * params.g.out_w;
-    const index_t pixel = static_cast<index_t>(index.row) * params.g.out_w + index.col;
-    const index_t image = static_cast<index_t>(params.first_image + index.image);
+    const index_t plane = static_cast<index_t>(sampling.problem.out_h) * sampling.problem.out_w;
+    const index_t pixel = static_cast<index_t>(index.row) * sampling.problem.out_w + index.col;
+    const index_t image = static_cast<index_t>(sampling.chunk.first_image + index.image);
     const index_t channel =
-        (image * params.g.offset_groups + index.offset_group) * params.taps + index.tap;
+        (image * sampling.problem.offset_groups + index.offset_group) * sampling.problem.taps + index.tap;
     if (grad_offset) {
         from_acc(grads.y, grad_offset + 2 * channel * plane + pixel);
         from_acc(grads.x, grad_offset + (2 * channel + 1) * plane + pixel);
@@ -88,13 +88,13 @@ __device__ inline void write_offset_mask_grads(
 }
 
 // Write grad_offset and grad_mask of the sample whose record this thread made. reduce_lanes() has stored
-// the four reduced dot products in record.corner_weights.
+// the four reduced dot products in record.corner_dots.
 __device__ inline void write_grads_of_record(
-        const Launch& params, index_t first, const SampleRecord& record, scalar_t* grad_offset,
+        const Sampling& sampling, index_t first, const SampleRecord& record, scalar_t* grad_offset,
         scalar_t* grad_mask) {
     // Recomputed from an opaque index: keeping the sample's index alive would cost registers throughout
     // the loop over channels.
-    const SampleIndex index = unravel_sample(params, first + opaque(threadIdx.x));
-    const OffsetMaskGrads grads = offset_mask_grads(params, record, record.corner_weights);
-    write_offset_mask_grads(params, index, grads, grad_offset, grad_mask);
+    const SampleIndex index = unravel_sample(sampling, first + opaque(threadIdx.x));
+    const OffsetMaskGrads grads = offset_mask_grads(sampling.problem, record, record.corner_dots);
+    write_offset_mask_grads(sampling, index, grads, grad_offset, grad_mask);
 }

@@ -26,24 +26,24 @@ const unsigned AT_MINUS_ONE = 16;  // a coordinate is exactly -1: the sample is 
 const unsigned NAN_COORD = 32;     // a coordinate is NaN
 
 __device__ inline SampleIndex sample_index(
-        const Launch& params, index_t position, int tap, int offset_group) {
+        const Sampling& sampling, index_t position, int tap, int offset_group) {
     SampleIndex index;
     index.offset_group = offset_group;
     index.tap = tap;
     index.position = position;
-    const index_t row = fast_div(position, params.by_out_w);
-    index.col = static_cast<int>(position - row * params.g.out_w);
-    index.image = static_cast<int>(fast_div(row, params.by_rows));
-    index.row = static_cast<int>(row - static_cast<index_t>(index.image) * params.rows) + params.first_row;
+    const index_t row = fast_div(position, sampling.problem.by_out_w);
+    index.col = static_cast<int>(position - row * sampling.problem.out_w);
+    index.image = static_cast<int>(fast_div(row, sampling.chunk.by_rows));
+    index.row = static_cast<int>(row - static_cast<index_t>(index.image) * sampling.chunk.rows) + sampling.chunk.first_row;
     return index;
 }
 
 // The index of a sample that is given by its number.
-__device__ inline SampleIndex unravel_sample(const Launch& params, index_t sample) {
-    const index_t pair = fast_div(sample, params.by_offset_groups);  // (position, tap)
-    const index_t position = fast_div(pair, params.by_taps);
-    const int tap = static_cast<int>(pair - position * params.taps);
-    return sample_index(params, position, tap, static_cast<int>(sample - pair * params.g.offset_groups));
+__device__ inline SampleIndex unravel_sample(const Sampling& sampling, index_t sample) {
+    const index_t pair = fast_div(sample, sampling.problem.by_offset_groups);  // (position, tap)
+    const index_t position = fast_div(pair, sampling.problem.by_taps);
+    const int tap = static_cast<int>(pair - position * sampling.problem.taps);
+    return sample_index(sampling, position, tap, static_cast<int>(sample - pair * sampling.problem.offset_groups));
 }
 
 // Split the coordinate base + displacement into its floor `low` and the fraction above it. The fraction
@@ -59,38 +59,38 @@ __device__ inline bool split_coordinate(
     return reaches_image;
 }
 
-__device__ inline unsigned corners_in_bounds(const Geometry& g, int low_y, int low_x) {
+__device__ inline unsigned corners_in_bounds(const Problem& problem, int low_y, int low_x) {
     const unsigned rows = (low_y >= 0 ? IN_BOUNDS_TL | IN_BOUNDS_TR : 0)
-        | (low_y < g.in_h - 1 ? IN_BOUNDS_BL | IN_BOUNDS_BR : 0);
+        | (low_y < problem.in_h - 1 ? IN_BOUNDS_BL | IN_BOUNDS_BR : 0);
     const unsigned cols = (low_x >= 0 ? IN_BOUNDS_TL | IN_BOUNDS_BL : 0)
-        | (low_x < g.in_w - 1 ? IN_BOUNDS_TR | IN_BOUNDS_BR : 0);
+        | (low_x < problem.in_w - 1 ? IN_BOUNDS_TR | IN_BOUNDS_BR : 0);
     return rows & cols;
 }
 
 // Read offset and mask of a sample and work out where it lies. The range test comes before any use as an
 // index, so NaN, infinities and huge displacements never address memory.
 __device__ inline Sample locate_sample(
-        const Launch& params, const scalar_t* offset, const scalar_t* mask, SampleIndex index) {
-    const Geometry& g = params.g;
-    const int n = params.first_image + index.image;
-    const int channel = index.offset_group * params.taps + index.tap;
-    const int i = fast_div(index.tap, params.by_kernel_w);
-    const int j = index.tap - i * g.kernel_w;
-    const acc_t dy = to_acc(offset[strided_index(params.offset, n, 2 * channel, index.row, index.col)]);
+        const Sampling& sampling, const scalar_t* offset, const scalar_t* mask, SampleIndex index) {
+    const Problem& problem = sampling.problem;
+    const int n = sampling.chunk.first_image + index.image;
+    const int channel = index.offset_group * problem.taps + index.tap;
+    const int i = fast_div(index.tap, problem.by_kernel_w);
+    const int j = index.tap - i * problem.kernel_w;
+    const acc_t dy = to_acc(offset[strided_index(sampling.offset, n, 2 * channel, index.row, index.col)]);
     const acc_t dx =
-        to_acc(offset[strided_index(params.offset, n, 2 * channel + 1, index.row, index.col)]);
+        to_acc(offset[strided_index(sampling.offset, n, 2 * channel + 1, index.row, index.col)]);
 
     Sample s;
-    s.mask = mask ? to_acc(mask[strided_index(params.mask, n, channel, index.row, index.col)])
+    s.mask = mask ? to_acc(mask[strided_index(sampling.mask, n, channel, index.row, index.col)])
                   : static_cast<acc_t>(1);
-    const int base_y = index.row * g.stride_h - g.pad_top + i * g.dilation_h;
-    const int base_x = index.col * g.stride_w - g.pad_left + j * g.dilation_w;
-    const bool reaches_y = split_coordinate(dy, base_y, g.in_h, &s.low_y, &s.frac_y);
-    const bool reaches_x = split_coordinate(dx, base_x, g.in_w, &s.low_x, &s.frac_x);
+    const int base_y = index.row * problem.stride_h - problem.pad_top + i * problem.dilation_h;
+    const int base_x = index.col * problem.stride_w - problem.pad_left + j * problem.dilation_w;
+    const bool reaches_y = split_coordinate(dy, base_y, problem.in_h, &s.low_y, &s.frac_y);
+    const bool reaches_x = split_coordinate(dx, base_x, problem.in_w, &s.low_x, &s.frac_x);
     const bool nan_coord = dy != dy || dx != dx, reaches_image = reaches_y && reaches_x && !nan_coord;
     const bool at_minus_one = (s.low_y == -1 && s.frac_y == 0) || (s.low_x == -1 && s.frac_x == 0);
     s.flags = reaches_image
-        ? corners_in_bounds(g, s.low_y, s.low_x) | (at_minus_one ? AT_MINUS_ONE : 0)
+        ? corners_in_bounds(problem, s.low_y, s.low_x) | (at_minus_one ? AT_MINUS_ONE : 0)
         : nan_coord ? NAN_COORD : 0;
     s.frac_y = reaches_image ? s.frac_y : 0;
     s.frac_x = reaches_image ? s.frac_x : 0;

@@ -2,34 +2,38 @@
 
 // Stored in shared memory beside the SampleRecord of the same sample.
 struct alignas(16) SampleTangent {
-    acc_t corner_weights[4];  // tangents of the corner weights, mask included
+    union {
+        acc_t corner_weights[4];  // tangents of the corner weights, mask included
+        acc_t corner_dots[4];     // what replaces them in deform_double_backward
+    };
     acc_t y, x, mask;         // tangents of displacement and mask, 0 if absent
     index_t input_index;      // as in the record, in the tangent of the input; see complete_tangent
 };
 
 __device__ inline acc_t load_tangent(
-        const scalar_t* tangent, Strides strides, const Launch& params, int channel, SampleIndex index) {
+        const scalar_t* tangent, Strides strides, const Sampling& sampling, int channel, SampleIndex index) {
     if (!tangent) {
         return 0;
     }
-    const int n = params.first_image + index.image;
+    const int n = sampling.chunk.first_image + index.image;
     return to_acc(tangent[strided_index(strides, n, channel, index.row, index.col)]);
 }
 
 __device__ inline SampleTangent load_sample_tangent(
-        const Launch& params, const Sample& s, const scalar_t* offset_tangent,
+        const Sampling& sampling, const TangentStrides& tangents, const Sample& s,
+        const scalar_t* offset_tangent,
         const scalar_t* mask_tangent, SampleIndex index) {
-    const int channel = index.offset_group * params.taps + index.tap;
+    const int channel = index.offset_group * sampling.problem.taps + index.tap;
     SampleTangent t;
     t.input_index = 0;
-    t.y = load_tangent(offset_tangent, params.offset_tangent, params, 2 * channel, index);
-    t.x = load_tangent(offset_tangent, params.offset_tangent, params, 2 * channel + 1, index);
-    t.mask = load_tangent(mask_tangent, params.mask_tangent, params, channel, index);
+    t.y = load_tangent(offset_tangent, tangents.offset, sampling, 2 * channel, index);
+    t.x = load_tangent(offset_tangent, tangents.offset, sampling, 2 * channel + 1, index);
+    t.mask = load_tangent(mask_tangent, tangents.mask, sampling, channel, index);
     const bool at_minus_one = s.flags & AT_MINUS_ONE;
     // At a coordinate of -1 the sample is 0 for any mask. Whether it changes with the offset is a
     // convention, the option boundary_grad.
     const acc_t value = at_minus_one ? static_cast<acc_t>(0) : t.mask;
-    const acc_t slope = at_minus_one && params.zero_boundary_grad ? static_cast<acc_t>(0) : s.mask;
+    const acc_t slope = at_minus_one && sampling.problem.zero_boundary_grad ? static_cast<acc_t>(0) : s.mask;
     const acc_t rest_y = 1 - s.frac_y, rest_x = 1 - s.frac_x;
     t.corner_weights[0] = value * rest_y * rest_x + slope * (-rest_x * t.y - rest_y * t.x);
     t.corner_weights[1] = value * rest_y * s.frac_x + slope * (-s.frac_x * t.y + rest_y * t.x);
@@ -41,9 +45,10 @@ __device__ inline SampleTangent load_sample_tangent(
 // Complete a tangent for a kernel that samples along it. Out-of-bounds corners get weight 0, so callers
 // need no bounds check; a NaN coordinate yields a NaN tangent.
 __device__ inline void complete_tangent(
-        const Launch& params, const Sample& s, SampleIndex index, int first_channel, SampleTangent* t) {
+        const TangentStrides& tangents, const Sample& s, SampleIndex index, int first_channel,
+        SampleTangent* t) {
     t->input_index =
-        strided_index(params.input_tangent, index.image, first_channel, s.low_y, s.low_x);
+        strided_index(tangents.input, index.image, first_channel, s.low_y, s.low_x);
     for (int j = 0; j < 4; ++j) {
         t->corner_weights[j] = s.flags >> j & 1 ? t->corner_weights[j] : static_cast<acc_t>(0);
     }
@@ -52,6 +57,6 @@ __device__ inline void complete_tangent(
 }
 
 // Distance from the top left corner to corner j in the tangent of the input.
-__device__ inline index_t input_tangent_step(const Launch& params, int j) {
-    return (j >> 1) * params.input_tangent.h + (j & 1) * params.input_tangent.w;
+__device__ inline index_t input_tangent_step(const TangentStrides& tangents, int j) {
+    return (j >> 1) * tangents.input.h + (j & 1) * tangents.input.w;
 }

@@ -4,16 +4,18 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from cudeform.__main__ import COMMANDS, main
 from cudeform.commands import gpus, info
 from cudeform.commands.gpus import Gpus
-from cudeform.commands.info import AVX512, Blas, Machine, avx512_remarks, note
+from cudeform.commands.info import AVX512, Blas, Loops, Machine, avx512_remarks, note
 
 HASWELL = Blas("openblas", "0.3.31", "numpy", "Haswell", 2)
 SKYLAKEX = Blas("openblas", "0.3.31", "numpy", "SkylakeX", 2)
+LOOPS = Loops("9.9", Path("/a/folder"))
 MACHINE = Machine("a processor", 2, (HASWELL,), {"OMP_NUM_THREADS": "2"}, ())
 
 
@@ -98,7 +100,7 @@ def test_avx512_that_the_environment_forbids_is_remarked_with_another_remedy():
         (AVX512, SKYLAKEX),
         (AVX512, Blas("openblas", "0.3.31", "numpy", "Cooperlake", 2)),
         (AVX512, Blas("openblas", "9.9", "numpy", "a kernel set to come", 2)),
-        (AVX512, Blas("openblas", "0.3.31", "numpy")),  # as without threadpoolctl
+        (AVX512, Blas("openblas", "0.3.31", "numpy")),  # whose kernels are not known
         (AVX512, Blas("mkl", "2026.0", "numpy", "Haswell", 2)),  # the remedy is not for MKL
         (AVX512 - {"avx512vl"}, HASWELL),  # SkylakeX kernels would crash here
         ({"avx2", "fma"}, HASWELL),
@@ -114,18 +116,35 @@ def test_every_blas_is_looked_at():
 
 
 def test_the_note_ends_with_what_to_do():
-    well = note(MACHINE, {"numpy": "2.0"}, Gpus("no CuPy installed"), works=True)
+    well = note(MACHINE, LOOPS, {"numpy": "2.0"}, Gpus("no CuPy installed"), works=True)
     assert well.endswith("To do\n  - nothing")
     assert "no CuPy installed" in well
     assert "OMP_NUM_THREADS=2" in well
     machine = replace(MACHINE, remarks=("Eat less.",))
-    assert note(machine, {}, Gpus(""), works=True).endswith("To do\n  - Eat less.")
-    both = note(machine, {}, Gpus("", remarks=("Sleep more.",)), works=True)
+    assert note(machine, LOOPS, {}, Gpus(""), works=True).endswith("To do\n  - Eat less.")
+    both = note(machine, LOOPS, {}, Gpus("", remarks=("Sleep more.",)), works=True)
     assert both.endswith("To do\n  - Eat less.\n  - Sleep more.")
 
 
+def test_the_note_tells_where_compiled_loops_are_kept():
+    said = note(MACHINE, LOOPS, {}, Gpus(""), works=True)
+    assert "compiled by Numba 9.9, kept in /a/folder" in said
+    said = note(MACHINE, Loops("9.9"), {}, Gpus(""), works=True)
+    assert "not kept" in said
+    assert "NUMBA_CACHE_DIR" in said.partition("To do")[2]
+
+
+def test_without_numba_the_note_says_what_to_do(monkeypatch, capsys):
+    monkeypatch.setattr(info.Loops, "here", lambda: Loops(None, failure="Install Numba."))
+    assert main(["info"]) == 1
+    works, todo = capsys.readouterr().out.partition("Works")[2].split("To do")
+    assert "NumPy arrays, on the CPU: not here" in works
+    assert "- Install Numba." in todo
+    assert "came out wrong" not in todo
+
+
 def test_the_note_names_the_arrays_that_work():
-    said = note(MACHINE, {"torch": "9.9"}, Gpus("", outcome="as it should"), works=True)
+    said = note(MACHINE, LOOPS, {"torch": "9.9"}, Gpus("", outcome="as it should"), works=True)
     assert "PyTorch tensors, on the CPU: by the same engine, not tried here" in said
     assert "JAX arrays" not in said
     assert "CuPy arrays, on a GPU: as it should" in said
@@ -133,7 +152,9 @@ def test_the_note_names_the_arrays_that_work():
 
 def test_lines_of_the_note_fit_a_terminal():
     facts = tuple(f"fact number {number}" for number in range(20))
-    said = note(MACHINE, {f"library{n}": "1.2.3" for n in range(20)}, Gpus("", facts), works=True)
+    said = note(
+        MACHINE, LOOPS, {f"library{n}": "1.2.3" for n in range(20)}, Gpus("", facts), works=True
+    )
     assert max(map(len, said.splitlines())) <= 88
 
 

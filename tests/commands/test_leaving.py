@@ -22,7 +22,10 @@ BEGUN = {
     "bench": "from cudeform_bench.cpu import timing as m; name = 'time_in_turns'",
 }
 SCRIPT = """
+import signal
 import sys
+# Ignored where a shell runs the tests in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from cudeform import __main__ as cli
 from cudeform.commands import bench
 bench.FOLDER = bench.Path({folder!r})

@@ -19,7 +19,7 @@ from cudeform.gpu import call as call_module
 from cudeform.gpu.algorithms import direct
 from cudeform.gpu.call import Call, index_bits_of
 from cudeform.gpu.chunks import Chunk
-from cudeform.gpu.device_api.params import Layout
+from cudeform.gpu.device_api.params import FillCells, ScanCells
 from cudeform.gpu.replay.recorder import Recorder
 from cudeform.options import Options
 
@@ -125,7 +125,7 @@ def test_no_launch_has_more_threads_than_indices_allow_for() -> None:
     call = Call.by_columns(
         recorder, geometry(case), Options(), ops, [Chunk(slice(0, 1), slice(0, 1))]
     )
-    call.launch("deform_im2col", 2**40, (), {})
+    call.launch("fill_cells", 2**40, (), FillCells(0))
     [(launch, _)] = recorder.recorded
     assert launch.blocks * launch.threads == call_module.MAX_THREADS
 
@@ -150,7 +150,7 @@ def test_what_a_launch_counts_fits_its_indices(
 ) -> None:
     call, chunk = call_of(input, out=out, stride=stride, images=input[0])
     _, c, h, w = input
-    table = DeviceArray(4096, input, (c * h * w, 1, w * c, c), "float16")
-    fields = call.chunk_fields(chunk, table)
-    struct = Layout(call.variant.index_bits).fill(call.g, fields)
-    assert struct["cells"][0] == input[0] * (h + 1) * (w + 1)
+    images = DeviceArray(4096, input, (c * h * w, 1, w * c, c), "float16")
+    bits, cells = call.variant.index_bits, input[0] * (h + 1) * (w + 1)
+    assert call.sampling(chunk, images).packed(bits)["samples"][0] == call.samples(chunk)
+    assert ScanCells(cells).packed(bits)["cells"][0] == cells

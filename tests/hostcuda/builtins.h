@@ -109,9 +109,11 @@ inline T __ldg(const T* address) {
     return *address;
 }
 
-// Atomics are plain code: one thread runs at a time, and it does not stop in between.
+// Atomics are plain code: one thread runs at a time, and it does not stop in between. They are always
+// inlined, so that a fault has the line of the kernel's text.
 #define HOSTCUDA_ATOMIC(name, result)                                 \
     template <class T>                                                \
+    [[gnu::always_inline]]                                            \
     inline T name(T* address, typename hostcuda::Same<T>::type value, \
                   hostcuda::Where at = hostcuda::here()) {            \
         hostcuda::check_aligned(address, sizeof(T), #name, at);       \
@@ -128,6 +130,7 @@ HOSTCUDA_ATOMIC(atomicAnd, before & value)
 HOSTCUDA_ATOMIC(atomicExch, value)
 
 template <class T>
+[[gnu::always_inline]]
 inline T atomicCAS(T* address, typename hostcuda::Same<T>::type expected,
                    typename hostcuda::Same<T>::type value, hostcuda::Where at = hostcuda::here()) {
     hostcuda::check_aligned(address, sizeof(T), "atomicCAS", at);

@@ -87,6 +87,8 @@ inline double vec16_element(double type, const vec16_t& raw, int i) {
 }
 
 // ---- memory -------------------------------------------------------------------------------------
+//
+// Always inlined, so that a fault has the line of the kernel's text.
 
 namespace hostcuda {
 
@@ -97,7 +99,8 @@ inline void check_global(const void* address, std::size_t alignment, const char*
 }
 
 template <class T>
-void add(T* address, T value, const char* what, Where at) {
+[[gnu::always_inline]]
+inline void add(T* address, T value, const char* what, Where at) {
     check_global(address, sizeof(T), what, at);
     const Atomic scope;
     *address += value;
@@ -112,31 +115,37 @@ inline unsigned char* dynamic_shared() {
     return reinterpret_cast<unsigned char*>(hostcuda::launch->shared);
 }
 
+[[gnu::always_inline]]
 inline vec16_t load16(const void* address, hostcuda::Where at = hostcuda::here()) {
     hostcuda::check_global(address, 16, "load16", at);
     hostcuda::count(&hostcuda::Launch::loaded, 16);
     return *static_cast<const vec16_t*>(address);
 }
 
+[[gnu::always_inline]]
 inline vec16_t load16_if(unsigned condition, const void* address,
                          hostcuda::Where at = hostcuda::here()) {
     return condition ? load16(address, at) : vec16_t{};
 }
 
+[[gnu::always_inline]]
 inline void store16(void* address, vec16_t value, hostcuda::Where at = hostcuda::here()) {
     hostcuda::check_global(address, 16, "store16", at);
     hostcuda::count(&hostcuda::Launch::stored, 16);
     *static_cast<vec16_t*>(address) = value;
 }
 
+[[gnu::always_inline]]
 inline void add_global(float* address, float value, hostcuda::Where at = hostcuda::here()) {
     hostcuda::add(address, value, "add_global", at);
 }
 
+[[gnu::always_inline]]
 inline void add_global(double* address, double value, hostcuda::Where at = hostcuda::here()) {
     hostcuda::add(address, value, "add_global", at);
 }
 
+[[gnu::always_inline]]
 inline void add_global4(float* address, float a, float b, float c, float d,
                         hostcuda::Where at = hostcuda::here()) {
     hostcuda::check_global(address, 16, "add_global4", at);

@@ -120,6 +120,7 @@ inline void copy16_async(void* shared, const void* global,
     mine.copies[mine.count++] = {static_cast<vec16_t*>(shared), static_cast<const vec16_t*>(global)};
 }
 
+[[gnu::always_inline]]
 inline void wait_for_copies() {
     hostcuda::Copies& mine = hostcuda::my_copies();
     for (unsigned i = 0; i < mine.count; ++i) {
@@ -129,6 +130,7 @@ inline void wait_for_copies() {
     mine.count = 0;
 }
 
+[[gnu::always_inline]]
 inline void load_matrices(const void* row, unsigned* words,
                           hostcuda::Where at = hostcuda::here()) {
     hostcuda::check_shared(row, "load_matrices", at);

@@ -41,6 +41,25 @@ def test_an_access_outside_faults(flush: Any, kernel: Kernel) -> None:
     assert [type(entry) for entry in device.log] == [Launched]
 
 
+BUILT_IN = [
+    "b[0] = __ldg(a + g.n);",
+    "atomicAdd(b + g.n, 1.0f);",
+    "store16(b, load16(a + g.n));",
+    "store16(b + g.n, load16(a));",
+    "add_global(b + g.n, 1.0f);",
+    "add_global4(b + g.n, 1, 1, 1, 1);",
+]
+
+
+def test_an_access_by_a_built_in_function_has_the_line_of_the_kernel() -> None:
+    lines = (f"if (g.what == {what}) {line}" for what, line in enumerate(BUILT_IN))
+    kernel, device = toy("\n".join(lines)), HostDevice()
+    a, b = device.put(values(64)), device.put(values(64))
+    for what in range(len(BUILT_IN)):
+        error = fault(device, kernel, a, b, n=4096, what=what, threads=1)
+        assert str(error).startswith(f"toy, block 0, thread 0: toy.cu:{what + 1}: "), error
+
+
 @pytest.mark.parametrize("flush", ["start", "end"])
 def test_an_access_within_a_margin_is_seen(flush: Any) -> None:
     device = HostDevice(flush=flush)

@@ -15,20 +15,22 @@ import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from typing import Any, Generic, ParamSpec, TypeVar
 
 try:
     import numba
     from numba.core import event
-except ImportError as error:
+except Exception as error:  # beside a Python or a NumPy that it does not know, Numba fails anyhow
     raise ImportError(
         f"cudeform computes on the CPU with Numba, which cannot be imported here ({error}): "
-        "pip install -U numba, or an older Python if Numba does not support this one yet; "
+        "pip install -U numba, or take an older Python if Numba does not support this one yet; "
         "arrays on a GPU need no Numba"
     ) from error
+
+NUMBA: str = numba.__version__
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # "contract" allows fused multiply-adds and nothing else: NaN, infinities and the order of sums stay
 # as they are written.
@@ -44,22 +46,45 @@ _lock = threading.Lock()
 
 def inlined(function: Callable[P, T]) -> Callable[P, T]:
     """A function that only loops call; it becomes part of each of them."""
-    compiled: Callable[P, T] = numba.njit(**FLAGS)(function)
+    compiled: Callable[P, T] = numba.njit(forceinline=True, **FLAGS)(function)
     return compiled
 
 
 def loop(function: Callable[P, T]) -> Callable[P, T]:
     """A function that Python calls, compiled for the dtype of its arrays when first called."""
-    folder = cache_folder()
+    return Loop(function, cache_folder())
+
+
+class Loop(Generic[P, T]):
+    """A function that is compiled when first called, and kept if there is a folder for it."""
+
+    def __init__(self, function: Callable[P, T], folder: Path | None) -> None:
+        self.function = function
+        self.compiled = _kept(function, folder) or numba.njit(**FLAGS)(function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call it."""
+        try:
+            result: T = self.compiled(*args, **kwargs)
+        except OSError as error:  # no more room in the folder, for one
+            _warn(f"{cache_folder()}: {error.strerror}")
+            self.compiled = numba.njit(**FLAGS)(self.function)
+            result = self.compiled(*args, **kwargs)
+        return result
+
+
+def _kept(function: Callable[P, T], folder: Path | None) -> Any:
+    """A function that is kept in a folder once it is compiled, or None where that cannot be."""
     if folder is None:
-        return inlined(function)
+        return None
     with _lock:
         before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
         try:
-            compiled: Callable[P, T] = numba.njit(cache=True, **FLAGS)(function)
+            return numba.njit(cache=True, **FLAGS)(function)
+        except RuntimeError:  # Numba finds no source file, as in a frozen application
+            return None
         finally:
             numba.config.CACHE_DIR = before
-    return compiled
 
 
 @cache
@@ -69,17 +94,17 @@ def cache_folder() -> Path | None:
     Numba compares the age of the file that a loop is written in, not of those that it takes
     functions from. The last part of the name stands for the text of all of them.
     """
-    folder = cache_parent() / _fingerprint()
     try:
+        folder = cache_parent() / _fingerprint()
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
-    except OSError:
+    except (OSError, RuntimeError):  # there may be no home at all
         return None
     return folder
 
 
 def cache_parent() -> Path:
-    """Numba's folder if the environment names one, else the user's folder of caches."""
+    """Numba's folder if the environment names one, else a folder of the user's for caches."""
     chosen = os.environ.get("NUMBA_CACHE_DIR")
     if chosen:
         return Path(chosen) / "cudeform"
@@ -99,6 +124,15 @@ def _fingerprint() -> str:
     return digest.hexdigest()[:16]
 
 
+def _warn(why: str) -> None:
+    warnings.warn(
+        f"cudeform cannot keep its compiled loops ({why}): every process compiles them again, "
+        "which takes some seconds; set NUMBA_CACHE_DIR to a folder that can be written",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
 class _Announcement(event.Listener):  # type: ignore[misc]
     """Says once that loops are being compiled, and why that will happen again if it will."""
 
@@ -110,18 +144,10 @@ class _Announcement(event.Listener):  # type: ignore[misc]
             return
         self.said = True
         if cache_folder() is None:
-            warnings.warn(
-                f"cudeform cannot keep its compiled loops: {cache_parent()} cannot be written. "
-                "They are compiled again in every process, which takes some seconds; set "
-                "NUMBA_CACHE_DIR to a folder that can be written",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            _warn("no folder can be written")
         elif sys.stderr.isatty():
-            print(
-                f"cudeform: compiling loops for this processor, once (kept in {cache_folder()})",
-                file=sys.stderr,
-            )
+            text = f"cudeform: compiling loops for this processor, once; kept in {cache_folder()}"
+            print(text, file=sys.stderr)
 
     def on_end(self, event: Any) -> None:
         """Nothing is said when it is done."""

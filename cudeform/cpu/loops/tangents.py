@@ -6,47 +6,53 @@ pixels at its corners, the tangent of a column along tangents ``v`` of its opera
     sum_j t_j x_j + sum_j m w_j v_x,j    where  t = v_m w + m (v_dy w'_y + v_dx w'_x).
 
 Arguments are those of ``sampling.py``, and ``tangents``: those of offset and mask, as ``samples``;
-empty where they are 0. Names as in ``kernels/move.cuh``.
+empty where they are 0. Names as in ``kernels/sampling/sample_tangent.cuh``.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from cudeform.cpu.loops.arguments import planes_at, pointers
 from cudeform.cpu.loops.coordinates import (
-    ALL_CORNERS,
     AT_MINUS_ONE,
+    FLAGS,
+    FRAC_X,
+    FRAC_Y,
+    MASK,
     NAN_COORD,
     block_at,
-    element,
     locate,
     new_block,
 )
-from cudeform.cpu.loops.gradients import add_dots, lane_sums, slopes, weighted_dots
 from cudeform.cpu.loops.jit import inlined, loop
 from cudeform.cpu.loops.sampling import (
     cell_step,
     corner_weights,
-    corners_that_gain,
-    run_cells,
-    scatter_run,
+    counting_corners,
+    first_cell,
     weighted_corners,
 )
-from cudeform.cpu.loops.vectors import VECTOR, filled, store_vector
+from cudeform.cpu.loops.scatter import corners_that_gain, scatter_run
+from cudeform.cpu.loops.vectors import (
+    VECTOR,
+    filled,
+    number,
+    pointer_to,
+    store_vector,
+)
 
 
 @inlined
 def tangents_at(sizes: Any, tangents: Any, n: Any, position: Any, tap: Any, og: Any) -> Any:
     """Tangents of dy, dx and mask of a sample."""
-    zero = tangents.offset.dtype.type(0)
-    plane = og * sizes.kernel_h * sizes.kernel_w + tap
-    pixel = position - n * sizes.out_pixels
+    zero = number(tangents.offset, 0)
     dy, dx, mask = zero, zero, zero
-    if len(tangents.offset):
-        dy = tangents.offset[element(tangents.offset_planes, n, 2 * plane, pixel)]
-        dx = tangents.offset[element(tangents.offset_planes, n, 2 * plane + 1, pixel)]
-    if len(tangents.mask):
-        mask = tangents.mask[element(tangents.mask_planes, n, plane, pixel)]
+    y, x, m = planes_at(sizes, tangents, n, position, tap, og)
+    if tangents.offset_planes.channel:
+        dy, dx = tangents.offset[y], tangents.offset[x]
+    if tangents.mask_planes.channel:
+        mask = tangents.mask[m]
     return dy, dx, mask
 
 
@@ -83,7 +89,7 @@ def weight_tangents(
 def masked_weights(flags: Any, fy: Any, fx: Any, mask: Any) -> Any:
     """Weights of the corners that count for the value of a sample, mask included; else 0."""
     zero = type(fy)(0)
-    corners = 0 if flags & AT_MINUS_ONE else flags & ALL_CORNERS
+    corners = counting_corners(flags)
     a, b, c, d = corner_weights(fy, fx)
     return (
         a * mask if corners & 1 else zero,
@@ -91,6 +97,12 @@ def masked_weights(flags: Any, fy: Any, fx: Any, mask: Any) -> Any:
         c * mask if corners & 4 else zero,
         d * mask if corners & 8 else zero,
     )
+
+
+@inlined
+def change(tangents: Any) -> Any:
+    """Whether the weights of the corners change."""
+    return tangents.offset_planes.channel != 0 or tangents.mask_planes.channel != 0
 
 
 @loop
@@ -107,155 +119,38 @@ def gather_tangents(
     at: Any,
 ) -> None:
     """The tangent of the columns; ``image_tangent`` is empty where it is 0."""
-    cells = run_cells(sizes, at)
-    runs = len(cells) // sizes.offset_groups
+    weights_change, image_changes = change(tangents), len(image_tangent) > 0
+    image, image_tangent = pointer_to(image), pointer_to(image_tangent)
+    samples, tangents, columns = pointers(samples), pointers(tangents), pointer_to(columns)
+    offset_channels = sizes.channels // sizes.offset_groups
     block = new_block(image)
-    nothing = filled(image.dtype.type(0))
-    weights_change = len(tangents.offset) or len(tangents.mask)
     position = first
     while position < last:
         n, count = block_at(sizes, block, position, last)
         for tap in range(sizes.kernel_h * sizes.kernel_w):
             for og in range(sizes.offset_groups):
                 locate(sizes, block, n, position, count, tap, og, samples)
-                for k in range(count):
-                    flags, mask = block.flags[k], block.mask[k]
-                    fy, fx = block.frac_y[k], block.frac_x[k]
-                    along = tangents_at(sizes, tangents, n, position + k, tap, og)
-                    turn = weight_tangents(flags, fy, fx, mask, along, zero_boundary_grad)
-                    weights = masked_weights(flags, fy, fx, mask)
-                    step = cell_step(sizes, position + k, tap)
-                    for run in range(runs):
-                        pixel = block.pixel[k] + run * sizes.run
-                        for c in range(0, sizes.run, VECTOR):
-                            width = min(VECTOR, sizes.run - c)
-                            value = nothing
-                            if flags & NAN_COORD:
-                                value = filled(mask)
+                for c in range(0, offset_channels, sizes.run):
+                    cell = first_cell(sizes, at, og * offset_channels + c, position, tap)
+                    for k in range(count):
+                        flags, mask = block.integers[FLAGS + k], block.numbers[MASK + k]
+                        fy, fx = block.numbers[FRAC_Y + k], block.numbers[FRAC_X + k]
+                        along = tangents_at(sizes, tangents, n, position + k, tap, og)
+                        turn = weight_tangents(flags, fy, fx, mask, along, zero_boundary_grad)
+                        weights = masked_weights(flags, fy, fx, mask)
+                        for v in range(0, sizes.run, VECTOR):
+                            width = min(VECTOR, sizes.run - v)
+                            pixel = block.pixels[k] + c + v
+                            value = filled(mask if flags & NAN_COORD else number(image, 0))
                             if weights_change:
                                 value = weighted_corners(
-                                    sizes, image, pixel + c, flags, turn, width, value
+                                    sizes, image, pixel, flags, turn, width, value
                                 )
-                            if len(image_tangent):
+                            if image_changes:
                                 value = weighted_corners(
-                                    sizes, image_tangent, pixel + c, flags, weights, width, value
+                                    sizes, image_tangent, pixel, flags, weights, width, value
                                 )
-                            cell = cells[og * runs + run] + step + c
-                            store_vector(columns, cell, width, value)
-        position += count
-
-
-@inlined
-def second_gradients(
-    flags: Any,
-    fy: Any,
-    fx: Any,
-    mask: Any,
-    tangents: Any,
-    still: Any,
-    moved: Any,
-    zero_boundary_grad: Any,
-) -> Any:
-    """Gradients of dy, dx and mask from two kinds of corner dots, see :func:`sample_seconds`."""
-    zero = type(fy)(0)
-    if flags & NAN_COORD:
-        return mask, mask, mask
-    dy, dx, change = tangents
-    by_y = by_x = by_mask = zero
-    if not (flags & AT_MINUS_ONE and zero_boundary_grad):
-        still_y, still_x = slopes(fy, fx, still)
-        moved_y, moved_x = slopes(fy, fx, moved)
-        # The one second derivative of a bilinear surface is the mixed one.
-        twist = mask * (still[0] - still[1] - still[2] + still[3])
-        by_y = mask * moved_y + change * still_y + dx * twist
-        by_x = mask * moved_x + change * still_x + dy * twist
-        by_mask = dy * still_y + dx * still_x
-    if not flags & AT_MINUS_ONE:
-        by_mask += weighted_dots(corner_weights(fy, fx), moved)
-    return by_y, by_x, by_mask
-
-
-@loop
-def sample_seconds(
-    sizes: Any,
-    first: Any,
-    last: Any,
-    image: Any,
-    image_tangent: Any,
-    samples: Any,
-    tangents: Any,
-    grad_columns: Any,
-    tangent_grad_columns: Any,
-    at: Any,
-    grads: Any,
-    zero_boundary_grad: Any,
-) -> None:
-    """Gradients of offset and mask of ``sum(column_tangents * grad_columns)``.
-
-    With ``x`` the pixels, ``v`` their tangents, ``c`` the gradient of the columns that meet the
-    weight and ``o`` of those that meet its tangent, they need the corner dots ``still = c.x`` and
-    ``moved = c.v + o.x``.
-
-    Args:
-        sizes, first, last, image, samples, at: as in ``sampling.py``.
-        image_tangent: as image; empty where it is 0.
-        tangents: of the samples.
-        grad_columns: ``c``.
-        tangent_grad_columns: ``o``; empty where it is 0.
-        grads: written; those that are empty are not.
-        zero_boundary_grad: samples with a coordinate of -1 have no gradient.
-    """
-    cells = run_cells(sizes, at)
-    runs = len(cells) // sizes.offset_groups
-    taps = sizes.kernel_h * sizes.kernel_w
-    block = new_block(image)
-    nothing = filled(image.dtype.type(0))
-    weights_change = len(tangents.offset) or len(tangents.mask)
-    position = first
-    while position < last:
-        n, count = block_at(sizes, block, position, last)
-        pixel = position - n * sizes.out_pixels
-        for tap in range(taps):
-            for og in range(sizes.offset_groups):
-                locate(sizes, block, n, position, count, tap, og, samples)
-                plane = og * taps + tap
-                to_y = element(grads.offset_planes, n, 2 * plane, pixel)
-                to_x = element(grads.offset_planes, n, 2 * plane + 1, pixel)
-                to_mask = element(grads.mask_planes, n, plane, pixel)
-                for k in range(count):
-                    flags, mask = block.flags[k], block.mask[k]
-                    along = tangents_at(sizes, tangents, n, position + k, tap, og)
-                    step = cell_step(sizes, position + k, tap)
-                    still = (nothing, nothing, nothing, nothing)
-                    moved = (nothing, nothing, nothing, nothing)
-                    for run in range(runs):
-                        start = block.pixel[k] + run * sizes.run
-                        cell = cells[og * runs + run] + step
-                        if weights_change:
-                            still = add_dots(sizes, image, start, flags, grad_columns, cell, still)
-                        if len(image_tangent):
-                            moved = add_dots(
-                                sizes, image_tangent, start, flags, grad_columns, cell, moved
-                            )
-                        if len(tangent_grad_columns):
-                            moved = add_dots(
-                                sizes, image, start, flags, tangent_grad_columns, cell, moved
-                            )
-                    by_y, by_x, by_mask = second_gradients(
-                        flags,
-                        block.frac_y[k],
-                        block.frac_x[k],
-                        mask,
-                        along,
-                        lane_sums(still),
-                        lane_sums(moved),
-                        zero_boundary_grad,
-                    )
-                    if len(grads.offset):
-                        grads.offset[to_y + k] = by_y
-                        grads.offset[to_x + k] = by_x
-                    if len(grads.mask):
-                        grads.mask[to_mask + k] = by_mask
+                            store_vector(columns, cell + k * cell_step(sizes) + v, width, value)
         position += count
 
 
@@ -264,8 +159,8 @@ def scatter_tangents(
     sizes: Any,
     first: Any,
     last: Any,
-    first_run: Any,
-    last_run: Any,
+    first_channel: Any,
+    last_channel: Any,
     samples: Any,
     tangents: Any,
     zero_boundary_grad: Any,
@@ -274,36 +169,39 @@ def scatter_tangents(
     grad_image: Any,
 ) -> None:
     """As ``sampling.scatter``, with the changes of the corners' weights in their place."""
-    cells = run_cells(sizes, at)
-    runs = len(cells) // sizes.offset_groups
+    grad_image, grad_columns = pointer_to(grad_image), pointer_to(grad_columns)
+    samples, tangents = pointers(samples), pointers(tangents)
+    offset_channels = sizes.channels // sizes.offset_groups
     block = new_block(grad_image)
     position = first
     while position < last:
         n, count = block_at(sizes, block, position, last)
         for tap in range(sizes.kernel_h * sizes.kernel_w):
-            for og in range(first_run // runs, (last_run - 1) // runs + 1):
+            for og in range(first_channel // offset_channels, sizes.offset_groups):
+                channel = og * offset_channels
+                begin = max(0, first_channel - channel)
+                end = min(offset_channels, last_channel - channel)
+                if begin >= end:
+                    break
                 locate(sizes, block, n, position, count, tap, og, samples)
-                begin, end = max(0, first_run - og * runs), min(runs, last_run - og * runs)
-                for k in range(count):
-                    along = tangents_at(sizes, tangents, n, position + k, tap, og)
-                    turn = weight_tangents(
-                        block.flags[k],
-                        block.frac_y[k],
-                        block.frac_x[k],
-                        block.mask[k],
-                        along,
-                        zero_boundary_grad,
-                    )
-                    gains = corners_that_gain(block.flags[k], turn)
-                    step = cell_step(sizes, position + k, tap)
-                    for run in range(begin, end):
+                for c in range(begin, end, sizes.run):
+                    cell = first_cell(sizes, at, channel + c, position, tap)
+                    for k in range(count):
+                        turn = weight_tangents(
+                            block.integers[FLAGS + k],
+                            block.numbers[FRAC_Y + k],
+                            block.numbers[FRAC_X + k],
+                            block.numbers[MASK + k],
+                            tangents_at(sizes, tangents, n, position + k, tap, og),
+                            zero_boundary_grad,
+                        )
                         scatter_run(
                             sizes,
                             grad_image,
-                            block.pixel[k] + run * sizes.run,
-                            gains,
+                            block.pixels[k] + c,
+                            corners_that_gain(block.integers[FLAGS + k], turn),
                             turn,
                             grad_columns,
-                            cells[og * runs + run] + step,
+                            cell + k * cell_step(sizes),
                         )
         position += count

@@ -1,8 +1,10 @@
-"""VECTOR neighbouring channels at a time: a type of Numba's and what the loops do with it.
+"""Pointers, and vectors of VECTOR neighbouring elements: what the loops have from LLVM directly.
 
-Instructions are LLVM's on vectors, so they do not depend on what its vectoriser makes of a loop.
-The names are those of ``kernels/vector.cuh``. A ``count`` below VECTOR touches so many elements of
-memory and no more; it costs nothing where it is the constant VECTOR.
+Loops take arrays and go on with pointers: Numba counts references to an array wherever a function
+is given one, which costs more than what is done with a sample. Vectors are instructions of LLVM's,
+so they do not depend on what its vectoriser makes of a loop; their names are those of
+``kernels/common/vector.cuh``. A ``count`` below VECTOR touches so many elements of memory and no
+more; it costs nothing where it is the constant VECTOR.
 """
 
 from __future__ import annotations
@@ -42,6 +44,11 @@ def _instruction(function: Callable[..., Any]) -> Callable[..., Any]:
     return made
 
 
+def _literal_instruction(function: Callable[..., Any]) -> Callable[..., Any]:
+    made: Callable[..., Any] = intrinsic(prefer_literal=True)(function)
+    return made
+
+
 def _splat(builder: Any, value: Any) -> Any:
     """All lanes alike."""
     kind = ir.VectorType(value.type, VECTOR)
@@ -56,9 +63,8 @@ def _lanes_below(builder: Any, count: Any) -> Any:
     return builder.icmp_signed("<", lanes, _splat(builder, count))
 
 
-def _address(context: Any, builder: Any, kind: Any, array: Any, index: Any, vector: Any) -> Any:
-    data = context.make_array(kind)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
+def _address(builder: Any, pointer: Any, index: Any, vector: Any) -> Any:
+    return builder.bitcast(builder.gep(pointer, [index]), vector.as_pointer())
 
 
 def _call(builder: Any, name: str, vector: Any, result: Any, arguments: list[Any]) -> Any:
@@ -68,45 +74,101 @@ def _call(builder: Any, name: str, vector: Any, result: Any, arguments: list[Any
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, full), arguments)
 
 
+def _add_halves(builder: Any, a: Any, b: Any, group: int) -> Any:
+    """Add the upper half of each group of lanes of two vectors, or of one, to the lower half."""
+    nothing = ir.Constant(a.type, ir.Undefined)
+    lanes = range(2 * VECTOR if b is not None else VECTOR)
+    halves = (
+        [lane for lane in lanes if (lane % group < group // 2) == lower] for lower in (True, False)
+    )
+    low, high = (
+        builder.shuffle_vector(
+            a,
+            nothing if b is None else b,
+            ir.Constant(ir.VectorType(INDEX, len(half)), half),
+        )
+        for half in halves
+    )
+    return builder.fadd(low, high)
+
+
 def _multiply_add(builder: Any, a: Any, b: Any, total: Any) -> Any:
     return _call(builder, "llvm.fmuladd.{}", a.type, a.type, [a, b, total])
 
 
 @_instruction
-def load_vector(typing: Any, array: Any, index: Any, count: Any) -> Any:
-    """``count`` elements of a contiguous array from ``index`` on; the other lanes are 0."""
-    kind = VectorType(array.dtype)
+def pointer_to(typing: Any, array: Any) -> Any:
+    """Pointer to the first element of an array, which must outlive it."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return context.make_array(signature.args[0])(context, builder, arguments[0]).data
+
+    return types.CPointer(array.dtype)(array), generate
+
+
+@_literal_instruction
+def room_for(typing: Any, count: Any, value: Any) -> Any:
+    """Pointer to memory of the loop's own: a constant number of elements of the type of a value."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = context.get_data_type(types.unliteral(value))
+        room = cgutils.alloca_once(builder, ir.ArrayType(kind, count.literal_value))
+        return builder.bitcast(room, kind.as_pointer())
+
+    return types.CPointer(types.unliteral(value))(count, value), generate
+
+
+@_instruction
+def load_vector(typing: Any, pointer: Any, index: Any, count: Any) -> Any:
+    """``count`` elements from ``index`` on; the other lanes are 0."""
+    kind = VectorType(pointer.dtype)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         vector = context.get_data_type(kind)
-        array, index, count = arguments
+        pointer, index, count = arguments
         given = [
-            _address(context, builder, signature.args[0], array, index, vector),
+            _address(builder, pointer, index, vector),
             ir.Constant(INDEX, kind.dtype.bitwidth // 8),
             _lanes_below(builder, count),
             ir.Constant(vector, [0.0] * VECTOR),
         ]
         return _call(builder, "llvm.masked.load.{}.p0", vector, vector, given)
 
-    return kind(array, types.int64, types.int64), generate
+    return kind(pointer, types.int64, types.int64), generate
+
+
+def _store_part(builder: Any, pointer: Any, index: Any, count: Any, lanes: Any, size: int) -> None:
+    """Store fewer lanes than all: four, two, one. A masked store is slow on some processors."""
+    room = cgutils.alloca_once_value(builder, lanes)
+    first_lane = builder.bitcast(room, pointer.type)
+    part = VECTOR // 2
+    while part:
+        bit = builder.and_(count, ir.Constant(count.type, part))
+        with builder.if_then(builder.icmp_signed("!=", bit, ir.Constant(bit.type, 0))):
+            before = builder.and_(count, ir.Constant(count.type, VECTOR - 2 * part))
+            kind = ir.VectorType(lanes.type.element, part)
+            some = builder.load(_address(builder, first_lane, before, kind), align=size)
+            to = _address(builder, pointer, builder.add(index, before), kind)
+            builder.store(some, to, align=size)
+        part //= 2
 
 
 @_instruction
-def store_vector(typing: Any, array: Any, index: Any, count: Any, value: Any) -> Any:
-    """The first ``count`` lanes into a contiguous array, from ``index`` on."""
+def store_vector(typing: Any, pointer: Any, index: Any, count: Any, value: Any) -> Any:
+    """Store the first ``count`` lanes from ``index`` on."""
+    size = value.dtype.bitwidth // 8
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array, index, count, lanes = arguments
-        given = [
-            lanes,
-            _address(context, builder, signature.args[0], array, index, lanes.type),
-            ir.Constant(INDEX, value.dtype.bitwidth // 8),
-            _lanes_below(builder, count),
-        ]
-        _call(builder, "llvm.masked.store.{}.p0", lanes.type, ir.VoidType(), given)
+        pointer, index, count, lanes = arguments
+        whole = builder.icmp_signed("==", count, ir.Constant(count.type, VECTOR))
+        with builder.if_else(whole) as (then, otherwise):
+            with then:
+                builder.store(lanes, _address(builder, pointer, index, lanes.type), align=size)
+            with otherwise:
+                _store_part(builder, pointer, index, count, lanes, size)
         return context.get_dummy_value()
 
-    return types.void(array, types.int64, types.int64, value), generate
+    return types.void(pointer, types.int64, types.int64, value), generate
 
 
 @_instruction
@@ -117,6 +179,16 @@ def filled(typing: Any, value: Any) -> Any:
         return _splat(builder, arguments[0])
 
     return VectorType(value)(value), generate
+
+
+@_instruction
+def number(typing: Any, pointer: Any, value: Any) -> Any:
+    """A number of the dtype that a pointer leads to."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return context.cast(builder, arguments[1], signature.args[1], pointer.dtype)
+
+    return pointer.dtype(pointer, value), generate
 
 
 @_instruction
@@ -151,30 +223,95 @@ def add_product(typing: Any, total: Any, a: Any, b: Any) -> Any:
 
 
 @_instruction
-def lane_sum(typing: Any, value: Any) -> Any:
-    """The sum of the lanes, in a fixed order: halves are added until one lane is left."""
+def add(typing: Any, a: Any, b: Any) -> Any:
+    """``a + b``, lane by lane."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        total, lanes = arguments[0], VECTOR
-        while lanes > 1:
-            lanes //= 2
-            nothing = ir.Constant(total.type, ir.Undefined)
-            low, high = (
-                ir.Constant(ir.VectorType(INDEX, lanes), list(range(first, first + lanes)))
-                for first in (0, lanes)
-            )
-            total = builder.fadd(
-                builder.shuffle_vector(total, nothing, low),
-                builder.shuffle_vector(total, nothing, high),
-            )
-        return builder.extract_element(total, ir.Constant(INDEX, 0))
+        return builder.fadd(*arguments)
 
-    return value.dtype(value), generate
+    return a(a, a), generate
+
+
+@_instruction
+def load_square(typing: Any, pointer: Any, first: Any, step: Any) -> Any:
+    """VECTOR vectors, ``step`` elements from one to the next."""
+    kind = VectorType(pointer.dtype)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer, index, step = arguments
+        vector = context.get_data_type(kind)
+        rows = []
+        for _ in range(VECTOR):
+            address = _address(builder, pointer, index, vector)
+            rows.append(builder.load(address, align=kind.dtype.bitwidth // 8))
+            index = builder.add(index, step)
+        return context.make_tuple(builder, signature.return_type, rows)
+
+    return types.UniTuple(kind, VECTOR)(pointer, types.int64, types.int64), generate
+
+
+@_instruction
+def store_square(typing: Any, pointer: Any, first: Any, step: Any, rows: Any) -> Any:
+    """Store VECTOR vectors likewise."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer, index, step, packed = arguments
+        for row in cgutils.unpack_tuple(builder, packed):
+            address = _address(builder, pointer, index, row.type)
+            builder.store(row, address, align=rows.dtype.dtype.bitwidth // 8)
+            index = builder.add(index, step)
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.int64, types.int64, rows), generate
+
+
+@_instruction
+def transposed(typing: Any, rows: Any) -> Any:
+    """VECTOR vectors, the first of the first lanes, the second of the second ones and so on."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        vectors = cgutils.unpack_tuple(builder, arguments[0])
+        # Exchange single lanes of neighbours, then pairs of those two apart, and so on.
+        distance = 1
+        while distance < VECTOR:
+            low = [k ^ distance | VECTOR if k & distance else k for k in range(VECTOR)]
+            high = [k | VECTOR if k & distance else k ^ distance for k in range(VECTOR)]
+            exchanged = list(vectors)
+            for first in range(VECTOR):
+                if not first & distance:
+                    second = first | distance
+                    pair = vectors[first], vectors[second]
+                    for row, lanes in ((first, low), (second, high)):
+                        order = ir.Constant(ir.VectorType(INDEX, VECTOR), lanes)
+                        exchanged[row] = builder.shuffle_vector(*pair, order)
+            vectors = exchanged
+            distance *= 2
+        return context.make_tuple(builder, signature.return_type, vectors)
+
+    return rows(rows), generate
+
+
+@_instruction
+def store_lane_sums(typing: Any, pointer_type: Any, index: Any, vectors: Any) -> Any:
+    """Store the sums of the lanes of four vectors, next to each other; their order is fixed."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer, index, packed = arguments
+        a, b, c, d = cgutils.unpack_tuple(builder, packed)
+        ab = _add_halves(builder, a, b, VECTOR)
+        cd = _add_halves(builder, c, d, VECTOR)
+        sums = _add_halves(builder, ab, cd, VECTOR // 2)
+        sums = _add_halves(builder, sums, None, VECTOR // 4)
+        address = _address(builder, pointer, index, sums.type)
+        builder.store(sums, address, align=pointer_type.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(pointer_type, types.int64, vectors), generate
 
 
 @inlined
-def load_vector_if(flag: Any, array: Any, index: Any, count: Any) -> Any:
+def load_vector_if(flag: Any, pointer: Any, index: Any, count: Any) -> Any:
     """The same as :func:`load_vector` where ``flag`` is not 0, else zeros without an access."""
     if flag:
-        return load_vector(array, index, count)
-    return filled(array.dtype.type(0))
+        return load_vector(pointer, index, count)
+    return filled(number(pointer, 0))

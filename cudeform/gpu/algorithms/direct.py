@@ -19,8 +19,10 @@ from cudeform.geometry import Geometry
 from cudeform.gpu.call import MAX_ELEMENTS_32, THREADS, Call, index_bits_of, pointer_of
 from cudeform.gpu.chunks import cut_into_chunks
 from cudeform.gpu.costs import Costs
+from cudeform.gpu.device_api import params
 from cudeform.gpu.device_api.kernel_source import Variant, widest
 from cudeform.gpu.device_api.protocol import Device
+from cudeform.gpu.device_api.structs import Struct
 from cudeform.gpu.layouts import ChannelsLast, input_images, needs_no_copy
 from cudeform.options import Options
 
@@ -64,11 +66,10 @@ def forward(
     bias_stride = 0 if operands.bias is None else operands.bias.strides[0]
     for chunk in chunks:
         part = images.part(chunk.images)
-        fields = call.chunk_fields(chunk, part)
-        fields |= {"lanes": block_lanes(call), "bias_stride": bias_stride}
+        struct = params.Direct(call.sampling(chunk, part, block_lanes(call)), bias_stride)
         blocks = -(-call.positions(chunk) // block_positions(call)) * slice_blocks(call)
         launch(
-            call, "deform_direct", blocks * THREADS, sample_pointers(call, part) + pointers, fields
+            call, "deform_direct", blocks * THREADS, sample_pointers(call, part) + pointers, struct
         )
 
 
@@ -87,15 +88,13 @@ def direct_call(
     return Call(device, g, operands, variant, options.boundary_grad == "zero")
 
 
-def launch(
-    call: Call, name: str, items: int, pointers: Sequence[int], fields: dict[str, object]
-) -> None:
+def launch(call: Call, name: str, items: int, pointers: Sequence[int], struct: Struct) -> None:
     """Launch a kernel whose shared memory holds sample records, and after them its results."""
     group_in, group_out = group_channels(call.g)
     outputs = _slice_channels(call) // group_in * group_out * block_lanes(call)
     padded = block_positions(call) + 1  # avoids bank conflicts
     shared = max(THREADS * call.record_bytes, outputs * padded * call.itemsize)
-    call.launch(name, items, pointers, fields, shared_bytes=shared)
+    call.launch(name, items, pointers, struct, shared_bytes=shared)
 
 
 def sample_pointers(call: Call, images: DeviceArray) -> tuple[int, ...]:

@@ -26,6 +26,7 @@ from cudeform.gpu.algorithms.direct import (
 from cudeform.gpu.call import THREADS, Call, most_positions, pointer_of
 from cudeform.gpu.chunks import Chunk, cut_into_chunks
 from cudeform.gpu.costs import Costs
+from cudeform.gpu.device_api import params
 from cudeform.gpu.device_api.protocol import Device, Memory
 from cudeform.gpu.layouts import ChannelsLast, input_images, needs_no_copy, unpack_input
 from cudeform.options import Options
@@ -98,8 +99,8 @@ class _DirectBackward:
         if self.partial is not None:
             pointers = (self.partial.pointer, pointer_of(grads.weight), pointer_of(grads.bias))
             blocks = -(-grad_elements(g) // REDUCE_ELEMENTS)
-            fields: dict[str, object] = {"splits": splits(g)}
-            launch(self.call, "reduce_grad_weight", blocks * THREADS, pointers, fields)
+            struct = params.ReduceGradWeight(self.call.problem, splits(g))
+            launch(self.call, "reduce_grad_weight", blocks * THREADS, pointers, struct)
 
     def _backpropagate_samples(
         self, chunk: Chunk, images: DeviceArray, grad_output: DeviceArray
@@ -117,9 +118,8 @@ class _DirectBackward:
             pointer_of(grads.offset),
             pointer_of(grads.mask),
         )
-        fields = call.chunk_fields(chunk, images)
-        fields |= {"lanes": lanes_of(call, 32), "zero_boundary_grad": call.zero_boundary_grad}
-        launch(call, "deform_direct_backward", call.samples(chunk), pointers, fields)
+        struct = params.DirectBackward(call.sampling(chunk, images, lanes_of(call, 32)))
+        launch(call, "deform_direct_backward", call.samples(chunk), pointers, struct)
         is_last = chunk.rows.stop == g.out_h
         if self.grad_images is not None and grads.input is not None and is_last:
             unpack_input(call, self.grad_images, grads.input, chunk)
@@ -130,10 +130,10 @@ class _DirectBackward:
         """Partial sums of the gradients of weight and bias, added to those of earlier chunks."""
         call, g = self.call, self.call.g
         pointers = (*sample_pointers(call, images), grad_output.pointer, partial.pointer)
-        fields = call.chunk_fields(chunk, images) | {
-            "lanes": block_lanes(call),
-            "splits": splits(g),
-            "accumulate": chunk is not self.chunks[0],
-        }
+        struct = params.DirectGradWeight(
+            sampling=call.sampling(chunk, images, block_lanes(call)),
+            splits=splits(g),
+            accumulate=chunk is not self.chunks[0],
+        )
         blocks = splits(g) * slice_blocks(call) * (g.taps + 1)
-        launch(call, "deform_direct_grad_weight", blocks * THREADS, pointers, fields)
+        launch(call, "deform_direct_grad_weight", blocks * THREADS, pointers, struct)

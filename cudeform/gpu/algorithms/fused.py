@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from cudeform.arrays import DeviceArray, Operands
 from cudeform.geometry import Geometry
 from cudeform.gpu.algorithms.fused_tiling import Tiling, run_of, tiling_for
-from cudeform.gpu.call import Call, index_bits_of, pointer_of, strides_of
+from cudeform.gpu.call import Call, index_bits_of, pointer_of
 from cudeform.gpu.chunks import Chunk, cut_into_chunks
 from cudeform.gpu.costs import Costs
+from cudeform.gpu.device_api import params
 from cudeform.gpu.device_api.kernel_source import Variant, widest
 from cudeform.gpu.device_api.protocol import Device, Hardware, Memory
 from cudeform.gpu.layouts import input_images, needs_no_copy
@@ -92,19 +93,19 @@ def _costs(call: Call, tiling: Tiling, splits: int) -> Costs:
 def _pack_weight(call: Call, tiling: Tiling) -> Memory:
     """The weight in the order of the kernel's stages."""
     packed = call.allocate(tiling.packed_elements)
-    fields = {"weight": strides_of(call.operands.weight)} | _schedule_fields(tiling)
+    struct = params.PackWeightFused(
+        problem=call.problem,
+        weight=call.operands.weight.strides,
+        layout=_k_layout(tiling),
+        stages=tiling.stages,
+    )
     pointers = (call.operands.weight.pointer, packed.pointer)
-    call.launch("pack_weight_fused", tiling.packed_vecs, pointers, fields)
+    call.launch("pack_weight_fused", tiling.packed_vecs, pointers, struct)
     return packed
 
 
-def _schedule_fields(tiling: Tiling) -> dict[str, int]:
-    return {
-        "k_taps": tiling.k_taps,
-        "taps_per_batch": tiling.taps_per_batch,
-        "channel_blocks": tiling.channel_blocks,
-        "stages": tiling.stages,
-    }
+def _k_layout(tiling: Tiling) -> params.KLayout:
+    return params.KLayout(tiling.k_taps, tiling.taps_per_batch, tiling.channel_blocks)
 
 
 @dataclass(frozen=True)
@@ -119,15 +120,18 @@ class _Fused:
     def run(self, chunk: Chunk, images: DeviceArray) -> None:
         call, g, tiling, operands = self.call, self.call.g, self.tiling, self.call.operands
         split_size = call.positions(chunk) * g.out_channels
-        fields = call.chunk_fields(chunk, images) | _schedule_fields(tiling)
-        fields |= {
-            "output": self.output.strides,
-            "bias_stride": 0 if operands.bias is None else operands.bias.strides[0],
-            "splits": self.splits,
-            "split_stages": tiling.split_stages(call.device),
-            "split_size": split_size,
-            "tile_w": tiling.tile_w,
-        }
+        bias_stride = 0 if operands.bias is None else operands.bias.strides[0]
+        struct = params.Fused(
+            sampling=call.sampling(chunk, images),
+            layout=_k_layout(tiling),
+            stages=tiling.stages,
+            splits=self.splits,
+            split_stages=tiling.split_stages(call.device),
+            tile_w=tiling.tile_w,
+            output=self.output.strides,
+            bias_stride=bias_stride,
+            split_size=split_size,
+        )
         sources = (images.pointer, operands.offset.pointer, pointer_of(operands.mask))
         bias, output = pointer_of(operands.bias), self.output.pointer
         partial = pointer_of(self.partial)
@@ -136,8 +140,17 @@ class _Fused:
             tiling.tiles(chunk.count, chunk.height) * self.splits * g.groups * tiling.strips,
             tiling.tile.threads,
             (*sources, self.weight.pointer, bias, output, partial),
-            fields,
+            struct,
             tiling.shared_bytes,
         )
         if self.partial is not None:
-            call.launch("reduce_split_k", split_size, (partial, bias, output), fields)
+            reduce = params.ReduceSplitK(
+                chunk=call.chunk(chunk),
+                output=self.output.strides,
+                bias_stride=bias_stride,
+                split_size=split_size,
+                splits=self.splits,
+                out_channels=g.out_channels,
+                out_w=g.out_w,
+            )
+            call.launch("reduce_split_k", split_size, (partial, bias, output), reduce)

@@ -14,7 +14,9 @@ from cudeform.geometry import Geometry
 from cudeform.gpu.call import THREADS, Call, most_positions, pointer_of, strides_of
 from cudeform.gpu.chunks import Chunk
 from cudeform.gpu.costs import Costs
+from cudeform.gpu.device_api import params
 from cudeform.gpu.device_api.protocol import Memory
+from cudeform.gpu.device_api.structs import NO_STRIDES
 
 INT_BYTES = 4
 MAX_INDEX_BYTES = 8
@@ -98,46 +100,51 @@ def gather(
     """
     g = call.g
     samples, cells = call.samples(chunk), _cells(g, chunk.count)
-    fields = _fields(call, chunk, images, tangents) | {"accumulate": accumulate}
     s = scratch
     call.fill_zero(s.counts, cells + 1, INT_BYTES)
-    call.launch("count_cells", samples, _count_pointers(call, s, tangents), fields)
+    _count(call, chunk, s, tangents)
     total = s.counts.pointer + cells * INT_BYTES
     call.launch(
         "scan_cells",
         cells,
         (s.counts.pointer, s.starts.pointer, total),
-        fields,
+        params.ScanCells(cells),
         shared_bytes=(THREADS + 1) * INT_BYTES,
     )
     fill = (s.cells, s.slots, s.starts, s.listed)
-    call.launch("fill_cells", samples, [memory.pointer for memory in fill], fields)
+    call.launch(
+        "fill_cells", samples, [memory.pointer for memory in fill], params.FillCells(samples)
+    )
     sort = (s.cells, s.counts, s.starts, s.listed, s.ordered)
-    call.launch("sort_cells", samples, [memory.pointer for memory in sort], fields)
+    call.launch(
+        "sort_cells", samples, [memory.pointer for memory in sort], params.SortCells(samples)
+    )
     add = (columns, s.counts, s.starts, s.ordered, s.weights, grad_images)
     call.launch(
         "gather_grad_input",
         chunk.count * g.in_pixels * g.offset_groups * call.lanes(),
         [memory.pointer for memory in add],
-        fields,
+        params.GatherGradInput(
+            problem=call.problem,
+            layout=call.column_layout(chunk),
+            images=chunk.count,
+            lanes=call.lanes(),
+            accumulate=accumulate,
+        ),
     )
 
 
-def _fields(
-    call: Call, chunk: Chunk, images: DeviceArray, tangents: Tangents | None
-) -> dict[str, object]:
+def _count(call: Call, chunk: Chunk, s: Scratch, tangents: Tangents | None) -> None:
+    """Find the cell of each sample, and count the samples of each cell."""
     along = Tangents() if tangents is None else tangents
-    return call.chunk_fields(chunk, images) | {
-        "weights_are_tangents": tangents is not None,
-        "zero_boundary_grad": call.zero_boundary_grad,
-        "offset_tangent": strides_of(along.offset),
-        "mask_tangent": strides_of(along.mask),
-    }
-
-
-def _count_pointers(call: Call, s: Scratch, tangents: Tangents | None) -> tuple[int, ...]:
-    along = Tangents() if tangents is None else tangents
-    return (
+    struct = params.CountCells(
+        sampling=call.sampling(chunk, None),
+        tangents=params.TangentStrides(
+            input=NO_STRIDES, offset=strides_of(along.offset), mask=strides_of(along.mask)
+        ),
+        weights_are_tangents=tangents is not None,
+    )
+    pointers = (
         call.operands.offset.pointer,
         pointer_of(call.operands.mask),
         pointer_of(along.offset),
@@ -147,3 +154,4 @@ def _count_pointers(call: Call, s: Scratch, tangents: Tangents | None) -> tuple[
         s.slots.pointer,
         s.weights.pointer,
     )
+    call.launch("count_cells", call.samples(chunk), pointers, struct)

@@ -20,6 +20,7 @@ from cudeform.gpu.algorithms.im2col import allocate_columns, fill_columns
 from cudeform.gpu.call import THREADS, Call, ld_columns_of, most_positions, pointer_of
 from cudeform.gpu.chunks import Chunk, cut_into_chunks
 from cudeform.gpu.costs import Costs
+from cudeform.gpu.device_api import params
 from cudeform.gpu.device_api.kernel_source import ITEMSIZE
 from cudeform.gpu.device_api.protocol import Device, Memory
 from cudeform.gpu.layouts import ChannelsLast, input_images, pack_weight, unpack_weight
@@ -115,10 +116,11 @@ class _Backward:
         scatter = None
         if self.grad_input is not None:
             scatter = self.grad_input.before_kernel(chunk, images, self.columns)
-        fields = call.chunk_fields(chunk, images) | {
-            "write_columns": self.grad_weight is not None,
-            "zero_boundary_grad": call.zero_boundary_grad,
-        }
+        struct = params.Backward(
+            sampling=call.sampling(chunk, images),
+            layout=call.column_layout(chunk),
+            write_columns=self.grad_weight is not None,
+        )
         pointers = (
             images.pointer,
             operands.offset.pointer,
@@ -129,6 +131,6 @@ class _Backward:
             pointer_of(grads.mask),
         )
         shared = THREADS * call.record_bytes
-        call.launch("deform_backward", call.samples(chunk), pointers, fields, shared_bytes=shared)
+        call.launch("deform_backward", call.samples(chunk), pointers, struct, shared_bytes=shared)
         if self.grad_input is not None:
             self.grad_input.after_kernel(chunk)

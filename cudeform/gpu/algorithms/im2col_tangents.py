@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from cudeform.arrays import DeviceArray, Operands, Tangents
 from cudeform.geometry import Geometry
@@ -25,6 +24,7 @@ from cudeform.gpu.call import (
 )
 from cudeform.gpu.chunks import Chunk, cut_into_chunks
 from cudeform.gpu.costs import Costs
+from cudeform.gpu.device_api import params
 from cudeform.gpu.device_api.kernel_source import ITEMSIZE
 from cudeform.gpu.device_api.protocol import Device, Memory
 from cudeform.gpu.layouts import ChannelsLast, input_images, pack_weight
@@ -118,14 +118,13 @@ class TangentCall:
                 tangent = self.images_tangent.part(chunk.images)
             yield chunk, ImagePair(images, tangent)
 
-    def fields(self, chunk: Chunk, pair: ImagePair) -> dict[str, Any]:
-        """Fields of struct Launch for a kernel that samples along the tangents."""
-        return self.call.chunk_fields(chunk, pair.images) | {
-            "input_tangent": strides_of(pair.tangent),
-            "offset_tangent": strides_of(self.tangents.offset),
-            "mask_tangent": strides_of(self.tangents.mask),
-            "zero_boundary_grad": self.call.zero_boundary_grad,
-        }
+    def tangent_strides(self, pair: ImagePair) -> params.TangentStrides:
+        """Strides of the tangents, for a kernel that samples along them."""
+        return params.TangentStrides(
+            input=strides_of(pair.tangent),
+            offset=strides_of(self.tangents.offset),
+            mask=strides_of(self.tangents.mask),
+        )
 
     def pointers(self, pair: ImagePair) -> tuple[int, ...]:
         """Pointers that every kernel that samples along the tangents begins with."""
@@ -146,11 +145,17 @@ class TangentCall:
 
     def fill_columns_tangent(self, chunk: Chunk, pair: ImagePair) -> None:
         """Write the tangent of the columns."""
-        self.call.launch(
+        call = self.call
+        struct = params.Im2colJvp(
+            sampling=call.sampling(chunk, pair.images),
+            layout=call.column_layout(chunk),
+            tangents=self.tangent_strides(pair),
+        )
+        call.launch(
             "deform_im2col_jvp",
-            self.call.samples(chunk),
+            call.samples(chunk),
             (*self.pointers(pair), self.columns.pointer),
-            self.fields(chunk, pair),
+            struct,
             shared_bytes=self.shared_bytes,
         )
 

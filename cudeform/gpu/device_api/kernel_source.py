@@ -11,7 +11,8 @@ from functools import cache
 from importlib.resources import files
 
 from cudeform.gpu.device_api.commands import Kernel
-from cudeform.gpu.device_api.params import Layout
+from cudeform.gpu.device_api.params import PARAMS
+from cudeform.gpu.device_api.structs import c_text
 
 SCALARS = {"float16": "half_t", "bfloat16": "bfloat16_t", "float32": "float", "float64": "double"}
 ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
@@ -19,6 +20,7 @@ ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 _INDEXING = ("common/indexing.cuh",)
 _SAMPLING = (*_INDEXING, "sampling/sample.cuh")
 _RECORDS = (*_SAMPLING, "common/vector.cuh", "sampling/sample_record.cuh")
+_COLUMNS = (*_RECORDS, "im2col/columns.cuh", "im2col/column_record.cuh")
 _TANGENT = "sampling/sample_tangent.cuh"
 _GRADS = "sampling/offset_mask_grads.cuh"
 _DIRECT = (*_RECORDS, "direct/channel_slice.cuh")
@@ -31,18 +33,21 @@ FILES = {
     "channels_first": (*_INDEXING, "layout/channels_first.cu"),
     "pack_weight": (*_INDEXING, "layout/pack_weight.cu"),
     "unpack_weight": (*_INDEXING, "layout/unpack_weight.cu"),
-    "deform_im2col": (*_RECORDS, "im2col/deform_im2col.cu"),
-    "deform_im2col_jvp": (*_RECORDS, _TANGENT, "im2col/deform_im2col_jvp.cu"),
-    "deform_backward": (*_RECORDS, _GRADS, "backward/deform_backward.cu"),
+    "deform_im2col": (*_COLUMNS, "im2col/deform_im2col.cu"),
+    "deform_im2col_jvp": (*_COLUMNS, _TANGENT, "im2col/deform_im2col_jvp.cu"),
+    "deform_backward": (*_COLUMNS, _GRADS, "backward/deform_backward.cu"),
     "deform_double_backward": (
-        *(*_RECORDS, _TANGENT, _GRADS),
+        *(*_COLUMNS, _TANGENT, _GRADS),
         "backward/deform_double_backward.cu",
     ),
     "count_cells": (*_SAMPLING, _TANGENT, "grad_input_sorted/count_cells.cu"),
     "scan_cells": (*_INDEXING, "grad_input_sorted/scan_cells.cu"),
     "fill_cells": (*_INDEXING, "grad_input_sorted/fill_cells.cu"),
     "sort_cells": (*_INDEXING, "grad_input_sorted/sort_cells.cu"),
-    "gather_grad_input": (*_RECORDS, "grad_input_sorted/gather_grad_input.cu"),
+    "gather_grad_input": (
+        *(*_INDEXING, "common/vector.cuh", "im2col/columns.cuh"),
+        "grad_input_sorted/gather_grad_input.cu",
+    ),
     "deform_direct": (*_DIRECT, "direct/deform_direct.cu"),
     "deform_direct_backward": (*_DIRECT, _GRADS, "direct/deform_direct_backward.cu"),
     "deform_direct_grad_weight": (*_DIRECT, "direct/deform_direct_grad_weight.cu"),
@@ -135,7 +140,7 @@ def kernel(name: str, variant: Variant) -> Kernel:
         variant = replace(variant, tile=None)
     if not adds_atomically(name):
         variant = replace(variant, atomic_width=1)
-    parts = [_prelude(variant), read("common/ptx.cuh"), _types(variant), *map(read, among)]
+    parts = [_prelude(variant), read("common/ptx.cuh"), _types(name, variant), *map(read, among)]
     return Kernel(name, "\n".join(parts))
 
 
@@ -174,11 +179,11 @@ def _tile_constants(tile: GemmTile, dtype: str) -> dict[str, int]:
     }
 
 
-def _types(variant: Variant) -> str:
+def _types(name: str, variant: Variant) -> str:
     acc = "double" if variant.dtype == "float64" else "float"
     return (
         '#line 1 "types"\n'
         f"typedef {SCALARS[variant.dtype]} scalar_t;\n"
         f"typedef {acc} acc_t;\n"
-        f"{Layout(variant.index_bits).text()}"
+        f"{c_text(PARAMS[name], variant.index_bits)}"
     )

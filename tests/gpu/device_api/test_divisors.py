@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cudeform.gpu.device_api.params import LAUNCH, Layout, divisor
+from cudeform.gpu.device_api.params import Problem
+from cudeform.gpu.device_api.structs import c_text, divisor, struct_dtype
 
 LAST = 2**31 - 1
 
@@ -30,7 +31,7 @@ def test_nothing_is_divided_by_a_size_that_is_missing() -> None:
 
 @pytest.mark.parametrize("bits", [32, 64])
 def test_a_divisor_is_the_same_in_both_languages(bits: int) -> None:
-    layout = Layout(bits)
-    kinds = {name for name, kind in LAUNCH.items() if kind == "Divisor"}
-    assert all(layout.launch[name].itemsize == 12 for name in kinds)
-    assert "struct Divisor { int by; unsigned int multiplier; int shift; };" in layout.text()
+    assert struct_dtype(Problem, bits)["by_taps"].itemsize == 12
+    text = c_text(Problem, bits)
+    assert "    Divisor by_taps;\n" in text
+    assert "struct Divisor { int by; unsigned int multiplier; int shift; };" in text

@@ -1,0 +1,98 @@
+"""Images with their channels last, as the loops take them, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cudeform.cpu.layouts import read_only
+from cudeform.cpu.loops.transposition import transpose
+from cudeform.partition import split
+
+if TYPE_CHECKING:
+    from cudeform.cpu.call import Call
+
+Array = NDArray[Any]
+
+# What one thread copies at a time.
+COPIED_ELEMENTS = 2**17
+
+
+@dataclass(frozen=True)
+class Images:
+    """Some images with their channels last.
+
+    Attributes:
+        images: which.
+        pixels: flat, (images, H, W, C).
+    """
+
+    images: slice
+    pixels: Array
+
+
+def channels_last(call: Call, array: Array) -> Iterator[Images]:
+    """Lay images (N, C, H, W) out, some at a time; views where they already lie so."""
+    room = None
+    for images in split(call.g.batch, call.tiling.images):
+        batch = array[images]
+        view = batch.transpose(0, 2, 3, 1)
+        if view.dtype == call.dtype and view.flags.c_contiguous:
+            yield Images(images, read_only(view.reshape(-1)))
+            continue
+        room = image_room(call) if room is None else room
+        pixels = room[: view.size]
+        if batch.dtype == call.dtype and batch.flags.c_contiguous:
+            _turn(call, read_only(batch.reshape(-1)), pixels, len(batch), to_last=True)
+        else:
+            _copy(call, view, pixels.reshape(view.shape))
+        yield Images(images, read_only(pixels))
+
+
+def channels_first(call: Call, pixels: Array, array: Array) -> None:
+    """Write images with their channels last, flat, into an array (N, C, H, W)."""
+    if array.dtype == call.dtype and array.flags.c_contiguous:
+        _turn(call, read_only(pixels), array.reshape(-1), len(array), to_last=False)
+    else:
+        view = array.transpose(0, 2, 3, 1)
+        _copy(call, pixels.reshape(view.shape), view)
+
+
+def image_room(call: Call) -> Array:
+    """Room for the images that are laid out at a time, flat."""
+    return np.empty(call.tiling.images * call.g.in_pixels * call.g.channels, call.dtype)
+
+
+def _turn(call: Call, source: Array, target: Array, count: int, *, to_last: bool) -> None:
+    channels, pixels = call.g.channels, call.g.in_pixels
+
+    def turn(part: tuple[int, slice]) -> None:
+        first = part[0] * channels * pixels
+        few = part[1].stop - part[1].start
+        planes = first + part[1].start, pixels
+        rows = first + part[1].start * channels, channels
+        if to_last:
+            transpose(source, *planes, target, *rows, channels, few)
+        else:
+            transpose(source, *rows, target, *planes, few, channels)
+
+    parts = split(pixels, max(1, COPIED_ELEMENTS // max(1, channels)))
+    _each(call, turn, [(n, part) for n in range(count) for part in parts])
+
+
+def _copy(call: Call, source: Array, target: Array) -> None:
+    """Copy images (N, H, W, C) of any strides and dtype, some of their rows on each thread."""
+
+    def copy(rows: slice) -> None:
+        target[:, rows] = source[:, rows]
+
+    few = source[:, :1].size
+    _each(call, copy, split(source.shape[1], max(1, COPIED_ELEMENTS // max(1, few))))
+
+
+def _each(call: Call, work: Callable[[Any], None], items: list[Any]) -> None:
+    call.run(lambda item, _: work(item), items, lambda: None)

@@ -1,0 +1,171 @@
+"""Columns gathered from images, and sums over taps for a depthwise weight, which needs no columns.
+
+Arguments as in ``sampling.py``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cudeform.cpu.loops.arguments import pointers
+from cudeform.cpu.loops.coordinates import (
+    ALL_CORNERS,
+    FLAGS,
+    FRAC_X,
+    FRAC_Y,
+    MASK,
+    block_at,
+    locate,
+    new_block,
+)
+from cudeform.cpu.loops.jit import inlined, loop
+from cudeform.cpu.loops.sampling import (
+    cell_step,
+    corner_weights,
+    counting_corners,
+    first_cell,
+    weighted_corners,
+)
+from cudeform.cpu.loops.vectors import (
+    VECTOR,
+    add_product,
+    filled,
+    load_vector,
+    number,
+    pointer_to,
+    scaled,
+    store_vector,
+)
+
+
+@inlined
+def gather_run(
+    sizes: Any,
+    image: Any,
+    pixel: Any,
+    corners: Any,
+    weights: Any,
+    mask: Any,
+    columns: Any,
+    cell: Any,
+) -> None:
+    """A run of channels of a sample, from the image into the columns.
+
+    The mask multiplies the sample and not its corners: infinity times a weight of 0 is NaN.
+    """
+    zero = filled(number(image, 0))
+    done, whole = 0, sizes.run - sizes.run % VECTOR
+    if corners == ALL_CORNERS:
+        for c in range(0, whole, VECTOR):
+            value = weighted_corners(sizes, image, pixel + c, ALL_CORNERS, weights, VECTOR, zero)
+            store_vector(columns, cell + c, VECTOR, scaled(mask, value))
+        done = whole
+    for c in range(done, sizes.run, VECTOR):
+        count = min(VECTOR, sizes.run - c)
+        value = weighted_corners(sizes, image, pixel + c, corners, weights, count, zero)
+        store_vector(columns, cell + c, count, scaled(mask, value))
+
+
+@loop
+def gather_columns(
+    sizes: Any, first: Any, last: Any, image: Any, samples: Any, columns: Any, at: Any
+) -> None:
+    """Sample the images at every tap of some positions; ``columns`` are written."""
+    image, columns, samples = pointer_to(image), pointer_to(columns), pointers(samples)
+    offset_channels = sizes.channels // sizes.offset_groups
+    block = new_block(image)
+    position = first
+    while position < last:
+        n, count = block_at(sizes, block, position, last)
+        for tap in range(sizes.kernel_h * sizes.kernel_w):
+            for og in range(sizes.offset_groups):
+                locate(sizes, block, n, position, count, tap, og, samples)
+                for c in range(0, offset_channels, sizes.run):
+                    cell = first_cell(sizes, at, og * offset_channels + c, position, tap)
+                    for k in range(count):
+                        gather_run(
+                            sizes,
+                            image,
+                            block.pixels[k] + c,
+                            counting_corners(block.integers[FLAGS + k]),
+                            corner_weights(block.numbers[FRAC_Y + k], block.numbers[FRAC_X + k]),
+                            block.numbers[MASK + k],
+                            columns,
+                            cell + k * cell_step(sizes),
+                        )
+        position += count
+
+
+@inlined
+def add_vector(
+    weight: Any, channel: Any, mask: Any, value: Any, sums: Any, to: Any, count: Any
+) -> None:
+    """Add ``count`` channels of a sample, times their weights, to the sums of a position."""
+    factor = load_vector(weight, channel, count)
+    total = add_product(load_vector(sums, to, count), factor, scaled(mask, value))
+    store_vector(sums, to, count, total)
+
+
+@inlined
+def add_run(
+    sizes: Any,
+    image: Any,
+    pixel: Any,
+    corners: Any,
+    weights: Any,
+    mask: Any,
+    weight: Any,
+    channel: Any,
+    sums: Any,
+    to: Any,
+) -> None:
+    """The same for a run of channels."""
+    zero = filled(number(image, 0))
+    done, whole = 0, sizes.run - sizes.run % VECTOR
+    if corners == ALL_CORNERS:
+        for c in range(0, whole, VECTOR):
+            value = weighted_corners(sizes, image, pixel + c, ALL_CORNERS, weights, VECTOR, zero)
+            add_vector(weight, channel + c, mask, value, sums, to + c, VECTOR)
+        done = whole
+    for c in range(done, sizes.run, VECTOR):
+        count = min(VECTOR, sizes.run - c)
+        value = weighted_corners(sizes, image, pixel + c, corners, weights, count, zero)
+        add_vector(weight, channel + c, mask, value, sums, to + c, count)
+
+
+@loop
+def add_samples(
+    sizes: Any, first: Any, last: Any, image: Any, samples: Any, weight: Any, sums: Any
+) -> None:
+    """Add to each position its samples times a weight, channel by channel.
+
+    Args:
+        sizes, first, last, image, samples: as in ``sampling.py``.
+        weight: flat, (taps, C).
+        sums: flat, (positions, C); added to.
+    """
+    image, weight, sums = pointer_to(image), pointer_to(weight), pointer_to(sums)
+    samples = pointers(samples)
+    channels = sizes.channels
+    block = new_block(image)
+    position = first
+    while position < last:
+        n, count = block_at(sizes, block, position, last)
+        for tap in range(sizes.kernel_h * sizes.kernel_w):
+            for og in range(sizes.offset_groups):
+                locate(sizes, block, n, position, count, tap, og, samples)
+                channel = og * (channels // sizes.offset_groups)
+                for k in range(count):
+                    add_run(
+                        sizes,
+                        image,
+                        block.pixels[k],
+                        counting_corners(block.integers[FLAGS + k]),
+                        corner_weights(block.numbers[FRAC_Y + k], block.numbers[FRAC_X + k]),
+                        block.numbers[MASK + k],
+                        weight,
+                        tap * channels + channel,
+                        sums,
+                        (position + k - first) * channels + channel,
+                    )
+        position += count

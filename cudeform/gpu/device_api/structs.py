@@ -1,0 +1,105 @@
+"""Structs that kernels take by value: one definition, written out in C and filled by NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache, lru_cache
+from typing import Annotated, Any, get_args, get_type_hints
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Types of fields, with their names in C. index_t is 32 or 64 bits wide.
+Int = Annotated[int, "int"]
+Flag = Annotated[bool, "int"]
+Index = Annotated[int, "index_t"]
+Strides = Annotated[tuple[int, ...], "Strides"]  # of an (N, C, H, W) array, in elements
+Divisor = Annotated[tuple[int, int, int], "Divisor"]  # see ``divisor``
+
+NO_STRIDES = (0, 0, 0, 0)  # of an array that is absent
+
+_C_INDEX = {32: "int", 64: "long long"}
+_AXES = ("n", "c", "h", "w")
+_DIVISOR = (("by", np.int32), ("multiplier", np.uint32), ("shift", np.int32))
+
+
+class Struct:
+    """Base of structs: frozen dataclasses whose fields have the types above, or are structs.
+
+    The name in C is that of the class.
+    """
+
+    def packed(self, index_bits: int) -> NDArray[Any]:
+        """The struct as C lays it out, an array of one element."""
+        kind: StructType = type(self)
+        struct = np.zeros(1, struct_dtype(kind, index_bits))
+        struct[0] = _values(self)
+        return struct
+
+
+# A subclass of Struct; mypy takes classes of dataclasses for unhashable, so it cannot be told.
+StructType = Any
+
+
+def c_text(struct: StructType, index_bits: int) -> str:
+    """The definition of a struct in C, after those of all types in it."""
+    texts = [
+        f"typedef {_C_INDEX[index_bits]} index_t;",
+        f"struct Strides {{ index_t {', '.join(_AXES)}; }};",
+        "struct Divisor { int by; unsigned int multiplier; int shift; };",
+    ]
+    for each in dict.fromkeys(_nested(struct)):
+        lines = "\n".join(f"    {_c_name(kind)} {name};" for name, kind in _fields(each))
+        texts.append(f"struct {each.__name__} {{\n{lines}\n}};")
+    return "\n".join(texts) + "\n"
+
+
+@lru_cache
+def divisor(by: int) -> tuple[int, int, int]:
+    """A struct Divisor: ``n // by == 2 * n * multiplier >> 32 + shift`` for all 0 <= n < 2**31."""
+    shift = max(0, by - 1).bit_length()
+    return by, -(-(2 ** (31 + shift)) // by) if by else 0, shift
+
+
+@cache
+def _fields(struct: StructType) -> tuple[tuple[str, Any], ...]:
+    """Names and types; a type is a struct or ``Annotated``."""
+    return tuple(get_type_hints(struct, include_extras=True).items())
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Struct)
+
+
+def _c_name(kind: Any) -> str:
+    return kind.__name__ if _is_struct(kind) else str(get_args(kind)[1])
+
+
+def _nested(struct: StructType) -> Iterator[StructType]:
+    """The structs that a struct has, innermost first, then itself."""
+    for _, kind in _fields(struct):
+        if _is_struct(kind):
+            yield from _nested(kind)
+    yield struct
+
+
+def _values(struct: Struct) -> tuple[Any, ...]:
+    values = vars(struct).values()
+    return tuple(_values(value) if isinstance(value, Struct) else value for value in values)
+
+
+@cache
+def struct_dtype(struct: StructType, index_bits: int) -> np.dtype[Any]:
+    """The layout of a struct, as C aligns it."""
+    index = np.dtype(f"int{index_bits}")
+    kinds = {
+        "int": np.dtype(np.int32),
+        "index_t": index,
+        "Strides": np.dtype([(axis, index) for axis in _AXES], align=True),
+        "Divisor": np.dtype(list(_DIVISOR), align=True),
+    }
+
+    def dtype_of(kind: Any) -> np.dtype[Any]:
+        return struct_dtype(kind, index_bits) if _is_struct(kind) else kinds[_c_name(kind)]
+
+    return np.dtype([(name, dtype_of(kind)) for name, kind in _fields(struct)], align=True)
