@@ -18,10 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cudeform_bench.configs import Config, named
-
 import cudeform
 from cudeform.gpu.replay import launch_plans
+from cudeform_bench.configs import Config, named
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from cudeform.__main__ import main
+from cudeform.commands import bench
 from cudeform_bench import command
 from cudeform_bench.configs import QUICK
 from cudeform_bench.cpu import contestants
 from cudeform_bench.cpu.report import Report
-
-from cudeform.__main__ import main
-from cudeform.commands import bench
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from cudeform_bench.configs import CPU, GPU, OFFSETS, QUICK, Config, Problem, named
 from cudeform_bench.cpu.contestants import ARGUMENTS, cudeform_calls
 

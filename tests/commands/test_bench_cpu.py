@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from cudeform.__main__ import main
+from cudeform.commands.machine import Blas, Machine
 from cudeform_bench.configs import QUICK, Problem
 from cudeform_bench.cpu import contestants, timing
 from cudeform_bench.cpu.contestants import Calls, Contestant, cudeform_calls
 from cudeform_bench.cpu.report import Report, text
 from cudeform_bench.table import Measurement, direction_table, mean_ratio
-
-from cudeform.__main__ import main
-from cudeform.commands.machine import Blas, Machine
 
 SMALL = QUICK[0]
 

@@ -6,15 +6,15 @@ import importlib.util
 from typing import Any
 
 import pytest
+from support.fake_gpu import fake_gpu, report_of, shifted
+
+from cudeform.__main__ import main
+from cudeform.gpu import overrides
 from cudeform_bench.configs import QUICK, Config, Problem
 from cudeform_bench.gpu import contestants, run
 from cudeform_bench.gpu.model import MODES, shares
 from cudeform_bench.gpu.report import GpuReport, text
 from cudeform_bench.gpu.run import NoGpu
-from support.fake_gpu import fake_gpu, report_of, shifted
-
-from cudeform.__main__ import main
-from cudeform.gpu import overrides
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 

@@ -13,8 +13,6 @@ import numpy as np
 import pytest
 from cases import Case, build
 from checks import needs_compiler
-from cudeform_bench.configs import Config
-from cudeform_bench.gpu.model import MODES, RATES, floors_us
 from hostcuda import HostDevice, Launched
 from support.gpu_engine import backward, forward, geometry
 from tiers import quick
@@ -23,6 +21,8 @@ from cudeform.gpu import overrides
 from cudeform.gpu.algorithms.fused_tiling import STAGE_VECS, Tiling, tiling_for
 from cudeform.gpu.call import THREADS
 from cudeform.options import Options
+from cudeform_bench.configs import Config
+from cudeform_bench.gpu.model import MODES, RATES, floors_us
 
 pytestmark = needs_compiler
 

@@ -6,11 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.fake_gpu import SMALL, fake_gpu, report_of, shifted
+
 from cudeform_bench.configs import QUICK, Problem
 from cudeform_bench.gpu import run
 from cudeform_bench.gpu.report import GpuReport, text
 from cudeform_bench.gpu.run import Wanted
-from support.fake_gpu import SMALL, fake_gpu, report_of, shifted
 
 
 def test_ours_must_be_right() -> None:

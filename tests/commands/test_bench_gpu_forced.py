@@ -6,14 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.fake_gpu import SMALL, fake_gpu, report_of, shifted
+
+from cudeform.gpu import overrides
 from cudeform_bench.configs import GPU
 from cudeform_bench.gpu import forced
 from cudeform_bench.gpu.model import MODES
 from cudeform_bench.gpu.report import text
 from cudeform_bench.gpu.run import Gpu
-from support.fake_gpu import SMALL, fake_gpu, report_of, shifted
-
-from cudeform.gpu import overrides
 
 
 def forced_gpu(wrong: bool = False) -> Gpu:

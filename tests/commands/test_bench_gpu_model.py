@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from support.fake_gpu import SMALL, fake_gpu, report_of
+
 from cudeform_bench.configs import GPU, named
 from cudeform_bench.gpu.model import MODES, floors_us, shares
-from support.fake_gpu import SMALL, fake_gpu, report_of
 
 
 @pytest.mark.parametrize(

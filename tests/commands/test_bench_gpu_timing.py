@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from support.fake_gpu import FakeClock
+
 from cudeform_bench.gpu import timing
 from cudeform_bench.gpu.timing import measure_in_turns, workspace
-from support.fake_gpu import FakeClock
 
 
 def test_contestants_take_turns_warm_then_cold() -> None:

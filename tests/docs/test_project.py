@@ -42,7 +42,6 @@ def folders_of(page: str) -> set[str]:
 
 
 @needs_git
-@pytest.mark.xfail(strict=False, reason="folders are being moved")
 def test_the_tree_of_the_documentation_is_the_tree_on_disk() -> None:
     page = (ROOT / "docs" / "architecture.rst").read_text(encoding="utf-8")
     assert folders_of(page.partition("The tree\n")[2]) == folders_on_disk()
@@ -162,7 +161,6 @@ def files_named_in(text: str) -> set[str]:
 
 
 @needs_git
-@pytest.mark.xfail(strict=False, reason="files are being moved")
 def test_files_that_comments_and_pages_name_exist() -> None:
     for file in tracked():
         if file.suffix in {".py", ".cu", ".cuh", ".h", ".rst", ".md"} and file != Path(__file__):

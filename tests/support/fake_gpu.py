@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+
 from cudeform_bench.configs import QUICK, Config, Problem
 from cudeform_bench.cpu.contestants import cudeform_calls
 from cudeform_bench.cpu.timing import largest_error

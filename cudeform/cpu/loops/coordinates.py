@@ -2,7 +2,7 @@
 
 The fraction comes from the displacement alone and the base of a tap is an integer, so a coordinate
 keeps the full precision of its displacement however large the image is. Names and rules are those
-of ``kernels/sampling.cuh``.
+of ``kernels/sampling/sample.cuh``.
 """
 
 from __future__ import annotations

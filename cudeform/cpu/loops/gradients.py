@@ -1,7 +1,8 @@
 """The loop over samples of the backward: gradients of offset and mask, and the columns once more.
 
 The gradients of offset and mask need no more than four numbers a sample, the *corner dots*: dot
-products over channels of ``grad_columns`` and each corner. Names as in ``kernels/grads.cuh``.
+products over channels of ``grad_columns`` and each corner. Names as in
+``kernels/sampling/offset_mask_grads.cuh``.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ pixels at its corners, the tangent of a column along tangents ``v`` of its opera
     sum_j t_j x_j + sum_j m w_j v_x,j    where  t = v_m w + m (v_dy w'_y + v_dx w'_x).
 
 Arguments are those of ``sampling.py``, and ``tangents``: those of offset and mask, as ``samples``;
-empty where they are 0. Names as in ``kernels/move.cuh``.
+empty where they are 0. Names as in ``kernels/sampling/sample_tangent.cuh``.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Loops take arrays and go on with pointers: Numba counts references to an array wherever a function
 is given one, which costs more than what is done with a sample. Vectors are instructions of LLVM's,
 so they do not depend on what its vectoriser makes of a loop; their names are those of
-``kernels/vector.cuh``. A ``count`` below VECTOR touches so many elements of memory and no more; it
-costs nothing where it is the constant VECTOR.
+``kernels/common/vector.cuh``. A ``count`` below VECTOR touches so many elements of memory and no
+more; it costs nothing where it is the constant VECTOR.
 """
 
 from __future__ import annotations

@@ -199,12 +199,3 @@ def test_tf32_is_rounded_not_truncated() -> None:
     exact = reference(**case.cast("float32").backward_arguments)["output"].value
     error = run(HostDevice(), case.cast("float32"), tf32=True) / exact - 1
     assert abs(error.mean()) < 2.0**-14
-
-
-@needs_compiler
-def test_it_is_chosen() -> None:
-    case = build("", channels=16, out_channels=32, batch=1, size=(4, 4)).cast("float16")
-    for capability, kernel in ((80, "deform_fused"), (75, "deform_im2col")):
-        device = HostDevice(compute_capability=capability)
-        check(forward(device, case), case, False)
-        assert kernel in launched(device)
