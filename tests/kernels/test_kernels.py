@@ -11,8 +11,8 @@ from support import nvrtc
 from support.nvrtc import Compiled, Job
 
 from cudeform.gpu.algorithms import fused
-from cudeform.gpu.call import record_bytes, tangent_bytes
 from cudeform.gpu.device_api.kernel_source import FILES, SCALARS, Variant, kernel
+from cudeform.gpu.variants import record_bytes, tangent_bytes
 
 pytestmark = pytest.mark.skipif(
     nvrtc.library_path() is None, reason="needs NVRTC: pip install nvidia-cuda-nvrtc"

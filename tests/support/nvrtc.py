@@ -25,7 +25,6 @@ from typing import Any
 from cudeform.gpu.algorithms import fused
 from cudeform.gpu.algorithms.direct import MAX_PRODUCT
 from cudeform.gpu.algorithms.fused_tiling import MAX_N, STAGE_VECS, tile_shapes
-from cudeform.gpu.call import atomic_width
 from cudeform.gpu.device_api.kernel_source import (
     FILES,
     ITEMSIZE,
@@ -37,6 +36,7 @@ from cudeform.gpu.device_api.kernel_source import (
     read,
     widest,
 )
+from cudeform.gpu.variants import atomic_width
 from cudeform.options import available_threads
 
 RECORD = Path(__file__).resolve().parents[2] / "benchmarks" / "registers.json"

@@ -39,8 +39,8 @@ if __name__ == "__main__":
 from support import nvrtc
 
 from cudeform.gpu.algorithms.fused_tiling import STAGE_VECS, tile_shapes
-from cudeform.gpu.call import atomic_width
 from cudeform.gpu.device_api.kernel_source import Variant, kernel, widest
+from cudeform.gpu.variants import atomic_width
 from cudeform.options import available_threads
 
 RECORD = Path(__file__).resolve().parents[2] / "benchmarks" / "instructions.json"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from cudeform.arrays import DeviceArray, Operands
 from cudeform.geometry import Geometry
 from cudeform.gpu.algorithms.fused_tiling import Tiling, run_of, tiling_for
-from cudeform.gpu.call import Call, index_bits_of, pointer_of
+from cudeform.gpu.call import Call, pointer_of
 from cudeform.gpu.chunks import Chunk, cut_into_chunks
 from cudeform.gpu.costs import Costs
 from cudeform.gpu.device_api import params
@@ -19,6 +19,7 @@ from cudeform.gpu.device_api.kernel_source import Variant, widest
 from cudeform.gpu.device_api.protocol import Device, Hardware, Memory
 from cudeform.gpu.device_api.sizes import KLayout
 from cudeform.gpu.layouts import input_images, needs_no_copy
+from cudeform.gpu.variants import index_bits_of
 from cudeform.options import Options
 
 # The kernel needs asynchronous copies and the tensor cores' instructions for these dtypes.

@@ -20,7 +20,6 @@ from cudeform.gpu.call import (
     ld_columns_of,
     pointer_of,
     strides_of,
-    tangent_bytes,
 )
 from cudeform.gpu.chunks import Chunk, cut_into_chunks
 from cudeform.gpu.costs import Costs
@@ -29,6 +28,7 @@ from cudeform.gpu.device_api.kernel_source import ITEMSIZE
 from cudeform.gpu.device_api.protocol import Device, Memory
 from cudeform.gpu.device_api.sizes import TangentStrides
 from cudeform.gpu.layouts import ChannelsLast, input_images, pack_weight
+from cudeform.gpu.variants import tangent_bytes
 from cudeform.options import Options
 
 

@@ -70,7 +70,7 @@ class GemmTile:
         n: output channels.
         warps_m: warps along the positions.
         warps_n: warps along the output channels.
-        blocks: blocks that shall be resident on a multiprocessor at a time.
+        blocks: blocks that should be resident on a multiprocessor at a time.
         channel_block: channels that are sampled tap by tap before the next ones.
         products: for float32, 1 for TF32 or 3 for 3xTF32, which keeps nearly all digits.
     """
