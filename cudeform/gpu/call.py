@@ -1,4 +1,4 @@
-"""One call of the engine: its device, its sizes, and the variant of its kernels."""
+"""One call of the GPU engine: its device, its sizes and its kernel variant."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from cudeform.options import Options
 
 THREADS = 256
 
-# Kernels have grid-stride loops: these blocks fill the device several times over.
+# Upper limit for grid-stride loops: enough blocks to fill the device several times over.
 BLOCKS_PER_MULTIPROCESSOR = 32
 
-# Threads of a launch, at most. A grid-stride index can overshoot the last element by one grid, so
-# 32-bit indices need that much headroom; with more elements, indices have 64 bits.
+# Maximum number of threads in a launch. A grid-stride index can exceed the last element by one
+# grid, so 32-bit indices need that much headroom. Larger arrays need 64-bit indices.
 MAX_THREADS = 2**24
 MAX_ELEMENTS_32 = 2**31 - 1 - MAX_THREADS
 
-# ``red.global.add.v4.f32`` and the compute capability from which processors have it.
+# Width of ``red.global.add.v4.f32`` and the lowest compute capability that supports it.
 VECTOR_ADDS, VECTOR_CAPABILITY = 4, 90
 
 
@@ -36,10 +36,10 @@ class Call:
     """One call of the engine.
 
     Attributes:
-        device: where it runs.
-        g: sizes.
+        device: the device that runs the call.
+        g: sizes of the call.
         operands: arrays in device memory.
-        variant: what is compiled into the kernels.
+        variant: the compile-time parameters of the kernels.
         zero_boundary_grad: whether the gradient of a coordinate that is exactly -1 is 0.
     """
 
@@ -59,7 +59,7 @@ class Call:
         chunks: Sequence[Chunk],
         others: Sequence[DeviceArray | None] = (),
     ) -> Call:
-        """A call with columns in memory, in some chunks, that reads ``others`` in addition."""
+        """Make a call that stores columns in memory, chunk by chunk, and also reads ``others``."""
         dtype, ld_columns = operands.input.dtype, ld_columns_of(g, operands)
         largest = max(most_positions(g, chunks) * g.groups, g.out_channels) * ld_columns
         bits = index_bits_of(g, [*operands.present().values(), *others], largest)
@@ -68,7 +68,7 @@ class Call:
 
     @property
     def itemsize(self) -> int:
-        """Bytes of an element of the arrays."""
+        """Bytes per array element."""
         return ITEMSIZE[self.variant.dtype]
 
     @property
@@ -78,20 +78,20 @@ class Call:
 
     @property
     def ld_columns(self) -> int:
-        """Leading dimension of the columns: elements of a row of one group."""
+        """Leading dimension of the columns: elements per row of one group."""
         return ld_columns_of(self.g, self.operands)
 
     @property
     def max_blocks(self) -> int:
-        """Blocks of a launch whose loops are grid-stride loops."""
+        """Maximum number of blocks in a launch of a kernel with a grid-stride loop."""
         return min(self.device.multiprocessors * BLOCKS_PER_MULTIPROCESSOR, MAX_THREADS // THREADS)
 
     def allocate(self, elements: int, itemsize: int | None = None) -> Memory:
-        """Memory for some elements, of the call's dtype unless another size is given."""
+        """Allocate memory for elements of the given size, by default that of the call's dtype."""
         return self.device.allocate(max(1, elements) * (itemsize or self.itemsize))
 
     def fill_zero(self, memory: Memory, elements: int, itemsize: int) -> None:
-        """Set the first elements of some memory to 0."""
+        """Set the first ``elements`` elements of ``memory`` to 0."""
         self.device.queue(FillZero(elements * itemsize), [memory.pointer])
 
     def launch(
@@ -118,7 +118,7 @@ class Call:
         struct: Struct,
         shared_bytes: int,
     ) -> None:
-        """Launch a kernel with a grid of given size."""
+        """Launch a kernel with the given numbers of blocks and threads per block."""
         packed = struct.packed(self.variant.index_bits)
         capability = self.device.compute_capability
         width = atomic_width(self.variant.dtype, self.variant.vector, capability)
@@ -126,20 +126,20 @@ class Call:
         self.device.queue(KernelLaunch(text, blocks, threads, packed, shared_bytes), pointers)
 
     def positions(self, chunk: Chunk) -> int:
-        """Output positions of a chunk."""
+        """Number of output positions in a chunk."""
         return chunk.count * chunk.height * self.g.out_w
 
     def samples(self, chunk: Chunk) -> int:
-        """Samples of a chunk."""
+        """Number of samples in a chunk."""
         return self.positions(chunk) * self.g.taps * self.g.offset_groups
 
     @property
     def problem(self) -> params.Problem:
-        """Sizes, as kernels take them."""
+        """The sizes of the call as a kernel parameter."""
         return params.Problem.of(self.g, self.zero_boundary_grad)
 
     def chunk(self, chunk: Chunk) -> params.Chunk:
-        """A chunk, as kernels take it."""
+        """The chunk as a kernel parameter."""
         return params.Chunk(
             first_image=chunk.images.start,
             images=chunk.count,
@@ -152,12 +152,12 @@ class Call:
     def sampling(
         self, chunk: Chunk, images: DeviceArray | None, lanes: int | None = None
     ) -> params.Sampling:
-        """What a kernel takes that samples channels-last images for a chunk.
+        """The parameters of a kernel that samples channels-last images for a chunk.
 
         Args:
             chunk: the chunk.
-            images: its images; None if the kernel locates samples and reads no image.
-            lanes: neighbouring threads that share a sample, by default ``lanes()``.
+            images: the images of the chunk; None if the kernel reads no image.
+            lanes: number of adjacent threads that share a sample, by default ``lanes()``.
         """
         return params.Sampling(
             problem=self.problem,
@@ -170,11 +170,11 @@ class Call:
         )
 
     def column_layout(self, chunk: Chunk) -> params.ColumnLayout:
-        """The columns of a chunk, as kernels take their sizes."""
+        """The sizes of a chunk's columns as a kernel parameter."""
         return params.ColumnLayout(self.positions(chunk), self.ld_columns)
 
     def lanes(self) -> int:
-        """Threads that share a sample: the most that divide its vectors evenly, a warp at most."""
+        """Threads per sample: the largest power of two, at most 32, that divides its vectors."""
         vectors = self.g.channels // self.g.offset_groups // self.variant.vector
         return min(32, vectors & -vectors) if vectors else 1
 
@@ -188,7 +188,7 @@ def zero_arrays(device: Device, arrays: Sequence[DeviceArray]) -> None:
 
 
 def record_bytes(variant: Variant) -> int:
-    """Bytes of a sample record, a multiple of the 16 that a thread loads at once."""
+    """Bytes of a sample record: a multiple of 16, the size of the widest load."""
     return 48 + 32 * (variant.acc_itemsize == 8) + 16 * (variant.index_bits == 64)
 
 
@@ -198,19 +198,19 @@ def tangent_bytes(variant: Variant) -> int:
 
 
 def atomic_width(dtype: str, vector: int, capability: int) -> int:
-    """Neighbouring numbers that one atomic addition to global memory takes, 4 or 1.
+    """Number of adjacent elements that one atomic addition to global memory updates: 4 or 1.
 
     Args:
-        dtype: of the arrays; sums are float64 for float64 and float32 for the others.
-        vector: channels that a thread loads at a time.
-        capability: such as 90 for sm_90.
+        dtype: dtype of the arrays. Sums are float64 for float64, float32 for all others.
+        vector: number of channels that a thread loads at a time.
+        capability: compute capability of the device, such as 90 for sm_90.
     """
     supported = capability >= VECTOR_CAPABILITY and dtype != "float64" and vector % VECTOR_ADDS == 0
     return VECTOR_ADDS if supported and overrides.forced().scatter != "scalar" else 1
 
 
 def index_bits_of(g: Geometry, arrays: Sequence[DeviceArray | None], largest: int = 0) -> int:
-    """Bits of an index into arrays of any strides and into workspace of ``largest`` elements."""
+    """Bits of an index that can address the arrays and a workspace of ``largest`` elements."""
     spans = [_span(array) for array in arrays if array is not None]
     shapes = (g.input_shape, g.offset_shape, g.weight_shape, g.output_shape)
     cells = g.batch * g.offset_groups * (g.in_h + 1) * (g.in_w + 1)
@@ -218,36 +218,36 @@ def index_bits_of(g: Geometry, arrays: Sequence[DeviceArray | None], largest: in
 
 
 def vector_of(g: Geometry, dtype: str) -> int:
-    """Channels that a thread loads at a time: 16 bytes of them if these divide all groups."""
+    """Channels that a thread loads at a time: 16 bytes if they divide every group, else one."""
     wide = widest(dtype)
     fits = g.channels // g.offset_groups % wide == 0 and g.channels // g.groups % wide == 0
     return wide if fits and g.channels else 1
 
 
 def ld_columns_of(g: Geometry, operands: Operands) -> int:
-    """Elements of a row of columns: channels of all taps, 1 for a bias, zeros up to 16 bytes."""
+    """Elements per row of columns: all taps' channels, 1 for a bias, padding to 16 bytes."""
     wide = widest(operands.input.dtype)
     used = g.taps * (g.channels // g.groups) + (operands.bias is not None)
     return max(1, -(-used // wide)) * wide
 
 
 def most_positions(g: Geometry, chunks: Sequence[Chunk]) -> int:
-    """Output positions of the largest chunk."""
+    """Number of output positions in the largest chunk."""
     return max(chunk.count * chunk.height for chunk in chunks) * g.out_w
 
 
 def pointer_of(array: DeviceArray | Memory | None) -> int:
-    """Device address, 0 for an array that is absent."""
+    """Device address of an array; 0 if the array is absent."""
     return 0 if array is None else array.pointer
 
 
 def strides_of(array: DeviceArray | None) -> tuple[int, ...]:
-    """Strides, 0 for an array that is absent."""
+    """Strides of an array; zeros if the array is absent."""
     return NO_STRIDES if array is None else array.strides
 
 
 def _span(array: DeviceArray) -> int:
-    """Elements from the first to the last, or the largest stride: kernels compute both."""
+    """The larger of the elements spanned and the largest stride: kernels compute both."""
     steps = zip(array.shape, array.strides, strict=True)
     reach = sum((size - 1) * abs(stride) for size, stride in steps) + 1
     return max(reach, *map(abs, array.strides))

@@ -1,25 +1,25 @@
-// deform_double_backward: gradients of sum(grad * tangent of the columns), in one pass.
+// deform_double_backward: gradients of sum(c * tangent of columns + o * columns), in one pass.
 //
 //   input, input_tangent, offset, mask,
 //   offset_tangent, mask_tangent                   as for deform_im2col_jvp
-//   columns      (groups, positions, ld_columns)   in: grad_columns, the gradient of the columns that
-//                                                  the weight multiplies; out, if
-//                                                  `params.write_columns`: the tangent of the columns
-//   grad_columns_of_weight_tangent  as columns     gradient of the columns that the weight's tangent
-//                                                  multiplies; may be absent
-//   grad_input   (images, H, W, C)  acc_t          added to, in no fixed order; may be absent
-//   grad_offset  as offset, contiguous             every element of the launch written; may be absent
-//   grad_mask    as mask, contiguous               every element of the launch written; may be absent
+//   columns      (groups, positions, ld_columns)   in: c, product of grad_output and the weight;
+//                                                  out, if `params.write_columns`: the tangent of
+//                                                  the columns
+//   grad_columns_of_weight_tangent  as columns     o, product of grad_output and the tangent of the
+//                                                  weight; may be absent
+//   grad_input   (images, H, W, C)  acc_t          accumulated in no fixed order; may be absent
+//   grad_offset  as offset, contiguous             written for every sample; may be absent
+//   grad_mask    as mask, contiguous               written for every sample; may be absent
 //
-// Threads work as in deform_backward. With pixels x, their tangents v, and the two gradients c (of
-// columns) and o (of columns that the weight's tangent multiplies), offset and mask need two dot products
-// over channels a corner: dots = c.x, and dots_tangent = c.v + o.x.
+// Threads work as in deform_backward. The gradients of offset and mask need two dot products over
+// channels per corner: dots = c.x and dots_tangent = c.v + o.x, where x is the pixel at the corner
+// and v is the tangent of that pixel.
 
 struct CornerDots { acc_t dots[4], dots_tangent[4]; };
 
 struct Slopes { acc_t y, x; };
 
-// Derivatives along y and x of the bilinear surface through four numbers.
+// Derivatives with respect to y and x of the bilinear interpolation of four corner values.
 __device__ inline Slopes slopes_of(const SampleRecord& record, const acc_t* d) {
     return {record.frac_x * (d[3] - d[1]) + (1 - record.frac_x) * (d[2] - d[0]),
             record.frac_y * (d[3] - d[2]) + (1 - record.frac_y) * (d[1] - d[0])};
@@ -39,7 +39,7 @@ __device__ inline OffsetMaskGrads offset_mask_grads(
     const Slopes slopes = slopes_of(record, corner.dots);
     const Slopes slopes_tangent = slopes_of(record, corner.dots_tangent);
     if (!(record.flags & AT_MINUS_ONE && problem.zero_boundary_grad)) {
-        // The only second derivative of a bilinear surface that is not 0 is the mixed one.
+        // Bilinear interpolation has one nonzero second derivative: the mixed one.
         const acc_t mixed_derivative = record.mask
             * (corner.dots[0] - corner.dots[1] - corner.dots[2] + corner.dots[3]);
         grads.y = record.mask * slopes_tangent.y + tangent.mask * slopes.y
@@ -54,8 +54,8 @@ __device__ inline OffsetMaskGrads offset_mask_grads(
     return grads;
 }
 
-// One vector of channels of one sample: adds to the dot products, scatters to grad_input, writes the
-// tangent of the column. Both kinds of corner weight include the mask here.
+// Processes one vector of channels of one sample: accumulates the dot products, adds to grad_input
+// and writes the tangent of the column. Both arrays of corner weights include the mask here.
 __device__ inline void backprop_vector(
         const DoubleBackward& params, const SampleRecord record, const SampleTangent tangent,
         const scalar_t* __restrict__ input, const scalar_t* __restrict__ input_tangent,
@@ -95,7 +95,7 @@ __device__ inline void backprop_vector(
     }
 }
 
-// Resident blocks a multiprocessor: 64-bit indices need so many registers that only two fit.
+// Resident blocks per multiprocessor. With 64-bit indices the register count allows only two.
 const int BLOCKS = sizeof(index_t) == 8 ? 2 : 3;
 
 extern "C" __global__ void __launch_bounds__(256, BLOCKS) deform_double_backward(
@@ -156,7 +156,7 @@ extern "C" __global__ void __launch_bounds__(256, BLOCKS) deform_double_backward
                 reduced.dots[j] = record.corner_dots[j];
                 reduced.dots_tangent[j] = tangent.corner_dots[j];
             }
-            // As in write_grads_of_record: recomputed to save registers.
+            // Recomputed to save registers, as in write_grads_of_record.
             const SampleIndex index = unravel_sample(sampling, first + opaque(threadIdx.x));
             const OffsetMaskGrads grads = offset_mask_grads(sampling.problem, record, tangent, reduced);
             write_offset_mask_grads(sampling, index, grads, grad_offset, grad_mask);
