@@ -167,7 +167,8 @@ def tiling(g: Geometry, columns: int, costs: Costs, limit: int | None) -> Tiling
     together = min(IMAGES_BYTES, room // 4, spare) // max(1, costs.image)
     images = max(1, min(g.batch, together))
     room -= (images > 1) * images * costs.image
-    panel = max(1, room // 2 // costs.kept) if costs.kept else g.batch * g.out_pixels
+    kept = min(room // 2, room - costs.position)
+    panel = max(1, kept // costs.kept) if costs.kept else g.batch * g.out_pixels
     room -= panel * costs.kept
     wanted = _box_positions(images * g.out_pixels, columns)
     positions = max(1, min(wanted, panel, room // 4 // costs.position))

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cudeform.cpu.tiling import Box, Costs, tiling
@@ -34,6 +34,8 @@ def test_rectangles_are_the_positions_of_the_box(batch, height, width, data):
     assert len(list(box.rectangles(g))) <= 2 * batch + 1
 
 
+# The panel may not take the room of the last position.
+@example(batch=1, channels=1, height=1, width=1, more=22)
 @given(st.integers(1, 6), st.sampled_from([1, 3, 64, 700]), SIZES, SIZES, st.integers(0, 2**24))
 def test_boxes_and_panels_cover_all_positions_and_keep_the_limit(
     batch, channels, height, width, more
