@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, is_hypothesis_test, settings
-from promises import PROMISED, PROMISES
+from promises import PROMISED, PROMISES, is_whole_run
 from support.needs import ADAPTED, COMPILER, has
+
+from cudeform.options import available_threads
 
 # The same examples in every run: a test that fails in CI fails everywhere.
 settings.register_profile(
@@ -33,6 +35,25 @@ settings.load_profile("quick")
 # Libraries that must be there: CI names those that it installs.
 REQUIRED = os.environ.get("CUDEFORM_REQUIRED", "").split()
 MISSING = re.compile(r"could not import '([\w.]+)'|needs ([\w.]+)$")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """A run of all folders takes two processes, where pytest-xdist is there to start them.
+
+    A file goes to one of them, for its tests share what a module compiles.
+    """
+    if hasattr(config, "workerinput"):
+        return  # this is one of them
+    option = config.option
+    asked = getattr(option, "numprocesses", 0) is not None or option.usepdb or option.collectonly
+    if not asked and is_whole_run(config) and available_threads() > 1:
+        option.numprocesses, option.dist = 2, "loadfile"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["whole run"] = is_whole_run(node.config)
 
 
 def pytest_configure(config: pytest.Config) -> None:
