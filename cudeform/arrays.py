@@ -1,4 +1,4 @@
-"""The arrays of a call, of its gradients and of its tangents, by name of the argument."""
+"""Named tuples for the operands, the gradients and the tangents of a call."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ class DeviceArray(NamedTuple):
 
     Attributes:
         pointer: address of the first element.
-        shape: sizes.
-        strides: distances in elements; 0 where broadcast, negative where reversed.
-        dtype: name, float16, bfloat16, float32 or float64.
+        shape: size of each axis.
+        strides: stride of each axis in elements; 0 if broadcast, negative if reversed.
+        dtype: name of the dtype: float16, bfloat16, float32 or float64.
     """
 
     pointer: int
@@ -24,7 +24,7 @@ class DeviceArray(NamedTuple):
 class Operands(NamedTuple):
     """The arrays that a call reads; ``Geometry`` has their shapes.
 
-    Between user and adapter they are arrays of the user's library, in the engine NumPy arrays or
+    Adapters receive arrays of the user's library. The engine receives NumPy arrays or
     ``DeviceArray``.
     """
 
@@ -35,7 +35,7 @@ class Operands(NamedTuple):
     mask: Any = None
 
     def present(self) -> dict[str, Any]:
-        """The arrays by name of the argument, without a bias or a mask that is None."""
+        """The arrays by argument name, without those that are None."""
         arrays = {"input": self.input, "offset": self.offset, "weight": self.weight}
         if self.bias is not None:
             arrays["bias"] = self.bias
@@ -45,7 +45,7 @@ class Operands(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Gradients by name of the argument; None where not needed or where there is no argument."""
+    """Gradients by argument name; None if not requested or if the argument is absent."""
 
     input: Any = None
     offset: Any = None
@@ -55,10 +55,10 @@ class Gradients(NamedTuple):
 
 
 class Tangents(NamedTuple):
-    """A direction in the space of the arguments, by name of the argument; None stands for zero.
+    """Tangents by argument name; None means zero.
 
-    Forward mode takes tangents of the arguments, the double backward takes cotangents of their
-    gradients: both have the arguments' shapes.
+    In forward mode these are tangents of the arguments. In the double backward they are cotangents
+    of the arguments' gradients. Both have the shapes of the arguments.
     """
 
     input: Any = None
@@ -68,7 +68,7 @@ class Tangents(NamedTuple):
     mask: Any = None
 
     def present(self) -> dict[str, Any]:
-        """The tangents that are not None, by the name that error texts call them."""
+        """The tangents that are not None, by their names in error messages."""
         return {
             f"tangent of {name}": array
             for name, array in zip(self._fields, self, strict=True)
@@ -77,7 +77,10 @@ class Tangents(NamedTuple):
 
 
 class DoubleGradients(NamedTuple):
-    """Gradients of a function of the gradients, which do not depend on the bias."""
+    """Results of the double backward: gradients of a function of the first gradients.
+
+    The first gradients do not depend on the bias, so there is no gradient of the bias.
+    """
 
     grad_output: Any = None
     input: Any = None

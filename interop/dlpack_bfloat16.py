@@ -1,4 +1,7 @@
-"""bfloat16 through DLPack to NumPy, which does not know it: capsules are relabelled as uint16."""
+"""Exchange of bfloat16 arrays between DLPack and NumPy.
+
+NumPy's DLPack functions do not support bfloat16, so the capsules are relabelled as uint16.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ import numpy as np
 UNSIGNED, BFLOAT = 1, 4  # DLPack's type codes
 BITS = 16
 
-# Byte offset of the dtype in DLManagedTensor and in DLManagedTensorVersioned: its code, then its
-# bits.
+# Byte offset of the dtype in DLManagedTensor and in DLManagedTensorVersioned. Its first byte is the
+# type code, its second the number of bits.
 DTYPE_AT = {b"dltensor": 20, b"dltensor_versioned": 52}
 
 _name = c.PYFUNCTYPE(c.c_char_p, c.py_object)(("PyCapsule_GetName", c.pythonapi))
@@ -19,10 +22,10 @@ _address = c.PYFUNCTYPE(c.c_void_p, c.py_object, c.c_char_p)(("PyCapsule_GetPoin
 
 
 def import_bfloat16(array: Any) -> Any:
-    """A NumPy array over the memory of an array of bfloat16.
+    """View the memory of a bfloat16 array as a NumPy array, without a copy.
 
     Raises:
-        BufferError: the array has another dtype.
+        BufferError: the dtype of the array is not bfloat16.
         TypeError: ml_dtypes is missing.
     """
     try:
@@ -33,12 +36,12 @@ def import_bfloat16(array: Any) -> Any:
 
 
 def export_bfloat16(array: Any) -> Any:
-    """An object with ``__dlpack__`` over the memory of a NumPy array of bfloat16."""
+    """Make a DLPack producer that shares the memory of a bfloat16 NumPy array."""
     return _Relabelled(array.view(np.uint16), UNSIGNED, BFLOAT)
 
 
 class _Relabelled:
-    """A DLPack producer of 16-bit elements whose capsules carry another type code."""
+    """A DLPack producer that replaces the type code in the capsules of a 16-bit array."""
 
     def __init__(self, array: Any, old: int, new: int) -> None:
         self._array, self._old, self._new = array, old, new

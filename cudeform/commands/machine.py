@@ -1,4 +1,4 @@
-"""The processor of this machine, the BLAS of this process, and what could be better about them."""
+"""The processor, the BLAS libraries and the compiled loops, with advice for faster settings."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import threadpoolctl
 
 from cudeform.options import available_threads
 
-# The parts of AVX-512 that OpenBLAS's SkylakeX kernels are compiled for.
+# The AVX-512 extensions that OpenBLAS's SkylakeX kernels require.
 AVX512 = frozenset({"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"})
 
-# What OpenBLAS takes on x86 where it does not use them. A kernel set that is not listed may, so
-# nothing is said about it.
+# OpenBLAS's x86 kernel sets without AVX-512. Any other kernel set may use AVX-512, so there is no
+# remark about it.
 KERNELS_WITHOUT_AVX512 = frozenset({"Prescott", "Nehalem", "Sandybridge", "Haswell", "Zen"})
 
-# First parts of the names of variables that decide how fast a library of this process is.
+# Prefixes of the environment variables that affect the speed of BLAS and threading libraries.
 OBEYED = ("OPENBLAS_", "BLIS_", "MKL_", "OMP_", "GOMP_", "KMP_", "NUMBA_")
 
 
@@ -30,10 +30,10 @@ class Blas:
 
     Attributes:
         name: such as "openblas".
-        version: as it says itself.
-        owner: the package or file that brought it.
-        kernels: the processor its kernels were written for, None where it does not say.
-        threads: how many it uses, None where it does not say.
+        version: the version that the library reports.
+        owner: the package that contains the library, or else its file name.
+        kernels: the processor that its kernels target; None if not reported.
+        threads: the number of threads it uses; None if not reported.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Blas:
     threads: int | None = None
 
     def __str__(self) -> str:
-        """All that is known of it."""
+        """Name, version, owner, kernel set and threads."""
         threads = f", threads: {self.threads}" if self.threads else ""
         return f"{self.title}, kernel set {self.kernels or 'not known'}{threads}"
 
@@ -55,14 +55,14 @@ class Blas:
 
 @dataclass(frozen=True)
 class Machine:
-    """The processor, and what multiplies matrices on it.
+    """The processor and the BLAS libraries of this process.
 
     Attributes:
         processor: its name.
-        cores: how many this process may use.
+        cores: number of cores that this process may use.
         blas: the BLAS libraries in this process.
-        environment: the variables that libraries of threads and matrices obey, as far as set.
-        remarks: what could be better, each with its remedy.
+        environment: the variables set for BLAS and threading libraries.
+        remarks: problems that cost speed, each with its remedy.
     """
 
     processor: str
@@ -90,12 +90,12 @@ class Machine:
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Machine:
-        """A machine from the fields that ``dataclasses.asdict`` gave."""
+        """Make a machine from the output of ``dataclasses.asdict``."""
         blas = tuple(Blas(**library) for library in fields["blas"])
         return cls(**{**fields, "blas": blas, "remarks": tuple(fields["remarks"])})
 
     def __str__(self) -> str:
-        """A line each for the processor, every BLAS and the environment."""
+        """One line for the processor, one for each BLAS library, one for the environment."""
         lines = [f"{self.processor}, cores for this process: {self.cores}"]
         lines += [str(library) for library in self.blas]
         if self.environment:
@@ -121,12 +121,12 @@ def blas_libraries() -> tuple[Blas, ...]:
 
 @dataclass(frozen=True)
 class Loops:
-    """The loops of the CPU engine.
+    """The state of the compiled loops of the CPU engine.
 
     Attributes:
-        numba: version of the Numba that compiles them; None where it cannot be imported.
-        folder: where they are kept; None where no folder can be written.
-        failure: why Numba cannot be imported, and what to do.
+        numba: version of the Numba that compiles the loops; None if it cannot be imported.
+        folder: the folder that caches the compiled loops; None if no folder is writable.
+        failure: why Numba cannot be imported, with the remedy; empty if it can.
     """
 
     numba: str | None
@@ -135,7 +135,7 @@ class Loops:
 
     @classmethod
     def here(cls) -> Loops:
-        """Those of this process."""
+        """The loops of this process."""
         try:
             from cudeform.cpu.loops import jit
         except ImportError as error:
@@ -143,7 +143,7 @@ class Loops:
         return cls(jit.NUMBA, jit.cache_folder())
 
     def __str__(self) -> str:
-        """All that is known of them."""
+        """Numba's version and the cache folder."""
         if self.numba is None:
             return "loops: not compiled"
         kept = f"kept in {self.folder}" if self.folder else "not kept"
@@ -151,7 +151,7 @@ class Loops:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What could be better."""
+        """Problems that cost speed, each with its remedy."""
         if self.failure:
             return (self.failure,)
         if self.folder is None:
@@ -165,12 +165,12 @@ class Loops:
 def avx512_remarks(
     flags: Iterable[str], blas: Iterable[Blas], environment: Mapping[str, str]
 ) -> Iterator[str]:
-    """Say where the processor has AVX-512 and OpenBLAS does not use it.
+    """Remark on each OpenBLAS library that does not use the AVX-512 of the processor.
 
     Args:
-        flags: what the processor can do, as Linux names it.
-        blas: the libraries to look at.
-        environment: of this process; OPENBLAS_CORETYPE chooses the kernels.
+        flags: the processor's CPU flags, as in Linux's ``/proc/cpuinfo``.
+        blas: the libraries to check.
+        environment: environment variables; OPENBLAS_CORETYPE chooses the kernels.
     """
     if not AVX512.issubset(flags):
         return
@@ -188,13 +188,13 @@ def avx512_remarks(
 
 
 def _owner(library: Path) -> str:
-    """The package that brought a shared library: wheels keep theirs in a folder PACKAGE.libs."""
+    """The package of a shared library in a wheel's PACKAGE.libs folder, or else its file name."""
     folder, dot, _ = library.parent.name.rpartition(".libs")
     return folder if dot else library.name
 
 
 def _cpuinfo() -> dict[str, str]:
-    """What Linux says about the first processor; empty elsewhere."""
+    """The first processor's fields in ``/proc/cpuinfo``; empty if that file cannot be read."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

@@ -1,4 +1,4 @@
-"""Images with their channels last, as the loops take them, and back."""
+"""Conversion of images to the channels-last layout that the CPU loops need, and back."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-# What one thread copies at a time.
+# Target size of one copy task, in elements.
 COPIED_ELEMENTS = 2**17
 
 
 @dataclass(frozen=True)
 class Images:
-    """Some images with their channels last.
+    """Channels-last images: a range of the batch.
 
     Attributes:
-        images: which.
-        pixels: flat, (images, H, W, C).
+        images: their range in the batch.
+        pixels: their elements, (images, H, W, C) flattened.
     """
 
     images: slice
@@ -36,7 +36,11 @@ class Images:
 
 
 def channels_last(call: Call, array: Array) -> Iterator[Images]:
-    """Lay images (N, C, H, W) out, some at a time; views where they already lie so."""
+    """Convert images (N, C, H, W) to channels-last, a range of the batch at a time.
+
+    Images that are already channels-last in memory, and of the call's dtype, are not copied.
+    All copies share one buffer: the next iteration overwrites it.
+    """
     room = None
     for images in split(call.g.batch, call.tiling.images):
         batch = array[images]
@@ -54,7 +58,7 @@ def channels_last(call: Call, array: Array) -> Iterator[Images]:
 
 
 def channels_first(call: Call, pixels: Array, array: Array) -> None:
-    """Write images with their channels last, flat, into an array (N, C, H, W)."""
+    """Write flattened channels-last images into an array (N, C, H, W)."""
     if array.dtype == call.dtype and array.flags.c_contiguous:
         _turn(call, read_only(pixels), array.reshape(-1), len(array), to_last=False)
     else:
@@ -63,7 +67,7 @@ def channels_first(call: Call, pixels: Array, array: Array) -> None:
 
 
 def image_room(call: Call) -> Array:
-    """Room for the images that are laid out at a time, flat."""
+    """Allocate a flat buffer for the images that are converted at a time."""
     return np.empty(call.tiling.images * call.g.in_pixels * call.g.channels, call.dtype)
 
 
@@ -85,7 +89,7 @@ def _turn(call: Call, source: Array, target: Array, count: int, *, to_last: bool
 
 
 def _copy(call: Call, source: Array, target: Array) -> None:
-    """Copy images (N, H, W, C) of any strides and dtype, some of their rows on each thread."""
+    """Copy images (N, H, W, C) of any strides and dtype; threads share the rows."""
 
     def copy(rows: slice) -> None:
         target[:, rows] = source[:, rows]

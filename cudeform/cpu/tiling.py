@@ -163,7 +163,8 @@ def tiling(g: Geometry, columns: int, costs: Costs, limit: int | None) -> Tiling
             f"taps moved, and one output position), got {limit}"
         )
     room = limit - costs.fixed
-    together = min(IMAGES_BYTES, room // 4) // max(1, costs.image)
+    spare = room - costs.kept - costs.position
+    together = min(IMAGES_BYTES, room // 4, spare) // max(1, costs.image)
     images = max(1, min(g.batch, together))
     room -= (images > 1) * images * costs.image
     panel = max(1, room // 2 // costs.kept) if costs.kept else g.batch * g.out_pixels

@@ -8,27 +8,25 @@ from math import prod
 
 from cudeform.arrays import DeviceArray, Operands
 from cudeform.geometry import Geometry
-from cudeform.gpu import overrides
 from cudeform.gpu.chunks import Chunk
-from cudeform.gpu.device_api import params
+from cudeform.gpu.device_api import sizes
 from cudeform.gpu.device_api.commands import FillZero, KernelLaunch
 from cudeform.gpu.device_api.kernel_source import ITEMSIZE, Variant, kernel, widest
 from cudeform.gpu.device_api.protocol import Device, Memory
 from cudeform.gpu.device_api.structs import NO_STRIDES, Struct, divisor
+from cudeform.gpu.variants import (
+    MAX_THREADS,
+    atomic_width,
+    index_bits_of,
+    record_bytes,
+    vector_of,
+)
 from cudeform.options import Options
 
 THREADS = 256
 
 # Kernels have grid-stride loops: these blocks fill the device several times over.
 BLOCKS_PER_MULTIPROCESSOR = 32
-
-# Threads of a launch, at most. A grid-stride index can overshoot the last element by one grid, so
-# 32-bit indices need that much headroom; with more elements, indices have 64 bits.
-MAX_THREADS = 2**24
-MAX_ELEMENTS_32 = 2**31 - 1 - MAX_THREADS
-
-# ``red.global.add.v4.f32`` and the compute capability from which processors have it.
-VECTOR_ADDS, VECTOR_CAPABILITY = 4, 90
 
 
 @dataclass(frozen=True)
@@ -134,13 +132,13 @@ class Call:
         return self.positions(chunk) * self.g.taps * self.g.offset_groups
 
     @property
-    def problem(self) -> params.Problem:
+    def problem(self) -> sizes.Problem:
         """Sizes, as kernels take them."""
-        return params.Problem.of(self.g, self.zero_boundary_grad)
+        return sizes.Problem.of(self.g, self.zero_boundary_grad)
 
-    def chunk(self, chunk: Chunk) -> params.Chunk:
+    def chunk(self, chunk: Chunk) -> sizes.Chunk:
         """A chunk, as kernels take it."""
-        return params.Chunk(
+        return sizes.Chunk(
             first_image=chunk.images.start,
             images=chunk.count,
             first_row=chunk.rows.start,
@@ -151,7 +149,7 @@ class Call:
 
     def sampling(
         self, chunk: Chunk, images: DeviceArray | None, lanes: int | None = None
-    ) -> params.Sampling:
+    ) -> sizes.Sampling:
         """What a kernel takes that samples channels-last images for a chunk.
 
         Args:
@@ -159,7 +157,7 @@ class Call:
             images: its images; None if the kernel locates samples and reads no image.
             lanes: neighbouring threads that share a sample, by default ``lanes()``.
         """
-        return params.Sampling(
+        return sizes.Sampling(
             problem=self.problem,
             chunk=self.chunk(chunk),
             input=strides_of(images),
@@ -169,9 +167,9 @@ class Call:
             lanes=self.lanes() if lanes is None else lanes,
         )
 
-    def column_layout(self, chunk: Chunk) -> params.ColumnLayout:
+    def column_layout(self, chunk: Chunk) -> sizes.ColumnLayout:
         """The columns of a chunk, as kernels take their sizes."""
-        return params.ColumnLayout(self.positions(chunk), self.ld_columns)
+        return sizes.ColumnLayout(self.positions(chunk), self.ld_columns)
 
     def lanes(self) -> int:
         """Threads that share a sample: the most that divide its vectors evenly, a warp at most."""
@@ -185,43 +183,6 @@ def zero_arrays(device: Device, arrays: Sequence[DeviceArray]) -> None:
         nbytes = prod(array.shape) * ITEMSIZE[array.dtype]
         if nbytes:
             device.queue(FillZero(nbytes), [array.pointer])
-
-
-def record_bytes(variant: Variant) -> int:
-    """Bytes of a sample record, a multiple of the 16 that a thread loads at once."""
-    return 48 + 32 * (variant.acc_itemsize == 8) + 16 * (variant.index_bits == 64)
-
-
-def tangent_bytes(variant: Variant) -> int:
-    """Bytes of the tangent of a sample record."""
-    return 64 if variant.acc_itemsize == 8 else 32 + 16 * (variant.index_bits == 64)
-
-
-def atomic_width(dtype: str, vector: int, capability: int) -> int:
-    """Neighbouring numbers that one atomic addition to global memory takes, 4 or 1.
-
-    Args:
-        dtype: of the arrays; sums are float64 for float64 and float32 for the others.
-        vector: channels that a thread loads at a time.
-        capability: such as 90 for sm_90.
-    """
-    supported = capability >= VECTOR_CAPABILITY and dtype != "float64" and vector % VECTOR_ADDS == 0
-    return VECTOR_ADDS if supported and overrides.forced().scatter != "scalar" else 1
-
-
-def index_bits_of(g: Geometry, arrays: Sequence[DeviceArray | None], largest: int = 0) -> int:
-    """Bits of an index into arrays of any strides and into workspace of ``largest`` elements."""
-    spans = [_span(array) for array in arrays if array is not None]
-    shapes = (g.input_shape, g.offset_shape, g.weight_shape, g.output_shape)
-    cells = g.batch * g.offset_groups * (g.in_h + 1) * (g.in_w + 1)
-    return 32 if max(*spans, *map(prod, shapes), cells, largest) <= MAX_ELEMENTS_32 else 64
-
-
-def vector_of(g: Geometry, dtype: str) -> int:
-    """Channels that a thread loads at a time: 16 bytes of them if these divide all groups."""
-    wide = widest(dtype)
-    fits = g.channels // g.offset_groups % wide == 0 and g.channels // g.groups % wide == 0
-    return wide if fits and g.channels else 1
 
 
 def ld_columns_of(g: Geometry, operands: Operands) -> int:
@@ -244,10 +205,3 @@ def pointer_of(array: DeviceArray | Memory | None) -> int:
 def strides_of(array: DeviceArray | None) -> tuple[int, ...]:
     """Strides, 0 for an array that is absent."""
     return NO_STRIDES if array is None else array.strides
-
-
-def _span(array: DeviceArray) -> int:
-    """Elements from the first to the last, or the largest stride: kernels compute both."""
-    steps = zip(array.shape, array.strides, strict=True)
-    reach = sum((size - 1) * abs(stride) for size, stride in steps) + 1
-    return max(reach, *map(abs, array.strides))

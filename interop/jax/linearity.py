@@ -1,9 +1,9 @@
-"""In which of its arguments together an operation is linear.
+"""The sets of arguments in which an operation is jointly linear, for transposition.
 
-Every operation is a sum of terms, and every term is a product of some arguments, linear in each of
-them but the offset. So it can be transposed by a set of arguments if no term has two of them. As in
-JAX's own rules, a term with none of them, such as a bias that is known, is a constant that the
-transpose ignores.
+Every operation is a sum of terms. Every term is a product of arguments, and it is linear in each of
+them except the offset. So an operation can be transposed with respect to a set of arguments without
+the offset if no term contains two of them. As in JAX's built-in transpose rules, a term with none
+of them, such as a known bias, is a constant, which the transpose ignores.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MEANINGS: dict[Role, str] = {
 def linear_arguments(
     spec: CallSpec, unknown: Collection[Argument], outputs: Iterable[str]
 ) -> list[Argument]:
-    """Those unknown arguments that some outputs depend on.
+    """The unknown arguments on which the given outputs depend.
 
     Raises:
         ValueError: the outputs are not linear in them.
@@ -75,15 +75,15 @@ def _terms(spec: CallSpec, outputs: Iterable[str]) -> list[Term]:
 
 
 def _along(terms: Iterable[Term], role: Role, spec: CallSpec) -> list[Term]:
-    """Terms of the derivative along the operands' tangents of a role."""
+    """Terms of the directional derivative along the tangents that have the given role."""
     terms = list(terms)
     tangents = [each for each in spec.inputs if each.role == role and each.name in OPERANDS]
     return [term for each in tangents for term in _derivative(terms, each.name, each)]
 
 
 def _derivative(terms: Iterable[Term], name: str, direction: Argument) -> list[Term]:
-    """Terms of the derivative by an operand, times the direction."""
+    """Terms of the derivative with respect to an operand, each multiplied by the direction."""
     operand = Argument("primal", name)
-    # A derivative by the offset still depends on it.
+    # The derivative with respect to the offset still depends on the offset.
     lost = frozenset[Argument]() if operand == OFFSET else frozenset({operand})
     return [(term - lost) | {direction} for term in terms if operand in term]

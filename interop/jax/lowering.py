@@ -1,12 +1,12 @@
-"""How a compiled XLA program calls the engine: over one of two bridges.
+"""Lowering of an engine call into an XLA program, through one of two bridges.
 
-* ``buffer``: ``jax.experimental.buffer_callback``, the default. Its calls are the cheapest. JAX can
-  neither cache nor export a program that has such a callback, so an export takes the other bridge.
-* ``ffi``: a handler of XLA's C interface made with ctypes (``ffi.py``). The program carries the
-  whole spec as text, so JAX's persistent compilation cache keeps it and ``jax.export`` takes it; a
-  process that runs it must have imported ``cudeform.interop.jax``.
+* ``buffer``: ``jax.experimental.buffer_callback``, the default. It has the least overhead per call.
+  JAX can neither cache nor export a program with such a callback, so an export uses ``ffi``.
+* ``ffi``: a handler for XLA's C interface, made with ctypes (``ffi.py``). The program contains the
+  whole spec as text, so JAX's persistent compilation cache and ``jax.export`` accept it. A process
+  that runs the program must have imported ``cudeform.interop.jax``.
 
-Neither copies: the engine reads and writes XLA's own buffers.
+Neither bridge copies arrays: the engine reads and writes XLA's buffers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .shutdown import wait_for_calls_at_exit
 
 BRIDGES = ("buffer", "ffi")
 
-# Custom calls that buffer_callback lowers to; an attribute has the number of the callback.
+# Custom calls that buffer_callback lowers to. Their attribute `index` is the callback's number.
 BUFFER_TARGETS = {"cpu": "xla_buffer_python_cpu_callback", "cuda": "xla_buffer_python_gpu_callback"}
 
 _current_bridge: ContextVar[str] = ContextVar("cudeform_jax_bridge", default="buffer")
@@ -36,14 +36,14 @@ _current_bridge: ContextVar[str] = ContextVar("cudeform_jax_bridge", default="bu
 
 @contextmanager
 def bridge(name: str) -> Iterator[None]:
-    """Choose the bridge of the calls that are traced inside a ``with`` block.
+    """Choose the bridge for the calls that are traced inside a ``with`` block.
 
     Args:
-        name: ``"buffer"``, or ``"ffi"`` for programs that are to be cached on disk. An export
-            takes ``"ffi"`` in any case.
+        name: ``"buffer"``, or ``"ffi"`` for programs to be cached on disk. An export always
+            uses ``"ffi"``.
 
     Raises:
-        ValueError: for another name.
+        ValueError: there is no bridge of that name.
     """
     if name not in BRIDGES:
         raise ValueError(f"bridge must be one of {BRIDGES}, got {name!r}")
@@ -55,14 +55,14 @@ def bridge(name: str) -> Iterator[None]:
 
 
 def current_bridge() -> str:
-    """The bridge of calls that are traced here."""
+    """The bridge for calls that are traced in the current context."""
     return _current_bridge.get()
 
 
 def is_exported(context: Any) -> bool:
-    """Whether ``jax.export`` lowers the program, which takes the ``ffi`` bridge alone."""
-    # JAX has no public function for this. Without the private field an export by the default
-    # bridge is refused by JAX.
+    """Whether the program is lowered for ``jax.export``, which supports only the ``ffi`` bridge."""
+    # JAX has no public function for this. If a version of JAX lacks the private field, the result
+    # is False, and JAX then refuses to export a program that uses the default bridge.
     parameters = getattr(context.module_context, "lowering_parameters", None)
     return bool(getattr(parameters, "for_export", False))
 
@@ -74,7 +74,7 @@ class Target:
     Attributes:
         platform: ``cpu`` or ``cuda``.
         gpus: CUDA ordinals of the GPUs of this process that may run the program.
-        callback: number of the callback that :func:`host_callback` added, if it added one.
+        callback: the result of :func:`host_callback`; None if it was not called.
     """
 
     platform: str
@@ -83,7 +83,7 @@ class Target:
 
 
 def execute(spec: CallSpec, target: Target, *arrays: Any) -> list[Any]:
-    """Stage a call into the program that is being traced."""
+    """Add a call to the program that is being traced and return its outputs."""
     wait_for_calls_at_exit()
     shapes = spec.output_shapes()
     results = [jax.ShapeDtypeStruct(shape, spec.dtype) for shape in shapes]
@@ -108,14 +108,14 @@ def _staged(spec: CallSpec, target: Target, results: list[Any]) -> Callable[...,
 
 
 def host_callback(context: Any, spec: CallSpec, platform: str) -> int | None:
-    """Add a callback for a spec of any batch to the module that is being lowered.
+    """Add a callback to the module that is being lowered, for calls of any batch size.
 
-    A program finds the callbacks of ``buffer_callback`` by their number in the module that they
-    were lowered in. The partitioner lowers its part in a module of its own and pastes the result
-    into this module, so that part has to call by a number of this module.
+    A program refers to a callback of ``buffer_callback`` by its number in the module in which it
+    was lowered. The partitioner lowers the partitioned call in a separate module and then inserts
+    the result into this module, so that call needs a callback number of this module.
 
     Returns:
-        The number; None for a bridge that needs no callback.
+        The callback's number; None if the bridge needs no callback.
     """
     if spec.bridge == "ffi":
         return None

@@ -1,4 +1,4 @@
-"""Indices have 64 bits where 32 are not enough, whatever it is that they count."""
+"""Indices have 64 bits where 32 are not enough for any array or workspace of a call."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from support.gpu_engine import geometry, operands
 
 from cudeform.arrays import DeviceArray, Operands
 from cudeform.geometry import geometry_of
-from cudeform.gpu import call as call_module
+from cudeform.gpu import variants
 from cudeform.gpu.algorithms import direct
-from cudeform.gpu.call import Call, index_bits_of
+from cudeform.gpu.call import Call
 from cudeform.gpu.chunks import Chunk
 from cudeform.gpu.device_api.params import FillCells, ScanCells
 from cudeform.gpu.replay.recorder import Recorder
+from cudeform.gpu.variants import index_bits_of
 from cudeform.options import Options
 
 pytestmark = needs_compiler
@@ -75,9 +76,9 @@ def test_and_64_where_it_is_not(sizes: Any) -> None:
 
 @pytest.mark.parametrize("field", ["input", "offset", "weight", "output", "columns", "span"])
 def test_the_last_step_of_a_thread_does_not_overflow(field: str) -> None:
-    """An index is compared after it was moved on by all threads of a launch."""
-    most = call_module.MAX_ELEMENTS_32
-    assert most + call_module.MAX_THREADS == 2**31 - 1
+    """A grid-stride index overshoots the last element by one grid before it is compared."""
+    most = variants.MAX_ELEMENTS_32
+    assert most + variants.MAX_THREADS == 2**31 - 1
     g = geometry(build("any", channels=1, size=(1, 1), out_channels=1, kernel=(1, 1), batch=1))
     sizes: dict[str, dict[str, int]] = {
         "input": {"in_h": 1, "in_w": most, "batch": 1, "channels": 1},
@@ -127,7 +128,7 @@ def test_no_launch_has_more_threads_than_indices_allow_for() -> None:
     )
     call.launch("fill_cells", 2**40, (), FillCells(0))
     [(launch, _)] = recorder.recorded
-    assert launch.blocks * launch.threads == call_module.MAX_THREADS
+    assert launch.blocks * launch.threads == variants.MAX_THREADS
 
 
 def test_direct_kernels_leave_weights_that_they_cannot_count() -> None:

@@ -10,7 +10,7 @@ from checks import needs_compiler
 from support.gpu_cases import assert_all_agree, cast
 from support.gpu_engine import LoggingDevice, NewDevice, backward, everything, fits_direct
 
-from cudeform.gpu import call
+from cudeform.gpu import variants
 from cudeform.gpu.algorithms import direct
 from cudeform.gpu.device_api.kernel_source import widest
 from cudeform.options import Options
@@ -50,7 +50,7 @@ VECTORS, SINGLE = 16, 14
 def index_bits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Width of indices; the small arrays of the tests count as too large for 32 bits."""
     if request.param == 64:
-        monkeypatch.setattr(call, "MAX_ELEMENTS_32", 0)
+        monkeypatch.setattr(variants, "MAX_ELEMENTS_32", 0)
     bits: int = request.param
     return bits
 

@@ -283,7 +283,8 @@ def test_the_twin_has_the_functions_of_the_gpu(name: str) -> None:
     def signatures(path: Path) -> set[str]:
         text = re.sub(r",\s*hostcuda::Where at = hostcuda::here\(\)", "", path.read_text())
         found = re.findall(r"^(?:__device__ )?inline ([\w *]+?\([^)]*\))", text, re.MULTILINE)
-        return {re.sub(r"\w+(?=[,)])", "", signature) for signature in found}
+        one_line = (re.sub(r"\s+", " ", signature).replace("( ", "(") for signature in found)
+        return {re.sub(r"\w+(?=[,)])", "", signature) for signature in one_line}
 
     gpu = signatures(TESTS.parent / "kernels" / "common" / f"{name}.cuh")
     gpu = {signature for signature in gpu if not signature.startswith("unsigned shared_address")}

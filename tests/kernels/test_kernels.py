@@ -11,8 +11,8 @@ from support import nvrtc
 from support.nvrtc import Compiled, Job
 
 from cudeform.gpu.algorithms import fused
-from cudeform.gpu.call import record_bytes, tangent_bytes
 from cudeform.gpu.device_api.kernel_source import FILES, SCALARS, Variant, kernel
+from cudeform.gpu.variants import record_bytes, tangent_bytes
 
 pytestmark = pytest.mark.skipif(
     nvrtc.library_path() is None, reason="needs NVRTC: pip install nvidia-cuda-nvrtc"
@@ -25,7 +25,7 @@ REGISTERS = 65536  # of a multiprocessor
 FOUR_BLOCKS, TWO_BLOCKS = 64, 128
 BUDGETS = {
     "deform_double_backward": 80,  # three blocks
-    # A thread holds all of a unit of channels, and of its groups.
+    # A thread has a channel slice in registers, and the sums of its groups.
     "deform_direct": TWO_BLOCKS,
     "deform_direct_backward": TWO_BLOCKS,
     "deform_direct_grad_weight": TWO_BLOCKS,

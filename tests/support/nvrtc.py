@@ -1,8 +1,8 @@
-"""Kernels compiled by NVRTC, which needs no GPU; how many registers each takes.
+"""Compiles kernels by NVRTC and counts their registers; needs no GPU.
 
-``python tests/support/nvrtc.py`` compiles all that can be expected to differ and shows what was
-counted; with ``--write`` it records that in benchmarks/registers.json, which test_kernels.py
-compares with. ``--all`` leaves nothing out, and takes many minutes.
+``python tests/support/nvrtc.py`` compiles all variants that can be expected to differ and prints
+the counts; with ``--write`` it records them in benchmarks/registers.json, with which
+test_kernels.py compares. ``--all`` compiles every variant, which takes many minutes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from typing import Any
 from cudeform.gpu.algorithms import fused
 from cudeform.gpu.algorithms.direct import MAX_PRODUCT
 from cudeform.gpu.algorithms.fused_tiling import MAX_N, STAGE_VECS, tile_shapes
-from cudeform.gpu.call import atomic_width
 from cudeform.gpu.device_api.kernel_source import (
     FILES,
     ITEMSIZE,
@@ -37,6 +36,7 @@ from cudeform.gpu.device_api.kernel_source import (
     read,
     widest,
 )
+from cudeform.gpu.variants import atomic_width
 from cudeform.options import available_threads
 
 RECORD = Path(__file__).resolve().parents[2] / "benchmarks" / "registers.json"
@@ -76,10 +76,10 @@ class Job:
 
     @property
     def typical(self) -> bool:
-        """Whether it is not much like another: every variant is compiled for one architecture.
+        """Whether to compile it by default: every variant is, for one architecture.
 
-        On others, small tiles, wide indices and small groups are much like the rest, and so are
-        additions of single numbers where vectors are added.
+        On other architectures, small tiles, 64-bit indices, small groups, and atomic additions of
+        single numbers where vectors can be added, are left out: they differ little from the rest.
         """
         v = self.variant
         if self.arch == 90:
@@ -95,20 +95,20 @@ class Job:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What NVRTC and its assembler said of a kernel."""
+    """What NVRTC and its assembler report of a kernel."""
 
     job: Job
     registers: int
     stack: int
     spills: int
-    complaints: str  # all lines that are no plain information
+    complaints: str  # all lines of the log that are not plain information
 
     def __str__(self) -> str:
         return f"{self.job.name}, {self.job.key}, sm_{self.job.arch}"
 
 
 def library_path() -> Path | None:
-    """NVRTC of the newest installed ``nvidia-cuda-nvrtc`` wheel, None if there is none."""
+    """NVRTC of the newest installed ``nvidia-cuda-nvrtc`` wheel, None if none is installed."""
     spec = find_spec("nvidia")
     folders = spec.submodule_search_locations if spec else None
     found = [path for folder in folders or () for path in Path(folder).glob("*/lib/libnvrtc.so.*")]
@@ -119,21 +119,21 @@ def library_path() -> Path | None:
 def _library() -> ctypes.CDLL:
     path = library_path()
     assert path is not None
-    # NVRTC opens this one by its name alone, and some releases do not look beside themselves.
+    # NVRTC opens this library by its name alone, and some releases do not search their own folder.
     for builtins in path.parent.glob("libnvrtc-builtins.so.*"):
         ctypes.CDLL(str(builtins))
     return ctypes.CDLL(str(path))
 
 
 def version() -> str:
-    """Of NVRTC, such as 13.0."""
+    """The version of NVRTC, such as 13.0."""
     major, minor = ctypes.c_int(), ctypes.c_int()
     _check(_library().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
     return f"{major.value}.{minor.value}"
 
 
 def archs() -> list[int]:
-    """Those of ``ARCHS`` that this NVRTC compiles for."""
+    """The architectures of ``ARCHS`` for which this NVRTC compiles."""
     count = ctypes.c_int()
     _check(_library().nvrtcGetNumSupportedArchs(ctypes.byref(count)))
     supported = (ctypes.c_int * count.value)()
@@ -148,13 +148,13 @@ def _check(status: int) -> None:
 
 
 def compiled(source: str, arch: int) -> tuple[bool, str]:
-    """Compile a text to machine code: whether that succeeded, and the log."""
+    """Compile a text to machine code; return whether that succeeded, and the log."""
     succeeded, log, _ = _compiled(source, arch)
     return succeeded, log
 
 
 def machine_code(source: str, arch: int) -> bytes:
-    """A text as the file that a GPU loads."""
+    """The cubin of a text."""
     succeeded, log, code = _compiled(source, arch)
     if not succeeded:
         raise RuntimeError(log)
@@ -191,7 +191,7 @@ def run(job: Job) -> Compiled:
 
 
 def judged(job: Job, succeeded: bool, log: str) -> Compiled:
-    """What a log says."""
+    """Read a log."""
     lines = [line for line in log.splitlines() if not INFORMATION.match(line)]
     if not succeeded:
         return Compiled(job, 0, 0, 0, log or "failed without a word")
@@ -212,7 +212,7 @@ def judged(job: Job, succeeded: bool, log: str) -> Compiled:
 
 
 def jobs(among: Sequence[int]) -> Iterator[Job]:
-    """Every kernel in every variant that the engine may ask for."""
+    """Every kernel in every variant that the engine may use."""
     for name, (dtype, scalar) in product(FILES, SCALARS.items()):
         del scalar
         if dtype != "float32" and not _mentions(name, "scalar_t", "acc_t"):
@@ -226,7 +226,7 @@ def jobs(among: Sequence[int]) -> Iterator[Job]:
             (32, 64),
         ):
             if group_in and vector > 1 and vector % group_in:
-                continue  # the engine does not ask for it
+                continue  # the engine never uses it
             variant = Variant(dtype, bits, vector, group_in, group_out)
             for arch in among:
                 for width in sorted({1, _most_atomic_width(name, variant, arch)}):
@@ -242,7 +242,7 @@ def _fused_jobs(name: str, dtype: str, among: Sequence[int]) -> Iterator[Job]:
 
 
 def _tiles(dtype: str) -> Iterator[GemmTile]:
-    """Every tile, with chunks as long as a stage, and the largest with others."""
+    """Every tile with channel blocks of one stage, and the largest with other blocks."""
     widths = [n for n in (32, 64, 128, 256) if n <= MAX_N[ITEMSIZE[dtype]]]
     chunk = STAGE_VECS * widest(dtype)
     for products in (1, 3) if dtype == "float32" else (1,):
@@ -252,7 +252,7 @@ def _tiles(dtype: str) -> Iterator[GemmTile]:
 
 
 def _most_atomic_width(name: str, variant: Variant, arch: int) -> int:
-    """Neighbours that one addition to memory takes where the engine chooses."""
+    """Elements that one atomic addition takes if nothing else is forced."""
     adds = adds_atomically(name)
     return atomic_width(variant.dtype, variant.vector, arch) if adds else 1
 
@@ -269,8 +269,8 @@ def _mentions(name: str, *words: str) -> bool:
 
 
 def run_all(wanted: Sequence[Job]) -> list[Compiled]:
-    """Compile many; NVRTC does one at a time in a process, so take one for each core."""
-    # Those that take long first, so that no core ends up with one of them alone.
+    """Compile many, in a process for each core: NVRTC compiles one text at a time in a process."""
+    # Long compilations first, so that no core ends with one of them alone.
     ordered = sorted(wanted, key=lambda job: len(FILES[job.name]), reverse=True)
     with ProcessPoolExecutor(available_threads(), mp_context=get_context("spawn")) as pool:
         return list(pool.map(run, ordered, chunksize=4))
@@ -289,7 +289,7 @@ def table(results: Sequence[Compiled]) -> dict[str, Any]:
 
 
 def written(record: dict[str, Any]) -> str:
-    """The record as text, a variant a line."""
+    """The record as text, one variant a line."""
     text = json.dumps(record, indent=1)
     return re.sub(r"\[[^\]]*\]", lambda row: " ".join(row[0].split()), text) + "\n"
 

@@ -1,19 +1,19 @@
-"""Instructions of the kernels that sample, counted in machine code; no GPU is needed.
+"""Counts instructions in the machine code of the kernels that sample; needs no GPU.
 
-``python tests/support/sass.py`` compiles them by NVRTC, disassembles them by nvdisasm and shows
-what was counted; with ``--write`` it records that in benchmarks/instructions.json, which
-test_instructions.py compares with. Another kernel is counted as soon as ``VARIANTS`` names it.
+``python tests/support/sass.py`` compiles the kernels by NVRTC, disassembles them by nvdisasm and
+prints the counts; with ``--write`` it records them in benchmarks/instructions.json, with which
+test_instructions.py compares. To count another kernel, add it to ``VARIANTS``.
 
-Counted is what the text of a loop holds, branches that are seldom taken included:
+Counts are of all instructions in a loop, those on rarely taken branches included:
 
-* ``vector``: the loop that loads vectors of channels, the largest of them without a barrier. A
-  thread goes round once for each vector, and all that it does for a sample is in there, too. In a
-  kernel without barriers, the smallest such loop.
-* ``plan``: what the smallest loop around it has besides: once for each sample, or item, of a
-  thread.
+* ``vector``: the loop that loads vectors of channels. A thread executes it once a vector; what it
+  does once a sample is in it too. It is the largest loop that loads vectors without a barrier, or,
+  in a kernel without barriers, the smallest that loads vectors.
+* ``record``: the rest of the smallest loop around it. A thread executes it once for each sample
+  record that it makes, or item that it takes.
 
-In the fused kernel ``vector`` is a stage, in which a thread samples ``SLOTS`` vectors and its warp
-multiplies; ``plan`` is the loop inside of it that plans samples.
+In the fused kernel, ``vector`` is a stage, in which a thread samples ``THREAD_VECS`` vectors and
+its warp multiplies; ``record`` is the loop in it that records samples.
 """
 
 from __future__ import annotations
@@ -33,11 +33,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # that of support
+
 from support import nvrtc
 
 from cudeform.gpu.algorithms.fused_tiling import STAGE_VECS, tile_shapes
-from cudeform.gpu.call import atomic_width
 from cudeform.gpu.device_api.kernel_source import Variant, kernel, widest
+from cudeform.gpu.variants import atomic_width
 from cudeform.options import available_threads
 
 RECORD = Path(__file__).resolve().parents[2] / "benchmarks" / "instructions.json"
@@ -46,18 +49,18 @@ DTYPES = ("float16", "bfloat16", "float32")
 
 
 def _variant(dtype: str, group: int = 0) -> Variant:
-    """The most common: whole vectors, 32-bit indices; ``group`` channels in a direct kernel's."""
+    """The most common variant: whole vectors, 32-bit indices, ``group`` channels in a group."""
     wide = widest(dtype)
     return Variant(dtype, 32, wide, group, group, atomic_width=atomic_width(dtype, wide, ARCH))
 
 
 def _fused(dtype: str) -> Variant:
-    """For 128 output channels; float32 as TF32."""
+    """The variant for 128 output channels; float32 in TF32."""
     [tile] = tile_shapes(128, STAGE_VECS * widest(dtype), 1)
     return Variant(dtype, 32, widest(dtype), tile=tile)
 
 
-# Kernels and what is compiled in, for a dtype.
+# The variant of each kernel, by dtype.
 VARIANTS = {
     "deform_im2col": _variant,
     "deform_backward": _variant,
@@ -76,12 +79,12 @@ class Counts:
     """Instructions of a kernel's loops."""
 
     vector: int
-    plan: int
+    record: int
 
 
 @dataclass(frozen=True)
 class Loop:
-    """A loop's instructions, by place: from ``first`` to the branch back at ``last``."""
+    """A loop: instructions ``first`` to ``last``, the branch back."""
 
     first: int
     last: int
@@ -89,8 +92,8 @@ class Loop:
     def __len__(self) -> int:
         return self.last - self.first + 1
 
-    def holds(self, other: Loop) -> bool:
-        """Whether the other is another one inside."""
+    def contains(self, other: Loop) -> bool:
+        """Whether another loop is inside."""
         return self != other and self.first <= other.first and other.last <= self.last
 
 
@@ -103,7 +106,7 @@ def disassembler() -> str | None:
 
 
 def disassembled(code: bytes) -> str:
-    """Machine code in words, with labels."""
+    """Machine code as assembly, with labels."""
     program = disassembler()
     assert program is not None
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -114,8 +117,10 @@ def disassembled(code: bytes) -> str:
 
 
 def parsed(text: str) -> tuple[list[str], dict[str, int]]:
-    """Instructions up to the end of the kernel, and where labels are. Behind the end, there is only
-    what warps do whose threads have gone apart."""
+    """Instructions up to the end of the kernel, and the positions of labels.
+
+    After the end there is only code for warps whose threads have diverged.
+    """
     instructions: list[str] = []
     labels: dict[str, int] = {}
     for line in text.splitlines():
@@ -129,7 +134,7 @@ def parsed(text: str) -> tuple[list[str], dict[str, int]]:
 
 
 def loops(instructions: list[str], labels: dict[str, int]) -> Iterator[Loop]:
-    """Every loop: what lies between a label and a branch back to it."""
+    """Every loop: from a label to a branch back to it."""
     for place, instruction in enumerate(instructions):
         target = re.search(r"\bBRA\b.*?(\.L_x_\d+)", instruction)
         if target and labels.get(target[1], place + 1) <= place:
@@ -137,7 +142,7 @@ def loops(instructions: list[str], labels: dict[str, int]) -> Iterator[Loop]:
 
 
 def counted(text: str) -> Counts:
-    """The counts of a kernel in words."""
+    """The counts of a kernel that is given as assembly."""
     instructions, labels = parsed(text)
 
     def has(loop: Loop, pattern: str) -> bool:
@@ -152,13 +157,13 @@ def counted(text: str) -> Counts:
         return staged(min(loading, key=len), list(loops(instructions, labels)))
     mixed = len(free) < len(loading)
     vector = max(free, key=len) if mixed else min(loading, key=len)
-    around = min((loop for loop in loading if loop.holds(vector)), key=len, default=vector)
+    around = min((loop for loop in loading if loop.contains(vector)), key=len, default=vector)
     return Counts(len(vector), len(around) - len(vector))
 
 
 def staged(stage: Loop, among: list[Loop]) -> Counts:
-    """The counts where every loop has a barrier: of a stage, and of the loop in it that plans."""
-    inside = [len(loop) for loop in among if stage.holds(loop)]
+    """The counts if every loop has a barrier: of a stage, and of the loop in it that records."""
+    inside = [len(loop) for loop in among if stage.contains(loop)]
     return Counts(len(stage) - sum(inside), max(inside, default=0))
 
 
@@ -180,7 +185,7 @@ def count_all() -> dict[str, dict[str, Counts]]:
 
 
 def record_of(table: dict[str, dict[str, Counts]]) -> dict[str, Any]:
-    """What is recorded."""
+    """The record."""
     rows = {name: {d: vars(c) for d, c in row.items()} for name, row in table.items()}
     return {"nvrtc": nvrtc.version(), "arch": f"sm_{ARCH}", "instructions": rows}
 
@@ -188,12 +193,12 @@ def record_of(table: dict[str, dict[str, Counts]]) -> dict[str, Any]:
 def rows(record: dict[str, Any]) -> Iterator[str]:
     """The record as the rows of a table in Markdown."""
     for name, row in record["instructions"].items():
-        cells = [f"{row[dtype]['vector']} + {row[dtype]['plan']}" for dtype in DTYPES]
+        cells = [f"{row[dtype]['vector']} + {row[dtype]['record']}" for dtype in DTYPES]
         yield f"| {' | '.join([name, *cells])} |"
 
 
 def available() -> bool:
-    """Whether there is all that it takes."""
+    """Whether NVRTC and nvdisasm are installed."""
     return nvrtc.library_path() is not None and disassembler() is not None
 
 
@@ -212,7 +217,7 @@ def main() -> int:
         RECORD.write_text(text + "\n", encoding="utf-8")
     for name, row in table.items():
         for dtype, counts in row.items():
-            print(f"{name:24} {dtype:9} vector {counts.vector:4}  plan {counts.plan:4}")
+            print(f"{name:24} {dtype:9} vector {counts.vector:4}  record {counts.record:4}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""A run on a CPU, as JSON and as text. Nothing is timed here."""
+"""The report of a CPU benchmark run, as JSON and as text. This module measures nothing."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from cudeform_bench.table import HEADINGS, Measurement, direction_table
 
 @dataclass(frozen=True)
 class Report:
-    """A run of ``bench``.
+    """The results of one run of ``bench``.
 
     Attributes:
         command: the command line.
-        date: of the run, UTC.
-        threads: of every contestant; None where each library had its own default.
-        versions: of the libraries, by name.
+        date: date of the run, in UTC.
+        threads: number of threads of every contestant; None for each library's default.
+        versions: versions of the libraries, by name.
         machine: processor, BLAS and environment.
-        absent: contestants that were not measured, and why.
-        measurements: by direction and configuration.
+        absent: for each contestant that was not measured, the reason.
+        measurements: one for each direction and configuration.
     """
 
     command: str
@@ -35,7 +35,7 @@ class Report:
     measurements: tuple[Measurement, ...]
 
     def to_json(self) -> str:
-        """All fields, as text."""
+        """All fields as JSON text."""
         return json.dumps(asdict(self), indent=1)
 
     @classmethod
@@ -51,7 +51,7 @@ class Report:
 
 
 def text(report: Report) -> str:
-    """The report for a reader: the machine, a table for each direction, notes."""
+    """The report as plain text: the machine, a table for each direction, and notes."""
     parts = [_heading(report)]
     for direction, heading in HEADINGS.items():
         measured = [m for m in report.measurements if m.direction == direction]
@@ -70,7 +70,7 @@ def _heading(report: Report) -> str:
 
 
 def _noise(measured: Iterable[Measurement]) -> str:
-    """The worst spread of the samples, against which differences of ratios are to be judged."""
+    """The largest spread of the timings: differences of ratios below it may be noise."""
     spreads = [
         (_spread(samples), f"{name}, {m.config.name} {m.direction}")
         for m in measured

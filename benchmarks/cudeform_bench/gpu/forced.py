@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cudeform.geometry import Geometry, geometry_of
-from cudeform.gpu import call as gpu_call
-from cudeform.gpu import overrides
+from cudeform.gpu import overrides, variants
 from cudeform.gpu.algorithms import direct, forward_algorithm
 from cudeform_bench.configs import Config
 from cudeform_bench.gpu.contestants import Calls, Tensors, cudeform_calls
@@ -88,8 +87,8 @@ def can_scatter(name: str, g: Geometry, dtype: str, processor: Processor) -> boo
     """Whether a convolution can sum grad_input in this way."""
     if name != "vector":
         return True
-    vector = (direct if direct.supports(g) else gpu_call).vector_of(g, dtype)
-    return gpu_call.atomic_width(dtype, vector, processor.compute_capability) > 1
+    vector = (direct if direct.supports(g) else variants).vector_of(g, dtype)
+    return variants.atomic_width(dtype, vector, processor.compute_capability) > 1
 
 
 def _forced(

@@ -16,7 +16,7 @@ from math import prod
 
 from cudeform.arrays import DeviceArray, Operands
 from cudeform.geometry import Geometry
-from cudeform.gpu.call import MAX_ELEMENTS_32, THREADS, Call, index_bits_of, pointer_of
+from cudeform.gpu.call import THREADS, Call, pointer_of
 from cudeform.gpu.chunks import cut_into_chunks
 from cudeform.gpu.costs import Costs
 from cudeform.gpu.device_api import params
@@ -24,6 +24,7 @@ from cudeform.gpu.device_api.kernel_source import Variant, widest
 from cudeform.gpu.device_api.protocol import Device
 from cudeform.gpu.device_api.structs import Struct
 from cudeform.gpu.layouts import ChannelsLast, input_images, needs_no_copy
+from cudeform.gpu.variants import MAX_ELEMENTS_32, index_bits_of
 from cudeform.options import Options
 
 # Input channels times output channels of a group, at most. A thread's registers grow with it, and

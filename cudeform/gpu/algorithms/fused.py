@@ -11,13 +11,15 @@ from dataclasses import dataclass, replace
 from cudeform.arrays import DeviceArray, Operands
 from cudeform.geometry import Geometry
 from cudeform.gpu.algorithms.fused_tiling import Tiling, run_of, tiling_for
-from cudeform.gpu.call import Call, index_bits_of, pointer_of
+from cudeform.gpu.call import Call, pointer_of
 from cudeform.gpu.chunks import Chunk, cut_into_chunks
 from cudeform.gpu.costs import Costs
 from cudeform.gpu.device_api import params
 from cudeform.gpu.device_api.kernel_source import Variant, widest
 from cudeform.gpu.device_api.protocol import Device, Hardware, Memory
+from cudeform.gpu.device_api.sizes import KLayout
 from cudeform.gpu.layouts import input_images, needs_no_copy
+from cudeform.gpu.variants import index_bits_of
 from cudeform.options import Options
 
 # The kernel needs asynchronous copies and the tensor cores' instructions for these dtypes.
@@ -104,8 +106,8 @@ def _pack_weight(call: Call, tiling: Tiling) -> Memory:
     return packed
 
 
-def _k_layout(tiling: Tiling) -> params.KLayout:
-    return params.KLayout(tiling.k_taps, tiling.taps_per_batch, tiling.channel_blocks)
+def _k_layout(tiling: Tiling) -> KLayout:
+    return KLayout(tiling.k_taps, tiling.taps_per_batch, tiling.channel_blocks)
 
 
 @dataclass(frozen=True)

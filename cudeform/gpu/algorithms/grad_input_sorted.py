@@ -16,6 +16,7 @@ from cudeform.gpu.chunks import Chunk
 from cudeform.gpu.costs import Costs
 from cudeform.gpu.device_api import params
 from cudeform.gpu.device_api.protocol import Memory
+from cudeform.gpu.device_api.sizes import TangentStrides
 from cudeform.gpu.device_api.structs import NO_STRIDES
 
 INT_BYTES = 4
@@ -139,7 +140,7 @@ def _count(call: Call, chunk: Chunk, s: Scratch, tangents: Tangents | None) -> N
     along = Tangents() if tangents is None else tangents
     struct = params.CountCells(
         sampling=call.sampling(chunk, None),
-        tangents=params.TangentStrides(
+        tangents=TangentStrides(
             input=NO_STRIDES, offset=strides_of(along.offset), mask=strides_of(along.mask)
         ),
         weights_are_tangents=tangents is not None,

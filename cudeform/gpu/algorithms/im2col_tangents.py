@@ -20,14 +20,15 @@ from cudeform.gpu.call import (
     ld_columns_of,
     pointer_of,
     strides_of,
-    tangent_bytes,
 )
 from cudeform.gpu.chunks import Chunk, cut_into_chunks
 from cudeform.gpu.costs import Costs
 from cudeform.gpu.device_api import params
 from cudeform.gpu.device_api.kernel_source import ITEMSIZE
 from cudeform.gpu.device_api.protocol import Device, Memory
+from cudeform.gpu.device_api.sizes import TangentStrides
 from cudeform.gpu.layouts import ChannelsLast, input_images, pack_weight
+from cudeform.gpu.variants import tangent_bytes
 from cudeform.options import Options
 
 
@@ -118,9 +119,9 @@ class TangentCall:
                 tangent = self.images_tangent.part(chunk.images)
             yield chunk, ImagePair(images, tangent)
 
-    def tangent_strides(self, pair: ImagePair) -> params.TangentStrides:
+    def tangent_strides(self, pair: ImagePair) -> TangentStrides:
         """Strides of the tangents, for a kernel that samples along them."""
-        return params.TangentStrides(
+        return TangentStrides(
             input=strides_of(pair.tangent),
             offset=strides_of(self.tangents.offset),
             mask=strides_of(self.tangents.mask),

@@ -1,147 +1,28 @@
-"""What each kernel takes besides pointers: one struct by value, with what its launch needs.
+"""The struct that each kernel takes by value, after its pointers: see ``PARAMS``.
 
-``PARAMS`` has the struct of each kernel. The parts that several of them share are sizes of the
-convolution (``Problem``), what one launch covers (``Chunk``), and what kernels need that sample the
-input (``Sampling``). Sizes that kernels would have to divide for, and multipliers for divisions
-that remain, are computed here.
+Most structs have parts in common, which are in ``sizes``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
-from cudeform.geometry import Geometry
-from cudeform.gpu.device_api.structs import Divisor, Flag, Index, Int, Strides, Struct, divisor
-
-# ---- shared parts --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Problem(Struct):
-    """Sizes of the convolution, and its convention."""
-
-    channels: Int
-    in_h: Int
-    in_w: Int
-    out_channels: Int
-    out_h: Int
-    out_w: Int
-    kernel_h: Int
-    kernel_w: Int
-    stride_h: Int
-    stride_w: Int
-    pad_top: Int
-    pad_left: Int
-    dilation_h: Int
-    dilation_w: Int
-    groups: Int
-    offset_groups: Int
-    zero_boundary_grad: Flag  # the option boundary_grad is "zero"
-    taps: Int
-    group_channels: Int  # input channels of a group
-    offset_channels: Int  # input channels of an offset group
-    spans_groups: Flag  # an offset group has channels of several groups
-    by_offset_groups: Divisor
-    by_taps: Divisor
-    by_kernel_w: Divisor
-    by_out_w: Divisor
-    by_group_channels: Divisor
-    by_offset_channels: Divisor
-
-    @staticmethod
-    @lru_cache
-    def of(g: Geometry, zero_boundary_grad: bool) -> Problem:
-        """The problem of a call."""
-        group_channels, offset_channels = g.channels // g.groups, g.channels // g.offset_groups
-        return Problem(
-            channels=g.channels,
-            in_h=g.in_h,
-            in_w=g.in_w,
-            out_channels=g.out_channels,
-            out_h=g.out_h,
-            out_w=g.out_w,
-            kernel_h=g.kernel_h,
-            kernel_w=g.kernel_w,
-            stride_h=g.stride_h,
-            stride_w=g.stride_w,
-            pad_top=g.pad_top,
-            pad_left=g.pad_left,
-            dilation_h=g.dilation_h,
-            dilation_w=g.dilation_w,
-            groups=g.groups,
-            offset_groups=g.offset_groups,
-            zero_boundary_grad=zero_boundary_grad,
-            taps=g.taps,
-            group_channels=group_channels,
-            offset_channels=offset_channels,
-            spans_groups=offset_channels > 0 and group_channels % offset_channels != 0,
-            by_offset_groups=divisor(g.offset_groups),
-            by_taps=divisor(g.taps),
-            by_kernel_w=divisor(g.kernel_w),
-            by_out_w=divisor(g.out_w),
-            by_group_channels=divisor(group_channels),
-            by_offset_channels=divisor(offset_channels),
-        )
-
-
-@dataclass(frozen=True)
-class Chunk(Struct):
-    """The images and output rows that a launch covers."""
-
-    first_image: Int
-    images: Int
-    first_row: Int
-    rows: Int
-    positions: Index  # output positions
-    by_rows: Divisor
-
-
-@dataclass(frozen=True)
-class Sampling(Struct):
-    """What kernels need that sample the input."""
-
-    problem: Problem
-    chunk: Chunk
-    input: Strides  # of channels-last images
-    offset: Strides
-    mask: Strides
-    samples: Index  # positions * taps * offset_groups
-    lanes: Int  # neighbouring threads that share a sample
-
-
-@dataclass(frozen=True)
-class ColumnLayout(Struct):
-    """The columns: (groups, positions, ld_columns)."""
-
-    positions: Index
-    ld_columns: Index
-
-
-@dataclass(frozen=True)
-class TangentStrides(Struct):
-    """Strides of tangents."""
-
-    input: Strides
-    offset: Strides
-    mask: Strides
-
-
-@dataclass(frozen=True)
-class KLayout(Struct):
-    """The order in which the fused kernel goes through taps and channels."""
-
-    taps: Int  # of one run of channels, or of all runs if they are concatenated
-    taps_per_batch: Int  # taps whose samples are recorded at a time
-    channel_blocks: Int  # of a run
-
+from cudeform.gpu.device_api.sizes import (
+    Chunk,
+    ColumnLayout,
+    KLayout,
+    Problem,
+    Sampling,
+    TangentStrides,
+)
+from cudeform.gpu.device_api.structs import Flag, Index, Int, Strides, Struct
 
 # ---- layout/ -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class ChannelsLast(Struct):
-    """Some rows of some images."""
+    """Which rows of which images are copied."""
 
     source: Strides
     first_image: Int
@@ -154,7 +35,7 @@ class ChannelsLast(Struct):
 
 @dataclass(frozen=True)
 class ChannelsFirst(Struct):
-    """Some images."""
+    """Which images are written."""
 
     first_image: Int
     images: Int
@@ -165,7 +46,7 @@ class ChannelsFirst(Struct):
 
 @dataclass(frozen=True)
 class PackWeight(Struct):
-    """A weight, and a row of the columns."""
+    """Strides of the weight and the bias, and the rows that they are packed into."""
 
     problem: Problem
     weight: Strides
@@ -175,7 +56,7 @@ class PackWeight(Struct):
 
 @dataclass(frozen=True)
 class UnpackWeight(Struct):
-    """A row of the columns."""
+    """The rows of a packed weight."""
 
     problem: Problem
     ld_columns: Index
@@ -186,7 +67,7 @@ class UnpackWeight(Struct):
 
 @dataclass(frozen=True)
 class Im2col(Struct):
-    """Columns of a chunk."""
+    """Sample a chunk into columns."""
 
     sampling: Sampling
     layout: ColumnLayout
@@ -194,7 +75,7 @@ class Im2col(Struct):
 
 @dataclass(frozen=True)
 class Im2colJvp(Struct):
-    """Tangent of the columns of a chunk."""
+    """Sample a chunk into the tangent of its columns."""
 
     sampling: Sampling
     layout: ColumnLayout
@@ -203,7 +84,7 @@ class Im2colJvp(Struct):
 
 @dataclass(frozen=True)
 class Backward(Struct):
-    """Gradients from those of the columns of a chunk."""
+    """Turn the gradient of the columns of a chunk into those of input, offset and mask."""
 
     sampling: Sampling
     layout: ColumnLayout
@@ -212,7 +93,7 @@ class Backward(Struct):
 
 @dataclass(frozen=True)
 class DoubleBackward(Struct):
-    """Gradients of gradients from those of the columns of a chunk."""
+    """The same along tangents, for gradients of gradients."""
 
     sampling: Sampling
     layout: ColumnLayout
@@ -225,7 +106,7 @@ class DoubleBackward(Struct):
 
 @dataclass(frozen=True)
 class CountCells(Struct):
-    """Samples of a chunk; the strides of the input are unused."""
+    """Locate the samples of a chunk; strides of images and lanes are unused."""
 
     sampling: Sampling
     tangents: TangentStrides
@@ -234,28 +115,28 @@ class CountCells(Struct):
 
 @dataclass(frozen=True)
 class ScanCells(Struct):
-    """Number of cells."""
+    """How many cells there are."""
 
     cells: Index
 
 
 @dataclass(frozen=True)
 class FillCells(Struct):
-    """Number of samples."""
+    """How many samples there are."""
 
     samples: Index
 
 
 @dataclass(frozen=True)
 class SortCells(Struct):
-    """Number of samples."""
+    """How many samples there are."""
 
     samples: Index
 
 
 @dataclass(frozen=True)
 class GatherGradInput(Struct):
-    """Images of a chunk, and its columns."""
+    """Sum the columns of a chunk into its images."""
 
     problem: Problem
     layout: ColumnLayout
@@ -269,7 +150,7 @@ class GatherGradInput(Struct):
 
 @dataclass(frozen=True)
 class Direct(Struct):
-    """Output of a chunk; lanes share a position."""
+    """Write the output of a chunk; lanes share a position."""
 
     sampling: Sampling
     bias_stride: Index
@@ -277,14 +158,14 @@ class Direct(Struct):
 
 @dataclass(frozen=True)
 class DirectBackward(Struct):
-    """Gradients of a chunk."""
+    """Write the gradients of a chunk; lanes share a sample."""
 
     sampling: Sampling
 
 
 @dataclass(frozen=True)
 class DirectGradWeight(Struct):
-    """Partial gradients of weight and bias; lanes share a position."""
+    """Sum the gradients of weight and bias over a chunk; lanes share a position."""
 
     sampling: Sampling
     splits: Int  # ranges of positions, summed separately
@@ -293,7 +174,7 @@ class DirectGradWeight(Struct):
 
 @dataclass(frozen=True)
 class ReduceGradWeight(Struct):
-    """Gradients of weight and bias."""
+    """Reduce the gradients of weight and bias over the splits."""
 
     problem: Problem
     splits: Int
@@ -304,7 +185,7 @@ class ReduceGradWeight(Struct):
 
 @dataclass(frozen=True)
 class PackWeightFused(Struct):
-    """A weight in the order of the stages."""
+    """Strides of the weight, and the order of the stages that it is packed into."""
 
     problem: Problem
     weight: Strides
@@ -314,7 +195,7 @@ class PackWeightFused(Struct):
 
 @dataclass(frozen=True)
 class Fused(Struct):
-    """Output of a chunk; lanes are unused."""
+    """Write the output of a chunk, or its partial outputs; lanes are unused."""
 
     sampling: Sampling
     layout: KLayout
@@ -329,7 +210,7 @@ class Fused(Struct):
 
 @dataclass(frozen=True)
 class ReduceSplitK(Struct):
-    """Output of a chunk from its partial outputs."""
+    """Reduce the partial outputs of a chunk."""
 
     chunk: Chunk
     output: Strides

@@ -11,10 +11,10 @@ from reference import reference
 from support.gpu_engine import LoggingDevice, NewDevice, backward, through_columns
 
 from cudeform.gpu import overrides
-from cudeform.gpu.call import atomic_width
 from cudeform.gpu.device_api.commands import Kernel
 from cudeform.gpu.device_api.kernel_source import Variant, kernel
 from cudeform.gpu.device_api.params import ScanCells
+from cudeform.gpu.variants import atomic_width
 
 pytestmark = needs_compiler
 

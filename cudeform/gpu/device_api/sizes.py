@@ -1,0 +1,132 @@
+"""Sizes that the structs of several kernels have in common.
+
+Quotients of sizes, and multipliers for the divisions that remain, are computed here, so that no
+thread divides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from cudeform.geometry import Geometry
+from cudeform.gpu.device_api.structs import Divisor, Flag, Index, Int, Strides, Struct, divisor
+
+
+@dataclass(frozen=True)
+class Problem(Struct):
+    """Sizes of the convolution, and the convention of its gradient."""
+
+    channels: Int
+    in_h: Int
+    in_w: Int
+    out_channels: Int
+    out_h: Int
+    out_w: Int
+    kernel_h: Int
+    kernel_w: Int
+    stride_h: Int
+    stride_w: Int
+    pad_top: Int
+    pad_left: Int
+    dilation_h: Int
+    dilation_w: Int
+    groups: Int
+    offset_groups: Int
+    zero_boundary_grad: Flag  # the option boundary_grad is "zero"
+    taps: Int
+    group_channels: Int  # input channels of a group
+    offset_channels: Int  # input channels of an offset group
+    spans_groups: Flag  # an offset group has channels of several groups
+    by_offset_groups: Divisor
+    by_taps: Divisor
+    by_kernel_w: Divisor
+    by_out_w: Divisor
+    by_group_channels: Divisor
+    by_offset_channels: Divisor
+
+    @staticmethod
+    @lru_cache
+    def of(g: Geometry, zero_boundary_grad: bool) -> Problem:
+        """The problem of a call."""
+        group_channels, offset_channels = g.channels // g.groups, g.channels // g.offset_groups
+        return Problem(
+            channels=g.channels,
+            in_h=g.in_h,
+            in_w=g.in_w,
+            out_channels=g.out_channels,
+            out_h=g.out_h,
+            out_w=g.out_w,
+            kernel_h=g.kernel_h,
+            kernel_w=g.kernel_w,
+            stride_h=g.stride_h,
+            stride_w=g.stride_w,
+            pad_top=g.pad_top,
+            pad_left=g.pad_left,
+            dilation_h=g.dilation_h,
+            dilation_w=g.dilation_w,
+            groups=g.groups,
+            offset_groups=g.offset_groups,
+            zero_boundary_grad=zero_boundary_grad,
+            taps=g.taps,
+            group_channels=group_channels,
+            offset_channels=offset_channels,
+            spans_groups=offset_channels > 0 and group_channels % offset_channels != 0,
+            by_offset_groups=divisor(g.offset_groups),
+            by_taps=divisor(g.taps),
+            by_kernel_w=divisor(g.kernel_w),
+            by_out_w=divisor(g.out_w),
+            by_group_channels=divisor(group_channels),
+            by_offset_channels=divisor(offset_channels),
+        )
+
+
+@dataclass(frozen=True)
+class Chunk(Struct):
+    """The images and output rows that a launch covers."""
+
+    first_image: Int
+    images: Int
+    first_row: Int
+    rows: Int
+    positions: Index  # output positions
+    by_rows: Divisor
+
+
+@dataclass(frozen=True)
+class Sampling(Struct):
+    """What a kernel needs to sample the input."""
+
+    problem: Problem
+    chunk: Chunk
+    input: Strides  # of channels-last images
+    offset: Strides
+    mask: Strides
+    samples: Index  # positions * taps * offset_groups
+    lanes: Int  # neighbouring threads that share a sample
+
+
+@dataclass(frozen=True)
+class ColumnLayout(Struct):
+    """The columns: (groups, positions, ld_columns)."""
+
+    positions: Index
+    ld_columns: Index
+
+
+@dataclass(frozen=True)
+class TangentStrides(Struct):
+    """Strides of tangents."""
+
+    input: Strides
+    offset: Strides
+    mask: Strides
+
+
+@dataclass(frozen=True)
+class KLayout(Struct):
+    """The order in which the fused kernel goes through taps and channels."""
+
+    taps: Int  # of one run of channels, or of all runs if they are concatenated
+    taps_per_batch: Int  # taps whose samples are recorded at a time
+    channel_blocks: Int  # of a run

@@ -1,0 +1,63 @@
+"""What is compiled into the kernels of a call: the widths of indices, vectors and atomics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from cudeform.arrays import DeviceArray
+from cudeform.geometry import Geometry
+from cudeform.gpu import overrides
+from cudeform.gpu.device_api.kernel_source import Variant, widest
+
+# Threads of a launch, at most. A grid-stride index can overshoot the last element by one grid, so
+# 32-bit indices need that much headroom; with more elements, indices have 64 bits.
+MAX_THREADS = 2**24
+MAX_ELEMENTS_32 = 2**31 - 1 - MAX_THREADS
+
+# ``red.global.add.v4.f32`` and the compute capability from which processors have it.
+VECTOR_ADDS, VECTOR_CAPABILITY = 4, 90
+
+
+def index_bits_of(g: Geometry, arrays: Sequence[DeviceArray | None], largest: int = 0) -> int:
+    """Bits of an index into arrays of any strides and into workspace of ``largest`` elements."""
+    spans = [_span(array) for array in arrays if array is not None]
+    shapes = (g.input_shape, g.offset_shape, g.weight_shape, g.output_shape)
+    cells = g.batch * g.offset_groups * (g.in_h + 1) * (g.in_w + 1)
+    return 32 if max(*spans, *map(prod, shapes), cells, largest) <= MAX_ELEMENTS_32 else 64
+
+
+def _span(array: DeviceArray) -> int:
+    """Elements from the first to the last, or the largest stride: kernels compute both."""
+    steps = zip(array.shape, array.strides, strict=True)
+    reach = sum((size - 1) * abs(stride) for size, stride in steps) + 1
+    return max(reach, *map(abs, array.strides))
+
+
+def vector_of(g: Geometry, dtype: str) -> int:
+    """Channels that a thread loads at a time: 16 bytes of them if these divide all groups."""
+    wide = widest(dtype)
+    fits = g.channels // g.offset_groups % wide == 0 and g.channels // g.groups % wide == 0
+    return wide if fits and g.channels else 1
+
+
+def atomic_width(dtype: str, vector: int, capability: int) -> int:
+    """Neighbouring numbers that one atomic addition to global memory takes, 4 or 1.
+
+    Args:
+        dtype: of the arrays; sums are float64 for float64 and float32 for the others.
+        vector: channels that a thread loads at a time.
+        capability: such as 90 for sm_90.
+    """
+    supported = capability >= VECTOR_CAPABILITY and dtype != "float64" and vector % VECTOR_ADDS == 0
+    return VECTOR_ADDS if supported and overrides.forced().scatter != "scalar" else 1
+
+
+def record_bytes(variant: Variant) -> int:
+    """Bytes of a sample record, a multiple of the 16 that a thread loads at once."""
+    return 48 + 32 * (variant.acc_itemsize == 8) + 16 * (variant.index_bits == 64)
+
+
+def tangent_bytes(variant: Variant) -> int:
+    """Bytes of the tangent of a sample record."""
+    return 64 if variant.acc_itemsize == 8 else 32 + 16 * (variant.index_bits == 64)

@@ -1,0 +1,184 @@
+"""Threads: one pool, made again in a forked child; errors and interrupts end a call."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from cudeform.cpu import threads
+from cudeform.cpu.threads import Turns, blas_on_one_thread, run
+
+FORKS = """
+import os, threading, time
+import numpy as np
+from threadpoolctl import threadpool_info
+import cudeform
+
+rng = np.random.default_rng(0)
+image = rng.standard_normal((2, 32, 40, 40), "f4")
+weight = rng.standard_normal((32, 32, 3, 3), "f4")
+offset = rng.standard_normal((2, 18, 40, 40), "f4")
+
+def call():
+    with cudeform.options(num_threads=2):
+        output = cudeform.deform_conv2d(image, offset, weight, padding=1)
+        grads = cudeform.deform_conv2d_backward(output, image, offset, weight, padding=1)
+    return [output.tobytes(), *(g.tobytes() for g in grads if g is not None)]
+
+def blas():
+    return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+expected, before = call(), blas()
+stop = threading.Event()
+
+def busy():
+    while not stop.is_set():
+        call()
+
+thread = threading.Thread(target=busy)
+thread.start()
+time.sleep(0.1)
+for _ in range(5):
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if call() == expected and blas() == before else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+stop.set()
+thread.join()
+assert blas() == before
+"""
+OUTLIVES = """
+import atexit, threading
+import numpy as np
+import cudeform
+
+image, offset = np.ones((2, 32, 64, 64), "f4"), np.zeros((2, 18, 64, 64), "f4")
+arrays = image, offset, np.ones((32, 32, 3, 3), "f4")
+
+def convolve(where):
+    with cudeform.options(num_threads=2):
+        cudeform.deform_conv2d(*arrays, padding=1)
+    print(where, flush=True)
+
+def worker():
+    main.join()
+    convolve("worker")
+
+main = threading.main_thread()
+convolve("main")
+threading.Thread(target=worker).start()
+atexit.register(convolve, "atexit")
+"""
+
+
+def script(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_has_a_pool_of_its_own_and_blas_as_it_was() -> None:
+    script(FORKS)
+
+
+def test_calls_go_on_when_python_comes_to_its_end() -> None:
+    assert script(OUTLIVES).split() == ["main", "worker", "atexit"]
+
+
+def test_all_items_are_worked_on_once_by_at_most_so_many_threads() -> None:
+    for count in (1, 2, 5):
+        done: list[int] = []
+        names: set[str] = set()
+
+        def work(item: int, _: None, done: list[int] = done, names: set[str] = names) -> None:
+            done.append(item)
+            names.add(threading.current_thread().name)
+            time.sleep(0.001)
+
+        run(work, range(40), count, lambda: None)
+        assert sorted(done) == list(range(40))
+        assert len(names) <= count
+
+
+def test_the_first_error_ends_the_work_and_comes_out() -> None:
+    done: list[int] = []
+
+    def work(item: int, _: None) -> None:
+        if item == 3:
+            raise ZeroDivisionError("item 3")
+        time.sleep(0.01)
+        done.append(item)
+
+    with pytest.raises(ZeroDivisionError, match="item 3"):
+        run(work, range(1000), 3, lambda: None)
+    assert len(done) < 100
+
+
+def test_an_error_of_a_box_lets_nobody_wait_for_its_turn() -> None:
+    turns = Turns(1)
+
+    def work(box: int, _: None) -> None:
+        with turns.stopped_by_errors():
+            if box == 0:
+                time.sleep(0.05)  # until the next box waits
+                raise ZeroDivisionError
+            turns.take(0, box, lambda: None)
+
+    with pytest.raises(ZeroDivisionError):
+        run(work, range(8), 2, lambda: None)
+
+
+def test_boxes_take_turns_in_their_order() -> None:
+    turns, order = Turns(2), [[], []]  # type: ignore[var-annotated]
+
+    def work(box: int, _: None) -> None:
+        time.sleep(0.001 * (box % 3))
+        for part in (0, 1):
+            turns.take(part, box, lambda part=part, box=box: order[part].append(box))
+
+    run(work, range(30), 4, lambda: None)
+    assert order == [list(range(30))] * 2
+
+
+def test_a_call_does_not_wait_for_threads_that_others_keep() -> None:
+    release = threading.Event()
+
+    def wait(item: int, _: None) -> None:
+        release.wait(60)
+
+    with ThreadPoolExecutor(1) as caller:
+        held = caller.submit(run, wait, range(8), 2, lambda: None)
+        while threads._pool.executor is None:
+            time.sleep(0.001)
+        done: list[int] = []
+        run(lambda item, _: done.append(item), range(8), 2, lambda: None)
+        assert sorted(done) == list(range(8))
+        release.set()
+        held.result()
+
+
+def test_blas_is_held_to_one_thread_while_any_caller_is_inside() -> None:
+    libraries = threads._blas_libraries()
+    if not libraries:
+        pytest.skip("needs OpenBLAS with threads of its own")
+    before = [library.get_num_threads() for library in libraries]
+    with blas_on_one_thread():
+        with blas_on_one_thread():
+            pass
+        assert {library.get_num_threads() for library in libraries} == {1}
+    assert [library.get_num_threads() for library in libraries] == before
+
+
+def test_errors_of_numpy_are_ignored_in_every_thread() -> None:
+    def divide(item: int, _: None) -> None:
+        assert np.isnan(np.zeros(1) / np.zeros(1)).all()
+
+    run(divide, range(20), 3, lambda: None)

@@ -1,0 +1,75 @@
+"""How a call is cut: boxes cover all positions once, whatever the limit; threads play no part."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cudeform.cpu.tiling import Box, Costs, tiling
+from cudeform.geometry import geometry_of
+
+SIZES = st.integers(1, 40)
+
+
+def geometry(batch: int, channels: int, height: int, width: int):
+    shapes = (batch, channels, height, width), (batch, 18, height, width)
+    return geometry_of(*shapes, (4, channels, 3, 3), padding=1)
+
+
+@given(st.integers(1, 5), SIZES, SIZES, st.data())
+def test_rectangles_are_the_positions_of_the_box(batch, height, width, data):
+    g = geometry(batch, 1, height, width)
+    size = batch * g.out_pixels
+    first = data.draw(st.integers(0, size - 1))
+    box = Box(first, data.draw(st.integers(first + 1, size)), slice(2, 2 + batch))
+    numbers = np.arange(size).reshape(batch, height, width)
+    found = np.full(len(box), -1)
+    for rectangle in box.rectangles(g):
+        part = numbers[rectangle.image - 2, rectangle.rows, rectangle.cols]
+        assert (found[rectangle.part] == -1).all()
+        found[rectangle.part] = part.ravel()
+    np.testing.assert_array_equal(found, np.arange(box.first, box.last))
+    assert len(list(box.rectangles(g))) <= 2 * batch + 1
+
+
+@given(st.integers(1, 6), st.sampled_from([1, 3, 64, 700]), SIZES, SIZES, st.integers(0, 2**24))
+def test_boxes_and_panels_cover_all_positions_and_keep_the_limit(
+    batch, channels, height, width, more
+):
+    g = geometry(batch, channels, height, width)
+    columns = 36 * channels
+    costs = Costs(image=4 * channels * g.in_pixels, fixed=1000, kept=columns, position=columns + 50)
+    limit = costs.fixed + costs.kept + costs.position + more
+    cut = tiling(g, columns, costs, limit)
+    images = slice(0, cut.images)
+    boxes = cut.boxes(g, images)
+    assert boxes[0].first == 0
+    assert boxes[-1].last == cut.images * g.out_pixels
+    assert all(a.last == b.first for a, b in pairwise(boxes))
+    assert max(map(len, boxes)) <= cut.positions
+    assert [box.index for box in boxes] == list(range(len(boxes)))
+    panels = list(cut.panels(boxes))
+    assert [box for panel in panels for box in panel] == boxes
+    assert all(panel[-1].last - panel[0].first <= cut.panel for panel in panels)
+    held = costs.fixed + cut.panel * costs.kept + cut.workers * cut.positions * costs.position
+    held += (cut.images > 1) * cut.images * costs.image
+    assert held <= limit
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "boxes"),
+    [
+        ((56, 56), 64, 4),
+        ((25, 42), 512, 4),
+        ((50, 84), 256, 16),
+        ((14, 14), 512, 4),
+        ((8, 8), 4, 1),
+    ],
+)
+def test_boxes_come_in_fours_unless_they_are_tiny(size, channels, boxes):
+    g = geometry(1, channels, *size)
+    costs = Costs(image=0, fixed=0, kept=0, position=1)
+    cut = tiling(g, 36 * channels, costs, None)
+    assert len(cut.boxes(g, slice(0, 1))) == boxes
