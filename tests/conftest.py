@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, is_hypothesis_test, settings
-from promises import PROMISED, PROMISES
+from promises import PROMISED, PROMISES, is_whole_run
 from support.needs import ADAPTED, COMPILER, has
+
+from cudeform.options import available_threads
 
 # The same examples in every run: a test that fails in CI fails everywhere.
 settings.register_profile(
@@ -35,10 +37,30 @@ REQUIRED = os.environ.get("CUDEFORM_REQUIRED", "").split()
 MISSING = re.compile(r"could not import '([\w.]+)'|needs ([\w.]+)$")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """A run of all folders takes two processes, where pytest-xdist is there to start them.
+
+    A file goes to one of them, for its tests share what a module compiles.
+    """
+    if hasattr(config, "workerinput"):
+        return  # this is one of them
+    option = config.option
+    asked = getattr(option, "numprocesses", 0) is not None
+    alone = option.usepdb or option.collectonly or _asks_for("gpu", config)  # there is one GPU
+    if not asked and not alone and is_whole_run(config) and available_threads() > 1:
+        option.numprocesses, option.dist = 2, "loadfile"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["whole run"] = is_whole_run(node.config)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     for name in REQUIRED:
         import_module(name)
-    if _asks_for_slow(config) and not config.getoption("--hypothesis-profile", None):
+    if _asks_for("slow", config) and not config.getoption("--hypothesis-profile", None):
         settings.load_profile("long")
 
 
@@ -56,7 +78,7 @@ def pytest_report_header() -> list[str]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     _thin_out_combinations(items)
     config.stash[PROMISED] = _tests_by_promise(items)
-    if _asks_for_slow(config):
+    if _asks_for("slow", config):
         for item in items:
             if is_hypothesis_test(getattr(item, "obj", None)):
                 item.add_marker(pytest.mark.slow)
@@ -74,9 +96,8 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return _fail_where_required(report)
 
 
-def _asks_for_slow(config: pytest.Config) -> bool:
-    expression = config.getoption("markexpr")
-    return "slow" in expression.replace("not slow", "")
+def _asks_for(tier: str, config: pytest.Config) -> bool:
+    return tier in config.getoption("markexpr").replace(f"not {tier}", "")
 
 
 def _thin_out_combinations(items: list[pytest.Item]) -> None:

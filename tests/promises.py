@@ -22,3 +22,11 @@ PROMISES = {
 
 # Where a run keeps the tests of its default tier that name each promise.
 PROMISED = pytest.StashKey[dict[str, list[str]]]()
+
+
+def is_whole_run(config: pytest.Config) -> bool:
+    """Whether all folders are collected, in this process or by the one that started it."""
+    workerinput = getattr(config, "workerinput", None)
+    if workerinput is not None:
+        return bool(workerinput["whole run"])
+    return config.args_source is pytest.Config.ArgsSource.TESTPATHS

@@ -5,14 +5,14 @@ from __future__ import annotations
 import inspect
 
 import pytest
-from promises import PROMISED, PROMISES
+from promises import PROMISED, PROMISES, is_whole_run
 
 import cudeform
 
 
 @pytest.mark.parametrize("promise", PROMISES)
 def test_the_default_run_keeps(request: pytest.FixtureRequest, promise: str) -> None:
-    if request.config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+    if not is_whole_run(request.config):
         pytest.skip("needs a run of all folders")
     assert request.config.stash[PROMISED][promise], f"no test of the default run names {promise!r}"
 

@@ -55,8 +55,8 @@ def index_bits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     return bits
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("index_bits")
-@pytest.mark.each_value
 @pytest.mark.parametrize("channels", [VECTORS, SINGLE])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_variant(new_device: NewDevice, dtype: str, channels: int) -> None:
@@ -67,12 +67,13 @@ def test_every_variant(new_device: NewDevice, dtype: str, channels: int) -> None
     assert_all_agree(everything(new_device(), case), case)
 
 
+@pytest.mark.promise("large")
 @needs_compiler
 @pytest.mark.parametrize("channels", [VECTORS, SINGLE])
 def test_the_variant_is_compiled_in(index_bits: int, channels: int) -> None:
     device = LoggingDevice()
-    for case in (columns(channels), depthwise(channels)):
-        everything(device, case.cast("float32"))
+    for case in (cast(columns(channels), "float32"), cast(depthwise(channels), "float32")):
+        assert_all_agree(everything(device, case), case)
     vector = widest("float32") if channels == VECTORS else 1
     for kernel in ("deform_im2col", "deform_backward", "deform_direct", "deform_direct_backward"):
         text = device.texts[kernel]

@@ -142,6 +142,7 @@ def test_a_limit_cuts_the_batch(new_device: NewDevice, channels: int, splits: in
         assert launched(device).count("reduce_split_k") == (3 if splits > 1 else 0)
 
 
+@pytest.mark.each_value
 @EVERY_MODE
 @pytest.mark.parametrize("offset", ["zero", "whole"])
 def test_infinite_inputs_and_weights(
