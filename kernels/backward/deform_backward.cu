@@ -1,20 +1,21 @@
-// deform_backward: from the gradient of the columns to those of input, offset and mask, in one pass.
+// deform_backward: gradients of input, offset and mask from that of the columns, in one pass.
 //
-//   input         (images, H, W, C)                channels are neighbours, other strides are free
-//   offset        (N, 2*OG*KH*KW, OH, OW)          any strides; (dy, dx) of each tap
-//   mask          (N, OG*KH*KW, OH, OW)            any strides; may be absent
-//   columns       (groups, positions, ld_columns)  in: gradient of the columns, each element read once;
-//                                                  out, if `params.write_columns`: the columns
-//   grad_input    (images, H, W, C)  acc_t         added to, in no fixed order; may be absent
-//   grad_offset   as offset, contiguous            every element of the launch written; may be absent
-//   grad_mask     as mask, contiguous              every element of the launch written; may be absent
+//   input        (images, H, W, C)                channels are neighbours, other strides are free
+//   offset       (N, 2*OG*KH*KW, OH, OW)          any strides; (dy, dx) of each tap
+//   mask         (N, OG*KH*KW, OH, OW)            any strides; may be absent
+//   columns      (groups, positions, ld_columns)  in: their gradient, each element read once;
+//                                                 out, if `params.write_columns`: the columns
+//   grad_input   (images, H, W, C)  acc_t         added to, in no fixed order; may be absent
+//   grad_offset  as offset, contiguous            each element of the launch written; may be absent
+//   grad_mask    as mask, contiguous              each element of the launch written; may be absent
 //
-// Threads work as in deform_im2col. Each corner is read once and serves all gradients: those of offset
-// and mask need only the corner dots, the dot products over channels of each corner with the gradient.
-// The lanes of a group reduce them by shuffles and store them in the sample's record; the thread that
-// made the record turns them into gradients.
+// Threads work as in deform_im2col. Each corner is read once and serves all gradients: those of
+// offset and mask need only the corner dots, the dot products over channels of each corner with the
+// gradient. The lanes of a group reduce them by shuffles and store them in the sample's record; the
+// thread that made the record turns them into gradients.
 
-// One vector of channels of one sample: adds to corner_dots, scatters to grad_input, writes the column.
+// One vector of channels of one sample: adds to corner_dots, scatters to grad_input, writes the
+// column.
 __device__ inline void backprop_vector(
         const Backward& params, const SampleRecord record, const scalar_t* __restrict__ input,
         scalar_t* __restrict__ columns, acc_t* __restrict__ grad_input, int c, acc_t* corner_dots) {
@@ -23,17 +24,13 @@ __device__ inline void backprop_vector(
     const Vector grad = load_vector(column);
     Vector pixel[4];
     for (int j = 0; j < 4; ++j) {
-        const scalar_t* const from = input + (record.input_index + input_step(sampling, j) + c);
-        pixel[j] = load_vector_if(record.flags & IN_BOUNDS_TL << j, from);
+        pixel[j] = load_corner(sampling, record, input, j, c, record.flags & IN_BOUNDS_TL << j);
     }
     Vector value = zero_vector();
     for (int j = 0; j < 4; ++j) {
         add_dot(corner_dots + j, grad, pixel[j]);
         add_scaled(&value, record.corner_weights[j], pixel[j]);
-        if (record.flags & RECEIVES_GRAD << j) {
-            acc_t* const to = grad_input + (record.dense_index + dense_step(sampling, j) + c);
-            add_vector(to, scaled(record.corner_weights[j] * record.mask, grad));
-        }
+        scatter_to_corner(sampling, record, grad, j, c, grad_input);
     }
     if (params.write_columns) {
         // At a coordinate of -1 the sample is 0, but 0 times an infinite corner would be NaN.
@@ -74,7 +71,7 @@ extern "C" __global__ void __launch_bounds__(256, 4) deform_backward(
                 backprop_vector(params, records[k], input, columns, grad_input, c, corner_dots);
             }
             if (next_vector(sampling, it, VECTOR).channel == 0) {
-                reduce_lanes(sampling.lanes, corner_dots, k < count, records[k].corner_dots);
+                reduce_lanes(sampling.lanes, corner_dots, k < count, dots_of(records[k]));
                 corner_dots[0] = corner_dots[1] = corner_dots[2] = corner_dots[3] = 0;
             }
         }

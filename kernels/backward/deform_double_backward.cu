@@ -1,23 +1,27 @@
 // deform_double_backward: gradients of sum(grad * tangent of the columns), in one pass.
 //
 //   input, input_tangent, offset, mask,
-//   offset_tangent, mask_tangent                   as for deform_im2col_jvp
-//   columns      (groups, positions, ld_columns)   in: grad_columns, the gradient of the columns that
-//                                                  the weight multiplies; out, if
-//                                                  `params.write_columns`: the tangent of the columns
-//   grad_columns_of_weight_tangent  as columns     gradient of the columns that the weight's tangent
-//                                                  multiplies; may be absent
-//   grad_input   (images, H, W, C)  acc_t          added to, in no fixed order; may be absent
-//   grad_offset  as offset, contiguous             every element of the launch written; may be absent
-//   grad_mask    as mask, contiguous               every element of the launch written; may be absent
+//   offset_tangent, mask_tangent                  as for deform_im2col_jvp
+//   columns      (groups, positions, ld_columns)  in: gradient of the columns that the weight
+//                                                 multiplies; out, if `params.write_columns`: the
+//                                                 tangent of the columns
+//   grad_columns_of_weight_tangent  as columns    gradient of the columns that the weight's tangent
+//                                                 multiplies; may be absent
+//   grad_input   (images, H, W, C)  acc_t         added to, in no fixed order; may be absent
+//   grad_offset  as offset, contiguous            each element of the launch written; may be absent
+//   grad_mask    as mask, contiguous              each element of the launch written; may be absent
 //
 // Threads work as in deform_backward. With pixels x, their tangents v, and the two gradients c (of
-// columns) and o (of columns that the weight's tangent multiplies), offset and mask need two dot products
-// over channels a corner: dots = c.x, and dots_tangent = c.v + o.x.
+// columns) and o (of columns that the weight's tangent multiplies), offset and mask need two dot
+// products over channels a corner: dots = c.x, and dots_tangent = c.v + o.x.
 
-struct CornerDots { acc_t dots[4], dots_tangent[4]; };
+struct CornerDots {
+    acc_t dots[4], dots_tangent[4];
+};
 
-struct Slopes { acc_t y, x; };
+struct Slopes {
+    acc_t y, x;
+};
 
 // Derivatives along y and x of the bilinear surface through four numbers.
 __device__ inline Slopes slopes_of(const SampleRecord& record, const acc_t* d) {
@@ -40,12 +44,12 @@ __device__ inline OffsetMaskGrads offset_mask_grads(
     const Slopes slopes_tangent = slopes_of(record, corner.dots_tangent);
     if (!(record.flags & AT_MINUS_ONE && problem.zero_boundary_grad)) {
         // The only second derivative of a bilinear surface that is not 0 is the mixed one.
-        const acc_t mixed_derivative = record.mask
-            * (corner.dots[0] - corner.dots[1] - corner.dots[2] + corner.dots[3]);
+        const acc_t mixed_derivative =
+                record.mask * (corner.dots[0] - corner.dots[1] - corner.dots[2] + corner.dots[3]);
         grads.y = record.mask * slopes_tangent.y + tangent.mask * slopes.y
-            + tangent.x * mixed_derivative;
+                + tangent.x * mixed_derivative;
         grads.x = record.mask * slopes_tangent.x + tangent.mask * slopes.x
-            + tangent.y * mixed_derivative;
+                + tangent.y * mixed_derivative;
         grads.mask = tangent.y * slopes.y + tangent.x * slopes.x;
     }
     for (int j = 0; j < 4 && !(record.flags & AT_MINUS_ONE); ++j) {
@@ -54,8 +58,8 @@ __device__ inline OffsetMaskGrads offset_mask_grads(
     return grads;
 }
 
-// One vector of channels of one sample: adds to the dot products, scatters to grad_input, writes the
-// tangent of the column. Both kinds of corner weight include the mask here.
+// One vector of channels of one sample: adds to the dot products, scatters to grad_input, writes
+// the tangent of the column. Both kinds of corner weight include the mask here.
 __device__ inline void backprop_vector(
         const DoubleBackward& params, const SampleRecord record, const SampleTangent tangent,
         const scalar_t* __restrict__ input, const scalar_t* __restrict__ input_tangent,
@@ -65,11 +69,12 @@ __device__ inline void backprop_vector(
     const index_t column = record_column(sampling.problem, params.layout, record, c);
     const Vector grad = load_vector(columns + column);
     const Vector grad_of_weight_tangent = grad_columns_of_weight_tangent
-        ? load_vector(grad_columns_of_weight_tangent + column) : zero_vector();
+            ? load_vector(grad_columns_of_weight_tangent + column)
+            : zero_vector();
     Vector value = zero_vector();
     for (int j = 0; j < 4; ++j) {
-        const scalar_t* const from = input + (record.input_index + input_step(sampling, j) + c);
-        const Vector pixel = load_vector_if(record.flags & IN_BOUNDS_TL << j, from);
+        const unsigned in_bounds = record.flags & IN_BOUNDS_TL << j;
+        const Vector pixel = load_corner(sampling, record, input, j, c, in_bounds);
         add_dot(corner->dots + j, grad, pixel);
         add_scaled(&value, tangent.corner_weights[j], pixel);
         if (grad_columns_of_weight_tangent) {
@@ -78,7 +83,7 @@ __device__ inline void backprop_vector(
     }
     for (int j = 0; input_tangent && j < 4; ++j) {
         const scalar_t* const from =
-            input_tangent + (tangent.input_index + input_tangent_step(params.tangents, j) + c);
+                input_tangent + (tangent.input_index + input_tangent_step(params.tangents, j) + c);
         const Vector pixel_tangent = load_vector_if(record.flags & IN_BOUNDS_TL << j, from);
         add_dot(corner->dots_tangent + j, grad, pixel_tangent);
         add_scaled(&value, record.corner_weights[j], pixel_tangent);
@@ -87,7 +92,8 @@ __device__ inline void backprop_vector(
         if (record.flags & RECEIVES_GRAD << j) {
             Vector contribution = scaled(tangent.corner_weights[j], grad);
             add_scaled(&contribution, record.corner_weights[j], grad_of_weight_tangent);
-            add_vector(grad_input + (record.dense_index + dense_step(sampling, j) + c), contribution);
+            add_vector(
+                    grad_input + (record.dense_index + dense_step(sampling, j) + c), contribution);
         }
     }
     if (params.write_columns) {
@@ -115,8 +121,8 @@ extern "C" __global__ void __launch_bounds__(256, BLOCKS) deform_double_backward
         if (threadIdx.x < count) {
             const SampleIndex index = unravel_sample(sampling, first + threadIdx.x);
             const Sample s = locate_sample(sampling, offset, mask, index);
-            SampleTangent tangent =
-                load_sample_tangent(sampling, params.tangents, s, offset_tangent, mask_tangent, index);
+            SampleTangent tangent = load_sample_tangent(
+                    sampling, params.tangents, s, offset_tangent, mask_tangent, index);
             SampleRecord record = make_column_record(sampling, layout, s, index);
             complete_tangent(params.tangents, s, index, record.first_channel, &tangent);
             for (int j = 0; j < 4; ++j) {
@@ -138,12 +144,13 @@ extern "C" __global__ void __launch_bounds__(256, BLOCKS) deform_double_backward
             const int k = it.record + lane_group_of(sampling.lanes);
             const int c = it.channel + lane_of(sampling.lanes) * VECTOR;
             if (k < count) {
-                backprop_vector(params, records[k], tangents[k], input, input_tangent, columns,
-                                grad_columns_of_weight_tangent, grad_input, c, &corner);
+                backprop_vector(
+                        params, records[k], tangents[k], input, input_tangent, columns,
+                        grad_columns_of_weight_tangent, grad_input, c, &corner);
             }
             if (next_vector(sampling, it, VECTOR).channel == 0) {
-                reduce_lanes(sampling.lanes, corner.dots, k < count, records[k].corner_dots);
-                reduce_lanes(sampling.lanes, corner.dots_tangent, k < count, tangents[k].corner_dots);
+                reduce_lanes(sampling.lanes, corner.dots, k < count, dots_of(records[k]));
+                reduce_lanes(sampling.lanes, corner.dots_tangent, k < count, dots_of(tangents[k]));
                 corner = {};
             }
         }
@@ -153,12 +160,13 @@ extern "C" __global__ void __launch_bounds__(256, BLOCKS) deform_double_backward
             const SampleTangent tangent = tangents[threadIdx.x];
             CornerDots reduced;
             for (int j = 0; j < 4; ++j) {
-                reduced.dots[j] = record.corner_dots[j];
-                reduced.dots_tangent[j] = tangent.corner_dots[j];
+                reduced.dots[j] = dots_of(record)[j];
+                reduced.dots_tangent[j] = dots_of(tangent)[j];
             }
             // As in write_grads_of_record: recomputed to save registers.
             const SampleIndex index = unravel_sample(sampling, first + opaque(threadIdx.x));
-            const OffsetMaskGrads grads = offset_mask_grads(sampling.problem, record, tangent, reduced);
+            const OffsetMaskGrads grads =
+                    offset_mask_grads(sampling.problem, record, tangent, reduced);
             write_offset_mask_grads(sampling, index, grads, grad_offset, grad_mask);
         }
     }

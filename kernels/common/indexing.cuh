@@ -1,26 +1,25 @@
 // indexing: which items a thread processes, strided addresses, fast division.
 
-// Grid-stride loop: every kernel but deform_fused starts no more blocks than the device can use, and a
-// thread processes items global_thread(), global_thread() + grid_threads(), and so on.
+// Grid-stride loop: every kernel but deform_fused starts no more blocks than the device can use,
+// and a thread processes items global_thread(), global_thread() + grid_threads(), and so on.
 
 __device__ inline index_t global_thread() {
     return static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x;
 }
 
-__device__ inline index_t grid_threads() {
-    return static_cast<index_t>(gridDim.x) * blockDim.x;
-}
+__device__ inline index_t grid_threads() { return static_cast<index_t>(gridDim.x) * blockDim.x; }
 
 // Index of an element of an (N, C, H, W) array with arbitrary strides.
 __device__ inline index_t strided_index(Strides s, int n, int c, int h, int w) {
     return n * s.n + c * s.c + h * s.h + w * s.w;
 }
 
-// Quotient of a non-negative dividend, by a multiplier and a shift that the host has precomputed: an
-// integer division takes five times as many instructions.
+// Quotient of a non-negative dividend, by a multiplier and a shift that the host has precomputed:
+// an integer division takes five times as many instructions.
 
 __device__ inline int fast_div(int dividend, Divisor d) {
-    return static_cast<int>(__umulhi(2u * static_cast<unsigned>(dividend), d.multiplier) >> d.shift);
+    return static_cast<int>(
+            __umulhi(2u * static_cast<unsigned>(dividend), d.multiplier) >> d.shift);
 }
 
 __device__ inline long long fast_div(long long dividend, Divisor d) { return dividend / d.by; }

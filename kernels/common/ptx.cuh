@@ -1,11 +1,18 @@
-// ptx: storage types, conversions, 128-bit accesses and atomic additions, as functions with inline PTX.
+// ptx: storage types, conversions, 128-bit accesses and atomic additions, as functions with inline
+// PTX.
 //
 // Kernels need no header of the CUDA toolkit: all that is specific to the machine is here and in
 // tensor_core_ptx.cuh. tests/hostcuda has the same functions in C++ for the CPU.
 
-struct half_t { unsigned short bits; };
-struct bfloat16_t { unsigned short bits; };
-struct alignas(16) vec16_t { unsigned int w[4]; };
+struct half_t {
+    unsigned short bits;
+};
+struct bfloat16_t {
+    unsigned short bits;
+};
+struct alignas(16) vec16_t {
+    unsigned int w[4];
+};
 
 __device__ inline float to_acc(half_t value) {
     float result;
@@ -70,15 +77,17 @@ __device__ inline vec16_t load16(const void* from) {
     return {{value.x, value.y, value.z, value.w}};
 }
 
-// Load if `condition` is not 0, else return zeros without an access. Predicated, so there is never a
-// branch. Uses the read-only cache: no kernel may write the memory meanwhile.
+// Load if `condition` is not 0, else return zeros without an access. Predicated, so there is never
+// a branch. Uses the read-only cache: no kernel may write the memory meanwhile.
 __device__ inline vec16_t load16_if(unsigned condition, const void* from) {
     vec16_t value;
+    // clang-format off
     asm("{ .reg .pred condition; setp.ne.u32 condition, %4, 0;"
         " mov.u32 %0, 0; mov.u32 %1, 0; mov.u32 %2, 0; mov.u32 %3, 0;"
         " @condition ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%5]; }"
         : "=&r"(value.w[0]), "=&r"(value.w[1]), "=&r"(value.w[2]), "=&r"(value.w[3])
         : "r"(condition), "l"(__cvta_generic_to_global(from)));
+    // clang-format on
     return value;
 }
 
@@ -94,13 +103,15 @@ __device__ inline void add_global(double* to, double value) { atomicAdd(to, valu
 #if __CUDA_ARCH__ >= 900
 // Four neighbours at once; the address is a multiple of 16.
 __device__ inline void add_global4(float* to, float a, float b, float c, float d) {
+    // clang-format off
     asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};"
                  :: "l"(__cvta_generic_to_global(to)), "f"(a), "f"(b), "f"(c), "f"(d) : "memory");
+    // clang-format on
 }
 #endif
 
-// Returns its argument, opaquely to the optimiser: keeps the value in a register instead of recomputing
-// it (prevents rematerialisation).
+// Returns its argument, opaquely to the optimiser: keeps the value in a register instead of
+// recomputing it (prevents rematerialisation).
 __device__ inline int opaque(int value) {
     asm volatile("" : "+r"(value));
     return value;

@@ -1,6 +1,8 @@
-// vector: VECTOR neighbouring channels in accumulation precision; 16 bytes of storage, or one element.
+// vector: VECTOR neighbouring channels in accumulation precision; 16 bytes, or 1 element.
 
-struct Vector { acc_t v[VECTOR]; };
+struct Vector {
+    acc_t v[VECTOR];
+};
 
 #if VECTOR > 1
 __device__ inline Vector to_vector(vec16_t raw) {

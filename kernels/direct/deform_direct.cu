@@ -7,15 +7,17 @@
 //   bias     (O,)                     any stride; may be absent
 //   output   (N, O, OH, OW)           contiguous; every element of the launch written once
 //
-// A block computes `lanes` channel slices at as many positions as it has lane groups. It records `lanes`
-// taps of each position at a time, one sample a thread; then each thread adds these taps to the outputs
-// of its slice at its position. Loads run along the channels. The outputs are transposed in shared
-// memory, so that stores run along the positions; rows are padded to avoid bank conflicts.
+// A block computes `lanes` channel slices at as many positions as it has lane groups. It records
+// `lanes` taps of each position at a time, one sample a thread; then each thread adds these taps to
+// the outputs of its slice at its position. Loads run along the channels. The outputs are
+// transposed in shared memory, so that stores run along the positions; rows are padded to avoid
+// bank conflicts.
 
 __device__ inline void add_sample(
         const Sampling& sampling, const SampleRecord record, const scalar_t* __restrict__ input,
         const scalar_t* __restrict__ weight, int tap, int slice, OutSlice* sums) {
-    const InSlice value = sample_slice(sampling, record, input, slice * SLICE_IN - record.first_channel);
+    const InSlice value =
+            sample_slice(sampling, record, input, slice * SLICE_IN - record.first_channel);
     for (int i = 0; i < GROUP_IN; ++i) {
         const OutSlice factor = load_weight(sampling, weight, i, tap, slice);
         for (int o = 0; o < SLICE_OUT; ++o) {
@@ -30,7 +32,8 @@ __device__ inline index_t output_index(const Sampling& sampling, index_t positio
     const index_t pixels = static_cast<index_t>(sampling.chunk.rows) * sampling.problem.out_w;
     const index_t image = position / pixels;
     return (sampling.chunk.first_image + image) * sampling.problem.out_channels * plane
-        + static_cast<index_t>(sampling.chunk.first_row) * sampling.problem.out_w + position - image * pixels;
+            + static_cast<index_t>(sampling.chunk.first_row) * sampling.problem.out_w + position
+            - image * pixels;
 }
 
 extern "C" __global__ void deform_direct(
@@ -43,15 +46,17 @@ extern "C" __global__ void deform_direct(
     SampleRecord* records = reinterpret_cast<SampleRecord*>(dynamic_shared());
     scalar_t* outputs = reinterpret_cast<scalar_t*>(dynamic_shared());
     const int block_positions = lane_groups_of(sampling.lanes), width = block_positions + 1;
-    // A thread computes the slice of its lane at the position of its lane group; when it records a sample
-    // or stores outputs, it takes position `column` and tap or channel `line` instead.
+    // A thread computes the slice of its lane at the position of its lane group; when it records a
+    // sample or stores outputs, it takes position `column` and tap or channel `line` instead.
     const int lane = lane_of(sampling.lanes), lane_group = lane_group_of(sampling.lanes);
     const int column = threadIdx.x % block_positions, line = threadIdx.x / block_positions;
     const int slice_blocks = sampling.problem.channels / (SLICE_IN * sampling.lanes);
-    const index_t position_blocks = (sampling.chunk.positions + block_positions - 1) / block_positions;
+    const index_t position_blocks =
+            (sampling.chunk.positions + block_positions - 1) / block_positions;
     for (index_t item = blockIdx.x; item < position_blocks * slice_blocks; item += gridDim.x) {
         const index_t first = item / slice_blocks * block_positions;
-        const int slice0 = static_cast<int>(item % slice_blocks) * sampling.lanes, slice = slice0 + lane;
+        const int slice0 = static_cast<int>(item % slice_blocks) * sampling.lanes,
+                  slice = slice0 + lane;
         const int offset_group = slice0 * SLICE_IN / sampling.problem.offset_channels;
         OutSlice sums;
         for (int o = 0; o < SLICE_OUT; ++o) {
@@ -62,14 +67,17 @@ extern "C" __global__ void deform_direct(
             const int tap = tap0 + line;
             if (tap < sampling.problem.taps && first + column < sampling.chunk.positions) {
                 records[threadIdx.x] =
-                    record_sample(sampling, offset, mask, first + column, tap, offset_group);
+                        record_sample(sampling, offset, mask, first + column, tap, offset_group);
             }
             __syncthreads();
-            const int left = first + lane_group < sampling.chunk.positions ? sampling.problem.taps - tap0 : 0;
+            const int left = first + lane_group < sampling.chunk.positions
+                    ? sampling.problem.taps - tap0
+                    : 0;
             const int count = left < sampling.lanes ? left : sampling.lanes;
             for (int k = 0; k < count; ++k) {
-                add_sample(sampling, records[k * block_positions + lane_group], input, weight, tap0 + k,
-                           slice, &sums);
+                add_sample(
+                        sampling, records[k * block_positions + lane_group], input, weight,
+                        tap0 + k, slice, &sums);
             }
             __syncthreads();
         }
@@ -78,9 +86,10 @@ extern "C" __global__ void deform_direct(
         }
         __syncthreads();
         if (first + column < sampling.chunk.positions) {
-            const index_t plane = static_cast<index_t>(sampling.problem.out_h) * sampling.problem.out_w;
+            const index_t plane =
+                    static_cast<index_t>(sampling.problem.out_h) * sampling.problem.out_w;
             scalar_t* const to =
-                output + output_index(sampling, first + column) + slice0 * SLICE_OUT * plane;
+                    output + output_index(sampling, first + column) + slice0 * SLICE_OUT * plane;
             for (int o = line; o < sampling.lanes * SLICE_OUT; o += sampling.lanes) {
                 to[o * plane] = outputs[o * width + column];
             }

@@ -10,7 +10,8 @@
 //   grad_mask     as mask, contiguous      every element of the launch written; may be absent
 //
 // Threads work as in deform_backward, by channel slices instead of vectors. There are no columns: a
-// thread computes the gradient of the columns of its slice, which takes GROUP_OUT products a channel.
+// thread computes the gradient of the columns of its slice, which takes GROUP_OUT products a
+// channel.
 
 // The gradient of the columns of a slice.
 __device__ inline InSlice grad_columns_of(
@@ -18,8 +19,8 @@ __device__ inline InSlice grad_columns_of(
         const scalar_t* __restrict__ grad_output, int slice) {
     const index_t position = fast_div(record.position_tap, sampling.problem.by_taps);
     const int tap = static_cast<int>(record.position_tap - position * sampling.problem.taps);
-    const OutSlice grad =
-        load_out_slice(grad_output + (position * sampling.problem.out_channels + slice * SLICE_OUT));
+    const OutSlice grad = load_out_slice(
+            grad_output + (position * sampling.problem.out_channels + slice * SLICE_OUT));
     InSlice result;
     for (int c = 0; c < SLICE_IN; ++c) {
         result.v[c] = 0;
@@ -38,14 +39,11 @@ __device__ inline void backprop_vector(
         const Sampling& sampling, const SampleRecord& record, const scalar_t* __restrict__ input,
         acc_t* __restrict__ grad_input, const Vector& grad, int c, acc_t* corner_dots) {
     for (int j = 0; j < 4; ++j) {
-        const scalar_t* const from = input + (record.input_index + input_step(sampling, j) + c);
-        add_dot(corner_dots + j, grad, load_vector_if(record.flags & IN_BOUNDS_TL << j, from));
+        const unsigned in_bounds = record.flags & IN_BOUNDS_TL << j;
+        add_dot(corner_dots + j, grad, load_corner(sampling, record, input, j, c, in_bounds));
     }
     for (int j = 0; j < 4; ++j) {
-        if (record.flags & RECEIVES_GRAD << j) {
-            acc_t* const to = grad_input + (record.dense_index + dense_step(sampling, j) + c);
-            add_vector(to, scaled(record.corner_weights[j] * record.mask, grad));
-        }
+        scatter_to_corner(sampling, record, grad, j, c, grad_input);
     }
 }
 
@@ -68,7 +66,8 @@ extern "C" __global__ void deform_direct_backward(
         const scalar_t* __restrict__ input, const scalar_t* __restrict__ offset,
         const scalar_t* __restrict__ mask, const scalar_t* __restrict__ weight,
         const scalar_t* __restrict__ grad_output, acc_t* __restrict__ grad_input,
-        scalar_t* __restrict__ grad_offset, scalar_t* __restrict__ grad_mask, DirectBackward params) {
+        scalar_t* __restrict__ grad_offset, scalar_t* __restrict__ grad_mask,
+        DirectBackward params) {
     const Sampling& sampling = params.sampling;
     SampleRecord* records = reinterpret_cast<SampleRecord*>(dynamic_shared());
     SampleRecord* const my_record = records + threadIdx.x;
@@ -90,11 +89,12 @@ extern "C" __global__ void deform_direct_backward(
             const int k = it.record + lane_group_of(sampling.lanes);
             const int c = it.channel + lane_of(sampling.lanes) * SLICE_IN;
             if (k < count) {
-                backprop_slice(sampling, records[k], input, weight, grad_output, grad_input, c,
-                               corner_dots);
+                backprop_slice(
+                        sampling, records[k], input, weight, grad_output, grad_input, c,
+                        corner_dots);
             }
             if (next_vector(sampling, it, SLICE_IN).channel == 0) {
-                reduce_lanes(sampling.lanes, corner_dots, k < count, records[k].corner_dots);
+                reduce_lanes(sampling.lanes, corner_dots, k < count, dots_of(records[k]));
                 corner_dots[0] = corner_dots[1] = corner_dots[2] = corner_dots[3] = 0;
             }
         }

@@ -1,19 +1,19 @@
-// reduce_grad_weight: gradients of weight and bias from the partial sums of deform_direct_grad_weight.
+// reduce_grad_weight: gradients of weight and bias from their partial sums.
 //
-//   partial      (splits, KH*KW*C/groups + 1, O) acc_t
+//   partial      (splits, KH*KW*C/groups + 1, O) acc_t, see deform_direct_grad_weight
 //   grad_weight  (O, C/groups, KH, KW)  contiguous, every element written once; may be absent
 //   grad_bias    (O,)                   contiguous, every element written once; may be absent
 //
-// A block reduces ITEMS sums at a time. Thread t adds up every n-th split of sum t % ITEMS, where n is
-// the number of threads a sum; then one thread a sum adds up these, always in the same order.
+// A block reduces ITEMS sums at a time. Thread t adds up every n-th split of sum t % ITEMS, where n
+// is the number of threads a sum; then one thread a sum adds up these, always in the same order.
 
 const int ITEMS = 8;
 
 __device__ inline void write_sum(
-        const ReduceGradWeight& params, int item, acc_t sum, scalar_t* grad_weight, scalar_t* grad_bias) {
-    const int group_in = params.problem.channels / params.problem.groups;
-    const int taps = params.problem.kernel_h * params.problem.kernel_w;
-    const int o = item % params.problem.out_channels, row = item / params.problem.out_channels;
+        const Problem& problem, int item, acc_t sum, scalar_t* grad_weight, scalar_t* grad_bias) {
+    const int group_in = problem.channels / problem.groups;
+    const int taps = problem.kernel_h * problem.kernel_w;
+    const int o = item % problem.out_channels, row = item / problem.out_channels;
     const int tap = row / group_in, i = row % group_in;
     if (tap == taps && grad_bias) {
         from_acc(sum, grad_bias + o);
@@ -27,9 +27,9 @@ extern "C" __global__ void reduce_grad_weight(
         const acc_t* __restrict__ partial, scalar_t* __restrict__ grad_weight,
         scalar_t* __restrict__ grad_bias, ReduceGradWeight params) {
     acc_t* sums = reinterpret_cast<acc_t*>(dynamic_shared());  // one a thread
-    const int rows =
-        params.problem.kernel_h * params.problem.kernel_w * (params.problem.channels / params.problem.groups) + 1;
-    const int size = rows * params.problem.out_channels, item_threads = blockDim.x / ITEMS;
+    const Problem& problem = params.problem;
+    const int rows = problem.kernel_h * problem.kernel_w * (problem.channels / problem.groups) + 1;
+    const int size = rows * problem.out_channels, item_threads = blockDim.x / ITEMS;
     for (int first = blockIdx.x * ITEMS; first < size; first += gridDim.x * ITEMS) {
         const int item = first + threadIdx.x % ITEMS;
         acc_t sum = 0;
@@ -43,7 +43,7 @@ extern "C" __global__ void reduce_grad_weight(
             for (int i = 1; i < item_threads; ++i) {
                 sum += sums[i * ITEMS + threadIdx.x];
             }
-            write_sum(params, item, sum, grad_weight, grad_bias);
+            write_sum(problem, item, sum, grad_weight, grad_bias);
         }
         __syncthreads();
     }

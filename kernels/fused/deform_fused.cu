@@ -7,16 +7,19 @@
 //   bias     (O,)                     any stride; may be absent
 //   output   (N, O, OH, OW)           any strides; every element of the launch written once, unless
 //                                     there are several splits
-//   partial  (splits, images, O, rows, OW) float  contiguous, without the bias; every element written
-//                                     once if there are several splits, else unused
+//   partial  (splits, images, O, rows, OW) float  contiguous, without the bias; every element
+//                                     written once if there are several splits, else unused
 //
-// A block computes a tile of TILE_M positions by TILE_N output channels of a group, over one split: a
-// range of the stages. While its warps multiply a stage, the corners of the next one are on their way to
-// registers and its weights to shared memory. Both operands are double-buffered, so a stage costs
-// one barrier. The positions of a tile are a rectangle of `tile_w` columns, whose samples are near each
-// other, or, if that is 0, a run.
+// A block computes a tile of TILE_M positions by TILE_N output channels of a group, over one split:
+// a range of the stages. While its warps multiply a stage, the corners of the next one are on their
+// way to registers and its weights to shared memory. Both operands are double-buffered, so a stage
+// costs one barrier. The positions of a tile are a rectangle of `tile_w` columns, whose samples are
+// near each other, or, if that is 0, a run.
 
-struct BlockIndex { int tile, split, group, strip; };  // strip: TILE_N output channels of the group
+// What a block computes. A strip is TILE_N output channels of a group.
+struct BlockIndex {
+    int tile, split, group, strip;
+};
 
 __device__ inline int strips_of(const Problem& problem) {
     return (problem.out_channels / problem.groups + TILE_N - 1) / TILE_N;
@@ -60,9 +63,10 @@ __device__ inline OutputAddrs output_addrs(const Fused& params, const OutputPosi
     for (int i = 0; i < 2 * WARP_ROWS; ++i) {
         const OutputPosition at = positions[accumulator_row() + 8 * i];
         addrs.index[i] = params.splits > 1
-            ? at.image * sampling.problem.out_channels * plane + (at.row - sampling.chunk.first_row) * sampling.problem.out_w
-                + at.col
-            : strided_index(params.output, sampling.chunk.first_image + at.image, 0, at.row, at.col);
+                ? at.image * sampling.problem.out_channels * plane
+                        + (at.row - sampling.chunk.first_row) * sampling.problem.out_w + at.col
+                : strided_index(
+                          params.output, sampling.chunk.first_image + at.image, 0, at.row, at.col);
         addrs.valid |= at.image < 0 ? 0 : 1 << i;
     }
     return addrs;
@@ -119,14 +123,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) deform_fused(
     FusedSamples samples;
     samples.records = reinterpret_cast<FusedRecord*>(b + 2 * B_VECS);
     samples.positions = reinterpret_cast<OutputPosition*>(
-        samples.records + recorded_taps(params.layout) * TILE_M);
+            samples.records + recorded_taps(params.layout) * TILE_M);
     samples.corners = reinterpret_cast<unsigned char*>(samples.positions + TILE_M);
     const BlockIndex block = block_index(params);
     const int begin = block.split * params.split_stages, left = params.stages - begin;
     const int end = begin + (left < params.split_stages ? left : params.split_stages);
     const KLayout layout = {
-        opaque(params.layout.taps), opaque(params.layout.taps_per_batch),
-        opaque(params.layout.channel_blocks)};
+            opaque(params.layout.taps), opaque(params.layout.taps_per_batch),
+            opaque(params.layout.channel_blocks)};
     const int first_channel = opaque(block.group * sampling.problem.group_channels);
     const int thread = opaque(threadIdx.x);
     const ThreadSlice slice = thread_slice(sampling);
@@ -138,7 +142,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) deform_fused(
     __syncthreads();
     Corners corners;
     load_corners(input, samples, slice, it, &corners);
-    const index_t strip = static_cast<index_t>(block.group) * strips_of(sampling.problem) + block.strip;
+    const index_t strip =
+            static_cast<index_t>(block.group) * strips_of(sampling.problem) + block.strip;
     const vec16_t* weights = packed + (strip * params.stages + begin) * B_VECS + thread;
     copy_weights(weights, b + thread);
     Accumulators sums;

@@ -1,9 +1,10 @@
 // gemm_tile: a block multiplies two tiles in shared memory on tensor cores.
 //
-// A block multiplies TILE_M rows of a by TILE_N columns of b, one stage at a time: STAGE_VECS vec16_t of
-// each row. Its warps, WARPS_M by WARPS_N of them, share the tile. Half types have one product. float
-// has PRODUCTS 1, TF32, or 3, 3xTF32: each operand is split into hi + lo; all lo words are stored after
-// the hi words; the lo*lo term is dropped. This keeps nearly all digits of float32.
+// A block multiplies TILE_M rows of a by TILE_N columns of b, one stage at a time: STAGE_VECS
+// vec16_t of each row. Its warps, WARPS_M by WARPS_N of them, share the tile. Half types have one
+// product. float has PRODUCTS 1, TF32, or 3, 3xTF32: each operand is split into hi + lo; all lo
+// words are stored after the hi words; the lo*lo term is dropped. This keeps nearly all digits of
+// float32.
 
 const int STAGE_VECS = 4;
 const int OPERAND_TERMS = PRODUCTS == 3 ? 2 : 1;
@@ -14,14 +15,16 @@ const int THREADS = 32 * WARPS_M * WARPS_N;
 // Blocks of 16 rows and of 16 columns that a warp multiplies.
 const int WARP_ROWS = TILE_M / WARPS_M / 16, WARP_COLUMNS = TILE_N / WARPS_N / 16;
 
-// Pairs of vec16_t whose fragments are loaded before any is multiplied. Large tiles have no registers
-// for more than one.
+// Pairs of vec16_t whose fragments are loaded before any is multiplied. Large tiles have no
+// registers for more than one.
 const int UNROLLED_PAIRS = PRODUCTS == 3 || TILE_N == 256 ? 1 : STAGE_VECS / 2;
 
-struct Accumulators { float v[WARP_ROWS][2 * WARP_COLUMNS][4]; };
+struct Accumulators {
+    float v[WARP_ROWS][2 * WARP_COLUMNS][4];
+};
 
-// Index of a vec16_t of a row in shared memory. The order within a row changes every second row, with a
-// period of 8 rows, so that the same vec16_t of eight rows lies in different banks.
+// Index of a vec16_t of a row in shared memory. The order within a row changes every second row,
+// with a period of 8 rows, so that the same vec16_t of eight rows lies in different banks.
 __device__ inline int swizzled(int row, int vec) {
     return row * STAGE_VECS + (vec ^ (row / 2 % STAGE_VECS));
 }
@@ -54,8 +57,8 @@ __device__ inline void split_tf32(float value, float* hi, float* lo) {
     *lo = *hi == value ? 0.0f : to_tf32(value - *hi);
 }
 
-// Replace infinities and NaNs by 0. hi words are multiplied by lo words in this form, since an infinite
-// hi times a lo of 0 would be NaN; hi*hi alone gives the right infinity or NaN.
+// Replace infinities and NaNs by 0. hi words are multiplied by lo words in this form, since an
+// infinite hi times a lo of 0 would be NaN; hi*hi alone gives the right infinity or NaN.
 __device__ inline void zero_non_finite(const unsigned* words, unsigned* finite) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -64,7 +67,9 @@ __device__ inline void zero_non_finite(const unsigned* words, unsigned* finite) 
     }
 }
 
-struct Fragment { unsigned hi[4], finite_hi[4], lo[4]; };
+struct Fragment {
+    unsigned hi[4], finite_hi[4], lo[4];
+};
 
 __device__ inline Fragment load_fragment(const vec16_t* hi, int term_vecs) {
     Fragment fragment;
@@ -74,9 +79,10 @@ __device__ inline Fragment load_fragment(const vec16_t* hi, int term_vecs) {
     return fragment;
 }
 
-// Tensor cores truncate sums instead of rounding them, which would accumulate over the stages. So they
-// sum two vec16_t from zero, and ordinary rounded additions do the rest.
-__device__ inline void multiply_fragments(const Fragment& a, const Fragment& b, int half, float* sum) {
+// Tensor cores truncate sums instead of rounding them, which would accumulate over the stages. So
+// they sum two vec16_t from zero, and ordinary rounded additions do the rest.
+__device__ inline void multiply_fragments(
+        const Fragment& a, const Fragment& b, int half, float* sum) {
     float partial[4] = {0, 0, 0, 0};
     multiply_add(scalar_t(), a.lo, b.finite_hi + 2 * half, partial);
     multiply_add(scalar_t(), a.finite_hi, b.lo + 2 * half, partial);
@@ -87,7 +93,9 @@ __device__ inline void multiply_fragments(const Fragment& a, const Fragment& b, 
     }
 }
 #else
-struct Fragment { unsigned hi[4]; };
+struct Fragment {
+    unsigned hi[4];
+};
 
 __device__ inline Fragment load_fragment(const vec16_t* hi, int term_vecs) {
     Fragment fragment;
@@ -95,13 +103,16 @@ __device__ inline Fragment load_fragment(const vec16_t* hi, int term_vecs) {
     return fragment;
 }
 
-__device__ inline void multiply_fragments(const Fragment& a, const Fragment& b, int half, float* sum) {
+__device__ inline void multiply_fragments(
+        const Fragment& a, const Fragment& b, int half, float* sum) {
     multiply_add(scalar_t(), a.hi, b.hi + 2 * half, sum);
 }
 #endif
 
 // A vec16_t of an operand, in the terms that are multiplied: hi, then lo.
-struct OperandVec { vec16_t term[OPERAND_TERMS]; };
+struct OperandVec {
+    vec16_t term[OPERAND_TERMS];
+};
 
 __device__ inline OperandVec to_operand(const acc_t* values) {
     OperandVec vec;
@@ -120,7 +131,9 @@ __device__ inline OperandVec to_operand(const acc_t* values) {
 }
 
 // Indices of the vec16_t of a and b whose addresses this thread passes to load_matrices.
-struct LdmatrixRows { int a, b; };
+struct LdmatrixRows {
+    int a, b;
+};
 
 __device__ inline LdmatrixRows ldmatrix_rows() {
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
@@ -142,7 +155,7 @@ __device__ inline void multiply_stage(
 #pragma unroll
         for (int j = 0; j < WARP_COLUMNS; ++j) {
             const Fragment columns =
-                load_fragment(b + (mine.b ^ vec) + 16 * STAGE_VECS * j, B_TERM_VECS);
+                    load_fragment(b + (mine.b ^ vec) + 16 * STAGE_VECS * j, B_TERM_VECS);
 #pragma unroll
             for (int k = 0; k < 2 * WARP_ROWS; ++k) {
                 const int i = k / 2, half = k % 2;

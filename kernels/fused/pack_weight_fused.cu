@@ -4,17 +4,19 @@
 //   packed  (groups, strips of O/groups, stages, OPERAND_TERMS, TILE_N, STAGE_VECS) vec16_t
 //                                  every element written once
 //
-// A strip is TILE_N output channels of a group. A thread writes a vec16_t at a time, in all its terms.
-// Within a stage, vec16_t are in the order of swizzled(). Output channels beyond the last and the empty
-// rest of a stage are 0. For TF32 the weight is rounded here, for 3xTF32 it is split here, once.
+// A strip is TILE_N output channels of a group. A thread writes a vec16_t at a time, in all its
+// terms. Within a stage, vec16_t are in the order of swizzled(). Output channels beyond the last
+// and the empty rest of a stage are 0. For TF32 the weight is rounded here, for 3xTF32 it is split
+// here, once.
 
 // Load a vec16_t: neighbouring input channels of a tap. `vec` counts from the first of the batch.
 __device__ inline void load_weight_vec(
-        const PackWeightFused& params, const scalar_t* __restrict__ weight, KIter it, int vec, int o,
-        acc_t* values) {
+        const PackWeightFused& params, const scalar_t* __restrict__ weight, KIter it, int vec,
+        int o, acc_t* values) {
     const Tap tap = tap_at(params.problem, params.layout, it, vec / CHANNEL_BLOCK_VECS);
     const int c = tap.channel + it.block * CHANNEL_BLOCK + vec % CHANNEL_BLOCK_VECS * VECTOR;
-    const int i = fast_div(tap.tap, params.problem.by_kernel_w), j = tap.tap - i * params.problem.kernel_w;
+    const int i = fast_div(tap.tap, params.problem.by_kernel_w),
+              j = tap.tap - i * params.problem.kernel_w;
     const scalar_t* const from = weight + strided_index(params.weight, o, c, i, j);
 #pragma unroll
     for (int k = 0; k < VECTOR; ++k) {
@@ -27,7 +29,8 @@ extern "C" __global__ void pack_weight_fused(
     const int group_out = params.problem.out_channels / params.problem.groups;
     const int strips = (group_out + TILE_N - 1) / TILE_N;
     const KLayout& layout = params.layout;
-    const index_t vecs = static_cast<index_t>(params.problem.groups) * strips * params.stages * B_TERM_VECS;
+    const index_t vecs =
+            static_cast<index_t>(params.problem.groups) * strips * params.stages * B_TERM_VECS;
     for (index_t item = global_thread(); item < vecs; item += grid_threads()) {
         const index_t tile = item / B_TERM_VECS, strip = tile / params.stages;
         const int slot = static_cast<int>(item - tile * B_TERM_VECS), row = slot / STAGE_VECS;

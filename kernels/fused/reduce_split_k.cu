@@ -2,7 +2,8 @@
 //
 //   partial  (splits, images, O, rows, OW) float  contiguous
 //   bias     (O,)                                 any stride; may be absent
-//   output   (N, O, OH, OW)                       any strides; every element of the launch written once
+//   output   (N, O, OH, OW)                       any strides; every element of the launch written
+//                                                 once
 //
 // A thread adds up the splits of an element at a time, always in the same order.
 

@@ -1,10 +1,13 @@
 // sampler: the fused kernel's samples, from offset and mask to an operand tile in shared memory.
 //
-// A block has TILE_M output positions. The samples of a batch of taps are recorded at once, and each
-// record serves all channels of the run. In a stage, a thread samples THREAD_VECS vec16_t: it starts to
-// load their corners, and interpolates them a stage later.
+// A block has TILE_M output positions. The samples of a batch of taps are recorded at once, and
+// each record serves all channels of the run. In a stage, a thread samples THREAD_VECS vec16_t: it
+// starts to load their corners, and interpolates them a stage later.
 
-struct OutputPosition { int image, row, col; };  // image: -1 if there is no such position
+// image: -1 if there is no such position
+struct OutputPosition {
+    int image, row, col;
+};
 
 struct alignas(16) FusedRecord {
     acc_t frac_y, frac_x, mask;
@@ -14,16 +17,19 @@ struct alignas(16) FusedRecord {
 const int THREAD_VECS = TILE_M * STAGE_VECS / THREADS;
 const int ROW_STEP = THREADS / STAGE_VECS;  // rows between two vec16_t of a thread
 
-struct Corners { vec16_t v[THREAD_VECS][4]; };
+struct Corners {
+    vec16_t v[THREAD_VECS][4];
+};
 
 // In shared memory.
 struct FusedSamples {
-    FusedRecord* records;      // (recorded_taps, TILE_M)
+    FusedRecord* records;       // (recorded_taps, TILE_M)
     OutputPosition* positions;  // (TILE_M,)
-    unsigned char* corners;    // (recorded_taps, TILE_M)  IN_BOUNDS bits of contributing corners
+    unsigned char* corners;     // (recorded_taps, TILE_M)  IN_BOUNDS bits of contributing corners
 };
 
-// Position m of a tile. A tile is a rectangle of `tile_w` columns, or, if that is 0, a run of positions.
+// Position m of a tile. A tile is a rectangle of `tile_w` columns, or, if that is 0, a run of
+// positions.
 __device__ inline OutputPosition output_position(const Fused& params, int tile, int m) {
     const Sampling& sampling = params.sampling;
     const int out_w = sampling.problem.out_w;
@@ -72,7 +78,7 @@ __device__ inline void record_samples(
             const int c = first_channel + tap.channel;
             const int offset_group = fast_div(c, sampling.problem.by_offset_channels);
             const Sample s = locate_sample(
-                sampling, offset, mask, {at.image, at.row, at.col, tap.tap, offset_group, 0});
+                    sampling, offset, mask, {at.image, at.row, at.col, tap.tap, offset_group, 0});
             const acc_t factor = s.flags & NAN_COORD ? static_cast<acc_t>(nanf("")) : s.mask;
             const index_t pixel = strided_index(sampling.input, at.image, 0, s.low_y, s.low_x);
             record = {s.frac_y, s.frac_x, factor, pixel + c};
@@ -83,10 +89,11 @@ __device__ inline void record_samples(
     }
 }
 
-// What a thread samples in every stage: vec16_t `vec` of the rows `row`, `row` + ROW_STEP and so on.
+// What a thread samples in every stage: vec16_t `vec` of the rows `row`, `row` + ROW_STEP and so
+// on.
 struct ThreadSlice {
-    int row, vec, store;       // store: index of the first in the operand tile
-    index_t right, below;      // distances between corners
+    int row, vec, store;   // store: index of the first in the operand tile
+    index_t right, below;  // distances between corners
 };
 
 __device__ inline ThreadSlice thread_slice(const Sampling& sampling) {
@@ -104,14 +111,15 @@ __device__ inline int first_record(ThreadSlice slice, KIter it) {
 // The first channel of the thread's vec16_t in a stage, in the run.
 __device__ inline int first_channel_of(ThreadSlice slice, KIter it) {
     const unsigned vec = CHANNEL_BLOCK_VECS == STAGE_VECS
-        ? slice.vec : (it.vec + slice.vec) % CHANNEL_BLOCK_VECS;
+            ? slice.vec
+            : (it.vec + slice.vec) % CHANNEL_BLOCK_VECS;
     return it.block * CHANNEL_BLOCK + vec * VECTOR;
 }
 
 // Start to load the corners of a stage.
 __device__ inline void load_corners(
-        const scalar_t* __restrict__ input, const FusedSamples& samples, ThreadSlice slice, KIter it,
-        Corners* corners) {
+        const scalar_t* __restrict__ input, const FusedSamples& samples, ThreadSlice slice,
+        KIter it, Corners* corners) {
     const int first = first_record(slice, it), c = first_channel_of(slice, it);
 #pragma unroll
     for (int i = 0; i < THREAD_VECS; ++i) {
@@ -125,13 +133,17 @@ __device__ inline void load_corners(
     }
 }
 
-struct Interpolated { acc_t v[VECTOR]; };
+struct Interpolated {
+    acc_t v[VECTOR];
+};
 
-// The weighted sum of the corners times the mask; corners that do not contribute were loaded as zeros.
+// The weighted sum of the corners times the mask; corners that do not contribute were loaded as
+// zeros.
 __device__ inline Interpolated interpolate(FusedRecord record, const vec16_t* corners) {
     const acc_t rest_y = 1 - record.frac_y, rest_x = 1 - record.frac_x;
-    const acc_t weights[4] = {rest_y * rest_x, rest_y * record.frac_x, record.frac_y * rest_x,
-                              record.frac_y * record.frac_x};
+    const acc_t weights[4] = {
+            rest_y * rest_x, rest_y * record.frac_x, record.frac_y * rest_x,
+            record.frac_y * record.frac_x};
     Interpolated value = {};
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
@@ -149,7 +161,8 @@ __device__ inline Interpolated interpolate(FusedRecord record, const vec16_t* co
 
 // Interpolate the corners that were loaded for a stage and store them to the operand tile a.
 __device__ inline void store_samples(
-        const FusedSamples& samples, ThreadSlice slice, KIter it, const Corners& corners, vec16_t* a) {
+        const FusedSamples& samples, ThreadSlice slice, KIter it, const Corners& corners,
+        vec16_t* a) {
     const int first = first_record(slice, it);
 #pragma unroll
     for (int i = 0; i < THREAD_VECS; ++i) {

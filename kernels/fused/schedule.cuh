@@ -1,11 +1,12 @@
-// schedule: the order in which the fused kernel goes through taps and channels, the K axis of its GEMM.
+// schedule: the order of taps and channels, the K axis of the fused kernel's GEMM.
 //
 // A run is as many neighbouring channels as lie in one group and one offset group; it consists of
-// channel blocks of CHANNEL_BLOCK channels. The kernel visits all runs in turn; for each run, the taps
-// in batches of `taps_per_batch`, whose samples are recorded once; for each batch, the channel blocks of
-// the run; for each channel block, the taps of the batch, in stages of STAGE_VECS vec16_t. The last stage
-// of a channel block may be partly empty. If each run fits one channel block, runs are concatenated: the
-// kernel visits all taps of run 0, then of run 1, and so on, as if they were taps of one run.
+// channel blocks of CHANNEL_BLOCK channels. The kernel visits all runs in turn; for each run, the
+// taps in batches of `taps_per_batch`, whose samples are recorded once; for each batch, the channel
+// blocks of the run; for each channel block, the taps of the batch, in stages of STAGE_VECS
+// vec16_t. The last stage of a channel block may be partly empty. If each run fits one channel
+// block, runs are concatenated: the kernel visits all taps of run 0, then of run 1, and so on, as
+// if they were taps of one run.
 
 const int CHANNEL_BLOCK_VECS = CHANNEL_BLOCK / VECTOR;
 
@@ -59,8 +60,11 @@ __device__ inline int batch_taps(KLayout layout, KIter it) {
     return left < layout.taps_per_batch ? left : layout.taps_per_batch;
 }
 
-// Tap i of a batch: its number in the kernel window, and the first channel of its run, in the group.
-struct Tap { int tap, channel; };
+// Tap i of a batch: its number in the kernel window, and the first channel of its run, in the
+// group.
+struct Tap {
+    int tap, channel;
+};
 
 __device__ inline Tap tap_at(const Problem& problem, const KLayout& layout, KIter it, int i) {
     const int tap = it.tap + i, run = fast_div(tap, problem.by_taps);

@@ -3,8 +3,8 @@
 //   cells   (samples,)  the sample's cell, -1 if it has none
 //   slots   (samples,)  its number within the cell
 //   starts  (cells,)    start of the cell's range
-//   list    (samples,)  written once for each sample that has a cell: samples by cell, in no fixed order
-//                       within a cell
+//   list    (samples,)  samples by cell, in no fixed order within a cell; written once for each
+//                       sample that has a cell
 //
 // A thread writes a sample at a time.
 

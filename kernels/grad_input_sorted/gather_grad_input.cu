@@ -4,14 +4,18 @@
 //   counts, starts  (images, OG, H+1, W+1)       each cell's range of `ordered`
 //   ordered     (samples,)                       samples by cell, ascending
 //   weights     (samples, 4)  acc_t              corner weights, mask included
-//   grad_input  (images, H, W, C)  acc_t         every element written once; if `params.accumulate`,
-//                                                added to the sum of earlier rows of the same images
+//   grad_input  (images, H, W, C)  acc_t         every element written once or, if
+//                                                `params.accumulate`, added to once
 //
-// A lane group takes a pixel of an offset group, and its lanes take neighbouring vectors of channels. The
-// pixel is a corner of four cells. Their ranges are merged, so that samples are added in ascending order
-// whatever the launch covers: the sum has the same bits however the work was cut into launches.
+// A lane group takes a pixel of an offset group, and its lanes take neighbouring vectors of
+// channels. The pixel is a corner of four cells. Their ranges are merged, so that samples are added
+// in ascending order whatever the launch covers: the sum has the same bits however the work was cut
+// into launches.
 
-struct CellRange { int next, end, sample; };  // sample: ordered[next], NO_SAMPLE at the end
+struct CellRange {
+    int next, end;
+    int sample;  // ordered[next], NO_SAMPLE at the end
+};
 
 const int NO_SAMPLE = 0x7fffffff;  // greater than any sample
 
@@ -20,8 +24,9 @@ __device__ inline int sample_at(const int* __restrict__ ordered, int next, int e
 }
 
 __device__ inline CellRange range_of(
-        const GatherGradInput& params, const int* __restrict__ counts, const int* __restrict__ starts,
-        const int* __restrict__ ordered, index_t plane, int y, int x) {
+        const GatherGradInput& params, const int* __restrict__ counts,
+        const int* __restrict__ starts, const int* __restrict__ ordered, index_t plane, int y,
+        int x) {
     const index_t cell = (plane * (params.problem.in_h + 1) + y) * (params.problem.in_w + 1) + x;
     const int start = starts[cell], end = start + counts[cell];
     return {start, end, sample_at(ordered, start, end)};
@@ -29,8 +34,9 @@ __device__ inline CellRange range_of(
 
 // Add the samples of four ranges to a vector of channels of the pixel.
 __device__ inline Vector gather_vector(
-        const GatherGradInput& params, const scalar_t* __restrict__ columns, const int* __restrict__ ordered,
-        const acc_t* __restrict__ weights, const CellRange* cell_ranges, int channel, Vector sum) {
+        const GatherGradInput& params, const scalar_t* __restrict__ columns,
+        const int* __restrict__ ordered, const acc_t* __restrict__ weights,
+        const CellRange* cell_ranges, int channel, Vector sum) {
     const index_t first = column_index(params.problem, params.layout, 0, 0, channel);
     CellRange ranges[4] = {cell_ranges[0], cell_ranges[1], cell_ranges[2], cell_ranges[3]};
     while (true) {
@@ -53,7 +59,8 @@ __device__ inline Vector gather_vector(
         const int pair = fast_div(sample, params.problem.by_offset_groups);  // (position, tap)
         const int position = fast_div(pair, params.problem.by_taps);
         const index_t row = first + position * params.layout.ld_columns;
-        const index_t from = row + (pair - position * params.problem.taps) * params.problem.group_channels;
+        const index_t from =
+                row + (pair - position * params.problem.taps) * params.problem.group_channels;
         const acc_t weight = weights[4 * static_cast<index_t>(sample) + corner];
         if (weight != 0) {
             add_scaled(&sum, weight, load_vector(columns + from));
@@ -65,8 +72,8 @@ extern "C" __global__ void gather_grad_input(
         const scalar_t* __restrict__ columns, const int* __restrict__ counts,
         const int* __restrict__ starts, const int* __restrict__ ordered,
         const acc_t* __restrict__ weights, acc_t* __restrict__ grad_input, GatherGradInput params) {
-    const index_t items =
-        static_cast<index_t>(params.images) * params.problem.in_h * params.problem.in_w * params.problem.offset_groups;
+    const index_t items = static_cast<index_t>(params.images) * params.problem.in_h
+            * params.problem.in_w * params.problem.offset_groups;
     for (index_t item = global_thread() / params.lanes; item < items;
          item += grid_threads() / params.lanes) {
         const int offset_group = static_cast<int>(item % params.problem.offset_groups);
@@ -78,8 +85,8 @@ extern "C" __global__ void gather_grad_input(
         // The pixel is corner j of the cell of ranges[j].
         CellRange ranges[4];
         for (int j = 0; j < 4; ++j) {
-            ranges[j] =
-                range_of(params, counts, starts, ordered, plane, y + 1 - (j >> 1), x + 1 - (j & 1));
+            ranges[j] = range_of(
+                    params, counts, starts, ordered, plane, y + 1 - (j >> 1), x + 1 - (j & 1));
         }
         for (int c = lane_of(params.lanes) * VECTOR; c < params.problem.offset_channels;
              c += params.lanes * VECTOR) {

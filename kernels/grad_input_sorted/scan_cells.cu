@@ -1,11 +1,13 @@
 // scan_cells: give each cell a range of the list of samples; step 2 of the sorted grad_input.
 //
 //   counts  (cells,)  samples of each cell
-//   starts  (cells,)  written: start of the cell's range; ranges do not overlap, their order is not fixed
+//   starts  (cells,)  written: start of the cell's range. Ranges do not overlap; their order is not
+//                     fixed
 //   total   (1,)      incremented: length of the ranges given out; zero before
 //
-// A block scans the counts of its cells in shared memory and reserves one range for all of them by an
-// atomic addition. No result depends on where a range lies, so blocks need not wait for each other.
+// A block scans the counts of its cells in shared memory and reserves one range for all of them by
+// an atomic addition. No result depends on where a range lies, so blocks need not wait for each
+// other.
 
 extern "C" __global__ void scan_cells(
         const int* __restrict__ counts, int* __restrict__ starts, int* __restrict__ total,

@@ -5,17 +5,19 @@ __device__ inline SampleRecord make_column_record(
         const Sampling& sampling, const ColumnLayout& layout, const Sample& s, SampleIndex index) {
     SampleRecord record = make_record(sampling, s, index);
     if (sampling.problem.spans_groups) {
-        record.column_index = index.position * layout.ld_columns + index.tap * sampling.problem.group_channels
-            + record.first_channel;
+        record.column_index = index.position * layout.ld_columns
+                + index.tap * sampling.problem.group_channels + record.first_channel;
     } else {
-        record.column_index = column_index(sampling.problem, layout, index.position, index.tap, record.first_channel);
+        record.column_index = column_index(
+                sampling.problem, layout, index.position, index.tap, record.first_channel);
     }
     return record;
 }
 
-// Index in the columns of channel c of a record, counted from the first of its offset group. If an offset
-// group spans several groups, record.column_index is that of a convolution of one group.
-__device__ inline index_t record_column(const Problem& problem, const ColumnLayout& layout, const SampleRecord& record, int c) {
+// Index in the columns of channel c of a record, counted from the first of its offset group. If an
+// offset group spans several groups, record.column_index is that of a convolution of one group.
+__device__ inline index_t record_column(
+        const Problem& problem, const ColumnLayout& layout, const SampleRecord& record, int c) {
     index_t column = record.column_index + c;
     if (problem.spans_groups) {
         const int group = fast_div(record.first_channel + c, problem.by_group_channels);

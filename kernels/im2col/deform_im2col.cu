@@ -5,8 +5,9 @@
 //   mask     (N, OG*KH*KW, OH, OW)            any strides; may be absent
 //   columns  (groups, positions, ld_columns)  every element written once, none read
 //
-// A block makes a sample record a thread; see sample_record.cuh. Then each lane group takes a sample,
-// and its lanes take neighbouring vectors of channels, so that loads and stores of 16 bytes coalesce.
+// A block makes a sample record a thread; see sample_record.cuh. Then each lane group takes a
+// sample, and its lanes take neighbouring vectors of channels, so that loads and stores of 16 bytes
+// coalesce.
 
 extern "C" __global__ void deform_im2col(
         const scalar_t* __restrict__ input, const scalar_t* __restrict__ offset,
@@ -30,8 +31,9 @@ extern "C" __global__ void deform_im2col(
             const int c = it.channel + lane_of(sampling.lanes) * VECTOR;
             if (k < count) {
                 const SampleRecord record = records[k];
-                store_vector(columns + record_column(sampling.problem, layout, record, c),
-                             sample_vector(sampling, record, input, c));
+                store_vector(
+                        columns + record_column(sampling.problem, layout, record, c),
+                        sample_vector(sampling, record, input, c));
             }
         }
         __syncthreads();

@@ -6,24 +6,26 @@
 //   offset_tangent, mask_tangent                    as offset and mask, any strides; may be absent
 //   columns        (groups, positions, ld_columns)  every element written once, none read
 //
-// Threads work as in deform_im2col; a second array in shared memory holds the samples' tangents. With
-// corner weights w, pixels x and their tangents dw, dx, a column's tangent is the sum over the corners
-// of dw * x + w * dx. Both kinds of weight include the mask here.
+// Threads work as in deform_im2col; a second array in shared memory holds the samples' tangents.
+// With corner weights w, pixels x and their tangents dw, dx, a column's tangent is the sum over the
+// corners of dw * x + w * dx. Both kinds of weight include the mask here.
 
 __device__ inline Vector tangent_vector(
         const Im2colJvp& params, const SampleRecord& record, const SampleTangent& tangent,
         const scalar_t* __restrict__ input, const scalar_t* __restrict__ input_tangent, int c) {
     Vector value = zero_vector();
     for (int j = 0; j < 4; ++j) {
-        const scalar_t* const from = input + (record.input_index + input_step(params.sampling, j) + c);
-        add_scaled(&value, tangent.corner_weights[j],
-                   load_vector_if(record.flags & IN_BOUNDS_TL << j, from));
+        const unsigned in_bounds = record.flags & IN_BOUNDS_TL << j;
+        add_scaled(
+                &value, tangent.corner_weights[j],
+                load_corner(params.sampling, record, input, j, c, in_bounds));
     }
     for (int j = 0; input_tangent && j < 4; ++j) {
         const scalar_t* const from =
-            input_tangent + (tangent.input_index + input_tangent_step(params.tangents, j) + c);
-        add_scaled(&value, record.corner_weights[j],
-                   load_vector_if(record.flags & CONTRIBUTES << j, from));
+                input_tangent + (tangent.input_index + input_tangent_step(params.tangents, j) + c);
+        add_scaled(
+                &value, record.corner_weights[j],
+                load_vector_if(record.flags & CONTRIBUTES << j, from));
     }
     return value;
 }
@@ -43,14 +45,14 @@ extern "C" __global__ void deform_im2col_jvp(
         if (threadIdx.x < count) {
             const SampleIndex index = unravel_sample(sampling, first + threadIdx.x);
             const Sample s = locate_sample(sampling, offset, mask, index);
-            SampleTangent tangent =
-                load_sample_tangent(sampling, params.tangents, s, offset_tangent, mask_tangent, index);
+            SampleTangent tangent = load_sample_tangent(
+                    sampling, params.tangents, s, offset_tangent, mask_tangent, index);
             SampleRecord record = make_column_record(sampling, layout, s, index);
             complete_tangent(params.tangents, s, index, record.first_channel, &tangent);
             for (int j = 0; j < 4; ++j) {
                 const bool contributes = record.flags & CONTRIBUTES << j;
-                record.corner_weights[j] =
-                    contributes ? record.corner_weights[j] * record.mask : static_cast<acc_t>(0);
+                record.corner_weights[j] = contributes ? record.corner_weights[j] * record.mask
+                                                       : static_cast<acc_t>(0);
             }
             records[threadIdx.x] = record;
             tangents[threadIdx.x] = tangent;
@@ -64,7 +66,7 @@ extern "C" __global__ void deform_im2col_jvp(
             if (k < count) {
                 const SampleRecord record = records[k];
                 const Vector value =
-                    tangent_vector(params, record, tangents[k], input, input_tangent, c);
+                        tangent_vector(params, record, tangents[k], input, input_tangent, c);
                 store_vector(columns + record_column(sampling.problem, layout, record, c), value);
             }
         }

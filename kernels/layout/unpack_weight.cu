@@ -19,7 +19,8 @@ extern "C" __global__ void unpack_weight(
         const int c = k / taps, tap = k - c * taps;
         from_acc(packed[o * params.ld_columns + tap * group_channels + c], grad_weight + item);
     }
-    for (index_t o = global_thread(); grad_bias && o < params.problem.out_channels; o += grid_threads()) {
+    for (index_t o = global_thread(); grad_bias && o < params.problem.out_channels;
+         o += grid_threads()) {
         from_acc(packed[o * params.ld_columns + row], grad_bias + o);
     }
 }

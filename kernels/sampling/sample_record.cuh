@@ -1,20 +1,17 @@
-// sample_record: samples worked out in shared memory, so that geometry costs once a sample, not a channel.
+// sample_record: samples worked out in shared memory: geometry costs once a sample, not a channel.
 //
 // Kernels that use it share a scheme. A block makes as many records as it has threads, one each:
-// offset and mask are read and reduced to what all channels share. After a barrier, lane groups share
-// the records: neighbouring lanes process neighbouring vectors of a sample's channels, so that their
-// accesses coalesce.
+// offset and mask are read and reduced to what all channels share. After a barrier, lane groups
+// share the records: neighbouring lanes process neighbouring vectors of a sample's channels, so
+// that their accesses coalesce.
 
 // Loaded 16 bytes at a time; every kernel loads the first two thirds.
 struct alignas(16) SampleRecord {
-    union {
-        acc_t corner_weights[4];  // bilinear
-        acc_t corner_dots[4];     // what replaces them in a backward pass, see reduce_lanes
-    };
-    index_t input_index;  // top left corner, first channel, in the input; may be out of bounds
+    acc_t corner_weights[4];  // bilinear; in the end the corner dots, see dots_of
+    index_t input_index;      // top left corner, first channel, in the input; may be out of bounds
     union {
         index_t column_index;  // first channel in the columns, see record_column
-        index_t position_tap;  // of kernels without columns: position * taps + tap
+        index_t position_tap;  // position * taps + tap, of kernels without columns
     };
     acc_t mask;
     unsigned flags;  // those of the sample, CONTRIBUTES and RECEIVES_GRAD bits
@@ -23,18 +20,26 @@ struct alignas(16) SampleRecord {
     int first_channel;    // of the offset group
 };
 
+// The corner dots of a sample take the place of its corner weights when the last lane has used
+// these. A union would say the same, but it makes the compiler keep copies of records in more
+// registers.
+__device__ inline acc_t* dots_of(SampleRecord& record) { return record.corner_weights; }
+__device__ inline const acc_t* dots_of(const SampleRecord& record) { return record.corner_weights; }
+
 // Bit j of the IN_BOUNDS bits times CONTRIBUTES: corner j contributes to the value of the sample.
 // Times RECEIVES_GRAD: the sample adds to the gradient of corner j.
 const unsigned CONTRIBUTES = 1 << 8, RECEIVES_GRAD = 1 << 16;
 
 // The record of a sample, without a column index.
-__device__ inline SampleRecord make_record(const Sampling& sampling, const Sample& s, SampleIndex index) {
+__device__ inline SampleRecord make_record(
+        const Sampling& sampling, const Sample& s, SampleIndex index) {
     SampleRecord record;
     record.first_channel = index.offset_group * sampling.problem.offset_channels;
     record.input_index =
-        strided_index(sampling.input, index.image, record.first_channel, s.low_y, s.low_x);
+            strided_index(sampling.input, index.image, record.first_channel, s.low_y, s.low_x);
     const index_t row = static_cast<index_t>(index.image) * sampling.problem.in_h + s.low_y;
-    record.dense_index = (row * sampling.problem.in_w + s.low_x) * sampling.problem.channels + record.first_channel;
+    record.dense_index = (row * sampling.problem.in_w + s.low_x) * sampling.problem.channels
+            + record.first_channel;
     record.column_index = 0;
     for (int j = 0; j < 4; ++j) {
         record.corner_weights[j] = corner_weight(s.frac_y, s.frac_x, j);
@@ -64,16 +69,27 @@ __device__ inline index_t input_step(const Sampling& sampling, int j) {
 
 // The same in dense channels-last images.
 __device__ inline index_t dense_step(const Sampling& sampling, int j) {
-    return (static_cast<index_t>(j >> 1) * sampling.problem.in_w + (j & 1)) * sampling.problem.channels;
+    return (static_cast<index_t>(j >> 1) * sampling.problem.in_w + (j & 1))
+            * sampling.problem.channels;
+}
+
+// VECTOR channels of corner j, zeros without an access if `condition` is 0; c counts from the first
+// channel of the offset group.
+__device__ inline Vector load_corner(
+        const Sampling& sampling, const SampleRecord& record, const scalar_t* __restrict__ input,
+        int j, int c, unsigned condition) {
+    const scalar_t* const from = input + (record.input_index + input_step(sampling, j) + c);
+    return load_vector_if(condition, from);
 }
 
 // VECTOR channels of a sample, mask included; c counts from the first channel of the offset group.
 __device__ inline Vector sample_vector(
-        const Sampling& sampling, const SampleRecord& record, const scalar_t* __restrict__ input, int c) {
+        const Sampling& sampling, const SampleRecord& record, const scalar_t* __restrict__ input,
+        int c) {
     Vector value = zero_vector();
     for (int j = 0; j < 4; ++j) {
-        const scalar_t* const from = input + (record.input_index + input_step(sampling, j) + c);
-        const Vector pixel = load_vector_if(record.flags & CONTRIBUTES << j, from);
+        const unsigned contributes = record.flags & CONTRIBUTES << j;
+        const Vector pixel = load_corner(sampling, record, input, j, c, contributes);
         add_scaled(&value, record.corner_weights[j], pixel);
     }
     return scaled(record.mask, value);
@@ -85,9 +101,11 @@ __device__ inline int record_count(const Sampling& sampling, index_t first) {
     return left < blockDim.x ? static_cast<int>(left) : blockDim.x;
 }
 
-// Iterates over the vectors of a block's records: record and channel of the block's first thread. It is
-// uniform across the block, and must be provably so: the loop body contains warp shuffles.
-struct VectorIter { int record, channel; };
+// Iterates over the vectors of a block's records: record and channel of the block's first thread.
+// It is uniform across the block, and must be provably so: the loop body contains warp shuffles.
+struct VectorIter {
+    int record, channel;
+};
 
 // Already at the end if there are no channels.
 __device__ inline VectorIter first_vector(const Sampling& sampling) {
@@ -97,6 +115,7 @@ __device__ inline VectorIter first_vector(const Sampling& sampling) {
 // A thread takes `width` channels a step; the lanes of a group divide a sample's channels evenly.
 __device__ inline VectorIter next_vector(const Sampling& sampling, VectorIter it, int width) {
     const int c = it.channel + sampling.lanes * width;
-    return c < sampling.problem.offset_channels ? VectorIter{it.record, c}
-                                      : VectorIter{it.record + lane_groups_of(sampling.lanes), 0};
+    return c < sampling.problem.offset_channels
+            ? VectorIter{it.record, c}
+            : VectorIter{it.record + lane_groups_of(sampling.lanes), 0};
 }

@@ -2,16 +2,20 @@
 
 // Stored in shared memory beside the SampleRecord of the same sample.
 struct alignas(16) SampleTangent {
-    union {
-        acc_t corner_weights[4];  // tangents of the corner weights, mask included
-        acc_t corner_dots[4];     // what replaces them in deform_double_backward
-    };
+    acc_t corner_weights[4];  // tangents of the corner weights, mask included; see also dots_of
     acc_t y, x, mask;         // tangents of displacement and mask, 0 if absent
     index_t input_index;      // as in the record, in the tangent of the input; see complete_tangent
 };
 
+// As for a record: the tangents of the corner dots take the place of those of the corner weights.
+__device__ inline acc_t* dots_of(SampleTangent& tangent) { return tangent.corner_weights; }
+__device__ inline const acc_t* dots_of(const SampleTangent& tangent) {
+    return tangent.corner_weights;
+}
+
 __device__ inline acc_t load_tangent(
-        const scalar_t* tangent, Strides strides, const Sampling& sampling, int channel, SampleIndex index) {
+        const scalar_t* tangent, Strides strides, const Sampling& sampling, int channel,
+        SampleIndex index) {
     if (!tangent) {
         return 0;
     }
@@ -21,8 +25,7 @@ __device__ inline acc_t load_tangent(
 
 __device__ inline SampleTangent load_sample_tangent(
         const Sampling& sampling, const TangentStrides& tangents, const Sample& s,
-        const scalar_t* offset_tangent,
-        const scalar_t* mask_tangent, SampleIndex index) {
+        const scalar_t* offset_tangent, const scalar_t* mask_tangent, SampleIndex index) {
     const int channel = index.offset_group * sampling.problem.taps + index.tap;
     SampleTangent t;
     t.input_index = 0;
@@ -33,7 +36,8 @@ __device__ inline SampleTangent load_sample_tangent(
     // At a coordinate of -1 the sample is 0 for any mask. Whether it changes with the offset is a
     // convention, the option boundary_grad.
     const acc_t value = at_minus_one ? static_cast<acc_t>(0) : t.mask;
-    const acc_t slope = at_minus_one && sampling.problem.zero_boundary_grad ? static_cast<acc_t>(0) : s.mask;
+    const acc_t slope =
+            at_minus_one && sampling.problem.zero_boundary_grad ? static_cast<acc_t>(0) : s.mask;
     const acc_t rest_y = 1 - s.frac_y, rest_x = 1 - s.frac_x;
     t.corner_weights[0] = value * rest_y * rest_x + slope * (-rest_x * t.y - rest_y * t.x);
     t.corner_weights[1] = value * rest_y * s.frac_x + slope * (-s.frac_x * t.y + rest_y * t.x);
@@ -42,13 +46,12 @@ __device__ inline SampleTangent load_sample_tangent(
     return t;
 }
 
-// Complete a tangent for a kernel that samples along it. Out-of-bounds corners get weight 0, so callers
-// need no bounds check; a NaN coordinate yields a NaN tangent.
+// Complete a tangent for a kernel that samples along it. Out-of-bounds corners get weight 0, so
+// callers need no bounds check; a NaN coordinate yields a NaN tangent.
 __device__ inline void complete_tangent(
         const TangentStrides& tangents, const Sample& s, SampleIndex index, int first_channel,
         SampleTangent* t) {
-    t->input_index =
-        strided_index(tangents.input, index.image, first_channel, s.low_y, s.low_x);
+    t->input_index = strided_index(tangents.input, index.image, first_channel, s.low_y, s.low_x);
     for (int j = 0; j < 4; ++j) {
         t->corner_weights[j] = s.flags >> j & 1 ? t->corner_weights[j] : static_cast<acc_t>(0);
     }

@@ -43,7 +43,7 @@ static struct {
     Thread threads[most_threads];
     Warp warps[most_threads / lanes_of_warp];
     unsigned count, started, exited, at_barrier;
-    unsigned phase;  // number of __syncthreads calls completed
+    unsigned phase;                             // number of __syncthreads calls completed
     unsigned order[most_threads];               // in which threads start
     unsigned ready[most_threads], ready_count;  // threads that may go on
     unsigned first_at_barrier;
@@ -167,7 +167,7 @@ inline bool waits_in_vain(unsigned waiting, unsigned thread) {
     if (one.state == State::at_barrier) return other.state != State::at_barrier;
     const bool wanted = one.mask >> thread % lanes_of_warp & 1 && other.state != State::exited;
     return thread / lanes_of_warp == waiting / lanes_of_warp && wanted &&
-           (other.state != State::at_warp || !same_operation(one, other));
+        (other.state != State::at_warp || !same_operation(one, other));
 }
 
 // No thread can go on: report a thread that waits and one that it waits for.

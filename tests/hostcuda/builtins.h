@@ -97,9 +97,7 @@ inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigne
 inline int __clzll(long long x) {
     return x == 0 ? 64 : __builtin_clzll(static_cast<unsigned long long>(x));
 }
-inline int __mulhi(int a, int b) {
-    return static_cast<int>(static_cast<long long>(a) * b >> 32);
-}
+inline int __mulhi(int a, int b) { return static_cast<int>(static_cast<long long>(a) * b >> 32); }
 inline unsigned __umulhi(unsigned a, unsigned b) {
     return static_cast<unsigned>(static_cast<unsigned long long>(a) * b >> 32);
 }
@@ -125,8 +123,8 @@ inline T __ldg(const T* address) {
 HOSTCUDA_ATOMIC(atomicAdd, hostcuda::sum(before, value))
 HOSTCUDA_ATOMIC(atomicMin, hostcuda::integer<T>(value < before ? value : before))
 HOSTCUDA_ATOMIC(atomicMax, hostcuda::integer<T>(before < value ? value : before))
-HOSTCUDA_ATOMIC(atomicOr, before | value)
-HOSTCUDA_ATOMIC(atomicAnd, before & value)
+HOSTCUDA_ATOMIC(atomicOr, (before | value))
+HOSTCUDA_ATOMIC(atomicAnd, (before & value))
 HOSTCUDA_ATOMIC(atomicExch, value)
 
 template <class T>

@@ -1,4 +1,4 @@
-// entry: comes after the text of a kernel, named by HOSTCUDA_KERNEL; the functions that Python calls.
+// entry: the functions that Python calls. Comes after the text of the kernel HOSTCUDA_KERNEL.
 
 #pragma once
 

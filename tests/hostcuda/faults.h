@@ -1,7 +1,8 @@
 // faults: turns errors of a kernel into a failed launch instead of a dead process.
 //
-// Accesses outside of buffers raise signals; undefined arithmetic calls functions of GCC's sanitizer
-// library, which are defined here instead. A launch that exceeds its time fails in the same way.
+// Accesses outside of buffers raise signals; undefined arithmetic calls functions of GCC's
+// sanitizer library, which are defined here instead. A launch that exceeds its time fails in the
+// same way.
 
 #pragma once
 
@@ -101,9 +102,10 @@ struct SanitizerLocation {
     unsigned line, column;
 };
 
-#define HOSTCUDA_UNDEFINED(check, what)                                                      \
-    extern "C" [[noreturn]] void __ubsan_handle_##check##_abort(const SanitizerLocation* location) { \
-        hostcuda::fail("%s:%u: " what, location->file, location->line);                            \
+#define HOSTCUDA_UNDEFINED(check, what)                                 \
+    extern "C" [[noreturn]] void __ubsan_handle_##check##_abort(        \
+        const SanitizerLocation* location) {                            \
+        hostcuda::fail("%s:%u: " what, location->file, location->line); \
     }
 
 HOSTCUDA_UNDEFINED(out_of_bounds, "index outside of an array")

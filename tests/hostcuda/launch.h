@@ -23,7 +23,7 @@ extern "C" [[gnu::weak, gnu::visibility("hidden")]] char __stop_hostcuda_shared[
 extern "C" [[gnu::visibility("hidden")]] char __ehdr_start[], _end[];
 
 static dim3 gridDim, blockDim;
-static uint3 blockIdx;   // of the current thread
+static uint3 blockIdx;  // of the current thread
 static uint3 threadIdx;
 
 namespace hostcuda {
@@ -42,11 +42,11 @@ struct Launch {
     double seconds;  // limit of processor time, after which the launch fails
 
     // Results.
-    long long failure;      // 0: none; 1: see message; 2: see address too
+    long long failure;  // 0: none; 1: see message; 2: see address too
     long long block, thread;
-    long long address;      // the address that could not be accessed
-    long long instruction;  // the instruction at fault, as an offset in the library
-    long long access;       // 'r', 'w', or 0 if unknown
+    long long address;                // the address that could not be accessed
+    long long instruction;            // the instruction at fault, as an offset in the library
+    long long access;                 // 'r', 'w', or 0 if unknown
     long long loaded, stored, added;  // bytes of global memory, by functions of ptx.h
     long long in_shared;              // bytes of shared memory, if races are watched
     char message[256];
@@ -78,7 +78,7 @@ inline void record_failure() {
 // Stacks begin at different distances from the ends of their pages, to use different cache sets.
 inline char* stack_bottom(unsigned index) {
     return launch->stacks + index * (launch->guard_bytes + launch->stack_bytes) +
-           launch->guard_bytes;
+        launch->guard_bytes;
 }
 inline char* stack_top(unsigned index) {
     return stack_bottom(index) + launch->stack_bytes - index % 32 * 128;
@@ -93,7 +93,7 @@ inline bool is_on_stack(const void* address) {
 }
 inline bool is_shared(const void* address) {
     return is_within(address, launch->shared, launch->shared + launch->shared_bytes) ||
-           is_within(address, __start_hostcuda_shared, __stop_hostcuda_shared);
+        is_within(address, __start_hostcuda_shared, __stop_hostcuda_shared);
 }
 
 // Fail the launch with a message. No thread of it runs any more.

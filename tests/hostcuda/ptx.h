@@ -14,7 +14,7 @@ struct alignas(16) vec16_t {
     unsigned int w[4];
 };
 
-// ---- conversions: round to nearest even, as `cvt.rn` does; every NaN becomes 0x7FFF --------------
+// ---- conversions: round to nearest even, as `cvt.rn` does; every NaN becomes 0x7FFF ------------
 
 inline float to_acc(half_t x) {
     const unsigned sign = (x.bits & 0x8000u) << 16;

@@ -167,7 +167,7 @@ inline void touch_bytes(const void* address, std::size_t size, bool write) {
 #endif
 
 // Count the bytes of an access by a function of ptx.h, unless every access is counted anyway.
-inline void count(long long Launch::*bytes, long long moved) {
+inline void count(long long Launch::* bytes, long long moved) {
     if constexpr (!watches_races) launch->*bytes += moved;
 }
 

@@ -110,14 +110,14 @@ void multiply(Operands operands, Where at) {
 
 }  // namespace hostcuda
 
-inline void copy16_async(void* shared, const void* global,
-                         hostcuda::Where at = hostcuda::here()) {
+inline void copy16_async(void* shared, const void* global, hostcuda::Where at = hostcuda::here()) {
     hostcuda::check_shared(shared, "copy16_async", at);
     hostcuda::check_global(global, 16, "copy16_async", at);
     hostcuda::Copies& mine = hostcuda::my_copies();
     if (mine.count == hostcuda::most_copies)
         hostcuda::fail("%s:%d: too many pending copies for the harness", at.file, at.line);
-    mine.copies[mine.count++] = {static_cast<vec16_t*>(shared), static_cast<const vec16_t*>(global)};
+    mine.copies[mine.count++] = {static_cast<vec16_t*>(shared),
+                                 static_cast<const vec16_t*>(global)};
 }
 
 [[gnu::always_inline]]
@@ -131,8 +131,7 @@ inline void wait_for_copies() {
 }
 
 [[gnu::always_inline]]
-inline void load_matrices(const void* row, unsigned* words,
-                          hostcuda::Where at = hostcuda::here()) {
+inline void load_matrices(const void* row, unsigned* words, hostcuda::Where at = hostcuda::here()) {
     hostcuda::check_shared(row, "load_matrices", at);
     hostcuda::Rows rows = {*static_cast<const vec16_t*>(row), {}};
     hostcuda::meet_warp(~0u, &rows, hostcuda::distribute_rows, at);

@@ -33,6 +33,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # that of support
+
 from support import nvrtc
 
 from cudeform.gpu.algorithms.fused_tiling import STAGE_VECS, tile_shapes

@@ -29,8 +29,8 @@ _GEMM = ("fused/gemm_tile.cuh", "fused/schedule.cuh")
 
 # The files of each kernel, in order. The last one has the kernel, and bears its name.
 FILES = {
-    "channels_last": (*_INDEXING, "layout/channels_last.cu"),
-    "channels_first": (*_INDEXING, "layout/channels_first.cu"),
+    "channels_last": (*_INDEXING, "layout/transpose.cuh", "layout/channels_last.cu"),
+    "channels_first": (*_INDEXING, "layout/transpose.cuh", "layout/channels_first.cu"),
     "pack_weight": (*_INDEXING, "layout/pack_weight.cu"),
     "unpack_weight": (*_INDEXING, "layout/unpack_weight.cu"),
     "deform_im2col": (*_COLUMNS, "im2col/deform_im2col.cu"),
