@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from cudeform_bench.cpu.report import Report, text
 from cudeform_bench.table import Measurement, direction_table, mean_ratio
 
 SMALL = QUICK[0]
+forward = import_module("cudeform.cpu.forward")
 
 
 def measurement(ours: float, torchvision: float, direction: str = "forward") -> Measurement:
@@ -43,6 +45,16 @@ def test_peers_compute_the_same(name: str) -> None:
     exact = cudeform_calls(problem.astype(np.float64), None)
     for direction, call in contestants.CONTESTANTS[name].calls(problem, None).items():
         assert timing.largest_error(call(), exact[direction]()) <= timing.TOLERANCE
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward", "both"])
+def test_shares_of_the_time_are_those_of_the_engines_functions(direction: str) -> None:
+    before = forward.gather_columns
+    shares = contestants.cudeform_profile(Problem.of(SMALL), direction)
+    assert list(shares) == ["product", "sampling", "rest"]
+    assert min(shares.values()) > 0.01
+    assert sum(shares.values()) == pytest.approx(1)
+    assert forward.gather_columns is before
 
 
 def test_a_peer_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 import cudeform
 from cudeform_bench.configs import Problem
+from cudeform_bench.cpu.profile import shares
 
 Results = dict[str, NDArray[Any]]  # "output", "grad_input", ...: those that the call computes
 Call = Callable[[], Results]
@@ -65,6 +66,11 @@ def cudeform_calls(problem: Problem, threads: int | None) -> Calls:
         return {f"grad_{name}": grad for name, grad in grads._asdict().items()}
 
     return {FORWARD: forward, BACKWARD: backward, BOTH: lambda: forward() | backward()}
+
+
+def cudeform_profile(problem: Problem, direction: str) -> dict[str, float]:
+    """Shares of the time of a call: product, sampling, rest."""
+    return shares(cudeform_calls(problem, threads=1)[direction])
 
 
 def torchvision_calls(problem: Problem, threads: int | None) -> Calls:
@@ -148,7 +154,7 @@ def _onnx_model(problem: Problem) -> bytes:
 
 
 CONTESTANTS: dict[str, Contestant] = {
-    "cudeform": Contestant(cudeform_calls),
+    "cudeform": Contestant(cudeform_calls, profile=cudeform_profile),
     "torchvision": Contestant(torchvision_calls, needs=("torch", "torchvision")),
     "onnxruntime": Contestant(onnxruntime_calls, needs=("onnx", "onnxruntime")),
 }
