@@ -5,6 +5,7 @@
 check:  ## style, spelling, metadata, types
 	ruff format --check .
 	ruff check .
+	clang-format --dry-run --Werror kernels/*/*.cu kernels/*/*.cuh tests/hostcuda/*.h
 	codespell
 	validate-pyproject pyproject.toml
 	mypy
