@@ -77,7 +77,7 @@ def _call(builder: Any, name: str, vector: Any, result: Any, arguments: list[Any
 def _add_halves(builder: Any, a: Any, b: Any, group: int) -> Any:
     """Add the upper half of each group of lanes of two vectors, or of one, to the lower half."""
     nothing = ir.Constant(a.type, ir.Undefined)
-    lanes = range(2 * VECTOR if b is not None else VECTOR)
+    lanes = range(a.type.count * (1 if b is None else 2))
     halves = (
         [lane for lane in lanes if (lane % group < group // 2) == lower] for lower in (True, False)
     )
@@ -293,15 +293,22 @@ def transposed(typing: Any, rows: Any) -> Any:
 
 @_instruction
 def store_lane_sums(typing: Any, pointer_type: Any, index: Any, vectors: Any) -> Any:
-    """Store the sums of the lanes of four vectors, next to each other; their order is fixed."""
+    """Store the sums of the lanes of two, four or eight vectors, next to each other.
+
+    The order of each sum is fixed.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer, index, packed = arguments
-        a, b, c, d = cgutils.unpack_tuple(builder, packed)
-        ab = _add_halves(builder, a, b, VECTOR)
-        cd = _add_halves(builder, c, d, VECTOR)
-        sums = _add_halves(builder, ab, cd, VECTOR // 2)
-        sums = _add_halves(builder, sums, None, VECTOR // 4)
+        group, left = VECTOR, cgutils.unpack_tuple(builder, packed)
+        while len(left) > 1:
+            pairs = zip(left[::2], left[1::2], strict=True)
+            left = [_add_halves(builder, a, b, group) for a, b in pairs]
+            group //= 2
+        [sums] = left
+        while group > 1:
+            sums = _add_halves(builder, sums, None, group)
+            group //= 2
         address = _address(builder, pointer, index, sums.type)
         builder.store(sums, address, align=pointer_type.dtype.bitwidth // 8)
         return context.get_dummy_value()
