@@ -1,9 +1,11 @@
 """The sizes of a deformable convolution: how they follow from shapes, and the checks of them.
 
-The letters of shapes are the same everywhere: input ``(N, C, H, W)``, weight
+The letters of shapes are the same everywhere. In two dimensions: input ``(N, C, H, W)``, weight
 ``(O, C/groups, KH, KW)``, offset ``(N, 2*offset_groups*KH*KW, OH, OW)``, mask
-``(N, offset_groups*KH*KW, OH, OW)``, bias ``(O,)``, output ``(N, O, OH, OW)``. A *tap* is one
-position of the kernel, ``tap = i * KW + j``.
+``(N, offset_groups*KH*KW, OH, OW)``, bias ``(O,)``, output ``(N, O, OH, OW)``. Three dimensions
+have D, KD and OD in front of H, KH and OH, one dimension has no H, KH and OH. The offset has a
+channel an axis, in the order of the axes, for each tap of each offset group. A *tap* is one
+position of the kernel; taps are counted row by row, ``tap = i * KW + j``.
 
 Only shapes are read, never the contents of an array, so the same checks serve arrays on a GPU and
 arrays without contents, which compilers trace.
@@ -14,86 +16,150 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from numbers import Integral
 from typing import Any
 
-from cudeform.settings import LARGEST, Padding, Pair, as_pair, padding_of_shapes
+from cudeform.settings import (
+    AXIS_NAMES,
+    LARGEST,
+    Ints,
+    Padding,
+    Pairs,
+    PerAxis,
+    as_ints,
+    padding_of_shapes,
+)
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """The sizes of one deformable convolution; :func:`geometry_of` makes it and checks them."""
+    """The sizes of one deformable convolution; :func:`geometry_of` makes it and checks them.
+
+    Tuples have one number an axis, in the order depth, height, width as far as they exist.
+
+    Attributes:
+        batch, channels, out_channels: N, C, O.
+        size: of an input image.
+        kernel: taps along each axis.
+        out: size of an output image.
+        stride, pad_begin, pad_end, dilation: as the caller chose them.
+        groups, offset_groups: in which input channels go together.
+    """
 
     batch: int
     channels: int
-    in_h: int
-    in_w: int
+    size: PerAxis
     out_channels: int
-    kernel_h: int
-    kernel_w: int
-    out_h: int
-    out_w: int
-    stride_h: int
-    stride_w: int
-    pad_top: int
-    pad_bottom: int
-    pad_left: int
-    pad_right: int
-    dilation_h: int
-    dilation_w: int
+    kernel: PerAxis
+    out: PerAxis
+    stride: PerAxis
+    pad_begin: PerAxis
+    pad_end: PerAxis
+    dilation: PerAxis
     groups: int
     offset_groups: int
 
     @property
+    def axes(self) -> int:
+        """Number of spatial axes: 1, 2 or 3."""
+        return len(self.size)
+
+    @property
     def taps(self) -> int:
         """Positions of the kernel, KH * KW."""
-        return self.kernel_h * self.kernel_w
+        return prod(self.kernel)
 
     @property
     def in_pixels(self) -> int:
         """Pixels of one input image, H * W."""
-        return self.in_h * self.in_w
+        return prod(self.size)
 
     @property
     def out_pixels(self) -> int:
         """Pixels of one output image, OH * OW."""
-        return self.out_h * self.out_w
+        return prod(self.out)
+
+    @property
+    def out_rows(self) -> int:
+        """Rows of one output image, all axes but the last merged: OH, OD * OH or 1."""
+        return prod(self.out[:-1])
+
+    @property
+    def out_cols(self) -> int:
+        """Columns of one output image, OW."""
+        return self.out[-1]
 
     @property
     def input_shape(self) -> Shape:
         """(N, C, H, W)."""
-        return (self.batch, self.channels, self.in_h, self.in_w)
+        return (self.batch, self.channels, *self.size)
 
     @property
     def offset_shape(self) -> Shape:
         """(N, 2*offset_groups*KH*KW, OH, OW)."""
-        return (self.batch, 2 * self.offset_groups * self.taps, self.out_h, self.out_w)
+        return (self.batch, self.axes * self.offset_groups * self.taps, *self.out)
 
     @property
     def mask_shape(self) -> Shape:
         """(N, offset_groups*KH*KW, OH, OW)."""
-        return (self.batch, self.offset_groups * self.taps, self.out_h, self.out_w)
+        return (self.batch, self.offset_groups * self.taps, *self.out)
 
     @property
     def weight_shape(self) -> Shape:
         """(O, C/groups, KH, KW)."""
-        return (
-            self.out_channels,
-            self.channels // self.groups,
-            self.kernel_h,
-            self.kernel_w,
-        )
+        return (self.out_channels, self.channels // self.groups, *self.kernel)
 
     @property
     def output_shape(self) -> Shape:
         """(N, O, OH, OW)."""
-        return (self.batch, self.out_channels, self.out_h, self.out_w)
+        return (self.batch, self.out_channels, *self.out)
 
     def check_grad_output(self, shape: Sequence[int]) -> None:
         """Check that a gradient of the output has the output's shape."""
-        _expect("grad_output", "(N, O, OH, OW)", self.output_shape, tuple(shape))
+        rule = ShapeRules.of(self.axes).output
+        _expect("grad_output", rule, self.output_shape, tuple(shape))
+
+
+@dataclass(frozen=True)
+class ShapeRules:
+    """The shapes of arrays in letters, for error texts: in two dimensions (N, C, H, W) and so on.
+
+    Attributes:
+        size, kernel: the letters of an image's size and of the kernel's, "H, W" and "KH, KW".
+        coordinates: channels of the offset for each offset group, "2*KH*KW".
+    """
+
+    size: str
+    kernel: str
+    coordinates: str
+    input: str
+    weight: str
+    offset: str
+    mask: str
+    output: str
+
+    @staticmethod
+    @lru_cache
+    def of(axes: int) -> ShapeRules:
+        """Those for a number of axes."""
+        letters = [name[0].upper() for name in AXIS_NAMES[-axes:]]
+        size, kernel, out = (
+            ", ".join(prefix + letter for letter in letters) for prefix in ("", "K", "O")
+        )
+        taps, several = kernel.replace(", ", "*"), f"{axes}*" if axes > 1 else ""
+        return ShapeRules(
+            size=size,
+            kernel=kernel,
+            coordinates=several + taps,
+            input=f"(N, C, {size})",
+            weight=f"(O, C/groups, {kernel})",
+            offset=f"(N, {several}offset_groups*{taps}, {out})",
+            mask=f"(N, offset_groups*{taps}, {out})",
+            output=f"(N, O, {out})",
+        )
 
 
 def geometry_of(
@@ -101,15 +167,17 @@ def geometry_of(
     offset: Sequence[int],
     weight: Sequence[int],
     bias: Sequence[int] | None = None,
-    stride: Pair = 1,
+    stride: Ints = 1,
     padding: Padding = 0,
-    dilation: Pair = 1,
+    dilation: Ints = 1,
     mask: Sequence[int] | None = None,
+    *,
+    axes: int = 2,
 ) -> Geometry:
-    """Geometry of a call, from the shapes of its arrays.
+    """Geometry of a call in one, two or three dimensions, from the shapes of its arrays.
 
     ``groups`` and ``offset_groups`` are inferred: ``groups = C // weight.shape[1]`` and
-    ``offset_groups = offset.shape[1] // (2*KH*KW)``.
+    ``offset_groups = offset.shape[1] // (axes*taps)``.
 
     Raises:
         TypeError: stride, padding or dilation are not integers.
@@ -121,7 +189,7 @@ def geometry_of(
         >>> g.output_shape, g.groups, g.offset_groups
         ((1, 6, 8, 8), 1, 1)
     """
-    settings = _normal(input, weight, stride, padding, dilation)
+    settings = _normal(input, weight, stride, padding, dilation, axes)
     return _cached_geometry(*_as_tuples(input, offset, weight, bias, mask), *settings)
 
 
@@ -130,13 +198,15 @@ def uncached_geometry_of(
     offset: Sequence[int],
     weight: Sequence[int],
     bias: Sequence[int] | None = None,
-    stride: Pair = 1,
+    stride: Ints = 1,
     padding: Padding = 0,
-    dilation: Pair = 1,
+    dilation: Ints = 1,
     mask: Sequence[int] | None = None,
+    *,
+    axes: int = 2,
 ) -> Geometry:
     """:func:`geometry_of` for sizes that a compiler traces: symbols have no hash for a cache."""
-    settings = _normal(input, weight, stride, padding, dilation)
+    settings = _normal(input, weight, stride, padding, dilation, axes)
     return _geometry(*_as_tuples(input, offset, weight, bias, mask), *settings)
 
 
@@ -145,10 +215,15 @@ def _as_tuples(*shapes: Sequence[int] | None) -> Any:
 
 
 def _normal(
-    input: Sequence[int], weight: Sequence[int], stride: Pair, padding: Padding, dilation: Pair
+    input: Sequence[int],
+    weight: Sequence[int],
+    stride: Ints,
+    padding: Padding,
+    dilation: Ints,
+    axes: int,
 ) -> Any:
-    pads = padding_of_shapes(padding, input, weight, stride, dilation)
-    return as_pair("stride", stride, 1), pads, as_pair("dilation", dilation, 1)
+    pads = padding_of_shapes(padding, input, weight, stride, dilation, axes)
+    return as_ints("stride", stride, 1, axes), pads, as_ints("dilation", dilation, 1, axes)
 
 
 def _geometry(
@@ -157,45 +232,41 @@ def _geometry(
     weight: Shape,
     bias: Shape | None,
     mask: Shape | None,
-    stride: tuple[int, int],
-    padding: tuple[tuple[int, int], tuple[int, int]],
-    dilation: tuple[int, int],
+    stride: PerAxis,
+    padding: Pairs,
+    dilation: PerAxis,
 ) -> Geometry:
-    batch, channels, in_h, in_w = _rank4("input", "(N, C, H, W)", input)
-    out_channels, _, kernel_h, kernel_w = _rank4("weight", "(O, C/groups, KH, KW)", weight)
-    if in_h < 1 or in_w < 1:
-        raise ValueError(f"input must have shape (N, C, H, W) with H, W >= 1, got {input}")
-    if kernel_h < 1 or kernel_w < 1:
-        raise ValueError(
-            f"weight must have shape (O, C/groups, KH, KW) with KH, KW >= 1, got {weight}"
-        )
-    groups = _groups(channels, weight)
-    (pad_top, pad_bottom), (pad_left, pad_right) = padding
+    axes = len(stride)
+    rules = ShapeRules.of(axes)
+    _check_rank("input", rules.input, input, axes)
+    _check_rank("weight", rules.weight, weight, axes)
+    (batch, channels, *size), (out_channels, _, *kernel) = input, weight
+    for name, rule, letters, sizes in (
+        ("input", rules.input, rules.size, input),
+        ("weight", rules.weight, rules.kernel, weight),
+    ):
+        if any(each < 1 for each in sizes[2:]):
+            raise ValueError(f"{name} must have shape {rule} with {letters} >= 1, got {sizes}")
+    groups = _groups(channels, weight, rules)
+    by_axis = zip(AXIS_NAMES[-axes:], size, padding, dilation, kernel, stride, strict=True)
+    out = tuple([_out_size(*of_axis) for of_axis in by_axis])
     geometry = Geometry(
         batch=batch,
         channels=channels,
-        in_h=in_h,
-        in_w=in_w,
+        size=tuple(size),
         out_channels=out_channels,
-        kernel_h=kernel_h,
-        kernel_w=kernel_w,
-        out_h=_out_size("height", in_h, padding[0], dilation[0], kernel_h, stride[0]),
-        out_w=_out_size("width", in_w, padding[1], dilation[1], kernel_w, stride[1]),
-        stride_h=stride[0],
-        stride_w=stride[1],
-        pad_top=pad_top,
-        pad_bottom=pad_bottom,
-        pad_left=pad_left,
-        pad_right=pad_right,
-        dilation_h=dilation[0],
-        dilation_w=dilation[1],
+        kernel=tuple(kernel),
+        out=out,
+        stride=stride,
+        pad_begin=tuple([begin for begin, _ in padding]),
+        pad_end=tuple([end for _, end in padding]),
+        dilation=dilation,
         groups=groups,
-        offset_groups=offset_groups_of(channels, offset, kernel_h * kernel_w),
+        offset_groups=offset_groups_of(channels, offset, prod(kernel), axes),
     )
-    offset_rule = "(N, 2*offset_groups*KH*KW, OH, OW)"
-    _expect("offset", offset_rule, geometry.offset_shape, offset)
+    _expect("offset", rules.offset, geometry.offset_shape, offset)
     if mask is not None:
-        _expect("mask", "(N, offset_groups*KH*KW, OH, OW)", geometry.mask_shape, mask)
+        _expect("mask", rules.mask, geometry.mask_shape, mask)
     if bias is not None:
         _expect("bias", "(O,)", (out_channels,), bias)
     return geometry
@@ -204,44 +275,45 @@ def _geometry(
 _cached_geometry = lru_cache(maxsize=256)(_geometry)
 
 
-def _groups(channels: int, weight: Shape) -> int:
+def _groups(channels: int, weight: Shape, rules: ShapeRules) -> int:
     out_channels, group_channels = weight[:2]
     if channels == group_channels:
         return 1
     if group_channels < 1 or channels % group_channels:
         raise ValueError(
-            "weight must have shape (O, C/groups, KH, KW) where C/groups divides "
+            f"weight must have shape {rules.weight} where C/groups divides "
             f"C = {channels}, got {weight}"
         )
     groups = channels // group_channels
     if out_channels % groups:
         raise ValueError(
-            "weight must have shape (O, C/groups, KH, KW) where groups divides O: "
+            f"weight must have shape {rules.weight} where groups divides O: "
             f"groups = C / weight.shape[1] = {groups}, got {weight}"
         )
     return groups
 
 
-def offset_groups_of(channels: int, offset: Shape, taps: int) -> int:
+def offset_groups_of(channels: int, offset: Shape, taps: int, axes: int) -> int:
     """Offset groups, inferred from the shape of the offset.
 
     Raises:
-        ValueError: the channels of the offset are no multiple of ``2 * taps``, or the number of
+        ValueError: the channels of the offset are no multiple of ``axes * taps``, or the number of
             offset groups does not divide ``channels``.
     """
-    _rank4("offset", "(N, 2*offset_groups*KH*KW, OH, OW)", offset)
+    rules, coordinates = ShapeRules.of(axes), axes * taps
+    _check_rank("offset", rules.offset, offset, axes)
     # divmod does not take the symbols of a compiler.
-    offset_groups, rest = offset[1] // (2 * taps), offset[1] % (2 * taps)
+    offset_groups, rest = offset[1] // coordinates, offset[1] % coordinates
     if offset_groups < 1 or rest:
         raise ValueError(
-            "offset must have shape (N, 2*offset_groups*KH*KW, OH, OW): offset.shape[1] must be a "
-            f"positive multiple of 2*KH*KW = {2 * taps} (offset_groups = 1 makes it {2 * taps}), "
+            f"offset must have shape {rules.offset}: offset.shape[1] must be a positive multiple "
+            f"of {rules.coordinates} = {coordinates} (offset_groups = 1 makes it {coordinates}), "
             f"got {offset}"
         )
     if channels % offset_groups:
         raise ValueError(
-            f"offset_groups = offset.shape[1] / (2*KH*KW) = {offset_groups} must divide "
-            f"C = {channels}, got offset of shape {offset}"
+            f"offset_groups = offset.shape[1] / ({rules.coordinates}) = {offset_groups} must "
+            f"divide C = {channels}, got offset of shape {offset}"
         )
     return offset_groups
 
@@ -272,8 +344,6 @@ def _expect(name: str, rule: str, expected: Shape, got: Shape) -> None:
         raise ValueError(f"{name} must have shape {rule} = {expected}, got {got}")
 
 
-def _rank4(name: str, rule: str, shape: Shape) -> tuple[int, int, int, int]:
-    if len(shape) != 4:
+def _check_rank(name: str, rule: str, shape: Shape, axes: int) -> None:
+    if len(shape) != axes + 2:
         raise ValueError(f"{name} must have shape {rule}, got {shape}")
-    first, second, third, fourth = shape
-    return first, second, third, fourth

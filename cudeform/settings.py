@@ -1,6 +1,7 @@
-"""Stride, padding and dilation: the forms that callers write, as pairs of integers.
+"""Stride, padding and dilation: the forms that callers write, as integers for each axis.
 
-Padding may have a name. "valid" is none; "same" keeps the size of the image and needs stride 1.
+Axes are in the order of :data:`AXIS_NAMES`, the last ones where there are fewer than three. Padding
+may have a name. "valid" is none; "same" keeps the size of the image and needs stride 1.
 """
 
 from __future__ import annotations
@@ -12,21 +13,40 @@ from typing import Any, NamedTuple
 # Coordinates are 32-bit integers, whatever the width of an index.
 LARGEST = 2**31 - 1
 
-Pair = int | Sequence[int]
+AXIS_NAMES = ("depth", "height", "width")
+
+Ints = int | Sequence[int]  # one for all axes, or one an axis
+Pair = Ints  # of two axes
 Padding = int | Sequence[int] | Sequence[Sequence[int]] | str
 
-Pairs = tuple[tuple[int, int], tuple[int, int]]
+PerAxis = tuple[int, ...]
+Pairs = tuple[tuple[int, int], ...]  # begin and end of each axis
+
+# By number of axes, for error texts.
+_ONE_AN_AXIS = {
+    1: "a tuple (width,)",
+    2: "a pair (vertical, horizontal)",
+    3: "a triple (depth, height, width)",
+}
+_TWO_AN_AXIS = {
+    1: "a tuple of a pair ((left, right),)",
+    2: "a pair of pairs ((top, bottom), (left, right))",
+    3: "a triple of pairs ((front, back), (top, bottom), (left, right))",
+}
+_LINES = {1: "columns", 2: "rows and columns", 3: "slices, rows and columns"}
 
 
 class Settings(NamedTuple):
     """The arguments of a call that are no arrays, unchecked."""
 
-    stride: Pair = 1
+    stride: Ints = 1
     padding: Padding = 0
-    dilation: Pair = 1
+    dilation: Ints = 1
 
 
-def settings_of(input: Any, weight: Any, stride: Any, padding: Any, dilation: Any) -> Settings:
+def settings_of(
+    input: Any, weight: Any, stride: Any, padding: Any, dilation: Any, axes: int = 2
+) -> Settings:
     """Settings of a call, with arrays as tuples and names of padding as numbers.
 
     A name is kept where an array has no ``shape``; the geometry resolves it.
@@ -35,17 +55,22 @@ def settings_of(input: Any, weight: Any, stride: Any, padding: Any, dilation: An
     if isinstance(padding, str):
         in_shape, weight_shape = getattr(input, "shape", None), getattr(weight, "shape", None)
         if in_shape is not None and weight_shape is not None:
-            padding = padding_of_shapes(padding, in_shape, weight_shape, stride, dilation)
+            padding = padding_of_shapes(padding, in_shape, weight_shape, stride, dilation, axes)
     return Settings(stride, padding, dilation)
 
 
 def padding_of_shapes(
-    padding: Padding, input: Sequence[int], weight: Sequence[int], stride: Pair, dilation: Pair
+    padding: Padding,
+    input: Sequence[int],
+    weight: Sequence[int],
+    stride: Ints,
+    dilation: Ints,
+    axes: int,
 ) -> Pairs:
     """:func:`as_padding` for the shapes of a call."""
-    if isinstance(padding, str) and not len(input) == len(weight) == 4:
-        return (0, 0), (0, 0)  # such shapes are refused, whatever the padding
-    return as_padding(padding, weight[2:], stride, dilation, input[2:])
+    if isinstance(padding, str) and not len(input) == len(weight) == axes + 2:
+        return ((0, 0),) * axes  # such shapes are refused, whatever the padding
+    return as_padding(padding, axes, weight[2:], stride, dilation, input[2:])
 
 
 def plain(value: Any) -> Any:
@@ -57,21 +82,21 @@ def _nested_tuple(value: Any) -> Any:
     return tuple(map(_nested_tuple, value)) if isinstance(value, list) else value
 
 
-def as_pair(name: str, value: object, least: int) -> tuple[int, int]:
-    """A pair (vertical, horizontal) of integers, from one integer, a pair, or an array of these.
+def as_ints(name: str, value: object, least: int, axes: int) -> PerAxis:
+    """An integer for each axis, from one integer, a sequence, or an array of these.
 
     Args:
         name: of the argument, for error texts.
         value: what the caller passed.
         least: the smallest value allowed.
+        axes: how many axes there are.
     """
     value = plain(value)
     if not isinstance(value, Sequence) or isinstance(value, str):
-        number = _integer(name, value, least)
-        return number, number
-    if len(value) != 2:
-        raise ValueError(f"{name} must be an integer or a pair (vertical, horizontal), got {value}")
-    return _integer(name, value[0], least), _integer(name, value[1], least)
+        return (_integer(name, value, least),) * axes
+    if len(value) != axes:
+        raise ValueError(f"{name} must be an integer or {_ONE_AN_AXIS[axes]}, got {value}")
+    return tuple([_integer(name, each, least) for each in value])
 
 
 def _integer(name: str, value: Any, least: int) -> int:
@@ -88,45 +113,56 @@ def _integer(name: str, value: Any, least: int) -> int:
 
 def as_padding(
     value: object,
-    kernel: Sequence[int],
-    stride: Pair = 1,
-    dilation: Pair = 1,
+    axes: int,
+    kernel: Sequence[int] = (),
+    stride: Ints = 1,
+    dilation: Ints = 1,
     size: Sequence[int] | None = None,
 ) -> Pairs:
-    """Padding as ((top, bottom), (left, right)).
+    """Padding as (begin, end) for each axis: ((top, bottom), (left, right)) for two.
 
     Args:
-        value: a number, a pair, a pair of pairs, an array of these, "valid" or "same".
+        value: a number, one an axis, a pair an axis, an array of these, "valid" or "same".
+        axes: how many axes there are.
         kernel, stride, dilation: of the convolution; "same" depends on them.
-        size: (H, W) of the image where it is known, for an error text.
+        size: of the image, one an axis, where it is known, for an error text.
     """
     value = plain(value)
     if isinstance(value, str):
-        return _named_padding(value, kernel, stride, dilation, size)
+        return _named_padding(value, axes, kernel, stride, dilation, size)
     if not isinstance(value, Sequence):
         both = _integer("padding", value, 0)
-        return (both, both), (both, both)
-    if len(value) != 2:
-        raise ValueError(f"padding must be {_PADDING_RULE}, got {value}")
-    return as_pair("padding", value[0], 0), as_pair("padding", value[1], 0)
+        return ((both, both),) * axes
+    if len(value) != axes:
+        raise ValueError(f"padding must be {_padding_rule(axes)}, got {value}")
+    return tuple([_begin_and_end(each) for each in value])
 
 
-_PADDING_RULE = (
-    "an integer, a pair (vertical, horizontal), a pair of pairs ((top, bottom), (left, right)), "
-    '"valid" or "same"'
-)
+def _begin_and_end(value: object) -> tuple[int, int]:
+    begin, end = as_ints("padding", value, 0, 2)
+    return begin, end
+
+
+def _padding_rule(axes: int) -> str:
+    return f'an integer, {_ONE_AN_AXIS[axes]}, {_TWO_AN_AXIS[axes]}, "valid" or "same"'
 
 
 def _named_padding(
-    name: str, kernel: Sequence[int], stride: Pair, dilation: Pair, size: Sequence[int] | None
+    name: str,
+    axes: int,
+    kernel: Sequence[int],
+    stride: Ints,
+    dilation: Ints,
+    size: Sequence[int] | None,
 ) -> Pairs:
     if name == "valid":
-        return (0, 0), (0, 0)
+        return ((0, 0),) * axes
     if name != "same":
-        raise ValueError(f"padding must be {_PADDING_RULE}, got {name!r}")
-    strides, dilations = as_pair("stride", stride, 1), as_pair("dilation", dilation, 1)
+        raise ValueError(f"padding must be {_padding_rule(axes)}, got {name!r}")
+    strides = as_ints("stride", stride, 1, axes)
+    dilations = as_ints("dilation", dilation, 1, axes)
     spans = [d * (k - 1) for k, d in zip(kernel, dilations, strict=True)]
-    if strides == (1, 1):
+    if strides == (1,) * axes:
         return _halves(spans)
     by_size = "depends on the size of the image"
     if size is not None:
@@ -135,15 +171,12 @@ def _named_padding(
         by_size = f"is {_halves(totals)} here"
     raise ValueError(
         f'padding="same" needs stride 1, got {strides}. Two rules are in use for other strides: '
-        f"the padding of stride 1, {_halves(spans)}, or the padding for ceil(size / stride) rows "
-        f"and columns of output, as in TensorFlow and ONNX, which {by_size}. Write the one you mean"
+        f"the padding of stride 1, {_halves(spans)}, or the padding for ceil(size / stride) "
+        f"{_LINES[axes]} of output, as in TensorFlow and ONNX, which {by_size}. "
+        "Write the one you mean"
     )
 
 
 def _halves(totals: Sequence[int]) -> Pairs:
-    """Halves of both totals; the second is the larger one, as in PyTorch, JAX and TensorFlow."""
-    vertical, horizontal = totals
-    return (vertical // 2, vertical - vertical // 2), (
-        horizontal // 2,
-        horizontal - horizontal // 2,
-    )
+    """Halves of each total; the second is the larger one, as in PyTorch, JAX and TensorFlow."""
+    return tuple([(total // 2, total - total // 2) for total in totals])

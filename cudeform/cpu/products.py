@@ -36,16 +36,16 @@ def taps_first(g: Geometry, weight: Array, dtype: np.dtype[Any]) -> Array:
     """Weight (O, C/groups, KH, KW) as (groups, O/groups, taps * C/groups); depthwise (taps, C)."""
     if is_depthwise(g):
         return np.ascontiguousarray(weight.reshape(g.channels, g.taps).T, dtype)
-    packed = weight.transpose(0, 2, 3, 1).astype(dtype, order="C", copy=False)
+    packed = np.moveaxis(weight, 1, -1).astype(dtype, order="C", copy=False)
     return packed.reshape(g.groups, g.out_channels // g.groups, g.taps * (g.channels // g.groups))
 
 
 def taps_last(g: Geometry, weight: Array) -> Array:
     """The inverse of :func:`taps_first`: a view of shape (O, C/groups, KH, KW)."""
     if is_depthwise(g):
-        return weight.T.reshape(g.channels, 1, g.kernel_h, g.kernel_w)
-    packed = weight.reshape(g.out_channels, g.kernel_h, g.kernel_w, g.channels // g.groups)
-    return packed.transpose(0, 3, 1, 2)
+        return weight.T.reshape(g.channels, 1, *g.kernel)
+    packed = weight.reshape(g.out_channels, *g.kernel, g.channels // g.groups)
+    return np.moveaxis(packed, -1, 1)
 
 
 def output_of(g: Geometry, weight: Array, columns: Array, out: Array) -> None:

@@ -92,13 +92,13 @@ class Box:
         at = self.first
         while at < self.last:
             n, position = divmod(at, g.out_pixels)
-            row, col = divmod(position, g.out_w)
+            row, col = divmod(position, g.out_cols)
             left = min(self.last - at, g.out_pixels - position)
-            if col or left < g.out_w:
-                cols = min(left, g.out_w - col)
+            if col or left < g.out_cols:
+                cols = min(left, g.out_cols - col)
                 rows = 1
             else:
-                cols, rows = g.out_w, left // g.out_w
+                cols, rows = g.out_cols, left // g.out_cols
             yield Rectangle(
                 self.images.start + n,
                 slice(row, row + rows),

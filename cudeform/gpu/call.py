@@ -125,7 +125,7 @@ class Call:
 
     def positions(self, chunk: Chunk) -> int:
         """Output positions of a chunk."""
-        return chunk.count * chunk.height * self.g.out_w
+        return chunk.count * chunk.height * self.g.out_cols
 
     def samples(self, chunk: Chunk) -> int:
         """Samples of a chunk."""
@@ -194,7 +194,7 @@ def ld_columns_of(g: Geometry, operands: Operands) -> int:
 
 def most_positions(g: Geometry, chunks: Sequence[Chunk]) -> int:
     """Output positions of the largest chunk."""
-    return max(chunk.count * chunk.height for chunk in chunks) * g.out_w
+    return max(chunk.count * chunk.height for chunk in chunks) * g.out_cols
 
 
 def pointer_of(array: DeviceArray | Memory | None) -> int:

@@ -48,12 +48,12 @@ def cut_into_chunks(g: Geometry, hardware: Hardware, options: Options, costs: Co
         ValueError: not even one output row of one image fits ``options.workspace_limit``, or it
             has more samples than 32-bit integers can number.
     """
-    row_samples = g.out_w * g.taps * g.offset_groups
+    row_samples = g.out_cols * g.taps * g.offset_groups
     if row_samples > MAX_SAMPLES:
         raise ValueError(
             f"OW*KH*KW*offset_groups must be at most {MAX_SAMPLES} on a GPU, got {row_samples}"
         )
-    row_bytes = g.out_w * costs.position
+    row_bytes = g.out_cols * costs.position
     image_bytes = costs.image + g.out_pixels * costs.position
     required = costs.image + row_bytes
     if options.deterministic:
@@ -67,15 +67,15 @@ def cut_into_chunks(g: Geometry, hardware: Hardware, options: Options, costs: Co
             f"({what}), got {budget}"
         )
     available = required if options.deterministic else budget - costs.call
-    image_samples = g.out_h * row_samples
+    image_samples = g.out_rows * row_samples
     if image_bytes <= available and image_samples <= MAX_SAMPLES:
         images = _most(available, image_bytes, MAX_SAMPLES // image_samples)
-        return [Chunk(part, slice(0, g.out_h)) for part in split(g.batch, images)]
+        return [Chunk(part, slice(0, g.out_rows)) for part in split(g.batch, images)]
     rows = _most(available - costs.image, row_bytes, MAX_SAMPLES // row_samples)
     return [
         Chunk(slice(image, image + 1), part)
         for image in range(g.batch)
-        for part in split(g.out_h, rows)
+        for part in split(g.out_rows, rows)
     ]
 
 

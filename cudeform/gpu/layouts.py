@@ -132,12 +132,13 @@ def unpack_weight(
 def unpack_input(call: Call, images: Memory, grad_input: DeviceArray, chunk: Chunk) -> None:
     """Round the gradient of a chunk's channels-last images and write it into the input's."""
     g = call.g
+    height, width = g.size
     struct = params.ChannelsFirst(
         first_image=chunk.images.start,
         images=chunk.count,
         channels=g.channels,
-        height=g.in_h,
-        width=g.in_w,
+        height=height,
+        width=width,
     )
     items = chunk.count * g.channels * g.in_pixels
     shared = TRANSPOSE_TILE * (TRANSPOSE_TILE + 1) * call.variant.acc_itemsize

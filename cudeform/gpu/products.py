@@ -32,10 +32,10 @@ def output(
     A batch covers the images of a chunk or the groups, whichever are more; a loop covers the rest.
     """
     g, size, ld = call.g, call.itemsize, call.ld_columns
-    pixels = chunk.height * g.out_w
+    pixels = chunk.height * g.out_cols
     positions = call.positions(chunk)
     group_out = g.out_channels // g.groups
-    first = chunk.images.start * g.out_channels * g.out_pixels + chunk.rows.start * g.out_w
+    first = chunk.images.start * g.out_channels * g.out_pixels + chunk.rows.start * g.out_cols
     # Strides of columns, weight and output from image to image and from group to group.
     by_image = (pixels * ld, 0, g.out_channels * g.out_pixels)
     by_group = (positions * ld, group_out * ld, group_out * g.out_pixels)

@@ -23,7 +23,7 @@ def index_bits_of(g: Geometry, arrays: Sequence[DeviceArray | None], largest: in
     """Bits of an index into arrays of any strides and into workspace of ``largest`` elements."""
     spans = [_span(array) for array in arrays if array is not None]
     shapes = (g.input_shape, g.offset_shape, g.weight_shape, g.output_shape)
-    cells = g.batch * g.offset_groups * (g.in_h + 1) * (g.in_w + 1)
+    cells = g.batch * g.offset_groups * prod(size + 1 for size in g.size)
     return 32 if max(*spans, *map(prod, shapes), cells, largest) <= MAX_ELEMENTS_32 else 64
 
 

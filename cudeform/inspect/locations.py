@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from cudeform.checks import DTYPES
 from cudeform.geometry import offset_groups_of
 from cudeform.inspect._namespace import Namespace, dtype_name, exporter_of, import_foreign
-from cudeform.settings import Padding, Pair, as_padding, as_pair
+from cudeform.settings import Padding, Pair, PerAxis, as_ints, as_padding
+
+AXES = 2
 
 
 def sampling_locations(
@@ -63,11 +66,11 @@ class OffsetLayout:
 
     batch: int
     offset_groups: int
-    kernel: tuple[int, int]
-    out_size: tuple[int, int]
-    stride: tuple[int, int]
-    padding_begin: tuple[int, int]  # before the first row and column
-    dilation: tuple[int, int]
+    kernel: PerAxis
+    out_size: PerAxis
+    stride: PerAxis
+    padding_begin: PerAxis  # before the first row and column
+    dilation: PerAxis
 
     @classmethod
     def of(
@@ -82,18 +85,18 @@ class OffsetLayout:
         dtype = dtype_name(offset)
         if dtype not in DTYPES:
             raise TypeError(f"offset must have a dtype among {', '.join(DTYPES)}, got {dtype}")
-        kernel = as_pair("kernel_size", kernel_size, 1)
-        (top, _), (left, _) = as_padding(padding, kernel, stride, dilation)
+        kernel = as_ints("kernel_size", kernel_size, 1, AXES)
+        pads = as_padding(padding, AXES, kernel, stride, dilation)
         shape = tuple(offset.shape)
         return cls(
             # With 0 channels, any number of offset groups is accepted.
-            offset_groups=offset_groups_of(0, shape, kernel[0] * kernel[1]),
+            offset_groups=offset_groups_of(0, shape, prod(kernel), AXES),
             batch=shape[0],
             kernel=kernel,
-            out_size=(shape[2], shape[3]),
-            stride=as_pair("stride", stride, 1),
-            padding_begin=(top, left),
-            dilation=as_pair("dilation", dilation, 1),
+            out_size=shape[2:],
+            stride=as_ints("stride", stride, 1, AXES),
+            padding_begin=tuple(begin for begin, _ in pads),
+            dilation=as_ints("dilation", dilation, 1, AXES),
         )
 
     def displacements(self, namespace: Namespace, offset: Any) -> Any:

@@ -9,8 +9,8 @@ from typing import Any
 
 from cudeform.geometry import geometry_of
 from cudeform.inspect._namespace import Namespace, import_foreign
-from cudeform.inspect.locations import OffsetLayout
-from cudeform.settings import Padding, Pair, as_pair
+from cudeform.inspect.locations import AXES, OffsetLayout
+from cudeform.settings import Padding, Pair, as_ints
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def offset_stats(
     """
     offset = import_foreign(offset)
     layout = OffsetLayout.of(offset, kernel_size, stride, padding, dilation)
-    height, width = as_pair("image_size", image_size, 1)
+    height, width = as_ints("image_size", image_size, 1, AXES)
     # Shapes without channels and filters, to check the other sizes.
     image, weight = (layout.batch, 0, height, width), (0, 0, *layout.kernel)
     geometry_of(image, offset.shape, weight, None, stride, padding, dilation)

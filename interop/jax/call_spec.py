@@ -79,7 +79,7 @@ class CallSpec:
     outputs: tuple[str, ...]
     bridge: str
 
-    def with_sizes(self, **sizes: int) -> CallSpec:
+    def with_sizes(self, **sizes: Any) -> CallSpec:
         """The same call on arrays of other sizes."""
         return replace(self, geometry=replace(self.geometry, **sizes))
 
@@ -113,12 +113,18 @@ class CallSpec:
         """The spec that :meth:`to_text` wrote."""
         fields = json.loads(text)
         parsed = {
-            "geometry": Geometry(**fields["geometry"]),
+            "geometry": _geometry(fields["geometry"]),
             "options": Options(**fields["options"]),
             "inputs": tuple(Argument(*each) for each in fields["inputs"]),
             "outputs": tuple(fields["outputs"]),
         }
         return cls(**fields | parsed)
+
+
+def _geometry(fields: Mapping[str, Any]) -> Geometry:
+    """A geometry from JSON, which has lists for tuples."""
+    tuples = {n: tuple(value) for n, value in fields.items() if isinstance(value, list)}
+    return Geometry(**{**fields, **tuples})
 
 
 def is_parameter(name: str) -> bool:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cudeform.arrays import Operands
-from cudeform.settings import Padding, Pair, Settings, as_padding, as_pair
+from cudeform.settings import Padding, Pair, Settings, as_ints, as_padding
 
 from . import ADAPTER
 
@@ -50,11 +50,11 @@ class DeformConv2d(nnx.Module):  # type: ignore[misc]
         rngs: nnx.Rngs,
     ) -> None:
         """Make the parameters ``weight``, ``bias``, ``branch_weight`` and ``branch_bias``."""
-        kernel = as_pair("kernel_size", kernel_size, 1)
+        kernel = as_ints("kernel_size", kernel_size, 1, 2)
         self.settings = Settings(
-            as_pair("stride", stride, 1),
-            as_padding(padding, kernel, stride, dilation),
-            as_pair("dilation", dilation, 1),
+            as_ints("stride", stride, 1, 2),
+            as_padding(padding, 2, kernel, stride, dilation),
+            as_ints("dilation", dilation, 1, 2),
         )
         self.displaced = 2 * offset_groups * prod(kernel)
         predicted = self.displaced // 2 * (3 if modulated else 2)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from cudeform.settings import Padding, Pair, as_padding, as_pair, plain
+from cudeform.settings import Padding, Pair, as_ints, as_padding, plain
 
 from .functional import deform_conv2d
 from .views import Tensor
@@ -57,12 +57,12 @@ class DeformConv2d(nn.Module):  # type: ignore[misc]
                 raise ValueError(f"groups = {groups} must divide {name}, got {channels}")
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.kernel_size = as_pair("kernel_size", kernel_size, 1)
-        self.stride = as_pair("stride", stride, 1)
+        self.kernel_size = as_ints("kernel_size", kernel_size, 1, 2)
+        self.stride = as_ints("stride", stride, 1, 2)
         self.padding = plain(padding)
-        self.dilation = as_pair("dilation", dilation, 1)
+        self.dilation = as_ints("dilation", dilation, 1, 2)
         if isinstance(padding, str):
-            self.padding = as_padding(padding, self.kernel_size, self.stride, self.dilation)
+            self.padding = as_padding(padding, 2, self.kernel_size, self.stride, self.dilation)
         self.groups = groups
         self.boundary_grad = boundary_grad
         self.weight = nn.Parameter(

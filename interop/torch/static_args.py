@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from cudeform.options import BOUNDARY_GRADS, Options, boundary_grad_of, current
-from cudeform.settings import Padding, Pair, Settings, as_padding, as_pair
+from cudeform.settings import Padding, Pair, Settings, as_ints, as_padding
 
 SCHEMA = "int[] static_args"
 
@@ -94,12 +94,12 @@ def _pack_eager(
 
 
 def _sizes(stride: Pair, padding: Padding, dilation: Pair) -> Packed:
-    vertical, horizontal = as_padding(padding, ())
+    vertical, horizontal = as_padding(padding, 2)
     return (
-        *as_pair("stride", stride, 1),
+        *as_ints("stride", stride, 1, 2),
         *vertical,
         *horizontal,
-        *as_pair("dilation", dilation, 1),
+        *as_ints("dilation", dilation, 1, 2),
     )
 
 

@@ -77,7 +77,7 @@ def tiling_of(case: Case, device: HostDevice) -> tuple[Tiling, int]:
     g, dtype = geometry(case), case.input.dtype.name
     products = 3 if dtype == "float32" else 1
     tiling = tiling_for(g, dtype, products, device.multiprocessors)
-    return tiling, tiling.tiles(g.batch, g.out_h) * tiling.strips
+    return tiling, tiling.tiles(g.batch, g.out_rows) * tiling.strips
 
 
 def launches(device: HostDevice) -> Counter[str]:

@@ -62,12 +62,12 @@ def test_an_odd_batch_makes_few_launches() -> None:
 def test_32_bit_integers_number_samples_and_weights(position: int) -> None:
     g = geometry(build("any", channels=1, out_channels=1, kernel=(3, 3), batch=1))
     costs = Costs(position=position)
-    many = replace(g, batch=2, out_h=2**14, out_w=2**14)
+    many = replace(g, batch=2, out=(2**14, 2**14))
     chunks = cut_into_chunks(many, HostDevice(), Options(workspace_limit=2**50), costs)
-    counts = [chunk.count * chunk.height * many.out_w * many.taps for chunk in chunks]
+    counts = [chunk.count * chunk.height * many.out_cols * many.taps for chunk in chunks]
     assert sum(counts) == 2 * 2**28 * 9
     assert max(counts) * 4 < 2**31
     assert max(counts) * 2 * 4 > 2**31
-    wide = replace(g, out_h=1, out_w=2**29 // 9 + 1)
+    wide = replace(g, out=(1, 2**29 // 9 + 1))
     with pytest.raises(ValueError, match=r"OW\*KH\*KW\*offset_groups must be at most 536870911 .*"):
         cut_into_chunks(wide, HostDevice(), Options(), costs)

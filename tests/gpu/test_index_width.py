@@ -44,7 +44,7 @@ def call_of(
     strides["offset"] = offset_strides or strides["offset"]
     arrays = {n: DeviceArray(4096, shapes[n], strides[n], "float16") for n in shapes}
     g = geometry_of(shapes["input"], shapes["offset"], shapes["weight"], stride=stride)
-    chunk = Chunk(slice(0, images), slice(0, g.out_h))
+    chunk = Chunk(slice(0, images), slice(0, g.out_rows))
     return Call.by_columns(HostDevice(), g, Options(), Operands(**arrays), [chunk], others), chunk
 
 
@@ -80,17 +80,22 @@ def test_the_last_step_of_a_thread_does_not_overflow(field: str) -> None:
     most = variants.MAX_ELEMENTS_32
     assert most + variants.MAX_THREADS == 2**31 - 1
     g = geometry(build("any", channels=1, size=(1, 1), out_channels=1, kernel=(1, 1), batch=1))
-    sizes: dict[str, dict[str, int]] = {
-        "input": {"in_h": 1, "in_w": most, "batch": 1, "channels": 1},
-        "offset": {"kernel_h": 1, "kernel_w": 1, "out_w": most // 2},
+    sizes: dict[str, dict[str, Any]] = {
+        "input": {"size": (1, most), "batch": 1, "channels": 1},
+        "offset": {"kernel": (1, 1), "out": (1, most // 2)},
         "weight": {"channels": most},
         "output": {"out_channels": most},
         "columns": {},
         "span": {},
     }
 
+    def enlarged(size: Any, more: int) -> Any:
+        if isinstance(size, tuple):
+            return tuple(enlarged(each, more) for each in size)
+        return size + more * (size > 1)
+
     def bits(more: int) -> int:
-        changed = {n: size + more * (size > 1) for n, size in sizes[field].items()}
+        changed = {n: enlarged(size, more) for n, size in sizes[field].items()}
         columns = most + more if field == "columns" else 0
         far = DeviceArray(16, (2, 1), (most - 1 + more, 1), "float16")
         arrays = [far if field == "span" else None]
@@ -111,7 +116,7 @@ def test_packed_weights_and_partial_sums_are_indexed_too() -> None:
         assert (
             Call.by_columns(HostDevice(), many, Options(), ops, [piece]).variant.index_bits == bits
         )
-    tall = {"kernel_h": 64, "kernel_w": 64, "out_h": 2**8, "out_w": 2**9}
+    tall = {"kernel": (64, 64), "out": (2**8, 2**9)}
     for channels, bits in ((2**11, 32), (2**13, 64)):
         many = replace(g, channels=channels, groups=channels, out_channels=channels, **tall)
         call = direct.direct_call(HostDevice(), many, Options(), ops, [])

@@ -35,9 +35,27 @@ class Sizes(NamedTuple):
     def of(cls, g: Geometry, columns_groups: int) -> Sizes:
         """Those of ``g``, with columns in so many groups."""
         group_channels = g.channels // columns_groups
-        fields = {name: getattr(g, name) for name in cls._fields if hasattr(g, name)}
-        run = max(1, int(np.gcd(group_channels, g.channels // g.offset_groups)))
-        return cls(**fields, group_channels=group_channels, run=run)
+        (in_h, in_w), (kernel_h, kernel_w) = g.size, g.kernel
+        (stride_h, stride_w), (dilation_h, dilation_w) = g.stride, g.dilation
+        pad_top, pad_left = g.pad_begin
+        return cls(
+            in_h=in_h,
+            in_w=in_w,
+            channels=g.channels,
+            out_w=g.out_cols,
+            out_pixels=g.out_pixels,
+            kernel_h=kernel_h,
+            kernel_w=kernel_w,
+            stride_h=stride_h,
+            stride_w=stride_w,
+            pad_top=pad_top,
+            pad_left=pad_left,
+            dilation_h=dilation_h,
+            dilation_w=dilation_w,
+            offset_groups=g.offset_groups,
+            group_channels=group_channels,
+            run=max(1, int(np.gcd(group_channels, g.channels // g.offset_groups))),
+        )
 
 
 class Planes(NamedTuple):

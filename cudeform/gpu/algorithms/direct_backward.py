@@ -120,7 +120,7 @@ class _DirectBackward:
         )
         struct = params.DirectBackward(call.sampling(chunk, images, lanes_of(call, 32)))
         launch(call, "deform_direct_backward", call.samples(chunk), pointers, struct)
-        is_last = chunk.rows.stop == g.out_h
+        is_last = chunk.rows.stop == g.out_rows
         if self.grad_images is not None and grads.input is not None and is_last:
             unpack_input(call, self.grad_images, grads.input, chunk)
 

@@ -153,6 +153,6 @@ class _Fused:
                 split_size=split_size,
                 splits=self.splits,
                 out_channels=g.out_channels,
-                out_w=g.out_w,
+                out_w=g.out_cols,
             )
             call.launch("reduce_split_k", split_size, (partial, bias, output), reduce)

@@ -173,24 +173,24 @@ class Tiling:
         """Columns of a tile that is a rectangle, nearly a square; 0 if it is a run of positions."""
         width = 16 if self.tile.m == HIGH else 8
         runs = -(-self.g.batch * self.g.out_pixels // self.tile.m)
-        rectangles = self.g.batch * self._rectangles(self.g.out_h, width)
+        rectangles = self.g.batch * self._rectangles(self.g.out_rows, width)
         return width if rectangles <= RECTANGLE_TILES * runs else 0
 
     def tiles(self, images: int, rows: int) -> int:
         """Tiles that cover some rows of some images."""
         if self.tile_w:
             return images * self._rectangles(rows, self.tile_w)
-        return -(-images * rows * self.g.out_w // self.tile.m)
+        return -(-images * rows * self.g.out_cols // self.tile.m)
 
     def _rectangles(self, rows: int, width: int) -> int:
-        return -(-rows // (self.tile.m // width)) * -(-self.g.out_w // width)
+        return -(-rows // (self.tile.m // width)) * -(-self.g.out_cols // width)
 
     # ---- blocks ----------------------------------------------------------------------------------
 
     @cached_property
     def blocks(self) -> int:
         """Tiles of the whole convolution."""
-        return self.tiles(self.g.batch, self.g.out_h) * self.g.groups * self.strips
+        return self.tiles(self.g.batch, self.g.out_rows) * self.g.groups * self.strips
 
     def split_stages(self, hardware: Hardware) -> int:
         """Stages of a split: all, or fewer so that a small convolution fills the device."""

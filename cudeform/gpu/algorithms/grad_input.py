@@ -94,5 +94,5 @@ class GradInputAccumulator:
 
     def after_kernel(self, chunk: Chunk) -> None:
         """Write the result if this chunk completes its images."""
-        if chunk.rows.stop == self.call.g.out_h:
+        if chunk.rows.stop == self.call.g.out_rows:
             unpack_input(self.call, self.images, self.result, chunk)

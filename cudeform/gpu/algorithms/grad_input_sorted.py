@@ -8,6 +8,7 @@ sums the contributions of the four cells around it, in the order of the lists.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from cudeform.arrays import DeviceArray, Tangents
 from cudeform.geometry import Geometry
@@ -72,7 +73,7 @@ def scratch_costs(g: Geometry, acc_itemsize: int) -> Costs:
 
 
 def _cells(g: Geometry, images: int) -> int:
-    return images * g.offset_groups * (g.in_h + 1) * (g.in_w + 1)
+    return images * g.offset_groups * prod(size + 1 for size in g.size)
 
 
 def gather(

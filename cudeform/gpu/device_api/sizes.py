@@ -50,21 +50,24 @@ class Problem(Struct):
     def of(g: Geometry, zero_boundary_grad: bool) -> Problem:
         """The problem of a call."""
         group_channels, offset_channels = g.channels // g.groups, g.channels // g.offset_groups
+        (in_h, in_w), (out_h, out_w), (kernel_h, kernel_w) = g.size, g.out, g.kernel
+        (stride_h, stride_w), (dilation_h, dilation_w) = g.stride, g.dilation
+        pad_top, pad_left = g.pad_begin
         return Problem(
             channels=g.channels,
-            in_h=g.in_h,
-            in_w=g.in_w,
+            in_h=in_h,
+            in_w=in_w,
             out_channels=g.out_channels,
-            out_h=g.out_h,
-            out_w=g.out_w,
-            kernel_h=g.kernel_h,
-            kernel_w=g.kernel_w,
-            stride_h=g.stride_h,
-            stride_w=g.stride_w,
-            pad_top=g.pad_top,
-            pad_left=g.pad_left,
-            dilation_h=g.dilation_h,
-            dilation_w=g.dilation_w,
+            out_h=out_h,
+            out_w=out_w,
+            kernel_h=kernel_h,
+            kernel_w=kernel_w,
+            stride_h=stride_h,
+            stride_w=stride_w,
+            pad_top=pad_top,
+            pad_left=pad_left,
+            dilation_h=dilation_h,
+            dilation_w=dilation_w,
             groups=g.groups,
             offset_groups=g.offset_groups,
             zero_boundary_grad=zero_boundary_grad,
@@ -74,8 +77,8 @@ class Problem(Struct):
             spans_groups=offset_channels > 0 and group_channels % offset_channels != 0,
             by_offset_groups=divisor(g.offset_groups),
             by_taps=divisor(g.taps),
-            by_kernel_w=divisor(g.kernel_w),
-            by_out_w=divisor(g.out_w),
+            by_kernel_w=divisor(kernel_w),
+            by_out_w=divisor(out_w),
             by_group_channels=divisor(group_channels),
             by_offset_channels=divisor(offset_channels),
         )
