@@ -46,7 +46,9 @@ _lock = threading.Lock()
 
 def inlined(function: Callable[P, T]) -> Callable[P, T]:
     """A function that only loops call; it becomes part of each of them."""
-    compiled: Callable[P, T] = numba.njit(forceinline=True, **FLAGS)(function)
+    compiled: Callable[P, T] = numba.njit(
+        forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **FLAGS
+    )(function)
     return compiled
 
 
