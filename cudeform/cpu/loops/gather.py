@@ -8,22 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from cudeform.cpu.loops.arguments import pointers
-from cudeform.cpu.loops.coordinates import (
-    FLAGS,
-    MASK,
-    block_at,
-    fractions,
-    locate,
-    new_block,
-)
+from cudeform.cpu.loops.coordinates import FLAGS, MASK, block_at, fractions, locate, new_block
+from cudeform.cpu.loops.corners import corner_weights
 from cudeform.cpu.loops.jit import inlined, loop
-from cudeform.cpu.loops.sampling import (
-    cell_step,
-    corner_weights,
-    counting_corners,
-    first_cell,
-    weighted_corners,
-)
+from cudeform.cpu.loops.sampling import cell_step, counting_corners, first_cell, weighted_corners
 from cudeform.cpu.loops.unrolled import all_corners
 from cudeform.cpu.loops.vectors import (
     VECTOR,

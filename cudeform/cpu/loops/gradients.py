@@ -23,23 +23,16 @@ from cudeform.cpu.loops.coordinates import (
     locate,
     new_block,
 )
+from cudeform.cpu.loops.corners import corner_weights, slopes, weighted_dots
 from cudeform.cpu.loops.jit import inlined, loop
-from cudeform.cpu.loops.sampling import (
-    cell_step,
-    corner_step,
-    corner_weight,
-    corner_weights,
-    first_cell,
-    run_step,
-)
+from cudeform.cpu.loops.sampling import cell_step, corner_step, first_cell, run_step
 from cudeform.cpu.loops.unrolled import (
     all_corners,
-    corner_bit,
     item,
-    over_axes,
     over_corners,
     per_axis,
     per_corner,
+    same_for,
     with_item,
 )
 from cudeform.cpu.loops.vectors import (
@@ -132,60 +125,6 @@ def add_run(
     return dots
 
 
-@inlined
-def other_share(
-    axis: Any, weight: Any, corner: Any, fractions: Any, first: Any, second: Any
-) -> Any:
-    """Multiply by the share of a corner along an axis that is neither ``first`` nor ``second``."""
-    if axis in (first, second):
-        return weight
-    frac = item(fractions, axis)
-    return weight * (frac if corner & corner_bit(fractions, axis) else type(frac)(1) - frac)
-
-
-@inlined
-def other_shares(corner: Any, fractions: Any, first: Any, second: Any) -> Any:
-    """The weight of a corner without its shares along two axes, or along one."""
-    one = type(fractions[0])(1)
-    return over_axes(fractions, other_share, one, (corner, fractions, first, second))
-
-
-@inlined
-def add_slope(step: Any, slope: Any, axis: Any, fractions: Any, dots: Any) -> Any:
-    """Add the difference between a pair of corners to the derivative along an axis."""
-    corner, bit = len(dots) - 1 - step, corner_bit(fractions, axis)
-    if not corner & bit:
-        return slope
-    difference = item(dots, corner) - item(dots, corner ^ bit)
-    return slope + other_shares(corner, fractions, axis, axis) * difference
-
-
-@inlined
-def slope_along(axis: Any, fractions: Any, dots: Any) -> Any:
-    """Derivative along an axis between values at the corners."""
-    zero = type(fractions[0])(0)
-    return over_corners(fractions, add_slope, zero, (axis, fractions, dots))
-
-
-@inlined
-def slopes(fractions: Any, dots: Any) -> Any:
-    """Derivatives along the axes between values at the corners."""
-    return per_axis(fractions, slope_along, (fractions, dots))
-
-
-@inlined
-def add_weighted_dot(corner: Any, value: Any, fractions: Any, dots: Any) -> Any:
-    """Add the value at a corner, multiplied by its weight."""
-    return value + corner_weight(corner, fractions) * item(dots, corner)
-
-
-@inlined
-def weighted_dots(fractions: Any, dots: Any) -> Any:
-    """The value between values at the corners."""
-    zero = type(fractions[0])(0)
-    return over_corners(fractions, add_weighted_dot, zero, (fractions, dots))
-
-
 # Rows of BLOCK elements, for three axes and for eight corners: the dots of a sample are neighbours.
 GRAD_MASK, GRAD_OFFSET, DOTS, GRADIENTS = (row * BLOCK for row in (0, 1, 4, 12))
 
@@ -237,12 +176,6 @@ def store_row(gradients: Any, row: Any, array: Any, first: Any, count: Any) -> N
 def store_offset_row(axis: Any, gradients: Any, offset: Any, first: Any, count: Any) -> None:
     """Write the gradients of a block's offset along an axis."""
     store_row(gradients, GRAD_OFFSET + axis * BLOCK, offset, item(first, axis), count)
-
-
-@inlined
-def same_for(corner: Any, value: Any) -> Any:
-    """The same value for every corner."""
-    return value
 
 
 @loop

@@ -22,36 +22,8 @@ from typing import Any
 
 from cudeform.cpu.loops.coordinates import AT_MINUS_ONE
 from cudeform.cpu.loops.jit import inlined
-from cudeform.cpu.loops.unrolled import (
-    all_corners,
-    corner_bit,
-    item,
-    over_axes,
-    over_corners,
-    per_corner,
-)
+from cudeform.cpu.loops.unrolled import all_corners, corner_bit, item, over_axes, over_corners
 from cudeform.cpu.loops.vectors import add_scaled, load_vector_if
-
-
-@inlined
-def axis_weight(axis: Any, weight: Any, corner: Any, fractions: Any) -> Any:
-    """Multiply the weight of a corner by its share along an axis."""
-    frac = item(fractions, axis)
-    share = frac if corner & corner_bit(fractions, axis) else type(frac)(1) - frac
-    return share if axis == 0 else weight * share
-
-
-@inlined
-def corner_weight(corner: Any, fractions: Any) -> Any:
-    """The multilinear weight of a corner."""
-    one = type(fractions[0])(1)
-    return over_axes(fractions, axis_weight, one, (corner, fractions))
-
-
-@inlined
-def corner_weights(fractions: Any) -> Any:
-    """Multilinear weights of the corners."""
-    return per_corner(fractions, corner_weight, (fractions,))
 
 
 @inlined

@@ -5,22 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from cudeform.cpu.loops.arguments import pointers
-from cudeform.cpu.loops.coordinates import (
-    FLAGS,
-    MASK,
-    block_at,
-    fractions,
-    locate,
-    new_block,
-)
+from cudeform.cpu.loops.coordinates import FLAGS, MASK, block_at, fractions, locate, new_block
+from cudeform.cpu.loops.corners import corner_weight
 from cudeform.cpu.loops.jit import inlined, loop
-from cudeform.cpu.loops.sampling import (
-    cell_step,
-    corner_step,
-    corner_weight,
-    counting_corners,
-    first_cell,
-)
+from cudeform.cpu.loops.sampling import cell_step, corner_step, counting_corners, first_cell
 from cudeform.cpu.loops.unrolled import all_corners, item, over_corners, per_corner
 from cudeform.cpu.loops.vectors import VECTOR, add_scaled, load_vector, pointer_to, store_vector
 

@@ -18,25 +18,12 @@ from cudeform.cpu.loops.coordinates import (
     locate,
     new_block,
 )
-from cudeform.cpu.loops.gradients import (
-    add_corners,
-    load_dot,
-    other_shares,
-    same_for,
-    slope_along,
-    weighted_dots,
-)
+from cudeform.cpu.loops.corners import slope_along, twist_along, weighted_dots
+from cudeform.cpu.loops.gradients import add_corners, load_dot
 from cudeform.cpu.loops.jit import inlined, loop
 from cudeform.cpu.loops.sampling import first_cell
 from cudeform.cpu.loops.tangents import change, tangents_at
-from cudeform.cpu.loops.unrolled import (
-    corner_bit,
-    item,
-    over_axes,
-    over_corners,
-    per_axis,
-    per_corner,
-)
+from cudeform.cpu.loops.unrolled import item, over_axes, per_axis, per_corner, same_for
 from cudeform.cpu.loops.vectors import (
     VECTOR,
     filled,
@@ -76,24 +63,13 @@ def add_dots(
 
 
 @inlined
-def add_twist(corner: Any, twist: Any, first: Any, second: Any, fractions: Any, dots: Any) -> Any:
-    """Add a corner to the mixed second derivative along two axes."""
-    share = other_shares(corner, fractions, first, second) * item(dots, corner)
-    high_first = (corner & corner_bit(fractions, first)) != 0
-    high_second = (corner & corner_bit(fractions, second)) != 0
-    return twist + share if high_first == high_second else twist - share
-
-
-@inlined
 def add_twists(
     second: Any, total: Any, first: Any, fractions: Any, displacements: Any, dots: Any
 ) -> Any:
     """Add what a displacement along another axis changes in the derivative along the first one."""
     if second == first:
         return total
-    arguments = first, second, fractions, dots
-    twist = over_corners(fractions, add_twist, type(total)(0), arguments)
-    return total + item(displacements, second) * twist
+    return total + item(displacements, second) * twist_along(first, second, fractions, dots)
 
 
 @inlined

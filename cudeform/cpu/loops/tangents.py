@@ -26,15 +26,9 @@ from cudeform.cpu.loops.coordinates import (
     locate,
     new_block,
 )
-from cudeform.cpu.loops.gradients import other_shares
+from cudeform.cpu.loops.corners import corner_weight, other_shares
 from cudeform.cpu.loops.jit import inlined, loop
-from cudeform.cpu.loops.sampling import (
-    cell_step,
-    corner_weight,
-    counting_corners,
-    first_cell,
-    weighted_corners,
-)
+from cudeform.cpu.loops.sampling import cell_step, counting_corners, first_cell, weighted_corners
 from cudeform.cpu.loops.scatter import corners_that_gain, scatter_run
 from cudeform.cpu.loops.unrolled import corner_bit, item, over_axes, per_axis, per_corner
 from cudeform.cpu.loops.vectors import (

@@ -22,9 +22,8 @@ from typing import Any
 from numba import types
 from numba.core import cgutils
 from numba.core.errors import TypingError
-from numba.extending import intrinsic
 
-from cudeform.cpu.loops.jit import inlined
+from cudeform.cpu.loops.jit import inlined, instruction
 
 
 def _called(typing: Any, step: Any, *given: Any) -> Any:
@@ -42,7 +41,7 @@ def _given(context: Any, builder: Any, called: Any, values: Any, kinds: Any) -> 
 
 
 def _per(count_of: Callable[[int], int]) -> Callable[..., Any]:
-    def instruction(typing: Any, axes: Any, step: Any, arguments: Any) -> Any:
+    def unroll(typing: Any, axes: Any, step: Any, arguments: Any) -> Any:
         count, called = count_of(len(axes)), _called(typing, step, *arguments)
 
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -55,12 +54,11 @@ def _per(count_of: Callable[[int], int]) -> Callable[..., Any]:
 
         return types.UniTuple(called.return_type, count)(axes, step, arguments), generate
 
-    made: Callable[..., Any] = intrinsic(instruction)
-    return made
+    return instruction(unroll)
 
 
 def _over(count_of: Callable[[int], int]) -> Callable[..., Any]:
-    def instruction(typing: Any, axes: Any, step: Any, value: Any, arguments: Any) -> Any:
+    def unroll(typing: Any, axes: Any, step: Any, value: Any, arguments: Any) -> Any:
         count, kind = count_of(len(axes)), types.unliteral(value)
         called = _called(typing, step, kind, *arguments)
         if called.return_type != kind:
@@ -77,15 +75,14 @@ def _over(count_of: Callable[[int], int]) -> Callable[..., Any]:
 
         return kind(axes, step, value, arguments), generate
 
-    made: Callable[..., Any] = intrinsic(instruction)
-    return made
+    return instruction(unroll)
 
 
 per_axis, over_axes = _per(lambda axes: axes), _over(lambda axes: axes)
 per_corner, over_corners = _per(lambda axes: 2**axes), _over(lambda axes: 2**axes)
 
 
-@intrinsic
+@instruction
 def item(typing: Any, items: Any, number: Any) -> Any:
     """An item of a tuple whose number is a constant once all is inlined; no bounds are checked."""
 
@@ -97,7 +94,7 @@ def item(typing: Any, items: Any, number: Any) -> Any:
     return items.dtype(items, number), generate
 
 
-@intrinsic
+@instruction
 def with_item(typing: Any, items: Any, number: Any, value: Any) -> Any:
     """A tuple with another item at such a number."""
 
@@ -155,3 +152,9 @@ def next_index(indices: Any, sizes: Any) -> Any:
     """The index along each axis of the next element, row by row."""
     indices, _ = over_axes(sizes, next_axis, (indices, 1), (sizes,))
     return indices
+
+
+@inlined
+def same_for(number: Any, value: Any) -> Any:
+    """A step that gives every axis or corner the same value."""
+    return value
