@@ -1,7 +1,7 @@
 // deform_direct_grad_weight: partial gradients of weight and bias for groups of a few channels.
 //
 //   input, offset, mask, grad_output  as for deform_direct_backward
-//   partial  (splits, KH*KW*C/groups + 1, O)  acc_t; row (tap, i) is the gradient of weight
+//   partial  (splits, taps*C/groups + 1, O)  acc_t; row (tap, i) is the gradient of weight
 //            (o, i, tap), the last row that of the bias; every element written once or, if
 //            `params.accumulate`, added to once
 //
@@ -75,7 +75,8 @@ extern "C" __global__ void deform_direct_grad_weight(
         const index_t split = item / (taps + 1) / slice_blocks;
         const int tap = static_cast<int>(item % (taps + 1));
         const int slice0 = static_cast<int>(item / (taps + 1) % slice_blocks) * sampling.lanes;
-        const int slice = slice0 + lane;
+        // opaque: large slices leave no registers for what else the compiler derives from it.
+        const int slice = SLICE_OUT < 32 ? slice0 + lane : opaque(slice0 + lane);
         const int offset_group = slice0 * SLICE_IN / sampling.problem.offset_channels;
         const index_t end = (split + 1) * split_positions < sampling.chunk.positions
                 ? (split + 1) * split_positions

@@ -31,11 +31,12 @@ def check_alignment(struct: Any) -> int:
     return max(alignments)
 
 
+@pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize("index_bits", [32, 64])
-def test_structs_lie_as_a_compiler_lays_them_out(index_bits: int) -> None:
+def test_structs_lie_as_a_compiler_lays_them_out(index_bits: int, axes: int) -> None:
     """Each field at a multiple of its own alignment, structs included."""
     for struct in PARAMS.values():
-        check_alignment(struct_dtype(struct, index_bits))
+        check_alignment(struct_dtype(struct, index_bits, axes))
 
 
 def test_rows_of_columns_are_whole_vectors() -> None:
