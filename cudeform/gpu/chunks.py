@@ -93,7 +93,7 @@ def image_rows(g: Geometry) -> int:
 
 
 def _max_samples(g: Geometry) -> int:
-    """The most samples of a chunk: 32-bit integers number them, and the weights of their corners."""
+    """The most samples of a chunk: 32-bit integers number them and their corners' weights."""
     return (2**31 - 1) >> g.axes
 
 

@@ -14,9 +14,10 @@
 // gradient. The lanes of a group reduce them by shuffles and store them in the sample's record; the
 // thread that made the record computes the gradients from them.
 
-// Corners whose pixels a thread holds at a time. All eight of three dimensions would not fit its
-// registers.
-const int BATCH = CORNERS < 4 ? CORNERS : 4;
+// Corners whose pixels a thread holds at a time, and resident blocks per multiprocessor. The eight
+// corners of three dimensions need too many registers for all at once or for four blocks.
+const int BATCH = AXES < 3 ? CORNERS : 2;
+const int BLOCKS = AXES < 3 ? 4 : 3;
 
 // Process one vector of channels of one sample: accumulate corner_dots, scatter to grad_input and
 // write the column.
@@ -47,7 +48,7 @@ __device__ inline void backprop_vector(
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256, 4) deform_backward(
+extern "C" __global__ void __launch_bounds__(256, BLOCKS) deform_backward(
         const scalar_t* __restrict__ input, const scalar_t* __restrict__ offset,
         const scalar_t* __restrict__ mask, scalar_t* __restrict__ columns,
         acc_t* __restrict__ grad_input, scalar_t* __restrict__ grad_offset,

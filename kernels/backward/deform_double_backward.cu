@@ -27,7 +27,8 @@ __device__ inline acc_t mixed_derivative(const acc_t* frac, const acc_t* d, int 
     int count = 0;
     for (int j = 0; j < CORNERS; ++j) {
         if (!(j & (upper_a | upper_b))) {
-            differences[count++] = d[j] - d[j | upper_b] - d[j | upper_a] + d[j | upper_a | upper_b];
+            differences[count++] =
+                    d[j] - d[j | upper_b] - d[j | upper_a] + d[j | upper_a | upper_b];
         }
     }
     return interpolate(frac, upper_a | upper_b, differences, CORNERS / 4);
@@ -108,8 +109,9 @@ __device__ inline void backprop_vector(
     }
 }
 
-// Resident blocks per multiprocessor. With 64-bit indices the register count allows only two.
-const int BLOCKS = sizeof(index_t) == 8 ? 2 : 3;
+// Resident blocks per multiprocessor. With 64-bit indices or eight corners, the register count
+// allows only two.
+const int BLOCKS = sizeof(index_t) == 8 || AXES == 3 ? 2 : 3;
 
 extern "C" __global__ void __launch_bounds__(256, BLOCKS) deform_double_backward(
         const scalar_t* __restrict__ input, const scalar_t* __restrict__ input_tangent,

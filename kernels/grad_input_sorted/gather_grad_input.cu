@@ -72,8 +72,8 @@ extern "C" __global__ void gather_grad_input(
         const scalar_t* __restrict__ columns, const int* __restrict__ counts,
         const int* __restrict__ starts, const int* __restrict__ ordered,
         const acc_t* __restrict__ weights, acc_t* __restrict__ grad_input, GatherGradInput params) {
-    const index_t items = params.images * element_count(params.problem.size)
-            * params.problem.offset_groups;
+    const index_t items =
+            params.images * element_count(params.problem.size) * params.problem.offset_groups;
     for (index_t item = global_thread() / params.lanes; item < items;
          item += grid_threads() / params.lanes) {
         const int offset_group = static_cast<int>(item % params.problem.offset_groups);

@@ -115,16 +115,15 @@ __device__ inline Sample locate_sample(
     for (int a = 0; a < AXES; ++a) {
         const int base = index.at[a] * problem.stride[a] - problem.pad_begin[a]
                 + tap_at[a] * problem.dilation[a];
-        const bool reaches_axis = split_coordinate(
-                displacement[a], base, problem.size[a], s.low + a, s.frac + a);
+        const bool reaches_axis =
+                split_coordinate(displacement[a], base, problem.size[a], s.low + a, s.frac + a);
         reaches_image = reaches_image && reaches_axis;
         nan_coord = nan_coord || displacement[a] != displacement[a];
         at_minus_one = at_minus_one || (s.low[a] == -1 && s.frac[a] == 0);
     }
     reaches_image = reaches_image && !nan_coord;
-    s.flags = reaches_image
-            ? corners_in_bounds(problem, s.low) | (at_minus_one ? AT_MINUS_ONE : 0)
-            : (nan_coord ? NAN_COORD : 0);
+    s.flags = reaches_image ? corners_in_bounds(problem, s.low) | (at_minus_one ? AT_MINUS_ONE : 0)
+                            : (nan_coord ? NAN_COORD : 0);
     for (int a = 0; a < AXES; ++a) {
         s.frac[a] = reaches_image ? s.frac[a] : 0;
     }

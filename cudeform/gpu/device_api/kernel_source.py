@@ -12,7 +12,7 @@ from importlib.resources import files
 
 from cudeform.gpu.device_api.commands import Kernel
 from cudeform.gpu.device_api.params import PARAMS
-from cudeform.gpu.device_api.structs import c_text, depends_on_axes
+from cudeform.gpu.device_api.structs import StructType, c_text, depends_on_axes
 
 SCALARS = {"float16": "half_t", "bfloat16": "bfloat16_t", "float32": "float", "float64": "double"}
 ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
@@ -141,7 +141,8 @@ def kernel(name: str, variant: Variant) -> Kernel:
         variant = replace(variant, group_in=0, group_out=0)
     if "fused/gemm_tile.cuh" not in among:
         variant = replace(variant, tile=None)
-    if not depends_on_axes(PARAMS[name]):
+    struct: StructType = PARAMS[name]
+    if not depends_on_axes(struct):
         variant = replace(variant, axes=2)
     if not adds_atomically(name):
         variant = replace(variant, atomic_width=1)

@@ -101,7 +101,8 @@ def _nested(struct: StructType) -> Iterator[StructType]:
 
 def _values(struct: Struct) -> tuple[Any, ...]:
     """The values of the fields as NumPy takes them: structs as tuples, arrays as lists."""
-    return tuple(_value(kind, getattr(struct, name)) for name, kind in _fields(type(struct)))
+    struct_type: StructType = type(struct)
+    return tuple(_value(kind, getattr(struct, name)) for name, kind in _fields(struct_type))
 
 
 def _value(kind: Any, value: Any) -> Any:

@@ -20,6 +20,8 @@ pytestmark = needs_compiler
 
 def check_alignment(struct: Any) -> int:
     """The alignment of a dtype, after a check that all its fields have theirs."""
+    if struct.subdtype is not None:
+        return check_alignment(struct.base)
     if struct.names is None:
         return int(struct.itemsize)
     alignments = []
