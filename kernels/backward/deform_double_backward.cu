@@ -69,7 +69,7 @@ __device__ inline OffsetMaskGrads offset_mask_grads(
 // Process one vector of channels of one sample: accumulate the dot products, scatter to grad_input
 // and write the tangent of the column. Both kinds of corner weight include the mask here.
 __device__ inline void backprop_vector(
-        const DoubleBackward& params, const SampleRecord record, const SampleTangent tangent,
+        const DoubleBackward& params, const SampleRecord& record, const SampleTangent& tangent,
         const scalar_t* __restrict__ input, const scalar_t* __restrict__ input_tangent,
         scalar_t* __restrict__ columns, const scalar_t* __restrict__ grad_columns_of_weight_tangent,
         acc_t* __restrict__ grad_input, int c, CornerDots* corner) {

@@ -162,6 +162,7 @@ def geometry(case: Case) -> Geometry:
         case.padding,
         case.dilation,
         None if case.mask is None else case.mask.shape,
+        axes=case.axes,
     )
 
 
