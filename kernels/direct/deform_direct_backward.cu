@@ -18,9 +18,7 @@ __device__ inline InSlice grad_columns_of(
         const Sampling& sampling, const SampleRecord& record, const scalar_t* __restrict__ weight,
         const scalar_t* __restrict__ grad_output, int slice) {
     const index_t position = fast_div(record.position_tap, sampling.problem.by_taps);
-    // opaque: otherwise a multiple of the tap is kept in more registers.
-    const int tap =
-            opaque(static_cast<int>(record.position_tap - position * sampling.problem.taps));
+    const int tap = static_cast<int>(record.position_tap - position * sampling.problem.taps);
     const OutSlice grad = load_out_slice(
             grad_output + (position * sampling.problem.out_channels + slice * SLICE_OUT));
     InSlice result;
@@ -50,11 +48,14 @@ __device__ inline void backprop_vector(
 }
 
 __device__ inline void backprop_slice(
-        const Sampling& sampling, const SampleRecord record, const scalar_t* __restrict__ input,
-        const scalar_t* __restrict__ weight, const scalar_t* __restrict__ grad_output,
-        acc_t* __restrict__ grad_input, int c, acc_t* corner_dots) {
-    const int slice = (record.first_channel + c) / SLICE_IN;
-    const InSlice grad = grad_columns_of(sampling, record, weight, grad_output, slice);
+        const Sampling& sampling, const SampleRecord& shared_record,
+        const scalar_t* __restrict__ input, const scalar_t* __restrict__ weight,
+        const scalar_t* __restrict__ grad_output, acc_t* __restrict__ grad_input, int c,
+        acc_t* corner_dots) {
+    const int slice = (shared_record.first_channel + c) / SLICE_IN;
+    const InSlice grad = grad_columns_of(sampling, shared_record, weight, grad_output, slice);
+    // Copied to registers only here: computing `grad` takes registers, and few fields of the record.
+    const SampleRecord record = shared_record;
     for (int i = 0; i < SLICE_IN; i += VECTOR) {
         Vector part;
         for (int v = 0; v < VECTOR; ++v) {

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import DTYPES, LAYOUTS, Case, build
-from checks import needs_compiler
+from checks import needs_compiler, random_like
 from hostcuda import HostDevice
+from support import cpu_engine
 from support.gpu_cases import assert_all_agree, cast, least
 from support.gpu_engine import (
     LoggingDevice,
@@ -20,6 +21,7 @@ from support.gpu_engine import (
     forward,
     geometry,
     launches,
+    on_host,
 )
 
 from cudeform.gpu import chunks, overrides, variants
@@ -292,3 +294,37 @@ def test_a_volume_of_one_slice_is_an_image_and_an_image_of_one_row_a_line(
     for name, expected in flat.items():
         got = deep[name].reshape(expected.shape)
         np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12, err_msg=name)
+
+
+# ---- second order --------------------------------------------------------------------------------
+
+
+@pytest.mark.promise("differentiable twice")
+@pytest.mark.each_value
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("rule", ["one_sided", "zero"])
+@pytest.mark.parametrize("case", [CASES[0], CASES[1], CASES[5], *SOME[1:], LANES[3]], **by_name)
+def test_tangents_and_double_gradients_are_those_of_the_cpu(
+    case: Case, rule: Any, dtype: str, deterministic: bool
+) -> None:
+    case = cast(case, dtype)
+    tangents = random_like(case.operands)
+    options = Options(boundary_grad=rule, deterministic=deterministic)
+    tangent = cpu_engine.jvp(case, tangents, options)
+    results = cpu_engine.double_backward(case, tangents, options)
+    got_tangent, got = on_host(case, tangents, options)
+    error = 1e-12 if dtype == "float64" else 4e-6
+    for mine, theirs in [(got_tangent, tangent), *((got[n], results[n]) for n in got)]:
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=error * abs(theirs).max())
+
+
+@needs_compiler
+def test_deterministic_double_gradients_have_the_same_bits() -> None:
+    case = cast(WIDE_VOLUME, "float32")
+    tangents = random_like(case.operands)
+    runs = [
+        bits(on_host(case, tangents, DETERMINISTIC, planned=planned, seed=seed)[1])
+        for seed, planned in ((0, False), (1, False), (2, True))
+    ]
+    assert runs[0] == runs[1] == runs[2]
