@@ -45,6 +45,7 @@ __device__ inline OffsetMaskGrads offset_mask_grads(
     zero_out_of_bounds_dots(problem, record, reduced.dots_tangent, corner.dots_tangent);
     OffsetMaskGrads grads = {};
     if (!(record.flags & AT_MINUS_ONE && problem.zero_boundary_grad)) {
+#pragma unroll
         for (int a = 0; a < AXES; ++a) {
             const acc_t slope = slope_along(record.frac, corner.dots, a);
             grads.offset[a] = record.mask * slope_along(record.frac, corner.dots_tangent, a)
@@ -52,6 +53,7 @@ __device__ inline OffsetMaskGrads offset_mask_grads(
             const acc_t term = tangent.displacement[a] * slope;
             grads.mask = a ? grads.mask + term : term;
         }
+#pragma unroll
         for (int a = 0; a < AXES; ++a) {
             for (int b = a + 1; b < AXES; ++b) {
                 const acc_t mixed = record.mask * mixed_derivative(record.frac, corner.dots, a, b);

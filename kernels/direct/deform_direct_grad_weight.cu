@@ -75,8 +75,7 @@ extern "C" __global__ void deform_direct_grad_weight(
         const index_t split = item / (taps + 1) / slice_blocks;
         const int tap = static_cast<int>(item % (taps + 1));
         const int slice0 = static_cast<int>(item / (taps + 1) % slice_blocks) * sampling.lanes;
-        // opaque: large slices leave no registers for what else the compiler derives from it.
-        const int slice = SLICE_OUT < 32 ? slice0 + lane : opaque(slice0 + lane);
+        const int slice = slice0 + lane;
         const int offset_group = slice0 * SLICE_IN / sampling.problem.offset_channels;
         const index_t end = (split + 1) * split_positions < sampling.chunk.positions
                 ? (split + 1) * split_positions
