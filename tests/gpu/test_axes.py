@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import DTYPES, LAYOUTS, Case, build
+from cases import DTYPES, HALF_DTYPES, LAYOUTS, Case, build
 from checks import needs_compiler, random_like
 from hostcuda import HostDevice
 from support import cpu_engine
@@ -113,7 +113,8 @@ CASES = [
     *LANES,
     *DIRECT,
 ]
-SOME = [CASES[0], CASES[4], WIDE_LINE, WIDE_VOLUME, *DIRECT[:2]]
+SOME = [CASES[0], CASES[4], WIDE_VOLUME, DIRECT[1]]
+MAIN = [*SOME, CASES[7], LANES[2]]
 
 by_name = {"ids": lambda case: case.name}
 
@@ -122,14 +123,23 @@ by_name = {"ids": lambda case: case.name}
 @pytest.mark.each_value
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("deterministic", [False, True])
-@pytest.mark.parametrize("case", CASES, **by_name)
+@pytest.mark.parametrize("case", MAIN, **by_name)
 def test_the_definition(new_device: NewDevice, case: Case, deterministic: bool, dtype: str) -> None:
     case, options = cast(case, dtype), Options(deterministic=deterministic)
     assert_all_agree(everything(new_device(), case, options), case)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", [case for case in CASES if case not in MAIN], **by_name)
+def test_the_definition_of_more_cases(new_device: NewDevice, case: Case, dtype: str) -> None:
+    case = cast(case, dtype)
+    for options in (Options(), DETERMINISTIC):
+        assert_all_agree(everything(new_device(), case, options), case)
+
+
 @pytest.mark.parametrize("deterministic", [False, True])
-@pytest.mark.parametrize("case", [CASES[1], CASES[5], WIDE_VOLUME, DIRECT[1]], **by_name)
+@pytest.mark.parametrize("case", [CASES[5], DIRECT[1]], **by_name)
 def test_the_other_rule_at_the_border(
     new_device: NewDevice, case: Case, deterministic: bool
 ) -> None:
@@ -163,7 +173,11 @@ def test_channels_last_volumes_are_read_where_they_are() -> None:
 
 
 @pytest.mark.promise("large")
-@pytest.mark.parametrize("case", SOME, **by_name)
+@pytest.mark.parametrize(
+    "case",
+    [WIDE_VOLUME, *(pytest.param(case, marks=pytest.mark.slow) for case in (*SOME[:2], *DIRECT))],
+    **by_name,
+)
 def test_indices_of_64_bits(
     new_device: NewDevice, monkeypatch: pytest.MonkeyPatch, case: Case
 ) -> None:
@@ -184,9 +198,10 @@ def test_the_number_of_axes_is_compiled_in(case: Case) -> None:
 
 
 @pytest.mark.promise("reproducible")
-@pytest.mark.each_value
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", [*SOME, LANES[2]], **by_name)
+@pytest.mark.parametrize(
+    "dtype", ["float32", *(pytest.param(name, marks=pytest.mark.slow) for name in HALF_DTYPES)]
+)
+@pytest.mark.parametrize("case", SOME, **by_name)
 def test_deterministic_results_have_the_same_bits(
     new_device: NewDevice, case: Case, dtype: str
 ) -> None:
@@ -300,11 +315,21 @@ def test_a_volume_of_one_slice_is_an_image_and_an_image_of_one_row_a_line(
 
 
 @pytest.mark.promise("differentiable twice")
-@pytest.mark.each_value
 @pytest.mark.parametrize("deterministic", [False, True])
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("rule", ["one_sided", "zero"])
-@pytest.mark.parametrize("case", [CASES[0], CASES[1], CASES[5], *SOME[1:], LANES[3]], **by_name)
+@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("case", "rule"),
+    [
+        (CASES[0], "one_sided"),
+        (CASES[5], "zero"),
+        *(
+            pytest.param(case, rule, marks=pytest.mark.slow)
+            for case in (CASES[1], *SOME[1:], LANES[3])
+            for rule in ("one_sided", "zero")
+        ),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
 def test_tangents_and_double_gradients_are_those_of_the_cpu(
     case: Case, rule: Any, dtype: str, deterministic: bool
 ) -> None:
