@@ -28,10 +28,15 @@ ADAPTERS = {
     ("jaxlib", "ArrayImpl"): "jax",
     ("jax", "Tracer"): "jax",
     ("torch", "Tensor"): "torch",
+    ("tensorflow", "Tensor"): "tensorflow",
 }
 
-# Array types that are refused because they hold more than numbers, by name, and what to do.
-REFUSED = {"MaskedArray": "its mask would be ignored; call .filled(0), or any other fill value"}
+# Array types that are refused because they hold more than numbers, or none, by name, and what to
+# do.
+REFUSED = {
+    "MaskedArray": "its mask would be ignored; call .filled(0), or any other fill value",
+    "KerasTensor": "use cudeform.keras.DeformConv2D in a model of Keras",
+}
 
 
 class Adapter(Protocol):
@@ -105,6 +110,7 @@ def _kind(name: str, array: Any) -> Kind:
 CONVERTERS = {
     "jax": "jax.numpy.from_dlpack",
     "torch": "torch.from_dlpack",
+    "tensorflow": "tensorflow.convert_to_tensor",
     "cupy": "cupy.from_dlpack",
     "numpy": "numpy.from_dlpack, on a GPU cupy.from_dlpack",
 }
@@ -132,7 +138,7 @@ def _expected_instead_of(got: type) -> str:
     if got.__name__ in REFUSED:
         return f"a plain array, got {got.__name__}: {REFUSED[got.__name__]}"
     return (
-        "an array of NumPy, CuPy, PyTorch, JAX or another library that has __dlpack__, got "
+        "an array of NumPy, CuPy, PyTorch, JAX, TensorFlow or another library that has __dlpack__, got "
         f"{got.__name__}; numpy.asarray makes one of a list or a number"
     )
 
