@@ -228,8 +228,13 @@ class DeformConv2D(keras.layers.Layer):  # type: ignore[misc]
         if self.padding == "same":
             out = [None if size is None else -(-size // s) for size, _, s, _ in axes]
         else:
-            out = [None if size is None else (size - d * (k - 1) - 1) // s + 1 for size, k, s, d in axes]
-        return (shape[0], *out, self.filters) if self.channels_last else (shape[0], self.filters, *out)
+            out = [
+                None if size is None else (size - d * (k - 1) - 1) // s + 1
+                for size, k, s, d in axes
+            ]
+        return (
+            (shape[0], *out, self.filters) if self.channels_last else (shape[0], self.filters, *out)
+        )
 
     def compute_output_spec(self, inputs: Any) -> Any:
         """The output's shape and dtype, without running the layer."""
@@ -258,9 +263,7 @@ _SERIALIZED: Mapping[str, Callable[[Any], Any]] = {
 }
 
 
-def _deform_conv2d_last(
-    images: Any, offset: Any, kernel: Any, bias: Any, *settings: Any
-) -> Any:
+def _deform_conv2d_last(images: Any, offset: Any, kernel: Any, bias: Any, *settings: Any) -> Any:
     """On arrays with channels last; ``settings`` are stride, padding, dilation and the mask."""
     if BACKEND == "tensorflow":
         from cudeform.interop import tensorflow
@@ -272,9 +275,7 @@ def _deform_conv2d_last(
     return ops.transpose(out, (0, 2, 3, 1))
 
 
-def _deform_conv2d_first(
-    images: Any, offset: Any, kernel: Any, bias: Any, *settings: Any
-) -> Any:
+def _deform_conv2d_first(images: Any, offset: Any, kernel: Any, bias: Any, *settings: Any) -> Any:
     """The same on arrays with channels first; the kernel is Keras's all the same."""
     return deform_conv2d(images, offset, ops.transpose(kernel, (3, 2, 0, 1)), bias, *settings)
 

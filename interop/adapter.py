@@ -116,7 +116,11 @@ CONVERTERS = {
 }
 
 # The same for arrays of NumPy, which may be read-only, or be needed on a GPU.
-CONVERTERS_OF_NUMPY = {"torch": "torch.as_tensor", "cupy": "cupy.asarray"}
+CONVERTERS_OF_NUMPY = {
+    "torch": "torch.as_tensor",
+    "tensorflow": "tensorflow.convert_to_tensor",
+    "cupy": "cupy.asarray",
+}
 
 
 def _different_libraries(name: str, kind: Kind, first: str, expected: Kind) -> str:

@@ -17,13 +17,19 @@ from .layout import NCHW, Layout
 from .private import is_deterministic
 
 
+# AutoGraph would rewrite what a function calls that is traced.
+unchanged = tf.autograph.experimental.do_not_convert
+
+
 class TensorflowAdapter:
     """Runs calls on eager tensors, and puts nodes for them into graphs."""
 
+    @unchanged  # type: ignore[untyped-decorator]
     def forward(self, operands: Operands, settings: Settings, layout: Layout = NCHW) -> Any:
         """The deformable convolution."""
         return derivatives.forward(_call(settings, layout), _tensors(operands.present()))
 
+    @unchanged  # type: ignore[untyped-decorator]
     def backward(
         self, operands: Operands, settings: Settings, grad_output: Any, needs: frozenset[str]
     ) -> Gradients:
@@ -31,11 +37,13 @@ class TensorflowAdapter:
         tensors = _tensors(operands.present())
         return Gradients(**derivatives.backward(_call(settings), tensors, grad_output, needs))
 
+    @unchanged  # type: ignore[untyped-decorator]
     def jvp(self, operands: Operands, settings: Settings, tangents: Tangents) -> Any:
         """The tangent of the output."""
         tensors, directions = _tensors(operands.present()), _tensors(tangents.present())
         return derivatives.jvp(_call(settings), tensors, directions)
 
+    @unchanged  # type: ignore[untyped-decorator]
     def double_backward(
         self,
         operands: Operands,

@@ -58,9 +58,7 @@ def deform_conv2d(
         raise TypeError(f"input must be a tensor of TensorFlow, got {type(input).__name__}")
     stride, padding, dilation = plain(stride), plain(padding), plain(dilation)
     if isinstance(padding, str):
-        shapes = (
-            layout.inside(name, tuple(array.shape))
-            for name, array in (("input", input), ("weight", weight))
-        )
-        padding = padding_of_shapes(padding, *shapes, stride, dilation, 2)
+        in_shape = layout.inside("input", tuple(input.shape))
+        weight_shape = layout.inside("weight", tuple(weight.shape))
+        padding = padding_of_shapes(padding, in_shape, weight_shape, stride, dilation, 2)
     return ADAPTER.forward(operands, Settings(stride, padding, dilation), layout)

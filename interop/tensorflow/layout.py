@@ -36,14 +36,20 @@ class Layout:
     def outside(self, name: str, shape: tuple[Any, ...]) -> tuple[Any, ...]:
         """The shape of a tensor from the shape that the engine sees."""
         order = self._order(name, len(shape))
-        return shape if order is None else tuple(shape[order.index(axis)] for axis in range(len(shape)))
+        return (
+            shape
+            if order is None
+            else tuple(shape[order.index(axis)] for axis in range(len(shape)))
+        )
 
     @property
     def remark(self) -> str:
         """What an error text about shapes in the engine's order has to add."""
         if not self.channels_last:
             return ""
-        return " (shapes in the order of data_format=\"NCHW\", the weight's as (O, C/groups, KH, KW))"
+        return (
+            ' (shapes in the order of data_format="NCHW", the weight\'s as (O, C/groups, KH, KW))'
+        )
 
     def _order(self, name: str, rank: int) -> tuple[int, ...] | None:
         """The axes of a tensor in the engine's order; None where it is the same."""
