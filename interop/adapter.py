@@ -142,8 +142,8 @@ def _expected_instead_of(got: type) -> str:
     if got.__name__ in REFUSED:
         return f"a plain array, got {got.__name__}: {REFUSED[got.__name__]}"
     return (
-        "an array of NumPy, CuPy, PyTorch, JAX, TensorFlow or another library that has __dlpack__, got "
-        f"{got.__name__}; numpy.asarray makes one of a list or a number"
+        "an array of NumPy, CuPy, PyTorch, JAX, TensorFlow or another library that has "
+        f"__dlpack__, got {got.__name__}; numpy.asarray makes one of a list or a number"
     )
 
 

@@ -7,8 +7,8 @@
 
 * Eager tensors are read where they are, and results are lent to TensorFlow without a copy. In a
   ``tf.function`` a call is a node that runs Python, so it keeps the GIL between the engine's parts.
-* Gradients by ``tf.GradientTape``, and by a tape over a tape, are those of
-  ``cudeform.deform_conv2d_backward`` and ``cudeform.deform_conv2d_double_backward`` to the last bit.
+* Gradients by ``tf.GradientTape``, and by a tape over a tape, are to the last bit those of
+  ``cudeform.deform_conv2d_backward`` and ``cudeform.deform_conv2d_double_backward``.
   ``tf.autodiff.ForwardAccumulator`` works outside of ``tf.function`` only, and not around a tape.
 * Unknown batches and sizes are allowed. Dtypes and known sizes are checked, and
   ``cudeform.options`` read, when TensorFlow traces the call: a function keeps the options that it

@@ -16,7 +16,6 @@ from .call import Call
 from .layout import NCHW, Layout
 from .private import is_deterministic
 
-
 # AutoGraph would rewrite what a function calls that is traced.
 unchanged = tf.autograph.experimental.do_not_convert
 
