@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
-from numbers import Real
 from typing import Any, Literal
 
 BoundaryGrad = Literal["one_sided", "zero"]
@@ -90,7 +89,7 @@ def _displacements(value: Any) -> Any:
         return None
     if isinstance(value, (tuple, list)):
         return tuple(map(_displacements, value))
-    if not isinstance(value, Real) or isinstance(value, bool):
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"max_displacement must be made of numbers, got {value!r}")
     if not value >= 0:
         raise ValueError(f"max_displacement must be at least 0, got {value}")

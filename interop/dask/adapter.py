@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from math import isnan
 from typing import Any
 
@@ -75,7 +76,9 @@ class DaskAdapter(CheckedAdapter):
     ) -> DoubleGradients:
         """The gradients of the gradients named in ``needs``, lazily."""
         others = {"grad_output": grad_output} | cotangents.present()
-        return DoubleGradients(**_Call(operands, geometry).results("double_backward", others, needs))
+        return DoubleGradients(
+            **_Call(operands, geometry).results("double_backward", others, needs)
+        )
 
     def _checked(
         self, operands: Operands, settings: Settings, others: Mapping[str, Any]
@@ -216,7 +219,7 @@ def _offset_chunks(operands: Operands, g: Geometry) -> tuple[tuple[int, ...], ..
 def _scaled(cuts: Sequence[int], size: int) -> tuple[int, ...]:
     """Chunks of an axis of ``size`` that is cut in the same proportions."""
     at = sorted({0, size, *(cut * size // max(1, cuts[-1]) for cut in cuts)})
-    return tuple(b - a for a, b in zip(at, at[1:], strict=False))
+    return tuple(b - a for a, b in pairwise(at))
 
 
 def _as_dask(array: Any, chunks: Any) -> Any:

@@ -73,7 +73,7 @@ def local(box: Any, name: str, dtype: Any) -> Any:
 
 
 def partial_sum(box: Any, name: str) -> Any:
-    """What a tile adds to a result that has no chunks; in front of it one axis for each of a box's."""
+    """What a tile adds to a result that has no chunks, behind the axes of the boxes."""
     part = getattr(box.item(), name)
     return part.reshape((1,) * box.ndim + part.shape)
 

@@ -106,7 +106,7 @@ class Tiles:
             )
             back, forward = self.reach[axis]
             raise ValueError(
-                f"offset must stay within max_displacement: {'zyx'[-self.geometry.axes :][axis]} "
+                f"offset must stay within max_displacement: d{'zyx'[-self.geometry.axes :][axis]} "
                 f"in [{-back:g}, {forward:g}], got [{least:g}, {most:g}] in {at}; "
                 "declare a larger one"
             )
