@@ -28,15 +28,17 @@ ADAPTERS = {
     ("jaxlib", "ArrayImpl"): "jax",
     ("jax", "Tracer"): "jax",
     ("torch", "Tensor"): "torch",
+    ("tensorflow", "Tensor"): "tensorflow",
     ("dask", "Array"): "dask",
 }
 
 # Libraries whose arrays may come beside those of another.
 CONSTANTS = {"jax": ("numpy",), "dask": ("numpy", "cupy")}
 
-# Types that are refused although they hold numbers, and what to do.
+# Types that are refused, by package and name, and what to do.
 REFUSED = {
     ("numpy", "MaskedArray"): "its mask would be ignored; call .filled(0), or any other fill value",
+    ("keras", "KerasTensor"): "use cudeform.keras.DeformConv2D in a model of Keras",
     ("xarray", "DataArray"): "pass its .data, or call xarray.apply_ufunc with dask='allowed'",
     ("zarr", "Array"): "dask.array.from_zarr makes a lazy array of it, [...] reads it",
     ("dask", "Delayed"): "dask.array.from_delayed makes a lazy array of it",
@@ -116,12 +118,17 @@ CONVERTERS = {
     "dask": "numpy.asarray, on a GPU cupy.asarray",
     "jax": "jax.numpy.from_dlpack",
     "torch": "torch.from_dlpack",
+    "tensorflow": "tensorflow.convert_to_tensor",
     "cupy": "cupy.from_dlpack",
     "numpy": "numpy.from_dlpack, on a GPU cupy.from_dlpack",
 }
 
 # The same for arrays of NumPy, which may be read-only, or be needed on a GPU.
-CONVERTERS_OF_NUMPY = {"torch": "torch.as_tensor", "cupy": "cupy.asarray"}
+CONVERTERS_OF_NUMPY = {
+    "torch": "torch.as_tensor",
+    "tensorflow": "tensorflow.convert_to_tensor",
+    "cupy": "cupy.asarray",
+}
 
 
 def _different_libraries(name: str, kind: Kind, first: str, expected: Kind) -> str:
@@ -144,8 +151,8 @@ def _expected_instead_of(got: type) -> str:
         if _name_of(base) in REFUSED:
             return f"a plain array, got {got.__name__}: {REFUSED[_name_of(base)]}"
     return (
-        "an array of NumPy, CuPy, PyTorch, JAX, Dask or another library that has __dlpack__, got "
-        f"{got.__name__}; numpy.asarray makes one of a list or a number"
+        "an array of NumPy, CuPy, PyTorch, JAX, TensorFlow, Dask or another library that has "
+        f"__dlpack__, got {got.__name__}; numpy.asarray makes one of a list or a number"
     )
 
 

@@ -15,6 +15,8 @@ ADAPTED = (
     "jax",
     "flax",
     "mlx",
+    "tensorflow",
+    "keras",
     "array_api_strict",
     "dask",
 )
