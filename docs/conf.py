@@ -36,7 +36,10 @@ exclude_patterns = ["_build", "_generated", "_sphinx"]
 nitpicky = True
 
 # Types in signatures that have no page: those of other libraries, and private ones.
-nitpick_ignore_regex = [("py:.*", r"(?!cudeform\.).*"), ("py:.*", r".*(Ints|Pair|Padding|Floats|Any)")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!cudeform\.).*"),
+    ("py:.*", r".*(Ints|Pair|Padding|Floats|Any)"),
+]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
