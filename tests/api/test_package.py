@@ -19,6 +19,7 @@ FLOORS = (
     ("engine",),
     ("interop",),
     ("operators", "inspect"),
+    ("derivatives",),
     ("__init__",),
     ("commands",),
     ("__main__",),
