@@ -121,8 +121,12 @@ def unpack(static_args: Sequence[int]) -> StaticArgs:
 def _unpack(packed: Packed) -> StaticArgs:
     marked = bool(packed) and packed[0] < 0
     axes, numbers = (-packed[0], packed[1:]) if marked else (2, packed)
-    if len(numbers) not in (4 * axes + 2, 4 * axes + 6):
-        raise ValueError(f"static_args must be 10 or 14 integers, got {packed}")
+    lengths = 4 * axes + 2, 4 * axes + 6
+    if axes > 3 or len(numbers) not in lengths:
+        raise ValueError(
+            f"static_args must be {lengths[0]} or {lengths[1]} integers with {axes} axes, "
+            f"got {packed}"
+        )
     stride, pads, dilation, rest = (
         numbers[:axes],
         numbers[axes : 3 * axes],

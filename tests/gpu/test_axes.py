@@ -11,6 +11,7 @@ from cases import DTYPES, HALF_DTYPES, LAYOUTS, Case, build
 from checks import needs_compiler, random_like
 from hostcuda import HostDevice
 from support import cpu_engine
+from support.axescases import LINE, VOLUME
 from support.gpu_cases import assert_all_agree, cast, least
 from support.gpu_engine import (
     LoggingDevice,
@@ -30,30 +31,6 @@ from cudeform.options import Options
 
 DETERMINISTIC = Options(deterministic=True)
 
-# Nothing is symmetric: whatever is swapped with its neighbour changes the result.
-LINE: dict[str, Any] = {
-    "channels": 6,
-    "size": (11,),
-    "out_channels": 4,
-    "kernel": (3,),
-    "stride": (2,),
-    "padding": ((2, 1),),
-    "dilation": (2,),
-    "groups": 2,
-    "offset_groups": 3,
-}
-VOLUME: dict[str, Any] = {
-    "batch": 1,
-    "channels": 6,
-    "size": (4, 5, 6),
-    "out_channels": 2,
-    "kernel": (2, 3, 1),
-    "stride": (1, 2, 3),
-    "padding": ((1, 0), (2, 1), (0, 2)),
-    "dilation": (3, 1, 2),
-    "groups": 2,
-    "offset_groups": 3,
-}
 # Channels that come in vectors in every dtype; in the volume, an offset group spans two groups.
 WIDE_LINE = build("wide line", size=(9,), channels=32, groups=2, offset_groups=2, out_channels=4)
 WIDE_VOLUME = build(
