@@ -67,9 +67,15 @@ def _absent(name: str) -> bool:
 
 # Pages about a library that is not installed are left out; the table of contents allows for it.
 exclude_patterns += [
-    f"api/{library}.rst"
-    for library in ("torch", "jax", "jax.flax")
-    if _absent(f"cudeform.interop.{library}")
+    f"api/{page}.rst"
+    for page, module in {
+        "torch": "interop.torch",
+        "jax": "interop.jax",
+        "jax.flax": "interop.jax.flax",
+        "tensorflow": "interop.tensorflow",
+        "keras": "keras",
+    }.items()
+    if _absent(f"cudeform.{module}")
 ]
 
 figures.draw_all(HERE / "_generated")

@@ -11,7 +11,7 @@ from cases import Case
 from checks import assert_agrees, random_like
 from reference import reference
 from support import cpu_engine
-from support.axescases import FUNCTIONS, every
+from support.functions import FUNCTIONS, every
 
 import cudeform
 from cudeform.arrays import Tangents

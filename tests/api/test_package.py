@@ -21,7 +21,7 @@ FLOORS = (
     ("operators", "inspect"),
     ("derivatives",),
     ("__init__",),
-    ("commands",),
+    ("commands", "keras"),
     ("__main__",),
 )
 MOST_FILES = 15

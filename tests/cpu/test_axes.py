@@ -12,7 +12,7 @@ import pytest
 from cases import DTYPES, LAYOUTS, Case, build
 from checks import assert_agrees, measured_peak, random_like
 from reference import reference
-from support.axescases import LINE, VOLUME
+from support.axes_cases import LINE, VOLUME
 from support.cpu_engine import DEFAULT, backward, double_backward, everything, forward, jvp
 
 from cudeform.options import Options

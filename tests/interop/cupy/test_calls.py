@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import Case, build
-from support.axescases import FUNCTIONS, every
+from support.functions import FUNCTIONS, every
 
 import cudeform
 from cudeform.checks import GRADIENTS

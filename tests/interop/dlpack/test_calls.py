@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import ARRAYS, Case, build, named
-from support.axescases import FUNCTIONS, every
 from support.dlpackcases import CASE, Array, backward, forward, from_dlpack, plain
+from support.functions import FUNCTIONS, every
 
 import cudeform
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import Case
-from support.axescases import FUNCTIONS, every, settings
+from support.functions import FUNCTIONS, every, settings
 from support.jaxcpu import assert_close, jax, jnp, on_jax, operands
 
 from cudeform.interop.jax.call_spec import CallSpec

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import Case
-from support.axescases import FUNCTIONS, every, settings
+from support.functions import FUNCTIONS, every, settings
 from support.torchcases import quiet, tensors, torch
 
 from torch.autograd import gradcheck, gradgradcheck  # isort: skip

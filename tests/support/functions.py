@@ -41,32 +41,7 @@ FUNCTIONS = {
     ),
 }
 
-# Nothing is alike along two axes: whatever is swapped with its neighbour changes the result.
-LINE: dict[str, Any] = {
-    "channels": 6,
-    "size": (11,),
-    "out_channels": 4,
-    "kernel": (3,),
-    "stride": (2,),
-    "padding": ((2, 1),),
-    "dilation": (2,),
-    "groups": 2,
-    "offset_groups": 3,
-}
-VOLUME: dict[str, Any] = {
-    "batch": 1,
-    "channels": 6,
-    "size": (4, 5, 6),
-    "out_channels": 2,
-    "kernel": (2, 3, 1),
-    "stride": (1, 2, 3),
-    "padding": ((1, 0), (2, 1), (0, 2)),
-    "dilation": (3, 1, 2),
-    "groups": 2,
-    "offset_groups": 3,
-}
-
-# Smaller ones.
+# Nothing is alike along two axes.
 CASES = [
     build(
         "line",
