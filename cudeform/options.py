@@ -38,7 +38,10 @@ class Options:
             ``"zero"`` is 0, as in mmcv, Paddle and MXNet. The names ``"torchvision"`` and
             ``"mmcv"`` are accepted too.
         num_threads: number of threads of the CPU engine. ``None`` means one for each core that the
-            process may use.
+            process may use, and one in a task of Dask.
+        max_displacement: bound of the offsets of Dask arrays, in pixels: a number, one number per
+            axis, or a pair (back, forward) per axis. It is needed if an offset has several chunks
+            in space, and has no effect on other arrays.
     """
 
     deterministic: bool = False
@@ -46,6 +49,7 @@ class Options:
     workspace_limit: int | None = None
     boundary_grad: BoundaryGrad = "one_sided"
     num_threads: int | None = None
+    max_displacement: Any = None
 
     def __post_init__(self) -> None:
         """Check the values, and replace the name of a library by that of its convention."""
@@ -55,6 +59,7 @@ class Options:
         for name in ("workspace_limit", "num_threads"):
             _check_positive_or_none(name, getattr(self, name))
         object.__setattr__(self, "boundary_grad", boundary_grad_of(self.boundary_grad))
+        object.__setattr__(self, "max_displacement", _displacements(self.max_displacement))
 
 
 def boundary_grad_of(value: object) -> BoundaryGrad:
@@ -76,6 +81,20 @@ def _check_positive_or_none(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a positive integer or None, got {value!r}")
     if value < 1:
         raise ValueError(f"{name} must be a positive integer or None, got {value}")
+
+
+def _displacements(value: Any) -> Any:
+    """Check that all numbers are at least 0; convert arrays and lists to tuples."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if value is None:
+        return None
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_displacements, value))
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"max_displacement must be made of numbers, got {value!r}")
+    if not value >= 0:
+        raise ValueError(f"max_displacement must be at least 0, got {value}")
+    return value
 
 
 def available_threads() -> int:
