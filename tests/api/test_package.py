@@ -1,4 +1,4 @@
-"""Who may import whom, the list of packages, and a checkout that is one package."""
+"""Rules of imports, the list of packages, and a checkout as one package."""
 
 import ast
 import subprocess
