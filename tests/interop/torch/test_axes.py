@@ -58,8 +58,8 @@ def test_compiled_and_mapped(case: Case) -> None:
     assert torch.allclose(mapped[0], expected)
 
 
-@pytest.mark.parametrize("count", [0, 9, 12])
+@pytest.mark.parametrize("count", [0, 5, 11])
 def test_a_list_of_another_length_is_refused(count: int) -> None:
     operands = [torch.ones(1, 1, 3), torch.zeros(1, 1, 3), torch.ones(1, 1, 1), None, None]
     with pytest.raises(ValueError, match="static_args must be"):
-        torch.ops.cudeform.deform_conv2d(*operands, [-1] * (count > 0) + [1] * (count - 1))
+        torch.ops.cudeform.deform_conv1d(*operands, [1] * count)
