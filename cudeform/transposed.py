@@ -16,7 +16,7 @@ As in ``cudeform.engine``, nothing is checked here, and arrays are NumPy's or ``
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.options import Options
@@ -39,8 +39,8 @@ def workspace_bytes(
     """As ``engine.workspace_bytes``, for a function of this module."""
     from cudeform import gpu
 
-    composed = _ON_DEVICE[function.__name__]
-    return gpu.workspace_bytes(composed, device, operands, geometry, options, *arrays)
+    composed, g = _ON_DEVICE[function.__name__], cast(Any, geometry)
+    return gpu.workspace_bytes(composed, device, operands, g, options, *arrays)
 
 
 def forward(
@@ -236,7 +236,7 @@ def _any(arrays: tuple[Any, ...]) -> bool:
     return any(array is not None for array in arrays)
 
 
-_COMPOSED = {
+_COMPOSED: dict[str, Callable[..., None]] = {
     "forward": _forward,
     "backward": _backward,
     "jvp": _jvp,

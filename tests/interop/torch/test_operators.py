@@ -1,4 +1,4 @@
-"""Tensors in one and three dimensions: every way that torch calls, differentiates and compiles."""
+"""Tensors of every operator: every way that torch calls, differentiates and compiles."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import Case
-from support.functions import FUNCTIONS, every, settings
+from support.functions import every, functions_of
 from support.torchcases import quiet, tensors, torch
 
 from torch.autograd import gradcheck, gradgradcheck  # isort: skip
@@ -19,8 +19,8 @@ def function_of(case: Case) -> Any:
     """The operator of operands in order, with the sizes of a case."""
 
     def function(input: Any, offset: Any, weight: Any, bias: Any, mask: Any) -> Any:
-        call = FUNCTIONS[case.axes].forward
-        return call(input, offset, weight, bias, mask=mask, **settings(case))
+        call = functions_of(case).forward
+        return call(input, offset, weight, bias, mask=mask, **case.settings)
 
     return function
 
@@ -29,7 +29,7 @@ def function_of(case: Case) -> Any:
 @every
 def test_results_are_those_of_numpy(case: Case) -> None:
     there = case.map(torch.tensor)
-    functions = FUNCTIONS[case.axes]
+    functions = functions_of(case)
     output = functions.forward(**there.arguments)
     np.testing.assert_array_equal(output, functions.forward(**case.arguments))
     grads = functions.backward(**there.backward_arguments)

@@ -1,4 +1,4 @@
-"""JAX arrays in one and three dimensions: compiled, differentiated twice, mapped, as text."""
+"""JAX arrays of every operator: compiled, differentiated twice, mapped, as text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import Case
-from support.functions import FUNCTIONS, every, settings
+from support.functions import every, functions_of
 from support.jaxcpu import assert_close, jax, jnp, on_jax, operands
 
 from cudeform.interop.jax.call_spec import CallSpec
@@ -17,7 +17,7 @@ from jax import test_util  # isort: skip
 
 def function_of(case: Case) -> Any:
     """The operator of operands by name, with the sizes of a case."""
-    return lambda arrays: FUNCTIONS[case.axes].forward(**arrays, **settings(case))
+    return lambda arrays: functions_of(case).forward(**arrays, **case.settings)
 
 
 @pytest.mark.promise("any array")
@@ -25,9 +25,9 @@ def function_of(case: Case) -> Any:
 def test_gradients_of_a_compiled_call_are_those_of_numpy(case: Case) -> None:
     there = on_jax(case)
     output, pull = jax.vjp(jax.jit(function_of(case)), operands(case))
-    assert_close(output, FUNCTIONS[case.axes].forward(**case.arguments))
+    assert_close(output, functions_of(case).forward(**case.arguments))
     (grads,) = pull(there.grad_output)
-    wanted = FUNCTIONS[case.axes].backward(**case.backward_arguments)._asdict()
+    wanted = functions_of(case).backward(**case.backward_arguments)._asdict()
     assert_close(grads, {name: wanted[name] for name in grads})
 
 
