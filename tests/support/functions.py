@@ -180,6 +180,12 @@ CASES: list[Case] = [
 
 every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.operator)
 
+# For tests that take seconds: the default run has the operators of two dimensions.
+every_slowly = pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, id=c.operator, marks=[pytest.mark.slow] * (c.axes != 2)) for c in CASES],
+)
+
 
 def functions_of(case: Case) -> Functions:
     """The functions that a case is a call of."""
