@@ -69,7 +69,7 @@ class Operator:
         output: role of the output.
         settings: type of the arguments that are no arrays.
         geometry_type: type of the sizes of a call.
-        geometry_of_shapes: makes the sizes of a call, see :meth:`geometry`.
+        sizes: makes the sizes of a call, see :meth:`geometry`.
         engine: computes it.
     """
 
@@ -79,7 +79,7 @@ class Operator:
     output: str
     settings: type[AnySettings]
     geometry_type: type[AnyGeometry]
-    geometry_of_shapes: Callable[..., AnyGeometry]
+    sizes: Callable[[Operands, Any, int, bool], AnyGeometry]
     engine: Engine
 
     def geometry(self, shapes: Operands, settings: Any, *, traced: bool = False) -> AnyGeometry:
@@ -94,7 +94,7 @@ class Operator:
             TypeError: settings of a wrong type.
             ValueError: an impossible shape or size.
         """
-        return self.geometry_of_shapes(shapes, settings, self.axes, traced)
+        return self.sizes(shapes, settings, self.axes, traced)
 
     @cached_property
     def optional(self) -> tuple[str, ...]:
@@ -125,7 +125,7 @@ def _convolution(axes: int) -> Operator:
         output=POSITIONS,
         settings=Settings,
         geometry_type=Geometry,
-        geometry_of_shapes=convolution_geometry,
+        sizes=convolution_geometry,
         engine=engine,
     )
 
@@ -138,7 +138,7 @@ def _transposed(axes: int) -> Operator:
         output=IMAGES,
         settings=TransposedSettings,
         geometry_type=TransposedGeometry,
-        geometry_of_shapes=transposed_geometry,
+        sizes=transposed_geometry,
         engine=transposed,
     )
 

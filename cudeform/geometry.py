@@ -265,16 +265,8 @@ def convolution_geometry(
     shapes: Operands, settings: Settings, axes: int, traced: bool = False
 ) -> Geometry:
     """:func:`geometry_of` for the table of operators; ``shapes`` has those of the operands."""
-    function = uncached_geometry_of if traced else geometry_of
-    return function(
-        shapes.input,
-        shapes.offset,
-        shapes.weight,
-        shapes.bias,
-        *settings,
-        shapes.mask,
-        axes=axes,
-    )
+    normal = _normal(shapes.input, shapes.weight, *settings, axes)
+    return (_geometry if traced else _cached_geometry)(*_as_tuples(*shapes), *normal)
 
 
 def _as_tuples(*shapes: Sequence[int] | None) -> Any:

@@ -146,7 +146,7 @@ def test_a_compiled_call_does_nothing_in_python_but_run_the_engine(
         (call_spec, "_shape_of"),
         (call_spec.CallSpec, "from_text"),
         (adapter, "bind"),
-        (geometry, "geometry_of"),
+        (geometry, "_cached_geometry"),
     ):
         monkeypatch.setattr(module, name, unexpected)
     np.testing.assert_array_equal(call(arrays), wanted)
