@@ -183,13 +183,16 @@ def _named_padding(
         return ((0, 0),) * axes
     if name != "same":
         raise ValueError(f"padding must be {_padding_rule(axes)}, got {name!r}")
+    # A library that traces calls may not know a size yet.
+    if any(each is None for each in kernel):
+        raise ValueError(f'padding="same" needs a kernel of known size, got {tuple(kernel)}')
     strides = as_ints("stride", stride, 1, axes)
     dilations = as_ints("dilation", dilation, 1, axes)
     spans = [d * (k - 1) for k, d in zip(kernel, dilations, strict=True)]
     if strides == (1,) * axes:
         return _halves(spans)
     by_size = "depends on the size of the image"
-    if size is not None:
+    if size is not None and all(each is not None for each in size):
         last = [-(-n // s) * s - s for n, s in zip(size, strides, strict=True)]
         totals = [max(at + span + 1 - n, 0) for at, span, n in zip(last, spans, size, strict=True)]
         by_size = f"is {_halves(totals)} here"
