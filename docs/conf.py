@@ -36,12 +36,15 @@ exclude_patterns = ["_build", "_generated", "_sphinx"]
 nitpicky = True
 
 # Types in signatures that have no page: those of other libraries, and private ones.
-nitpick_ignore_regex = [("py:.*", r"(?!cudeform\.).*"), ("py:.*", r".*(Pair|Padding|Floats|Any)")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!cudeform\.).*"),
+    ("py:.*", r".*(Ints|Pair|Padding|Floats|Any)"),
+]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
-autodoc_type_aliases = {"Pair": "Pair", "Padding": "Padding"}
+autodoc_type_aliases = {"Ints": "Ints", "Pair": "Pair", "Padding": "Padding"}
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 
@@ -64,9 +67,15 @@ def _absent(name: str) -> bool:
 
 # Pages about a library that is not installed are left out; the table of contents allows for it.
 exclude_patterns += [
-    f"api/{library}.rst"
-    for library in ("torch", "jax", "jax.flax")
-    if _absent(f"cudeform.interop.{library}")
+    f"api/{page}.rst"
+    for page, module in {
+        "torch": "interop.torch",
+        "jax": "interop.jax",
+        "jax.flax": "interop.jax.flax",
+        "tensorflow": "interop.tensorflow",
+        "keras": "keras",
+    }.items()
+    if _absent(f"cudeform.{module}")
 ]
 
 figures.draw_all(HERE / "_generated")

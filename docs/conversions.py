@@ -32,6 +32,13 @@ def from_nhwc(theirs: Any) -> Any:
     return theirs.transpose(0, 3, 1, 2)
 
 
+def from_groups_last(theirs: Any, groups: int) -> Any:
+    """DHZS's and mvoelk's Keras layers: (N, OH, OW, KH*KW*OG*2), the group after the tap."""
+    n, oh, ow, _ = theirs.shape
+    pairs = theirs.reshape(n, oh, ow, -1, groups, 2)
+    return pairs.transpose(0, 4, 3, 5, 1, 2).reshape(n, -1, oh, ow)
+
+
 def from_dcnv3(theirs: Any, groups: int, kernel: int) -> Any:
     """DCNv3: (N, OH, OW, G*K*K*2), (x, y) pairs, taps column by column; offset_scale 1."""
     n, oh, ow, _ = theirs.shape

@@ -28,10 +28,15 @@ ADAPTERS = {
     ("jaxlib", "ArrayImpl"): "jax",
     ("jax", "Tracer"): "jax",
     ("torch", "Tensor"): "torch",
+    ("tensorflow", "Tensor"): "tensorflow",
 }
 
-# Array types that are refused because they hold more than numbers, by name, and what to do.
-REFUSED = {"MaskedArray": "its mask would be ignored; call .filled(0), or any other fill value"}
+# Array types that are refused because they hold more than numbers, or none, by name, and what to
+# do.
+REFUSED = {
+    "MaskedArray": "its mask would be ignored; call .filled(0), or any other fill value",
+    "KerasTensor": "use cudeform.keras.DeformConv2D in a model of Keras",
+}
 
 
 class Adapter(Protocol):
@@ -105,12 +110,17 @@ def _kind(name: str, array: Any) -> Kind:
 CONVERTERS = {
     "jax": "jax.numpy.from_dlpack",
     "torch": "torch.from_dlpack",
+    "tensorflow": "tensorflow.convert_to_tensor",
     "cupy": "cupy.from_dlpack",
     "numpy": "numpy.from_dlpack, on a GPU cupy.from_dlpack",
 }
 
 # The same for arrays of NumPy, which may be read-only, or be needed on a GPU.
-CONVERTERS_OF_NUMPY = {"torch": "torch.as_tensor", "cupy": "cupy.asarray"}
+CONVERTERS_OF_NUMPY = {
+    "torch": "torch.as_tensor",
+    "tensorflow": "tensorflow.convert_to_tensor",
+    "cupy": "cupy.asarray",
+}
 
 
 def _different_libraries(name: str, kind: Kind, first: str, expected: Kind) -> str:
@@ -132,8 +142,8 @@ def _expected_instead_of(got: type) -> str:
     if got.__name__ in REFUSED:
         return f"a plain array, got {got.__name__}: {REFUSED[got.__name__]}"
     return (
-        "an array of NumPy, CuPy, PyTorch, JAX or another library that has __dlpack__, got "
-        f"{got.__name__}; numpy.asarray makes one of a list or a number"
+        "an array of NumPy, CuPy, PyTorch, JAX, TensorFlow or another library that has "
+        f"__dlpack__, got {got.__name__}; numpy.asarray makes one of a list or a number"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import lcm
+from math import lcm, prod
 from typing import Any
 from zlib import crc32
 
@@ -26,7 +26,7 @@ ARRAYS = (*OPERANDS, "grad_output")
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One call of ``deform_conv2d``, and a gradient of its output."""
+    """One call of a deformable convolution, and a gradient of its output."""
 
     name: str
     input: Any
@@ -41,7 +41,7 @@ class Case:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of ``deform_conv2d``."""
+        """Keyword arguments of ``deform_conv2d``, or of what it is in other dimensions."""
         names = ("input", "offset", "weight", "bias", "stride", "padding", "dilation", "mask")
         return {name: getattr(self, name) for name in names}
 
@@ -49,6 +49,11 @@ class Case:
     def backward_arguments(self) -> dict[str, Any]:
         """Keyword arguments of ``deform_conv2d_backward``."""
         return {"grad_output": self.grad_output, **self.arguments}
+
+    @property
+    def axes(self) -> int:
+        """Number of dimensions."""
+        return len(self.input.shape) - 2
 
     @property
     def operands(self) -> dict[str, Any]:
@@ -134,29 +139,35 @@ def build(
     *,
     batch: int = 2,
     channels: int = 4,
-    size: tuple[int, int] = (6, 5),
+    size: tuple[int, ...] = (6, 5),
     out_channels: int = 3,
-    kernel: tuple[int, int] = (3, 3),
-    stride: tuple[int, int] = (1, 1),
-    padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0)),
-    dilation: tuple[int, int] = (1, 1),
+    kernel: tuple[int, ...] | None = None,
+    stride: tuple[int, ...] | None = None,
+    padding: tuple[tuple[int, int], ...] | None = None,
+    dilation: tuple[int, ...] | None = None,
     groups: int = 1,
     offset_groups: int = 1,
     offset: str = "normal",
     bias: bool = True,
     mask: bool = True,
 ) -> Case:
-    """A case with values that depend on its name alone."""
+    """A case with values that depend on its name alone, in as many dimensions as the size has.
+
+    By default the kernel has three taps along each axis, with stride 1 and without padding.
+    """
     rng = np.random.default_rng(crc32(name.encode()))
+    axes = len(size)
+    kernel, stride, dilation = kernel or (3,) * axes, stride or (1,) * axes, dilation or (1,) * axes
+    padding = padding or ((0, 0),) * axes
     out = tuple(
         (size[d] + sum(padding[d]) - dilation[d] * (kernel[d] - 1) - 1) // stride[d] + 1
-        for d in (0, 1)
+        for d in range(axes)
     )
-    taps = kernel[0] * kernel[1]
+    taps = prod(kernel)
     return Case(
         name=name,
         input=rng.standard_normal((batch, channels, *size)),
-        offset=_displacements(offset, (batch, 2 * offset_groups * taps, *out), rng),
+        offset=_displacements(offset, (batch, axes * offset_groups * taps, *out), rng),
         weight=rng.standard_normal((out_channels, channels // groups, *kernel)),
         bias=rng.standard_normal(out_channels) if bias else None,
         mask=rng.standard_normal((batch, offset_groups * taps, *out)) if mask else None,

@@ -1,4 +1,4 @@
-"""The definition, as seven loops in float64: what every engine is compared with.
+"""The definition, as loops in float64 over any number of axes: all engines are compared with it.
 
 Everything is added one term at a time, and the absolute value of each term is added up as well: a
 result is known to be wrong when its error is large beside that sum, its *scale*.
@@ -6,28 +6,54 @@ result is known to be wrong when its error is large beside that sum, its *scale*
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
-from math import floor, isinf, isnan, nan
+from math import floor, isinf, isnan, nan, prod
 from typing import Any
 
 import numpy as np
 
-Neighbour = tuple[int, int, float, float, float]
+Neighbour = tuple[tuple[int, ...], float, tuple[float, ...]]
 
 FAR = -2.0  # outside any image, as every infinity is
+
+
+def indices(shape: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """The indices of an array of that shape."""
+    return product(*map(range, shape))
 
 
 class Sum:
     """An array of sums, and of the sums of the absolute values of their terms."""
 
     def __init__(self, shape: Sequence[int]) -> None:
-        self.value = np.zeros(shape)
-        self.scale = np.zeros(shape)
+        self.shape = tuple(shape)
+        self._sums = dict.fromkeys(indices(self.shape), (0.0, 0.0))
 
-    def add(self, index: tuple[int, ...], factor: float, parts: Iterable[float]) -> None:
-        self.value[index] += factor * sum(parts)
-        self.scale[index] += abs(factor) * sum(map(abs, parts))
+    def add(self, index: tuple[int, ...], factor: float, parts: Sequence[float]) -> None:
+        value, scale = self._sums[index]
+        self._sums[index] = (
+            value + factor * sum(parts),
+            scale + abs(factor) * sum([abs(part) for part in parts]),
+        )
+
+    @property
+    def value(self) -> Any:
+        return self._array(0)
+
+    @property
+    def scale(self) -> Any:
+        return self._array(1)
+
+    def _array(self, which: int) -> Any:
+        flat = [both[which] for both in self._sums.values()]
+        return np.array(flat, np.float64).reshape(self.shape)
+
+    def reshaped(self, shape: Sequence[int]) -> Sum:
+        """The same with another shape."""
+        result = Sum(shape)
+        result._sums = dict(zip(result._sums, self._sums.values(), strict=True))
+        return result
 
 
 def reference(
@@ -44,115 +70,120 @@ def reference(
     boundary_grad: str = "one_sided",
 ) -> dict[str, Sum]:
     """``output``, and with ``grad_output`` the gradients, by name of the argument."""
-    batch, channels, height, width = input.shape
-    out_channels, group_channels, kernel_h, kernel_w = weight.shape
-    out_h, out_w = offset.shape[2:]
-    stride_h, stride_w = _pair(stride)
-    (pad_top, _), (pad_left, _) = map(_pair, _pair(padding))
-    dilation_h, dilation_w = _pair(dilation)
+    batch, channels, *size = input.shape
+    out_channels, group_channels, *kernel = weight.shape
+    axes, out = len(size), offset.shape[2:]
+    strides, dilations = _each(stride, axes), _each(dilation, axes)
+    begins = [_each(both, 2)[0] for both in _each(padding, axes)]
     groups = channels // group_channels if group_channels else 1
-    offset_groups = offset.shape[1] // (2 * kernel_h * kernel_w)
-    pairs_shape = (batch, offset_groups, kernel_h, kernel_w, 2, out_h, out_w)
-    planes_shape = (batch, offset_groups, kernel_h, kernel_w, out_h, out_w)
+    offset_groups = offset.shape[1] // (axes * prod(kernel))
+    vectors_shape = (batch, offset_groups, *kernel, axes, *out)
+    planes_shape = (batch, offset_groups, *kernel, *out)
 
     image = _floats(input)
-    pairs = _floats(offset.reshape(pairs_shape))
+    vectors = _floats(offset.reshape(vectors_shape))
     planes = _floats(np.ones(planes_shape) if mask is None else mask.reshape(planes_shape))
     filters = _floats(weight)
     biases = _floats(np.zeros(out_channels) if bias is None else bias)
     backward = grad_output is not None
     upstream = _floats(grad_output) if backward else None
 
-    output = Sum((batch, out_channels, out_h, out_w))
+    output = Sum((batch, out_channels, *out))
     grad_input, grad_weight, grad_bias = Sum(input.shape), Sum(weight.shape), Sum((out_channels,))
-    grad_pairs, grad_planes = Sum(pairs_shape), Sum(planes_shape)
+    grad_vectors, grad_planes = Sum(vectors_shape), Sum(planes_shape)
 
     with np.errstate(all="ignore"):  # infinities and NaN are values like others
-        for n, o, oy, ox in product(*map(range, output.value.shape)):
-            output.add((n, o, oy, ox), 1.0, [biases[o]])
+        for index in indices(output.shape):
+            output.add(index, 1.0, [biases[index[1:2]]])
             if backward:
-                grad_bias.add((o,), 1.0, [upstream[n][o][oy][ox]])
+                grad_bias.add((index[1],), 1.0, [upstream[index]])
 
-        for n, oy, ox, i, j, c in product(
-            *map(range, (batch, out_h, out_w, kernel_h, kernel_w, channels))
-        ):
-            og = c // (channels // offset_groups)
-            m = planes[n][og][i][j][oy][ox]
-            y = oy * stride_h - pad_top + i * dilation_h + pairs[n][og][i][j][0][oy][ox]
-            x = ox * stride_w - pad_left + j * dilation_w + pairs[n][og][i][j][1][oy][ox]
-            inside = -1 < y < height and -1 < x < width
+        for n, og, *index in indices((batch, offset_groups, *out, *kernel)):
+            position, tap = tuple(index[:axes]), tuple(index[axes:])
+            sample = (n, og, *tap, *position)
+            along = [(n, og, *tap, a, *position) for a in range(axes)]
+            m = planes[sample]
+            point = [
+                position[a] * strides[a] - begins[a] + tap[a] * dilations[a] + vectors[along[a]]
+                for a in range(axes)
+            ]
+            inside = all(-1 < c < length for c, length in zip(point, size, strict=True))
+            corners = [
+                (pixel, all(0 <= p < length for p, length in zip(pixel, size, strict=True)), *rest)
+                for pixel, *rest in neighbours(point)
+            ]
 
             # What a gradient can reach: a sample of nothing does not even multiply it by 0.
-            lost, held = isnan(y) or isnan(x), False
-            values, slopes_y, slopes_x, reached = [], [], [], []
-            for row, col, share, slope_y, slope_x in neighbours(y, x):
-                in_image = 0 <= row < height and 0 <= col < width
-                pixel = image[n][c][row][col] if in_image else 0.0
-                values.append(share * (pixel if inside else 0.0))
-                slope_pixel = pixel if inside or boundary_grad == "one_sided" else 0.0
-                held = held or (in_image and (inside or boundary_grad == "one_sided"))
-                slopes_y.append(slope_y * slope_pixel)
-                slopes_x.append(slope_x * slope_pixel)
-                if in_image and share > 0:
-                    reached.append((row, col, share))
+            lost = any(map(isnan, point))
+            sloping = inside or boundary_grad == "one_sided"
+            held = sloping and any(in_image for _, in_image, *_ in corners)
+            reached = [(pixel, share) for pixel, in_image, share, _ in corners if in_image]
 
-            group = c // group_channels
-            for o in range(group * out_channels // groups, (group + 1) * out_channels // groups):
-                k = c % group_channels
-                w = filters[o][k][i][j]
-                output.add((n, o, oy, ox), w * m, values)
-                if not backward:
-                    continue
-                g = upstream[n][o][oy][ox]
-                grad_weight.add((o, k, i, j), g * m, values)
-                by_value, by_slope = (g * w if felt or lost else 0.0 for felt in (inside, held))
-                grad_planes.add((n, og, i, j, oy, ox), by_value, values)
-                grad_pairs.add((n, og, i, j, 0, oy, ox), by_slope * m, slopes_y)
-                grad_pairs.add((n, og, i, j, 1, oy, ox), by_slope * m, slopes_x)
-                for row, col, share in reached:
-                    grad_input.add((n, c, row, col), g * w * m, [share])
+            for c in range(og * channels // offset_groups, (og + 1) * channels // offset_groups):
+                values, slopes = [], []
+                for pixel, in_image, share, by_axis in corners:
+                    value = image[(n, c, *pixel)] if in_image else 0.0
+                    values.append(share * (value if inside else 0.0))
+                    slopes.append([slope * (value if sloping else 0.0) for slope in by_axis])
+
+                terms = list(zip(*slopes, strict=True))
+                group, k = divmod(c, group_channels)
+                first, last = (each * out_channels // groups for each in (group, group + 1))
+                for o in range(first, last):
+                    w = filters[(o, k, *tap)]
+                    here = (n, o, *position)
+                    output.add(here, w * m, values)
+                    if not backward:
+                        continue
+                    g = upstream[here]
+                    grad_weight.add((o, k, *tap), g * m, values)
+                    by_value, by_slope = (g * w if felt or lost else 0.0 for felt in (inside, held))
+                    grad_planes.add(sample, by_value, values)
+                    for a in range(axes):
+                        grad_vectors.add(along[a], by_slope * m, terms[a])
+                    for pixel, share in reached:
+                        if share > 0:
+                            grad_input.add((n, c, *pixel), g * w * m, [share])
 
     results = {"output": output}
     if backward:
         results |= {"input": grad_input, "weight": grad_weight}
-        results["offset"] = _reshaped(grad_pairs, offset.shape)
+        results["offset"] = grad_vectors.reshaped(offset.shape)
         if bias is not None:
             results["bias"] = grad_bias
         if mask is not None:
-            results["mask"] = _reshaped(grad_planes, mask.shape)
+            results["mask"] = grad_planes.reshaped(mask.shape)
     return results
 
 
-def neighbours(y: float, x: float) -> list[Neighbour]:
-    """The four pixels around a point: row, column, bilinear weight and its derivatives by y and x.
+def neighbours(point: Sequence[float]) -> list[Neighbour]:
+    """The pixels around a point, their multilinear weights, and the derivatives by each coordinate.
 
     At a whole coordinate the derivative is that to the right. A NaN coordinate has no neighbours
     but NaN for a weight.
     """
-    if isnan(y) or isnan(x):
-        return [(-1, -1, nan, nan, nan)]
-    if isinf(y) or isinf(x):
-        y = x = FAR
-    top, left = floor(y), floor(x)
-    ly, lx = y - top, x - left
-    return [
-        (top, left, (1 - ly) * (1 - lx), lx - 1, ly - 1),
-        (top, left + 1, (1 - ly) * lx, -lx, 1 - ly),
-        (top + 1, left, ly * (1 - lx), 1 - lx, -ly),
-        (top + 1, left + 1, ly * lx, lx, ly),
-    ]
+    axes = len(point)
+    if any(map(isnan, point)):
+        return [((-1,) * axes, nan, (nan,) * axes)]
+    if any(map(isinf, point)):
+        point = [FAR] * axes
+    low = list(map(floor, point))
+    found = []
+    for high in product((0, 1), repeat=axes):
+        shares = [
+            (c - at) if up else 1 - (c - at) for c, at, up in zip(point, low, high, strict=True)
+        ]
+        slopes = [prod(shares[:a] + shares[a + 1 :]) * (1 if high[a] else -1) for a in range(axes)]
+        pixel = tuple(at + up for at, up in zip(low, high, strict=True))
+        found.append((pixel, prod(shares), tuple(slopes)))
+    return found
 
 
-def _pair(value: Any) -> tuple[Any, Any]:
-    return tuple(value) if isinstance(value, Sequence) else (value, value)
+def _each(value: Any, count: int) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, Sequence) else (value,) * count
 
 
-def _floats(array: Any) -> Any:
-    """Nested lists of Python floats: they multiply infinity by zero without a warning."""
-    return np.asarray(array).astype(np.float64).tolist()
-
-
-def _reshaped(total: Sum, shape: Sequence[int]) -> Sum:
-    result = Sum(shape)
-    result.value, result.scale = total.value.reshape(shape), total.scale.reshape(shape)
-    return result
+def _floats(array: Any) -> dict[tuple[int, ...], float]:
+    """Python floats by index: they multiply infinity by zero without a warning."""
+    floats = np.asarray(array).astype(np.float64)
+    return dict(zip(indices(floats.shape), floats.ravel().tolist(), strict=True))

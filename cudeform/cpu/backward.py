@@ -22,7 +22,7 @@ from cudeform.options import Options
 
 def costs(g: Geometry, itemsize: int) -> Costs:
     """Scratch memory of a backward call whose arithmetic has numbers of ``itemsize`` bytes."""
-    columns, planes = g.taps * g.channels, 3 * g.taps * g.offset_groups
+    columns, planes = g.taps * g.channels, (g.axes + 1) * g.taps * g.offset_groups
     weight = g.out_channels * g.taps * (g.channels // g.groups)
     return Costs(
         image=2 * g.channels * g.in_pixels * itemsize,

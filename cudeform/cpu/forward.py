@@ -19,7 +19,7 @@ from cudeform.options import Options
 def costs(g: Geometry, itemsize: int) -> Costs:
     """Scratch memory of a forward call whose arithmetic has numbers of ``itemsize`` bytes."""
     columns = g.taps * g.channels
-    planes = 3 * g.offset_groups * g.taps
+    planes = (g.axes + 1) * g.offset_groups * g.taps
     weight = g.out_channels * g.taps * (g.channels // g.groups)
     return Costs(
         image=g.channels * g.in_pixels * itemsize,

@@ -44,7 +44,7 @@ def channels_last(call: Call, array: Array) -> Iterator[Images]:
     room = None
     for images in split(call.g.batch, call.tiling.images):
         batch = array[images]
-        view = batch.transpose(0, 2, 3, 1)
+        view = np.moveaxis(batch, 1, -1)
         if view.dtype == call.dtype and view.flags.c_contiguous:
             yield Images(images, read_only(view.reshape(-1)))
             continue
@@ -62,7 +62,7 @@ def channels_first(call: Call, pixels: Array, array: Array) -> None:
     if array.dtype == call.dtype and array.flags.c_contiguous:
         _turn(call, read_only(pixels), array.reshape(-1), len(array), to_last=False)
     else:
-        view = array.transpose(0, 2, 3, 1)
+        view = np.moveaxis(array, 1, -1)
         _copy(call, pixels.reshape(view.shape), view)
 
 

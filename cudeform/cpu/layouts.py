@@ -22,7 +22,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class PlaneArray:
-    """An array (N, channels, OH, OW), or None, whose planes loops read or write.
+    """An array (N, channels, *out), or None, whose planes loops read or write.
 
     Attributes:
         g: sizes of the call.
@@ -162,14 +162,14 @@ def _turn_product(g: Geometry, product: Array, box: Box, output: Array) -> None:
 
 
 def write_box(g: Geometry, values: Array, box: Box, array: Array) -> None:
-    """Write (channels, positions) of a box into an array (N, channels, OH, OW)."""
+    """Write (channels, positions) of a box into an array (N, channels, *out)."""
     for rectangle in box.rectangles(g):
         target = array[rectangle.index]
         target[...] = values[:, rectangle.part].reshape(target.shape)
 
 
 def read_box(g: Geometry, array: Array, box: Box, values: Array) -> None:
-    """Read (channels, positions) of a box from an array (N, channels, OH, OW)."""
+    """Read (channels, positions) of a box from an array (N, channels, *out)."""
     for rectangle in box.rectangles(g):
         source = array[rectangle.index]
         values[:, rectangle.part].reshape(source.shape, copy=False)[...] = source

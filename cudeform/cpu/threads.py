@@ -16,11 +16,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import numpy as np
 import threadpoolctl
+
+from cudeform.cpu.placement import Cores, cores_of_threads, on_cores
 
 Item = TypeVar("Item")
 Scratch = TypeVar("Scratch")
@@ -34,9 +36,10 @@ class _Pool:
         self.executor: ThreadPoolExecutor | None = None
         self.size = 0
 
-    def submit(self, work: Callable[[], None], count: int) -> list[Future[None]]:
-        """Have up to ``count`` threads do the work beside the caller."""
+    def submit(self, works: Sequence[Callable[[], None]]) -> list[Future[None]]:
+        """Have threads of the pool do the works, or as many of them as it can start."""
         futures: list[Future[None]] = []
+        count = len(works)
         with self.lock:
             if self.executor is None or count > self.size:
                 # The threads of a smaller pool end when their work does.
@@ -44,7 +47,7 @@ class _Pool:
                 self.size = count
             # Python may be shutting down, or the system may have no more threads.
             with suppress(RuntimeError):
-                futures.extend(self.executor.submit(work) for _ in range(count))
+                futures.extend(map(self.executor.submit, works))
         return futures
 
 
@@ -143,9 +146,9 @@ def run(
     """
     left = _Items(items)
 
-    def share() -> None:
+    def share(cores: Cores | None) -> None:
         # Threads do not inherit NumPy's error state; infinity and NaN are values like others.
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), on_cores(cores):
             memory = None
             try:
                 for item in left:
@@ -155,10 +158,10 @@ def run(
                 left.stop()
                 raise
 
-    helpers = min(threads, len(items)) - 1
-    futures = _pool.submit(share, helpers) if helpers > 0 else []
+    mine, *others = cores_of_threads(max(1, min(threads, len(items))))
+    futures = _pool.submit([partial(share, cores) for cores in others]) if others else []
     try:
-        share()
+        share(mine)
     finally:
         begun = [future for future in futures if not future.cancel()]
         errors = [future.exception() for future in begun]

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 
 from cudeform.geometry import Geometry
 from cudeform.partition import split
+from cudeform.settings import PerAxis
 
 DEFAULT_LIMIT = 64 * 2**20
 
@@ -50,22 +52,21 @@ class Costs:
 
 @dataclass(frozen=True)
 class Rectangle:
-    """Neighbouring positions of an image that are a rectangle.
+    """Neighbouring positions of an image that a slice an axis selects.
 
     Attributes:
-        image, rows, cols: where they lie in an array (N, channels, OH, OW).
+        image, slices: where they lie in an array (N, channels, *out).
         part: which positions of the box they are.
     """
 
     image: int
-    rows: slice
-    cols: slice
+    slices: tuple[slice, ...]
     part: slice
 
     @property
-    def index(self) -> tuple[int, slice, slice, slice]:
-        """Index into an array (N, channels, OH, OW)."""
-        return self.image, slice(None), self.rows, self.cols
+    def index(self) -> tuple[int | slice, ...]:
+        """Index into an array (N, channels, *out)."""
+        return self.image, slice(None), *self.slices
 
 
 @dataclass(frozen=True)
@@ -92,20 +93,29 @@ class Box:
         at = self.first
         while at < self.last:
             n, position = divmod(at, g.out_pixels)
-            row, col = divmod(position, g.out_cols)
             left = min(self.last - at, g.out_pixels - position)
-            if col or left < g.out_cols:
-                cols = min(left, g.out_cols - col)
-                rows = 1
-            else:
-                cols, rows = g.out_cols, left // g.out_cols
-            yield Rectangle(
-                self.images.start + n,
-                slice(row, row + rows),
-                slice(col, col + cols),
-                slice(at - self.first, at - self.first + rows * cols),
-            )
-            at += rows * cols
+            slices, count = _rectangle(g.out, position, left)
+            part = slice(at - self.first, at - self.first + count)
+            yield Rectangle(self.images.start + n, slices, part)
+            at += count
+
+
+def _rectangle(out: PerAxis, position: int, left: int) -> tuple[tuple[slice, ...], int]:
+    """The largest rectangle that begins at a position of an image, and how many positions it has.
+
+    Along one axis it is a range; it is one index along those before and all along those after.
+    """
+    behind = prod(out)  # positions that differ in the axes after this one
+    slices: list[slice] = []
+    for axis, size in enumerate(out):
+        behind //= size
+        index, position = divmod(position, behind)
+        if position == 0 and left >= behind:
+            several = min(left // behind, size - index)
+            whole = (slice(0, each) for each in out[axis + 1 :])
+            return (*slices, slice(index, index + several), *whole), several * behind
+        slices.append(slice(index, index + 1))
+    raise AssertionError("a position has no position behind it along the last axis")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One call of the engine: its device, its sizes, and the variant of its kernels."""
+"""One call of the GPU engine: its device, its sizes, and the variant of its kernels."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from math import prod
 
 from cudeform.arrays import DeviceArray, Operands
 from cudeform.geometry import Geometry
-from cudeform.gpu.chunks import Chunk
+from cudeform.gpu.chunks import Chunk, row_positions
 from cudeform.gpu.device_api import sizes
 from cudeform.gpu.device_api.commands import FillZero, KernelLaunch
 from cudeform.gpu.device_api.kernel_source import ITEMSIZE, Variant, kernel, widest
 from cudeform.gpu.device_api.protocol import Device, Memory
-from cudeform.gpu.device_api.structs import NO_STRIDES, Struct, divisor
+from cudeform.gpu.device_api.structs import Struct, divisor
 from cudeform.gpu.variants import (
     MAX_THREADS,
     atomic_width,
@@ -25,7 +25,7 @@ from cudeform.options import Options
 
 THREADS = 256
 
-# Kernels have grid-stride loops: these blocks fill the device several times over.
+# The most blocks of a grid-stride loop: they fill the device several times over.
 BLOCKS_PER_MULTIPROCESSOR = 32
 
 
@@ -34,10 +34,10 @@ class Call:
     """One call of the engine.
 
     Attributes:
-        device: where it runs.
-        g: sizes.
+        device: the device that runs the call.
+        g: sizes of the call.
         operands: arrays in device memory.
-        variant: what is compiled into the kernels.
+        variant: the compile-time parameters of the kernels.
         zero_boundary_grad: whether the gradient of a coordinate that is exactly -1 is 0.
     """
 
@@ -57,16 +57,16 @@ class Call:
         chunks: Sequence[Chunk],
         others: Sequence[DeviceArray | None] = (),
     ) -> Call:
-        """A call with columns in memory, in some chunks, that reads ``others`` in addition."""
+        """A call that stores columns in memory, chunk by chunk, and also reads ``others``."""
         dtype, ld_columns = operands.input.dtype, ld_columns_of(g, operands)
         largest = max(most_positions(g, chunks) * g.groups, g.out_channels) * ld_columns
         bits = index_bits_of(g, [*operands.present().values(), *others], largest)
-        variant = Variant(dtype, bits, vector_of(g, dtype))
+        variant = Variant(dtype, bits, vector_of(g, dtype), axes=g.axes)
         return cls(device, g, operands, variant, options.boundary_grad == "zero")
 
     @property
     def itemsize(self) -> int:
-        """Bytes of an element of the arrays."""
+        """Bytes of an array element."""
         return ITEMSIZE[self.variant.dtype]
 
     @property
@@ -81,15 +81,15 @@ class Call:
 
     @property
     def max_blocks(self) -> int:
-        """Blocks of a launch whose loops are grid-stride loops."""
+        """The most blocks of a launch of a kernel with a grid-stride loop."""
         return min(self.device.multiprocessors * BLOCKS_PER_MULTIPROCESSOR, MAX_THREADS // THREADS)
 
     def allocate(self, elements: int, itemsize: int | None = None) -> Memory:
-        """Memory for some elements, of the call's dtype unless another size is given."""
+        """Allocate memory for elements of a size in bytes, by default that of the call's dtype."""
         return self.device.allocate(max(1, elements) * (itemsize or self.itemsize))
 
     def fill_zero(self, memory: Memory, elements: int, itemsize: int) -> None:
-        """Set the first elements of some memory to 0."""
+        """Set the first ``elements`` elements of ``memory`` to 0."""
         self.device.queue(FillZero(elements * itemsize), [memory.pointer])
 
     def launch(
@@ -116,28 +116,33 @@ class Call:
         struct: Struct,
         shared_bytes: int,
     ) -> None:
-        """Launch a kernel with a grid of given size."""
-        packed = struct.packed(self.variant.index_bits)
+        """Launch a kernel with the given numbers of blocks and threads."""
+        packed = struct.packed(self.variant.index_bits, self.g.axes)
         capability = self.device.compute_capability
         width = atomic_width(self.variant.dtype, self.variant.vector, capability)
         text = kernel(name, replace(self.variant, atomic_width=width))
         self.device.queue(KernelLaunch(text, blocks, threads, packed, shared_bytes), pointers)
 
     def positions(self, chunk: Chunk) -> int:
-        """Output positions of a chunk."""
-        return chunk.count * chunk.height * self.g.out_cols
+        """Number of output positions of a chunk."""
+        return chunk.count * chunk.height * row_positions(self.g)
+
+    def pixels(self, chunk: Chunk) -> slice:
+        """The output positions of each image of a chunk."""
+        in_row = row_positions(self.g)
+        return slice(chunk.rows.start * in_row, chunk.rows.stop * in_row)
 
     def samples(self, chunk: Chunk) -> int:
-        """Samples of a chunk."""
+        """Number of samples of a chunk."""
         return self.positions(chunk) * self.g.taps * self.g.offset_groups
 
     @property
     def problem(self) -> sizes.Problem:
-        """Sizes, as kernels take them."""
+        """The sizes of the call as a kernel takes them."""
         return sizes.Problem.of(self.g, self.zero_boundary_grad)
 
     def chunk(self, chunk: Chunk) -> sizes.Chunk:
-        """A chunk, as kernels take it."""
+        """The chunk as a kernel takes it."""
         return sizes.Chunk(
             first_image=chunk.images.start,
             images=chunk.count,
@@ -150,29 +155,33 @@ class Call:
     def sampling(
         self, chunk: Chunk, images: DeviceArray | None, lanes: int | None = None
     ) -> sizes.Sampling:
-        """What a kernel takes that samples channels-last images for a chunk.
+        """The parameters of a kernel that samples channels-last images for a chunk.
 
         Args:
             chunk: the chunk.
-            images: its images; None if the kernel locates samples and reads no image.
-            lanes: neighbouring threads that share a sample, by default ``lanes()``.
+            images: the images of the chunk; None if the kernel reads no image.
+            lanes: adjacent threads that share a sample, by default ``lanes()``.
         """
         return sizes.Sampling(
             problem=self.problem,
             chunk=self.chunk(chunk),
-            input=strides_of(images),
+            input=self.strides_of(images),
             offset=self.operands.offset.strides,
-            mask=strides_of(self.operands.mask),
+            mask=self.strides_of(self.operands.mask),
             samples=self.samples(chunk),
             lanes=self.lanes() if lanes is None else lanes,
         )
 
     def column_layout(self, chunk: Chunk) -> sizes.ColumnLayout:
-        """The columns of a chunk, as kernels take their sizes."""
+        """The sizes of the columns of a chunk as a kernel takes them."""
         return sizes.ColumnLayout(self.positions(chunk), self.ld_columns)
 
+    def strides_of(self, array: DeviceArray | None) -> tuple[int, ...]:
+        """Strides of an array with the call's axes, 0 for an array that is absent."""
+        return (0,) * (2 + self.g.axes) if array is None else array.strides
+
     def lanes(self) -> int:
-        """Threads that share a sample: the most that divide its vectors evenly, a warp at most."""
+        """Threads per sample: the largest power of two, at most 32, that divides its vectors."""
         vectors = self.g.channels // self.g.offset_groups // self.variant.vector
         return min(32, vectors & -vectors) if vectors else 1
 
@@ -194,14 +203,9 @@ def ld_columns_of(g: Geometry, operands: Operands) -> int:
 
 def most_positions(g: Geometry, chunks: Sequence[Chunk]) -> int:
     """Output positions of the largest chunk."""
-    return max(chunk.count * chunk.height for chunk in chunks) * g.out_cols
+    return max(chunk.count * chunk.height for chunk in chunks) * row_positions(g)
 
 
 def pointer_of(array: DeviceArray | Memory | None) -> int:
     """Device address, 0 for an array that is absent."""
     return 0 if array is None else array.pointer
-
-
-def strides_of(array: DeviceArray | None) -> tuple[int, ...]:
-    """Strides, 0 for an array that is absent."""
-    return NO_STRIDES if array is None else array.strides

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cudeform.geometry import Geometry
+from cudeform.geometry import Geometry, ShapeRules
 from cudeform.gpu.costs import Costs
 from cudeform.gpu.device_api.protocol import Hardware
 from cudeform.options import Options
@@ -19,13 +19,14 @@ MAX_DEFAULT = 2 * 2**30
 # sums over other chunks round differently.
 DETERMINISTIC_BYTES = 128 * 2**20
 
-# The samples of a chunk, and the four weights of each, are numbered by 32-bit integers.
-MAX_SAMPLES = 2**29 - 1
-
 
 @dataclass(frozen=True)
 class Chunk:
-    """What one pass of a call works through: whole images, or output rows of one image."""
+    """What one pass of a call works through: whole images, or output rows of one image.
+
+    The positions of a row differ in the last axis alone; the rows of an image are its other axes
+    merged. In one dimension, every position is a row, so that a long signal can be cut.
+    """
 
     images: slice
     rows: slice
@@ -48,12 +49,14 @@ def cut_into_chunks(g: Geometry, hardware: Hardware, options: Options, costs: Co
         ValueError: not even one output row of one image fits ``options.workspace_limit``, or it
             has more samples than 32-bit integers can number.
     """
-    row_samples = g.out_cols * g.taps * g.offset_groups
-    if row_samples > MAX_SAMPLES:
+    row_samples, max_samples = row_positions(g) * g.taps * g.offset_groups, _max_samples(g)
+    if row_samples > max_samples:
+        taps = ShapeRules.of(g.axes).kernel.replace(", ", "*")
         raise ValueError(
-            f"OW*KH*KW*offset_groups must be at most {MAX_SAMPLES} on a GPU, got {row_samples}"
+            f"{'OW*' if g.axes > 1 else ''}{taps}*offset_groups must be at most {max_samples} on a "
+            f"GPU, got {row_samples}"
         )
-    row_bytes = g.out_cols * costs.position
+    row_bytes = row_positions(g) * costs.position
     image_bytes = costs.image + g.out_pixels * costs.position
     required = costs.image + row_bytes
     if options.deterministic:
@@ -61,22 +64,37 @@ def cut_into_chunks(g: Geometry, hardware: Hardware, options: Options, costs: Co
     budget = options.workspace_limit or max(_default_budget(hardware), costs.call + required)
     if budget < costs.call + required:
         why = "deterministic results do not depend on the limit, nor may the chunks"
-        what = why if options.deterministic else costs.purposes
+        what = why if options.deterministic else costs.purposes(g)
         raise ValueError(
             f"workspace_limit must be at least {costs.call + required} bytes for this call "
             f"({what}), got {budget}"
         )
     available = required if options.deterministic else budget - costs.call
-    image_samples = g.out_rows * row_samples
-    if image_bytes <= available and image_samples <= MAX_SAMPLES:
-        images = _most(available, image_bytes, MAX_SAMPLES // image_samples)
-        return [Chunk(part, slice(0, g.out_rows)) for part in split(g.batch, images)]
-    rows = _most(available - costs.image, row_bytes, MAX_SAMPLES // row_samples)
+    image_samples = image_rows(g) * row_samples
+    if image_bytes <= available and image_samples <= max_samples:
+        images = _most(available, image_bytes, max_samples // image_samples)
+        return [Chunk(part, slice(0, image_rows(g))) for part in split(g.batch, images)]
+    rows = _most(available - costs.image, row_bytes, max_samples // row_samples)
     return [
         Chunk(slice(image, image + 1), part)
         for image in range(g.batch)
-        for part in split(g.out_rows, rows)
+        for part in split(image_rows(g), rows)
     ]
+
+
+def row_positions(g: Geometry) -> int:
+    """Output positions of a row, as chunks count rows."""
+    return g.out_cols if g.axes > 1 else 1
+
+
+def image_rows(g: Geometry) -> int:
+    """Output rows of an image, as chunks count them."""
+    return g.out_pixels // row_positions(g)
+
+
+def _max_samples(g: Geometry) -> int:
+    """The most samples of a chunk: 32-bit integers number them and their corners' weights."""
+    return (2**31 - 1) >> g.axes
 
 
 def _most(available: int, nbytes: int, limit: int) -> int:

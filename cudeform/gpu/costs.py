@@ -30,13 +30,12 @@ class Costs:
             self.call + other.call, self.image + other.image, self.position + other.position
         )
 
-    @property
-    def purposes(self) -> str:
+    def purposes(self, g: Geometry) -> str:
         """What the smallest possible workspace is needed for, in words."""
         costs = {
             "the weight": self.call,
             "one image": self.image,
-            "one row of the output": self.position,
+            f"one {'row' if g.axes > 1 else 'position'} of the output": self.position,
         }
         *others, last = [what for what, nbytes in costs.items() if nbytes]
         return f"{', '.join(others)} and {last}" if others else last

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from cudeform.arrays import DeviceArray
-from cudeform.gpu.call import Call, pointer_of, strides_of
+from cudeform.gpu.call import Call, pointer_of
 from cudeform.gpu.chunks import Chunk
 from cudeform.gpu.device_api import params
 from cudeform.gpu.device_api.protocol import Memory
@@ -14,7 +14,7 @@ TRANSPOSE_TILE = 32  # side of the tile in shared memory of the layout kernels
 
 
 class ChannelsLast:
-    """Images of an array (N, C, H, W) with their channels last: a view of it, or a copy."""
+    """Images of an array (N, C, *size) with their channels last: a view of it, or a copy."""
 
     def __init__(self, call: Call, array: DeviceArray, max_pixels: int, *, dense: bool) -> None:
         """Allocate memory for a copy unless the array can be read where it is.
@@ -31,42 +31,49 @@ class ChannelsLast:
         if not needs_no_copy(call, array, dense=dense):
             self._copy = call.allocate(max_pixels * array.shape[1])
 
-    def part(self, images: slice, rows: slice | None = None) -> DeviceArray:
-        """Some images, and some of their rows, as (images, C, rows, W).
+    def part(self, images: slice, pixels: slice | None = None) -> DeviceArray:
+        """Some images, (images, C, *size), or of dense images some pixels, (images, C, pixels).
 
         What is copied is overwritten by the next part.
         """
-        _, c, h, w = self._array.shape
-        rows = slice(0, h) if rows is None else rows
-        shape = (images.stop - images.start, c, rows.stop - rows.start, w)
+        _, channels, *size = self._array.shape
+        if pixels is not None:
+            size = [pixels.stop - pixels.start]
+        shape = (images.stop - images.start, channels, *size)
+        strides = _channels_last_strides(shape)
         if self._copy is None:
-            strides = self._array.strides
-            first = images.start * strides[0] + rows.start * strides[2]
+            first = images.start * self._array.strides[0]
+            if pixels is None:
+                strides = self._array.strides
+            else:
+                first += pixels.start * channels
             pointer = self._array.pointer + first * self._call.itemsize
             return DeviceArray(pointer, shape, strides, self._array.dtype)
-        if self._copied != (images, rows):
-            self._fill(self._copy, images, rows, shape)
-            self._copied = (images, rows)
-        strides = (shape[2] * w * c, 1, w * c, c)
+        source = slice(0, prod(size)) if pixels is None else pixels
+        if self._copied != (images, source):
+            self._fill(self._copy, images, source)
+            self._copied = (images, source)
         return DeviceArray(self._copy.pointer, shape, strides, self._array.dtype)
 
     def whole(self) -> DeviceArray:
         """All images."""
         return self.part(slice(0, self._array.shape[0]))
 
-    def _fill(self, copy: Memory, images: slice, rows: slice, shape: tuple[int, ...]) -> None:
+    def _fill(self, copy: Memory, images: slice, pixels: slice) -> None:
+        _, channels, *size = self._array.shape
         struct = params.ChannelsLast(
             source=self._array.strides,
+            size=tuple(size),
             first_image=images.start,
-            images=shape[0],
-            channels=shape[1],
-            first_row=rows.start,
-            height=shape[2],
-            width=shape[3],
+            images=images.stop - images.start,
+            channels=channels,
+            first_pixel=pixels.start,
+            pixels=pixels.stop - pixels.start,
         )
         pointers = (self._array.pointer, copy.pointer)
         shared = TRANSPOSE_TILE * (TRANSPOSE_TILE + 1) * self._call.itemsize
-        self._call.launch("channels_last", prod(shape), pointers, struct, shared_bytes=shared)
+        items = struct.images * channels * struct.pixels
+        self._call.launch("channels_last", items, pointers, struct, shared_bytes=shared)
 
 
 def input_images(call: Call, chunks: list[Chunk]) -> ChannelsLast:
@@ -78,17 +85,24 @@ def input_images(call: Call, chunks: list[Chunk]) -> ChannelsLast:
 def needs_no_copy(call: Call, array: DeviceArray, *, dense: bool) -> bool:
     """Whether the strides of an array already are those of channels-last images.
 
-    Channels must be neighbours, and where a thread loads several of them at a time, each vector
+    Channels must be contiguous, and where a thread loads several of them at a time, each vector
     must begin at a multiple of 16 bytes.
     """
-    _, c, h, w = array.shape
     strides, vector = array.strides, call.variant.vector
     pointer_aligned = array.pointer % (vector * call.itemsize) == 0
     if dense:
-        wanted = (h * w * c, 1, w * c, c)
+        wanted = _channels_last_strides(array.shape)
         return pointer_aligned and _same_layout(array.shape, strides, wanted)
     strides_aligned = all(stride % vector == 0 for stride in (strides[0], *strides[2:]))
-    return (strides[1] == 1 or c == 1) and strides_aligned and pointer_aligned
+    contiguous = strides[1] == 1 or array.shape[1] == 1
+    return contiguous and strides_aligned and pointer_aligned
+
+
+def _channels_last_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides of dense channels-last images of shape (images, C, *size)."""
+    _, channels, *size = shape
+    by_axis = [channels * prod(size[a + 1 :]) for a in range(len(size))]
+    return (channels * prod(size), 1, *by_axis)
 
 
 def _same_layout(shape: tuple[int, ...], strides: tuple[int, ...], others: tuple[int, ...]) -> bool:
@@ -109,7 +123,7 @@ def pack_weight(
     packed = call.allocate(elements)
     struct = params.PackWeight(
         problem=call.problem,
-        weight=strides_of(weight),
+        weight=call.strides_of(weight),
         bias_stride=0 if bias is None else bias.strides[0],
         ld_columns=call.ld_columns,
     )
@@ -132,13 +146,11 @@ def unpack_weight(
 def unpack_input(call: Call, images: Memory, grad_input: DeviceArray, chunk: Chunk) -> None:
     """Round the gradient of a chunk's channels-last images and write it into the input's."""
     g = call.g
-    height, width = g.size
     struct = params.ChannelsFirst(
         first_image=chunk.images.start,
         images=chunk.count,
         channels=g.channels,
-        height=height,
-        width=width,
+        pixels=g.in_pixels,
     )
     items = chunk.count * g.channels * g.in_pixels
     shared = TRANSPOSE_TILE * (TRANSPOSE_TILE + 1) * call.variant.acc_itemsize

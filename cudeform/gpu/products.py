@@ -5,7 +5,7 @@ In memory, row-major, and so transposed for cuBLAS:
     columns      (groups, positions, ld_columns)
     weight       (groups, O/groups, ld_columns)
     grad_output  (positions, O)
-    output       (N, O, OH*OW)
+    output       (N, O, pixels)
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ def output(
     A batch covers the images of a chunk or the groups, whichever are more; a loop covers the rest.
     """
     g, size, ld = call.g, call.itemsize, call.ld_columns
-    pixels = chunk.height * g.out_cols
-    positions = call.positions(chunk)
+    pixels = call.pixels(chunk)
+    in_image, positions = pixels.stop - pixels.start, call.positions(chunk)
     group_out = g.out_channels // g.groups
-    first = chunk.images.start * g.out_channels * g.out_pixels + chunk.rows.start * g.out_cols
+    first = chunk.images.start * g.out_channels * g.out_pixels + pixels.start
     # Strides of columns, weight and output from image to image and from group to group.
-    by_image = (pixels * ld, 0, g.out_channels * g.out_pixels)
+    by_image = (in_image * ld, 0, g.out_channels * g.out_pixels)
     by_group = (positions * ld, group_out * ld, group_out * g.out_pixels)
     batch, in_batch, loop, in_loop = chunk.count, by_image, g.groups, by_group
     if g.groups > chunk.count:
         batch, in_batch, loop, in_loop = g.groups, by_group, chunk.count, by_image
     gemm = Gemm(
-        m=pixels,
+        m=in_image,
         n=group_out,
         k=ld,
         a=Matrix(ld, in_batch[0], transposed=True),

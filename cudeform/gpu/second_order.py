@@ -103,7 +103,7 @@ class _DoubleBackward:
 
     def _chunk(self, chunk: Chunk, pair: ImagePair) -> None:
         along, results = self.along, self.results
-        grad_output = self.grad_output.part(chunk.images, chunk.rows)
+        grad_output = self.grad_output.part(chunk.images, along.call.pixels(chunk))
         if results.input is results.offset is results.mask is None:
             along.fill_columns_tangent(chunk, pair)
         else:

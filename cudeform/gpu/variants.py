@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
+
+import numpy as np
 
 from cudeform.arrays import DeviceArray
 from cudeform.geometry import Geometry
@@ -42,7 +45,7 @@ def vector_of(g: Geometry, dtype: str) -> int:
 
 
 def atomic_width(dtype: str, vector: int, capability: int) -> int:
-    """Neighbouring numbers that one atomic addition to global memory takes, 4 or 1.
+    """Contiguous elements that one atomic addition to global memory takes, 4 or 1.
 
     Args:
         dtype: of the arrays; sums are float64 for float64 and float32 for the others.
@@ -54,10 +57,38 @@ def atomic_width(dtype: str, vector: int, capability: int) -> int:
 
 
 def record_bytes(variant: Variant) -> int:
-    """Bytes of a sample record, a multiple of the 16 that a thread loads at once."""
-    return 48 + 32 * (variant.acc_itemsize == 8) + 16 * (variant.index_bits == 64)
+    """Bytes of a SampleRecord."""
+    acc, index = _number_types(variant)
+    fields = [
+        ("corner_weights", acc, (2**variant.axes,)),
+        ("input_index", index),
+        ("column_index", index),
+        ("mask", acc),
+        ("flags", "u4"),
+        ("frac", acc, (variant.axes,)),
+        ("dense_index", index),
+        ("first_channel", "i4"),
+    ]
+    return _struct_bytes(fields)
 
 
 def tangent_bytes(variant: Variant) -> int:
-    """Bytes of the tangent of a sample record."""
-    return 64 if variant.acc_itemsize == 8 else 32 + 16 * (variant.index_bits == 64)
+    """Bytes of a SampleTangent."""
+    acc, index = _number_types(variant)
+    fields = [
+        ("corner_weights", acc, (2**variant.axes,)),
+        ("displacement", acc, (variant.axes,)),
+        ("mask", acc),
+        ("input_index", index),
+    ]
+    return _struct_bytes(fields)
+
+
+def _number_types(variant: Variant) -> tuple[str, str]:
+    """acc_t and index_t."""
+    return f"f{variant.acc_itemsize}", f"i{variant.index_bits // 8}"
+
+
+def _struct_bytes(fields: list[Any]) -> int:
+    """Bytes of a struct in shared memory, a multiple of the 16 that a thread loads at once."""
+    return -(-np.dtype(fields, align=True).itemsize // 16) * 16

@@ -29,6 +29,11 @@ class ImageTaps:
         """The taps of image ``index``; ``settings`` are kernel size, stride, padding, dilation."""
         offset = import_foreign(offset)
         _check_index(offset, index)
+        if len(offset.shape) != 4:
+            raise ValueError(
+                "offset must have shape (N, 2*offset_groups*KH*KW, OH, OW) to be drawn, "
+                f"got {tuple(offset.shape)}"
+            )
         one = to_numpy(offset[index])[None]
         regular = sampling_locations(np.zeros_like(one), *settings)
         return cls(regular[0], sampling_locations(one, *settings)[0])

@@ -9,33 +9,33 @@ from typing import Any
 from cudeform.checks import DTYPES
 from cudeform.geometry import offset_groups_of
 from cudeform.inspect._namespace import Namespace, dtype_name, exporter_of, import_foreign
-from cudeform.settings import Padding, Pair, PerAxis, as_ints, as_padding
-
-AXES = 2
+from cudeform.settings import Ints, Padding, PerAxis, as_ints, as_padding
 
 
 def sampling_locations(
     offset: Any,
-    kernel_size: Pair,
-    stride: Pair = 1,
+    kernel_size: Ints,
+    stride: Ints = 1,
     padding: Padding = 0,
-    dilation: Pair = 1,
+    dilation: Ints = 1,
 ) -> Any:
     """Where every tap samples: absolute positions in pixels of the input, y first, then x.
 
     Tap ``(i, j)`` of output position ``(oy, ox)`` in offset group ``og`` of image ``n`` samples at
     ``y = locations[n, og, i, j, 0, oy, ox]`` and ``x = locations[n, og, i, j, 1, oy, ox]``; (0, 0)
-    is the centre of the top left pixel.
+    is the centre of the top left pixel. In one dimension there is x alone, in three z comes first.
 
     Args:
         offset: (N, 2*offset_groups*KH*KW, OH, OW), an array of any library, as for
-            :func:`deform_conv2d`.
-        kernel_size: KH and KW, or one number for both; what an offset alone does not tell.
+            :func:`deform_conv2d`; (N, offset_groups*KW, OW) in one dimension,
+            (N, 3*offset_groups*KD*KH*KW, OD, OH, OW) in three.
+        kernel_size: one number for all axes, or one an axis; what an offset alone does not tell.
         stride, padding, dilation: as for :func:`deform_conv2d`.
 
     Returns:
-        (N, offset_groups, KH, KW, 2, OH, OW), an array of the same library and device; float64 for
-        a float64 offset, float32 for all others. Differentiable where its library is.
+        (N, offset_groups, KH, KW, 2, OH, OW), (N, offset_groups, KW, 1, OW) or
+        (N, offset_groups, KD, KH, KW, 3, OD, OH, OW), an array of the same library and device;
+        float64 for a float64 offset, float32 for all others. Differentiable where its library is.
 
     Raises:
         TypeError: no array, an unsupported dtype.
@@ -55,28 +55,31 @@ def sampling_locations(
     layout = OffsetLayout.of(offset, kernel_size, stride, padding, dilation)
     namespace = Namespace.of(offset)
     with namespace.device_context:
-        y, x = layout.regular_grid(namespace)
-        is_x = namespace.arange(2).reshape(2, 1, 1)
-        return export(layout.displacements(namespace, offset) + (y * (1 - is_x) + x * is_x))
+        which = namespace.arange(layout.axes).reshape(layout.axes, *[1] * layout.axes)
+        grid = sum(
+            along * namespace.cast(which == axis)
+            for axis, along in enumerate(layout.regular_grid(namespace))
+        )
+        return export(layout.displacements(namespace, offset) + grid)
 
 
 @dataclass(frozen=True)
 class OffsetLayout:
-    """The sizes that give the channels of an offset their meaning."""
+    """The sizes that give the channels of an offset their meaning; tuples have a number an axis."""
 
     batch: int
     offset_groups: int
     kernel: PerAxis
     out_size: PerAxis
     stride: PerAxis
-    padding_begin: PerAxis  # before the first row and column
+    padding_begin: PerAxis
     dilation: PerAxis
 
     @classmethod
     def of(
-        cls, offset: Any, kernel_size: Pair, stride: Pair, padding: Padding, dilation: Pair
+        cls, offset: Any, kernel_size: Ints, stride: Ints, padding: Padding, dilation: Ints
     ) -> OffsetLayout:
-        """The layout of an offset, which must fit the kernel."""
+        """The layout of an offset, which must fit the kernel; its rank tells the number of axes."""
         if not hasattr(offset, "shape") or not hasattr(offset, "dtype"):
             raise TypeError(
                 f"offset must be an array, got {type(offset).__name__}; numpy.asarray makes one of "
@@ -85,33 +88,44 @@ class OffsetLayout:
         dtype = dtype_name(offset)
         if dtype not in DTYPES:
             raise TypeError(f"offset must have a dtype among {', '.join(DTYPES)}, got {dtype}")
-        kernel = as_ints("kernel_size", kernel_size, 1, AXES)
-        pads = as_padding(padding, AXES, kernel, stride, dilation)
         shape = tuple(offset.shape)
+        axes = len(shape) - 2
+        if axes not in (1, 2, 3):
+            raise ValueError(
+                "offset must have shape (N, 2*offset_groups*KH*KW, OH, OW), with one axis less in "
+                f"one dimension and one more in three, got {shape}"
+            )
+        kernel = as_ints("kernel_size", kernel_size, 1, axes)
+        pads = as_padding(padding, axes, kernel, stride, dilation)
         return cls(
             # With 0 channels, any number of offset groups is accepted.
-            offset_groups=offset_groups_of(0, shape, prod(kernel), AXES),
+            offset_groups=offset_groups_of(0, shape, prod(kernel), axes),
             batch=shape[0],
             kernel=kernel,
             out_size=shape[2:],
-            stride=as_ints("stride", stride, 1, AXES),
+            stride=as_ints("stride", stride, 1, axes),
             padding_begin=tuple(begin for begin, _ in pads),
-            dilation=as_ints("dilation", dilation, 1, AXES),
+            dilation=as_ints("dilation", dilation, 1, axes),
         )
+
+    @property
+    def axes(self) -> int:
+        """Number of axes."""
+        return len(self.kernel)
 
     def displacements(self, namespace: Namespace, offset: Any) -> Any:
         """The offset as (N, OG, KH, KW, 2, OH, OW), a view if its dtype is that of coordinates."""
-        shape = (self.batch, self.offset_groups, *self.kernel, 2, *self.out_size)
+        shape = (self.batch, self.offset_groups, *self.kernel, self.axes, *self.out_size)
         return namespace.cast(offset.reshape(shape))
 
-    def regular_grid(self, namespace: Namespace) -> tuple[Any, Any]:
-        """Locations without an offset: y as (KH, 1, 1, OH, 1), x as (1, KW, 1, 1, OW)."""
-        y, x = (self._regular_axis(namespace, axis) for axis in (0, 1))
-        (kernel_h, kernel_w), (out_h, out_w) = self.kernel, self.out_size
-        return y.reshape(kernel_h, 1, 1, out_h, 1), x.reshape(1, kernel_w, 1, 1, out_w)
+    def regular_grid(self, namespace: Namespace) -> list[Any]:
+        """Locations without an offset, by axis: (KH, 1, 1, OH, 1) and (1, KW, 1, 1, OW)."""
+        return [self._regular_axis(namespace, axis) for axis in range(self.axes)]
 
     def _regular_axis(self, namespace: Namespace, axis: int) -> Any:
         kernel, out = self.kernel[axis], self.out_size[axis]
         taps = namespace.arange(kernel).reshape(kernel, 1) * self.dilation[axis]
         positions = namespace.arange(out) * self.stride[axis]
-        return taps + positions - self.padding_begin[axis]
+        shape = [1] * (2 * self.axes + 1)
+        shape[axis], shape[self.axes + 1 + axis] = kernel, out
+        return (taps + positions - self.padding_begin[axis]).reshape(shape)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from math import prod
+from operator import and_
 from typing import Any
 
 from cudeform.geometry import geometry_of
 from cudeform.inspect._namespace import Namespace, import_foreign
-from cudeform.inspect.locations import AXES, OffsetLayout
-from cudeform.settings import Padding, Pair, as_ints
+from cudeform.inspect.locations import OffsetLayout
+from cudeform.settings import Ints, Padding, PerAxis, as_ints
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class OffsetStats:
         mean: mean length of the finite displacements, pixels.
         largest: largest of them.
         outside: share of the taps, 0 to 1, that sample nothing, since their position is not in
-            ``-1 < y < H`` and ``-1 < x < W``. An infinite position is outside, NaN is not.
+            ``-1 < y < H`` and ``-1 < x < W``, or in the same range along another axis. An infinite
+            position is outside, NaN is not.
         non_finite: share of the taps with a NaN or an infinity in their displacement.
         groups: the same for each offset group; empty in the statistics of one group.
     """
@@ -48,19 +51,20 @@ class OffsetStats:
 def offset_stats(
     offset: Any,
     image_size: Sequence[int],
-    kernel_size: Pair,
-    stride: Pair = 1,
+    kernel_size: Ints,
+    stride: Ints = 1,
     padding: Padding = 0,
-    dilation: Pair = 1,
+    dilation: Ints = 1,
 ) -> OffsetStats:
     """Statistics of offsets, for all and for each offset group.
 
     Computed on the offset's device; the call waits for the result, a few numbers per group.
 
     Args:
-        offset: (N, 2*offset_groups*KH*KW, OH, OW), an array of any library.
-        image_size: H and W of the input.
-        kernel_size: KH and KW, or one number for both.
+        offset: (N, 2*offset_groups*KH*KW, OH, OW), an array of any library, or that of one or
+            three dimensions, as for :func:`sampling_locations`.
+        image_size: H and W of the input, one number an axis.
+        kernel_size: KH and KW, one number an axis or one for all.
         stride, padding, dilation: as for :func:`deform_conv2d`.
 
     Returns:
@@ -82,33 +86,36 @@ def offset_stats(
     """
     offset = import_foreign(offset)
     layout = OffsetLayout.of(offset, kernel_size, stride, padding, dilation)
-    height, width = as_ints("image_size", image_size, 1, AXES)
+    size = as_ints("image_size", image_size, 1, layout.axes)
     # Shapes without channels and filters, to check the other sizes.
-    image, weight = (layout.batch, 0, height, width), (0, 0, *layout.kernel)
-    geometry_of(image, offset.shape, weight, None, stride, padding, dilation)
+    image, weight = (layout.batch, 0, *size), (0, 0, *layout.kernel)
+    settings = stride, padding, dilation
+    geometry_of(image, offset.shape, weight, None, *settings, axes=layout.axes)
     count = prod((layout.batch, *layout.kernel, *layout.out_size))
     if count == 0:
         groups = (OffsetStats(0.0, 0.0, 0.0, 0.0),) * layout.offset_groups
         return OffsetStats(0.0, 0.0, 0.0, 0.0, groups)
-    rows = _measure(offset, layout, height, width)
+    rows = _measure(offset, layout, size)
     groups = tuple(_stats(count, [row]) for row in rows)
     whole = _stats(count, rows)
     return OffsetStats(whole.mean, whole.largest, whole.outside, whole.non_finite, groups)
 
 
-def _measure(offset: Any, layout: OffsetLayout, height: int, width: int) -> list[list[float]]:
+def _measure(offset: Any, layout: OffsetLayout, size: PerAxis) -> list[list[float]]:
     """For each group: sum and maximum of the finite lengths, taps outside, taps not finite."""
-    namespace = Namespace.of(offset)
-    xp, all_but_group = namespace.xp, (0, 2, 3, 4, 5)
+    namespace, axes = Namespace.of(offset), layout.axes
+    xp, all_but_group = namespace.xp, (0, *range(2, 2 + 2 * axes))
+    every = slice(None)
     with namespace.device_context:
         displacements = layout.displacements(namespace, offset)
-        dy, dx = displacements[:, :, :, :, 0], displacements[:, :, :, :, 1]
-        y, x = layout.regular_grid(namespace)
-        y, x = dy + y[:, :, 0], dx + x[:, :, 0]
-        finite = xp.isfinite(dy) & xp.isfinite(dx)
-        length = xp.where(finite, xp.hypot(dy, dx), xp.zeros_like(dy))
-        inside = (y > -1) & (y < height) & (x > -1) & (x < width)
-        outside = ~inside & (y == y) & (x == x)  # NaN differs from itself
+        along = [displacements[(*[every] * (2 + axes), axis)] for axis in range(axes)]
+        grid = [each[(*[every] * axes, 0)] for each in layout.regular_grid(namespace)]
+        at = [a + b for a, b in zip(along, grid, strict=True)]
+        finite = reduce(and_, map(xp.isfinite, along))
+        length = reduce(xp.hypot, along[1:], xp.abs(along[0]))
+        length = xp.where(finite, length, xp.zeros_like(length))
+        inside = reduce(and_, [(c > -1) & (c < n) for c, n in zip(at, size, strict=True)])
+        outside = ~inside & reduce(and_, [c == c for c in at])  # NaN differs from itself
         columns = (
             length.sum(all_but_group),
             xp.amax(length, all_but_group),

@@ -1,36 +1,45 @@
 // deform_backward: gradients of input, offset and mask from that of the columns, in one pass.
 //
-//   input        (images, H, W, C)                channels are neighbours, other strides are free
-//   offset       (N, 2*OG*KH*KW, OH, OW)          any strides; (dy, dx) of each tap
-//   mask         (N, OG*KH*KW, OH, OW)            any strides; may be absent
+//   input        (images, *size, C)               channels contiguous, other strides free
+//   offset       (N, AXES*OG*taps, *out)          any strides; a displacement an axis for each tap
+//   mask         (N, OG*taps, *out)               any strides; may be absent
 //   columns      (groups, positions, ld_columns)  in: their gradient, each element read once;
 //                                                 out, if `params.write_columns`: the columns
-//   grad_input   (images, H, W, C)  acc_t         added to, in no fixed order; may be absent
+//   grad_input   (images, *size, C)  acc_t        accumulated in no fixed order; may be absent
 //   grad_offset  as offset, contiguous            each element of the launch written; may be absent
 //   grad_mask    as mask, contiguous              each element of the launch written; may be absent
 //
 // Threads work as in deform_im2col. Each corner is read once and serves all gradients: those of
 // offset and mask need only the corner dots, the dot products over channels of each corner with the
 // gradient. The lanes of a group reduce them by shuffles and store them in the sample's record; the
-// thread that made the record turns them into gradients.
+// thread that made the record computes the gradients from them.
 
-// One vector of channels of one sample: adds to corner_dots, scatters to grad_input, writes the
-// column.
+// Corners whose pixels a thread holds at a time, and resident blocks per multiprocessor. The eight
+// corners of three dimensions need too many registers for all at once or for four blocks.
+const int BATCH = AXES < 3 ? CORNERS : 2;
+const int BLOCKS = AXES < 3 ? 4 : 3;
+
+// Process one vector of channels of one sample: accumulate corner_dots, scatter to grad_input and
+// write the column.
 __device__ inline void backprop_vector(
         const Backward& params, const SampleRecord record, const scalar_t* __restrict__ input,
         scalar_t* __restrict__ columns, acc_t* __restrict__ grad_input, int c, acc_t* corner_dots) {
     const Sampling& sampling = params.sampling;
     scalar_t* const column = columns + record_column(sampling.problem, params.layout, record, c);
     const Vector grad = load_vector(column);
-    Vector pixel[4];
-    for (int j = 0; j < 4; ++j) {
-        pixel[j] = load_corner(sampling, record, input, j, c, record.flags & IN_BOUNDS_TL << j);
-    }
     Vector value = zero_vector();
-    for (int j = 0; j < 4; ++j) {
-        add_dot(corner_dots + j, grad, pixel[j]);
-        add_scaled(&value, record.corner_weights[j], pixel[j]);
-        scatter_to_corner(sampling, record, grad, j, c, grad_input);
+    for (int first = 0; first < CORNERS; first += BATCH) {
+        Vector pixel[BATCH];
+        for (int i = 0; i < BATCH; ++i) {
+            const int j = first + i;
+            pixel[i] = load_corner(sampling, record, input, j, c, record.flags & 1 << j);
+        }
+        for (int i = 0; i < BATCH; ++i) {
+            const int j = first + i;
+            add_dot(corner_dots + j, grad, pixel[i]);
+            add_scaled(&value, record.corner_weights[j], pixel[i]);
+            scatter_to_corner(sampling, record, grad, j, c, grad_input);
+        }
     }
     if (params.write_columns) {
         // At a coordinate of -1 the sample is 0, but 0 times an infinite corner would be NaN.
@@ -39,7 +48,7 @@ __device__ inline void backprop_vector(
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256, 4) deform_backward(
+extern "C" __global__ void __launch_bounds__(256, BLOCKS) deform_backward(
         const scalar_t* __restrict__ input, const scalar_t* __restrict__ offset,
         const scalar_t* __restrict__ mask, scalar_t* __restrict__ columns,
         acc_t* __restrict__ grad_input, scalar_t* __restrict__ grad_offset,
@@ -62,7 +71,7 @@ extern "C" __global__ void __launch_bounds__(256, 4) deform_backward(
             }
         }
         __syncthreads();
-        acc_t corner_dots[4] = {0, 0, 0, 0};
+        acc_t corner_dots[CORNERS] = {};
         for (VectorIter it = first_vector(sampling); it.record < count;
              it = next_vector(sampling, it, VECTOR)) {
             const int k = it.record + lane_group_of(sampling.lanes);
@@ -72,7 +81,9 @@ extern "C" __global__ void __launch_bounds__(256, 4) deform_backward(
             }
             if (next_vector(sampling, it, VECTOR).channel == 0) {
                 reduce_lanes(sampling.lanes, corner_dots, k < count, dots_of(records[k]));
-                corner_dots[0] = corner_dots[1] = corner_dots[2] = corner_dots[3] = 0;
+                for (int j = 0; j < CORNERS; ++j) {
+                    corner_dots[j] = 0;
+                }
             }
         }
         __syncthreads();

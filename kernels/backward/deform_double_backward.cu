@@ -1,67 +1,77 @@
-// deform_double_backward: gradients of sum(grad * tangent of the columns), in one pass.
+// deform_double_backward: gradients of sum(c * tangent of columns + o * columns), in one pass.
 //
 //   input, input_tangent, offset, mask,
-//   offset_tangent, mask_tangent                  as for deform_im2col_jvp
-//   columns      (groups, positions, ld_columns)  in: gradient of the columns that the weight
-//                                                 multiplies; out, if `params.write_columns`: the
-//                                                 tangent of the columns
-//   grad_columns_of_weight_tangent  as columns    gradient of the columns that the weight's tangent
-//                                                 multiplies; may be absent
-//   grad_input   (images, H, W, C)  acc_t         added to, in no fixed order; may be absent
-//   grad_offset  as offset, contiguous            each element of the launch written; may be absent
-//   grad_mask    as mask, contiguous              each element of the launch written; may be absent
+//   offset_tangent, mask_tangent                   as for deform_im2col_jvp
+//   columns      (groups, positions, ld_columns)   in: c, product of grad_output and the weight;
+//                                                  out, if `params.write_columns`: the tangent of
+//                                                  the columns
+//   grad_columns_of_weight_tangent  as columns     o, product of grad_output and the tangent of the
+//                                                  weight; may be absent
+//   grad_input   (images, *size, C)  acc_t         accumulated in no fixed order; may be absent
+//   grad_offset  as offset, contiguous             each element of the launch written; may be absent
+//   grad_mask    as mask, contiguous               each element of the launch written; may be absent
 //
-// Threads work as in deform_backward. With pixels x, their tangents v, and the two gradients c (of
-// columns) and o (of columns that the weight's tangent multiplies), offset and mask need two dot
-// products over channels a corner: dots = c.x, and dots_tangent = c.v + o.x.
+// Threads work as in deform_backward. The gradients of offset and mask need two dot products over
+// channels per corner: dots = c.x and dots_tangent = c.v + o.x, where x is the pixel at the corner
+// and v is the tangent of that pixel.
 
 struct CornerDots {
-    acc_t dots[4], dots_tangent[4];
+    acc_t dots[CORNERS], dots_tangent[CORNERS];
 };
 
-struct Slopes {
-    acc_t y, x;
-};
-
-// Derivatives along y and x of the bilinear surface through four numbers.
-__device__ inline Slopes slopes_of(const SampleRecord& record, const acc_t* d) {
-    return {record.frac_x * (d[3] - d[1]) + (1 - record.frac_x) * (d[2] - d[0]),
-            record.frac_y * (d[3] - d[2]) + (1 - record.frac_y) * (d[1] - d[0])};
+// Derivative along the axes a < b of the multilinear function that has the values d at the corners.
+// The second derivatives along a single axis are 0.
+__device__ inline acc_t mixed_derivative(const acc_t* frac, const acc_t* d, int a, int b) {
+    const int upper_a = corner_bit(a), upper_b = corner_bit(b);
+    acc_t differences[CORNERS];
+    int count = 0;
+    for (int j = 0; j < CORNERS; ++j) {
+        if (!(j & (upper_a | upper_b))) {
+            differences[count++] =
+                    d[j] - d[j | upper_b] - d[j | upper_a] + d[j | upper_a | upper_b];
+        }
+    }
+    return interpolate(frac, upper_a | upper_b, differences, CORNERS / 4);
 }
 
 __device__ inline OffsetMaskGrads offset_mask_grads(
         const Problem& problem, const SampleRecord& record, const SampleTangent& tangent,
         const CornerDots& reduced) {
-    const acc_t nan = static_cast<acc_t>(nanf(""));
     if (record.flags & NAN_COORD) {
-        return {nan, nan, nan};
+        return nan_grads();
     }
     CornerDots corner;
     zero_out_of_bounds_dots(problem, record, reduced.dots, corner.dots);
     zero_out_of_bounds_dots(problem, record, reduced.dots_tangent, corner.dots_tangent);
-    OffsetMaskGrads grads = {0, 0, 0};
-    const Slopes slopes = slopes_of(record, corner.dots);
-    const Slopes slopes_tangent = slopes_of(record, corner.dots_tangent);
+    OffsetMaskGrads grads = {};
     if (!(record.flags & AT_MINUS_ONE && problem.zero_boundary_grad)) {
-        // The only second derivative of a bilinear surface that is not 0 is the mixed one.
-        const acc_t mixed_derivative =
-                record.mask * (corner.dots[0] - corner.dots[1] - corner.dots[2] + corner.dots[3]);
-        grads.y = record.mask * slopes_tangent.y + tangent.mask * slopes.y
-                + tangent.x * mixed_derivative;
-        grads.x = record.mask * slopes_tangent.x + tangent.mask * slopes.x
-                + tangent.y * mixed_derivative;
-        grads.mask = tangent.y * slopes.y + tangent.x * slopes.x;
+#pragma unroll
+        for (int a = 0; a < AXES; ++a) {
+            const acc_t slope = slope_along(record.frac, corner.dots, a);
+            grads.offset[a] = record.mask * slope_along(record.frac, corner.dots_tangent, a)
+                    + tangent.mask * slope;
+            const acc_t term = tangent.displacement[a] * slope;
+            grads.mask = a ? grads.mask + term : term;
+        }
+#pragma unroll
+        for (int a = 0; a < AXES; ++a) {
+            for (int b = a + 1; b < AXES; ++b) {
+                const acc_t mixed = record.mask * mixed_derivative(record.frac, corner.dots, a, b);
+                grads.offset[a] += tangent.displacement[b] * mixed;
+                grads.offset[b] += tangent.displacement[a] * mixed;
+            }
+        }
     }
-    for (int j = 0; j < 4 && !(record.flags & AT_MINUS_ONE); ++j) {
-        grads.mask += corner_weight(record.frac_y, record.frac_x, j) * corner.dots_tangent[j];
+    for (int j = 0; j < CORNERS && !(record.flags & AT_MINUS_ONE); ++j) {
+        grads.mask += corner_weight(record.frac, j) * corner.dots_tangent[j];
     }
     return grads;
 }
 
-// One vector of channels of one sample: adds to the dot products, scatters to grad_input, writes
-// the tangent of the column. Both kinds of corner weight include the mask here.
+// Process one vector of channels of one sample: accumulate the dot products, scatter to grad_input
+// and write the tangent of the column. Both kinds of corner weight include the mask here.
 __device__ inline void backprop_vector(
-        const DoubleBackward& params, const SampleRecord record, const SampleTangent tangent,
+        const DoubleBackward& params, const SampleRecord& record, const SampleTangent& tangent,
         const scalar_t* __restrict__ input, const scalar_t* __restrict__ input_tangent,
         scalar_t* __restrict__ columns, const scalar_t* __restrict__ grad_columns_of_weight_tangent,
         acc_t* __restrict__ grad_input, int c, CornerDots* corner) {
@@ -72,8 +82,8 @@ __device__ inline void backprop_vector(
             ? load_vector(grad_columns_of_weight_tangent + column)
             : zero_vector();
     Vector value = zero_vector();
-    for (int j = 0; j < 4; ++j) {
-        const unsigned in_bounds = record.flags & IN_BOUNDS_TL << j;
+    for (int j = 0; j < CORNERS; ++j) {
+        const unsigned in_bounds = record.flags & 1 << j;
         const Vector pixel = load_corner(sampling, record, input, j, c, in_bounds);
         add_dot(corner->dots + j, grad, pixel);
         add_scaled(&value, tangent.corner_weights[j], pixel);
@@ -81,14 +91,14 @@ __device__ inline void backprop_vector(
             add_dot(corner->dots_tangent + j, grad_of_weight_tangent, pixel);
         }
     }
-    for (int j = 0; input_tangent && j < 4; ++j) {
+    for (int j = 0; input_tangent && j < CORNERS; ++j) {
         const scalar_t* const from =
-                input_tangent + (tangent.input_index + input_tangent_step(params.tangents, j) + c);
-        const Vector pixel_tangent = load_vector_if(record.flags & IN_BOUNDS_TL << j, from);
+                input_tangent + (tangent.input_index + strided_step(params.tangents.input, j) + c);
+        const Vector pixel_tangent = load_vector_if(record.flags & 1 << j, from);
         add_dot(corner->dots_tangent + j, grad, pixel_tangent);
         add_scaled(&value, record.corner_weights[j], pixel_tangent);
     }
-    for (int j = 0; j < 4; ++j) {
+    for (int j = 0; j < CORNERS; ++j) {
         if (record.flags & RECEIVES_GRAD << j) {
             Vector contribution = scaled(tangent.corner_weights[j], grad);
             add_scaled(&contribution, record.corner_weights[j], grad_of_weight_tangent);
@@ -101,8 +111,9 @@ __device__ inline void backprop_vector(
     }
 }
 
-// Resident blocks a multiprocessor: 64-bit indices need so many registers that only two fit.
-const int BLOCKS = sizeof(index_t) == 8 ? 2 : 3;
+// Resident blocks per multiprocessor. With 64-bit indices or eight corners, the register count
+// allows only two.
+const int BLOCKS = sizeof(index_t) == 8 || AXES == 3 ? 2 : 3;
 
 extern "C" __global__ void __launch_bounds__(256, BLOCKS) deform_double_backward(
         const scalar_t* __restrict__ input, const scalar_t* __restrict__ input_tangent,
@@ -125,7 +136,7 @@ extern "C" __global__ void __launch_bounds__(256, BLOCKS) deform_double_backward
                     sampling, params.tangents, s, offset_tangent, mask_tangent, index);
             SampleRecord record = make_column_record(sampling, layout, s, index);
             complete_tangent(params.tangents, s, index, record.first_channel, &tangent);
-            for (int j = 0; j < 4; ++j) {
+            for (int j = 0; j < CORNERS; ++j) {
                 const bool contributes = record.flags & CONTRIBUTES << j;
                 const acc_t weight = scatter_weight(record.corner_weights[j], record.mask);
                 record.corner_weights[j] = contributes ? weight : static_cast<acc_t>(0);
@@ -159,11 +170,11 @@ extern "C" __global__ void __launch_bounds__(256, BLOCKS) deform_double_backward
             const SampleRecord record = records[threadIdx.x];
             const SampleTangent tangent = tangents[threadIdx.x];
             CornerDots reduced;
-            for (int j = 0; j < 4; ++j) {
+            for (int j = 0; j < CORNERS; ++j) {
                 reduced.dots[j] = dots_of(record)[j];
                 reduced.dots_tangent[j] = dots_of(tangent)[j];
             }
-            // As in write_grads_of_record: recomputed to save registers.
+            // Recomputed to save registers, as in write_grads_of_record.
             const SampleIndex index = unravel_sample(sampling, first + opaque(threadIdx.x));
             const OffsetMaskGrads grads =
                     offset_mask_grads(sampling.problem, record, tangent, reduced);

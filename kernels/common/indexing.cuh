@@ -1,4 +1,4 @@
-// indexing: which items a thread processes, strided addresses, fast division.
+// indexing: which items a thread processes, fast division, lane groups.
 
 // Grid-stride loop: every kernel but deform_fused starts no more blocks than the device can use,
 // and a thread processes items global_thread(), global_thread() + grid_threads(), and so on.
@@ -8,11 +8,6 @@ __device__ inline index_t global_thread() {
 }
 
 __device__ inline index_t grid_threads() { return static_cast<index_t>(gridDim.x) * blockDim.x; }
-
-// Index of an element of an (N, C, H, W) array with arbitrary strides.
-__device__ inline index_t strided_index(Strides s, int n, int c, int h, int w) {
-    return n * s.n + c * s.c + h * s.h + w * s.w;
-}
 
 // Quotient of a non-negative dividend, by a multiplier and a shift that the host has precomputed:
 // an integer division takes five times as many instructions.
@@ -24,7 +19,7 @@ __device__ inline int fast_div(int dividend, Divisor d) {
 
 __device__ inline long long fast_div(long long dividend, Divisor d) { return dividend / d.by; }
 
-// A lane group is `lanes` neighbouring threads, a power of 2 up to a warp, that share an item.
+// A lane group is `lanes` adjacent threads, a power of 2 up to a warp, that share an item.
 
 __device__ inline int lane_of(int lanes) { return threadIdx.x & (lanes - 1); }
 __device__ inline int lane_group_of(int lanes) { return threadIdx.x >> (__ffs(lanes) - 1); }

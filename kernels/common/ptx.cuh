@@ -101,7 +101,7 @@ __device__ inline void add_global(float* to, float value) { atomicAdd(to, value)
 __device__ inline void add_global(double* to, double value) { atomicAdd(to, value); }
 
 #if __CUDA_ARCH__ >= 900
-// Four neighbours at once; the address is a multiple of 16.
+// Four contiguous elements at once; the address is a multiple of 16.
 __device__ inline void add_global4(float* to, float a, float b, float c, float d) {
     // clang-format off
     asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};"

@@ -1,4 +1,4 @@
-// vector: VECTOR neighbouring channels in accumulation precision; 16 bytes, or 1 element.
+// vector: VECTOR contiguous channels in accumulation precision; 16 bytes, or 1 element.
 
 struct Vector {
     acc_t v[VECTOR];
@@ -47,7 +47,7 @@ __device__ inline void store_vector(scalar_t* to, Vector value) {
 #endif
 }
 
-// Add atomically to VECTOR neighbours in global memory, ATOMIC_WIDTH elements an instruction.
+// Add atomically to VECTOR contiguous elements of global memory, ATOMIC_WIDTH an instruction.
 __device__ inline void add_vector(acc_t* to, Vector value) {
 #if ATOMIC_WIDTH == 4
     for (int i = 0; i < VECTOR; i += 4) {

@@ -1,7 +1,7 @@
 // channel_slice: the channels that one thread of a direct kernel processes.
 //
 // A group has GROUP_IN input channels and GROUP_OUT output channels, a few of each. A slice is the
-// smallest run of neighbouring channels that is made of whole groups and of whole vectors of the
+// smallest run of contiguous channels that is made of whole groups and of whole vectors of the
 // input: SLICE_IN input channels, and the SLICE_OUT output channels of the same groups. The packed
 // weight is (GROUP_IN, taps, O): weight[i][tap][o] multiplies input channel i of output channel o's
 // group.

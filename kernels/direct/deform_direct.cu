@@ -1,11 +1,11 @@
 // deform_direct: the whole forward pass for groups of a few channels, without columns.
 //
-//   input    (images, H, W, C)        channels are neighbours, other strides are free
-//   offset   (N, 2*OG*KH*KW, OH, OW)  any strides; (dy, dx) of each tap
-//   mask     (N, OG*KH*KW, OH, OW)    any strides; may be absent
-//   weight   (C/groups, KH*KW, O)     packed, see channel_slice.cuh
+//   input    (images, *size, C)       channels contiguous, other strides free
+//   offset   (N, AXES*OG*taps, *out)  any strides; a displacement an axis for each tap
+//   mask     (N, OG*taps, *out)       any strides; may be absent
+//   weight   (C/groups, taps, O)      packed, see channel_slice.cuh
 //   bias     (O,)                     any stride; may be absent
-//   output   (N, O, OH, OW)           contiguous; every element of the launch written once
+//   output   (N, O, *out)             contiguous; every element of the launch written once
 //
 // A block computes `lanes` channel slices at as many positions as it has lane groups. It records
 // `lanes` taps of each position at a time, one sample a thread; then each thread adds these taps to
@@ -28,11 +28,12 @@ __device__ inline void add_sample(
 
 // Index of a position in the output, in the plane of channel 0.
 __device__ inline index_t output_index(const Sampling& sampling, index_t position) {
-    const index_t plane = static_cast<index_t>(sampling.problem.out_h) * sampling.problem.out_w;
-    const index_t pixels = static_cast<index_t>(sampling.chunk.rows) * sampling.problem.out_w;
+    const Problem& problem = sampling.problem;
+    const index_t plane = element_count(problem.out);
+    const index_t pixels = static_cast<index_t>(sampling.chunk.rows) * row_positions(problem);
     const index_t image = position / pixels;
-    return (sampling.chunk.first_image + image) * sampling.problem.out_channels * plane
-            + static_cast<index_t>(sampling.chunk.first_row) * sampling.problem.out_w + position
+    return (sampling.chunk.first_image + image) * problem.out_channels * plane
+            + static_cast<index_t>(sampling.chunk.first_row) * row_positions(problem) + position
             - image * pixels;
 }
 
@@ -86,8 +87,7 @@ extern "C" __global__ void deform_direct(
         }
         __syncthreads();
         if (first + column < sampling.chunk.positions) {
-            const index_t plane =
-                    static_cast<index_t>(sampling.problem.out_h) * sampling.problem.out_w;
+            const index_t plane = element_count(sampling.problem.out);
             scalar_t* const to =
                     output + output_index(sampling, first + column) + slice0 * SLICE_OUT * plane;
             for (int o = line; o < sampling.lanes * SLICE_OUT; o += sampling.lanes) {

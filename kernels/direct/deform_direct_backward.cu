@@ -1,13 +1,13 @@
 // deform_direct_backward: gradients of input, offset and mask for groups of a few channels.
 //
-//   input         (images, H, W, C)        channels are neighbours, other strides are free
-//   offset        (N, 2*OG*KH*KW, OH, OW)  any strides; (dy, dx) of each tap
-//   mask          (N, OG*KH*KW, OH, OW)    any strides; may be absent
-//   weight        (C/groups, KH*KW, O)     packed, see channel_slice.cuh
-//   grad_output   (positions, O)           dense
-//   grad_input    (images, H, W, C)  acc_t added to, in no fixed order; may be absent
-//   grad_offset   as offset, contiguous    every element of the launch written; may be absent
-//   grad_mask     as mask, contiguous      every element of the launch written; may be absent
+//   input         (images, *size, C)        channels contiguous, other strides free
+//   offset        (N, AXES*OG*taps, *out)   any strides; a displacement an axis for each tap
+//   mask          (N, OG*taps, *out)        any strides; may be absent
+//   weight        (C/groups, taps, O)       packed, see channel_slice.cuh
+//   grad_output   (positions, O)            dense
+//   grad_input    (images, *size, C)  acc_t accumulated in no fixed order; may be absent
+//   grad_offset   as offset, contiguous     every element of the launch written; may be absent
+//   grad_mask     as mask, contiguous       every element of the launch written; may be absent
 //
 // Threads work as in deform_backward, by channel slices instead of vectors. There are no columns: a
 // thread computes the gradient of the columns of its slice, which takes GROUP_OUT products a
@@ -34,25 +34,28 @@ __device__ inline InSlice grad_columns_of(
     return result;
 }
 
-// One vector of channels of one sample: adds to corner_dots and scatters to grad_input.
+// Process one vector of channels of one sample: accumulate corner_dots, scatter to grad_input.
 __device__ inline void backprop_vector(
         const Sampling& sampling, const SampleRecord& record, const scalar_t* __restrict__ input,
         acc_t* __restrict__ grad_input, const Vector& grad, int c, acc_t* corner_dots) {
-    for (int j = 0; j < 4; ++j) {
-        const unsigned in_bounds = record.flags & IN_BOUNDS_TL << j;
+    for (int j = 0; j < CORNERS; ++j) {
+        const unsigned in_bounds = record.flags & 1 << j;
         add_dot(corner_dots + j, grad, load_corner(sampling, record, input, j, c, in_bounds));
     }
-    for (int j = 0; j < 4; ++j) {
+    for (int j = 0; j < CORNERS; ++j) {
         scatter_to_corner(sampling, record, grad, j, c, grad_input);
     }
 }
 
 __device__ inline void backprop_slice(
-        const Sampling& sampling, const SampleRecord record, const scalar_t* __restrict__ input,
-        const scalar_t* __restrict__ weight, const scalar_t* __restrict__ grad_output,
-        acc_t* __restrict__ grad_input, int c, acc_t* corner_dots) {
-    const int slice = (record.first_channel + c) / SLICE_IN;
-    const InSlice grad = grad_columns_of(sampling, record, weight, grad_output, slice);
+        const Sampling& sampling, const SampleRecord& shared_record,
+        const scalar_t* __restrict__ input, const scalar_t* __restrict__ weight,
+        const scalar_t* __restrict__ grad_output, acc_t* __restrict__ grad_input, int c,
+        acc_t* corner_dots) {
+    const int slice = (shared_record.first_channel + c) / SLICE_IN;
+    const InSlice grad = grad_columns_of(sampling, shared_record, weight, grad_output, slice);
+    // Copied to registers only here: computing `grad` takes registers, and few fields of the record.
+    const SampleRecord record = shared_record;
     for (int i = 0; i < SLICE_IN; i += VECTOR) {
         Vector part;
         for (int v = 0; v < VECTOR; ++v) {
@@ -83,7 +86,7 @@ extern "C" __global__ void deform_direct_backward(
             *my_record = record;
         }
         __syncthreads();
-        acc_t corner_dots[4] = {0, 0, 0, 0};
+        acc_t corner_dots[CORNERS] = {};
         for (VectorIter it = first_vector(sampling); it.record < count;
              it = next_vector(sampling, it, SLICE_IN)) {
             const int k = it.record + lane_group_of(sampling.lanes);
@@ -95,7 +98,9 @@ extern "C" __global__ void deform_direct_backward(
             }
             if (next_vector(sampling, it, SLICE_IN).channel == 0) {
                 reduce_lanes(sampling.lanes, corner_dots, k < count, dots_of(records[k]));
-                corner_dots[0] = corner_dots[1] = corner_dots[2] = corner_dots[3] = 0;
+                for (int j = 0; j < CORNERS; ++j) {
+                    corner_dots[j] = 0;
+                }
             }
         }
         __syncthreads();

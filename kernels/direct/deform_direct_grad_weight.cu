@@ -1,7 +1,7 @@
 // deform_direct_grad_weight: partial gradients of weight and bias for groups of a few channels.
 //
 //   input, offset, mask, grad_output  as for deform_direct_backward
-//   partial  (splits, KH*KW*C/groups + 1, O)  acc_t; row (tap, i) is the gradient of weight
+//   partial  (splits, taps*C/groups + 1, O)  acc_t; row (tap, i) is the gradient of weight
 //            (o, i, tap), the last row that of the bias; every element written once or, if
 //            `params.accumulate`, added to once
 //

@@ -1,7 +1,7 @@
 // reduce_grad_weight: gradients of weight and bias from their partial sums.
 //
-//   partial      (splits, KH*KW*C/groups + 1, O) acc_t, see deform_direct_grad_weight
-//   grad_weight  (O, C/groups, KH, KW)  contiguous, every element written once; may be absent
+//   partial      (splits, taps*C/groups + 1, O) acc_t, see deform_direct_grad_weight
+//   grad_weight  (O, C/groups, *kernel) contiguous, every element written once; may be absent
 //   grad_bias    (O,)                   contiguous, every element written once; may be absent
 //
 // A block reduces ITEMS sums at a time. Thread t adds up every n-th split of sum t % ITEMS, where n
@@ -12,7 +12,7 @@ const int ITEMS = 8;
 __device__ inline void write_sum(
         const Problem& problem, int item, acc_t sum, scalar_t* grad_weight, scalar_t* grad_bias) {
     const int group_in = problem.channels / problem.groups;
-    const int taps = problem.kernel_h * problem.kernel_w;
+    const int taps = problem.taps;
     const int o = item % problem.out_channels, row = item / problem.out_channels;
     const int tap = row / group_in, i = row % group_in;
     if (tap == taps && grad_bias) {
@@ -28,7 +28,7 @@ extern "C" __global__ void reduce_grad_weight(
         scalar_t* __restrict__ grad_bias, ReduceGradWeight params) {
     acc_t* sums = reinterpret_cast<acc_t*>(dynamic_shared());  // one a thread
     const Problem& problem = params.problem;
-    const int rows = problem.kernel_h * problem.kernel_w * (problem.channels / problem.groups) + 1;
+    const int rows = problem.taps * (problem.channels / problem.groups) + 1;
     const int size = rows * problem.out_channels, item_threads = blockDim.x / ITEMS;
     for (int first = blockIdx.x * ITEMS; first < size; first += gridDim.x * ITEMS) {
         const int item = first + threadIdx.x % ITEMS;

@@ -1,6 +1,6 @@
 // deform_fused: the whole forward pass without columns: sample into shared memory, multiply there.
 //
-//   input    (images, H, W, C)        channels are neighbours, other strides are free
+//   input    (images, H, W, C)        channels contiguous, other strides free
 //   offset   (N, 2*OG*KH*KW, OH, OW)  any strides; (dy, dx) of each tap
 //   mask     (N, OG*KH*KW, OH, OW)    any strides; may be absent
 //   packed   the weight, see pack_weight_fused
@@ -25,7 +25,7 @@ __device__ inline int strips_of(const Problem& problem) {
     return (problem.out_channels / problem.groups + TILE_N - 1) / TILE_N;
 }
 
-// Strips of the same positions are neighbours: they read the same corners.
+// Blocks of the same positions are adjacent: they read the same corners.
 __device__ inline BlockIndex block_index(const Fused& params) {
     const Problem& problem = params.sampling.problem;
     BlockIndex block;
@@ -56,17 +56,17 @@ struct OutputAddrs {
 
 __device__ inline OutputAddrs output_addrs(const Fused& params, const OutputPosition* positions) {
     const Sampling& sampling = params.sampling;
-    const index_t plane = static_cast<index_t>(sampling.chunk.rows) * sampling.problem.out_w;
+    const index_t plane = static_cast<index_t>(sampling.chunk.rows) * sampling.problem.out[1];
     OutputAddrs addrs;
     addrs.valid = 0;
 #pragma unroll
     for (int i = 0; i < 2 * WARP_ROWS; ++i) {
         const OutputPosition at = positions[accumulator_row() + 8 * i];
+        const int pixel[] = {at.row, at.col};
         addrs.index[i] = params.splits > 1
                 ? at.image * sampling.problem.out_channels * plane
-                        + (at.row - sampling.chunk.first_row) * sampling.problem.out_w + at.col
-                : strided_index(
-                          params.output, sampling.chunk.first_image + at.image, 0, at.row, at.col);
+                        + (at.row - sampling.chunk.first_row) * sampling.problem.out[1] + at.col
+                : strided_index(params.output, sampling.chunk.first_image + at.image, 0, pixel);
         addrs.valid |= at.image < 0 ? 0 : 1 << i;
     }
     return addrs;
@@ -85,7 +85,7 @@ __device__ inline void write_sums(
         float* __restrict__ partial) {
     const Sampling& sampling = params.sampling;
     const int columns = 4 * WARP_COLUMNS;
-    const index_t plane = static_cast<index_t>(sampling.chunk.rows) * sampling.problem.out_w;
+    const index_t plane = static_cast<index_t>(sampling.chunk.rows) * sampling.problem.out[1];
     const OutputAddrs addrs = output_addrs(params, positions);
     // All loads are issued before the first value is used.
     float biases[columns];

@@ -9,15 +9,15 @@
 // and the empty rest of a stage are 0. For TF32 the weight is rounded here, for 3xTF32 it is split
 // here, once.
 
-// Load a vec16_t: neighbouring input channels of a tap. `vec` counts from the first of the batch.
+// Load a vec16_t: contiguous input channels of a tap. `vec` counts from the first of the batch.
 __device__ inline void load_weight_vec(
         const PackWeightFused& params, const scalar_t* __restrict__ weight, KIter it, int vec,
         int o, acc_t* values) {
     const Tap tap = tap_at(params.problem, params.layout, it, vec / CHANNEL_BLOCK_VECS);
     const int c = tap.channel + it.block * CHANNEL_BLOCK + vec % CHANNEL_BLOCK_VECS * VECTOR;
-    const int i = fast_div(tap.tap, params.problem.by_kernel_w),
-              j = tap.tap - i * params.problem.kernel_w;
-    const scalar_t* const from = weight + strided_index(params.weight, o, c, i, j);
+    int tap_at[AXES];
+    unravel(tap.tap, params.problem.kernel, params.problem.by_kernel, tap_at);
+    const scalar_t* const from = weight + strided_index(params.weight, o, c, tap_at);
 #pragma unroll
     for (int k = 0; k < VECTOR; ++k) {
         values[k] = to_acc(from[k * params.weight.c]);

@@ -20,9 +20,10 @@ extern "C" __global__ void reduce_split_k(
         const index_t image = plane / params.out_channels;
         const int col = static_cast<int>(item - line * out_w);
         const int row = static_cast<int>(line - plane * params.chunk.rows) + params.chunk.first_row;
+        const int pixel[] = {row, col};
         const int o = static_cast<int>(plane - image * params.out_channels);
         const int n = static_cast<int>(image) + params.chunk.first_image;
         sum = bias ? sum + to_acc(bias[o * params.bias_stride]) : sum;
-        from_acc(sum, output + strided_index(params.output, n, o, row, col));
+        from_acc(sum, output + strided_index(params.output, n, o, pixel));
     }
 }

@@ -32,11 +32,11 @@ struct FusedSamples {
 // positions.
 __device__ inline OutputPosition output_position(const Fused& params, int tile, int m) {
     const Sampling& sampling = params.sampling;
-    const int out_w = sampling.problem.out_w;
+    const int out_w = sampling.problem.out[1];
     OutputPosition at = {-1, 0, 0};
     if (params.tile_w == 0) {
         const index_t position = static_cast<index_t>(tile) * TILE_M + m;
-        const index_t row = fast_div(position, sampling.problem.by_out_w);
+        const index_t row = fast_div(position, sampling.problem.by_out[1]);
         if (position < sampling.chunk.positions) {
             at.image = static_cast<int>(fast_div(row, sampling.chunk.by_rows));
             at.row = static_cast<int>(row - static_cast<index_t>(at.image) * sampling.chunk.rows);
@@ -78,10 +78,10 @@ __device__ inline void record_samples(
             const int c = first_channel + tap.channel;
             const int offset_group = fast_div(c, sampling.problem.by_offset_channels);
             const Sample s = locate_sample(
-                    sampling, offset, mask, {at.image, at.row, at.col, tap.tap, offset_group, 0});
+                    sampling, offset, mask, {at.image, {at.row, at.col}, tap.tap, offset_group, 0});
             const acc_t factor = s.flags & NAN_COORD ? static_cast<acc_t>(nanf("")) : s.mask;
-            const index_t pixel = strided_index(sampling.input, at.image, 0, s.low_y, s.low_x);
-            record = {s.frac_y, s.frac_x, factor, pixel + c};
+            const index_t pixel = strided_index(sampling.input, at.image, 0, s.low);
+            record = {s.frac[0], s.frac[1], factor, pixel + c};
             corners = contributing_corners(s.flags);
         }
         samples.records[k] = record;
@@ -99,7 +99,7 @@ struct ThreadSlice {
 __device__ inline ThreadSlice thread_slice(const Sampling& sampling) {
     const int row = threadIdx.x / STAGE_VECS, vec = threadIdx.x % STAGE_VECS;
     const int store = opaque(swizzled(row, vec));
-    return {opaque(row), opaque(vec), store, sampling.input.w, sampling.input.h};
+    return {opaque(row), opaque(vec), store, sampling.input.axis[1], sampling.input.axis[0]};
 }
 
 // Index of the record of the thread's first vec16_t in a stage.
@@ -126,10 +126,10 @@ __device__ inline void load_corners(
         const unsigned loaded = samples.corners[first + i * ROW_STEP];
         const index_t top_left = samples.records[first + i * ROW_STEP].input_index + c;
         const index_t bottom_left = top_left + slice.below;
-        corners->v[i][0] = load16_if(loaded & IN_BOUNDS_TL, input + top_left);
-        corners->v[i][1] = load16_if(loaded & IN_BOUNDS_TR, input + (top_left + slice.right));
-        corners->v[i][2] = load16_if(loaded & IN_BOUNDS_BL, input + bottom_left);
-        corners->v[i][3] = load16_if(loaded & IN_BOUNDS_BR, input + (bottom_left + slice.right));
+        corners->v[i][0] = load16_if(loaded & 1 << 0, input + top_left);
+        corners->v[i][1] = load16_if(loaded & 1 << 1, input + (top_left + slice.right));
+        corners->v[i][2] = load16_if(loaded & 1 << 2, input + bottom_left);
+        corners->v[i][3] = load16_if(loaded & 1 << 3, input + (bottom_left + slice.right));
     }
 }
 

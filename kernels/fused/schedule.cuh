@@ -1,6 +1,6 @@
 // schedule: the order of taps and channels, the K axis of the fused kernel's GEMM.
 //
-// A run is as many neighbouring channels as lie in one group and one offset group; it consists of
+// A run is as many contiguous channels as lie in one group and one offset group; it consists of
 // channel blocks of CHANNEL_BLOCK channels. The kernel visits all runs in turn; for each run, the
 // taps in batches of `taps_per_batch`, whose samples are recorded once; for each batch, the channel
 // blocks of the run; for each channel block, the taps of the batch, in stages of STAGE_VECS

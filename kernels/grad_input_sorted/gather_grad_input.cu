@@ -1,16 +1,15 @@
 // gather_grad_input: gradient of the input without atomics; step 5 of the sorted grad_input.
 //
 //   columns     (groups, positions, ld_columns)  gradient of the columns
-//   counts, starts  (images, OG, H+1, W+1)       each cell's range of `ordered`
+//   counts, starts  (images, OG, *(size+1))      each cell's range of `ordered`
 //   ordered     (samples,)                       samples by cell, ascending
-//   weights     (samples, 4)  acc_t              corner weights, mask included
-//   grad_input  (images, H, W, C)  acc_t         every element written once or, if
+//   weights     (samples, CORNERS)  acc_t        corner weights, mask included
+//   grad_input  (images, *size, C)  acc_t        every element written once or, if
 //                                                `params.accumulate`, added to once
 //
-// A lane group takes a pixel of an offset group, and its lanes take neighbouring vectors of
-// channels. The pixel is a corner of four cells. Their ranges are merged, so that samples are added
-// in ascending order whatever the launch covers: the sum has the same bits however the work was cut
-// into launches.
+// A lane group takes a pixel of an offset group, and its lanes take adjacent vectors of channels. The
+// pixel is a corner of CORNERS cells. Their ranges are merged, so that samples are added in ascending
+// order whatever the launch covers: the sum has the same bits however the work was cut into launches.
 
 struct CellRange {
     int next, end;
@@ -25,24 +24,25 @@ __device__ inline int sample_at(const int* __restrict__ ordered, int next, int e
 
 __device__ inline CellRange range_of(
         const GatherGradInput& params, const int* __restrict__ counts,
-        const int* __restrict__ starts, const int* __restrict__ ordered, index_t plane, int y,
-        int x) {
-    const index_t cell = (plane * (params.problem.in_h + 1) + y) * (params.problem.in_w + 1) + x;
+        const int* __restrict__ starts, const int* __restrict__ ordered, index_t cell) {
     const int start = starts[cell], end = start + counts[cell];
     return {start, end, sample_at(ordered, start, end)};
 }
 
-// Add the samples of four ranges to a vector of channels of the pixel.
+// Add the samples of the ranges to a vector of channels of the pixel.
 __device__ inline Vector gather_vector(
         const GatherGradInput& params, const scalar_t* __restrict__ columns,
         const int* __restrict__ ordered, const acc_t* __restrict__ weights,
         const CellRange* cell_ranges, int channel, Vector sum) {
     const index_t first = column_index(params.problem, params.layout, 0, 0, channel);
-    CellRange ranges[4] = {cell_ranges[0], cell_ranges[1], cell_ranges[2], cell_ranges[3]};
+    CellRange ranges[CORNERS];
+    for (int j = 0; j < CORNERS; ++j) {
+        ranges[j] = cell_ranges[j];
+    }
     while (true) {
         CellRange least = ranges[0];
         int corner = 0;
-        for (int j = 1; j < 4; ++j) {
+        for (int j = 1; j < CORNERS; ++j) {
             const bool less = ranges[j].sample < least.sample;
             corner = less ? j : corner;
             least = less ? ranges[j] : least;
@@ -53,7 +53,7 @@ __device__ inline Vector gather_vector(
         }
         ++least.next;
         least.sample = sample_at(ordered, least.next, least.end);
-        for (int j = 0; j < 4; ++j) {
+        for (int j = 0; j < CORNERS; ++j) {
             ranges[j] = j == corner ? least : ranges[j];
         }
         const int pair = fast_div(sample, params.problem.by_offset_groups);  // (position, tap)
@@ -61,7 +61,7 @@ __device__ inline Vector gather_vector(
         const index_t row = first + position * params.layout.ld_columns;
         const index_t from =
                 row + (pair - position * params.problem.taps) * params.problem.group_channels;
-        const acc_t weight = weights[4 * static_cast<index_t>(sample) + corner];
+        const acc_t weight = weights[CORNERS * static_cast<index_t>(sample) + corner];
         if (weight != 0) {
             add_scaled(&sum, weight, load_vector(columns + from));
         }
@@ -72,21 +72,27 @@ extern "C" __global__ void gather_grad_input(
         const scalar_t* __restrict__ columns, const int* __restrict__ counts,
         const int* __restrict__ starts, const int* __restrict__ ordered,
         const acc_t* __restrict__ weights, acc_t* __restrict__ grad_input, GatherGradInput params) {
-    const index_t items = static_cast<index_t>(params.images) * params.problem.in_h
-            * params.problem.in_w * params.problem.offset_groups;
+    const index_t items =
+            params.images * element_count(params.problem.size) * params.problem.offset_groups;
     for (index_t item = global_thread() / params.lanes; item < items;
          item += grid_threads() / params.lanes) {
         const int offset_group = static_cast<int>(item % params.problem.offset_groups);
         const index_t pixel = item / params.problem.offset_groups;
-        const int x = static_cast<int>(pixel % params.problem.in_w);
-        const int y = static_cast<int>(pixel / params.problem.in_w % params.problem.in_h);
-        const index_t image = pixel / params.problem.in_w / params.problem.in_h;
+        int at[AXES];
+        index_t image = pixel;
+        for (int a = AXES - 1; a >= 0; --a) {
+            at[a] = static_cast<int>(image % params.problem.size[a]);
+            image /= params.problem.size[a];
+        }
         const index_t plane = image * params.problem.offset_groups + offset_group;
         // The pixel is corner j of the cell of ranges[j].
-        CellRange ranges[4];
-        for (int j = 0; j < 4; ++j) {
-            ranges[j] = range_of(
-                    params, counts, starts, ordered, plane, y + 1 - (j >> 1), x + 1 - (j & 1));
+        CellRange ranges[CORNERS];
+        for (int j = 0; j < CORNERS; ++j) {
+            index_t cell = plane;
+            for (int a = 0; a < AXES; ++a) {
+                cell = cell * (params.problem.size[a] + 1) + at[a] + 1 - corner_step(j, a);
+            }
+            ranges[j] = range_of(params, counts, starts, ordered, cell);
         }
         for (int c = lane_of(params.lanes) * VECTOR; c < params.problem.offset_channels;
              c += params.lanes * VECTOR) {

@@ -1,13 +1,13 @@
 // deform_im2col: sample the input at every deformed tap and write the samples as columns.
 //
-//   input    (images, H, W, C)                channels are neighbours, other strides are free
-//   offset   (N, 2*OG*KH*KW, OH, OW)          any strides; (dy, dx) of each tap
-//   mask     (N, OG*KH*KW, OH, OW)            any strides; may be absent
+//   input    (images, *size, C)               channels contiguous, other strides free
+//   offset   (N, AXES*OG*taps, *out)          any strides; a displacement an axis for each tap
+//   mask     (N, OG*taps, *out)               any strides; may be absent
 //   columns  (groups, positions, ld_columns)  every element written once, none read
 //
-// A block makes a sample record a thread; see sample_record.cuh. Then each lane group takes a
-// sample, and its lanes take neighbouring vectors of channels, so that loads and stores of 16 bytes
-// coalesce.
+// Each thread of a block makes one sample record; see sample_record.cuh. Then each lane group
+// processes one sample at a time: its lanes take adjacent vectors of channels, so that accesses of
+// 16 bytes coalesce.
 
 extern "C" __global__ void deform_im2col(
         const scalar_t* __restrict__ input, const scalar_t* __restrict__ offset,

@@ -1,28 +1,28 @@
 // deform_im2col_jvp: the tangent of the columns, for tangents of input, offset and mask.
 //
-//   input          (images, H, W, C)                channels are neighbours, other strides are free
-//   input_tangent  (images, H, W, C)                likewise, with its own strides; may be absent
+//   input          (images, *size, C)               channels contiguous, other strides free
+//   input_tangent  (images, *size, C)               likewise, with its own strides; may be absent
 //   offset, mask                                    as for deform_im2col
 //   offset_tangent, mask_tangent                    as offset and mask, any strides; may be absent
 //   columns        (groups, positions, ld_columns)  every element written once, none read
 //
 // Threads work as in deform_im2col; a second array in shared memory holds the samples' tangents.
-// With corner weights w, pixels x and their tangents dw, dx, a column's tangent is the sum over the
-// corners of dw * x + w * dx. Both kinds of weight include the mask here.
+// The tangent of a column is the sum over the corners of dw * x + w * dx, where w is the weight of a
+// corner, x its pixel, and dw, dx are the tangents of these. Both w and dw include the mask here.
 
 __device__ inline Vector tangent_vector(
         const Im2colJvp& params, const SampleRecord& record, const SampleTangent& tangent,
         const scalar_t* __restrict__ input, const scalar_t* __restrict__ input_tangent, int c) {
     Vector value = zero_vector();
-    for (int j = 0; j < 4; ++j) {
-        const unsigned in_bounds = record.flags & IN_BOUNDS_TL << j;
+    for (int j = 0; j < CORNERS; ++j) {
+        const unsigned in_bounds = record.flags & 1 << j;
         add_scaled(
                 &value, tangent.corner_weights[j],
                 load_corner(params.sampling, record, input, j, c, in_bounds));
     }
-    for (int j = 0; input_tangent && j < 4; ++j) {
+    for (int j = 0; input_tangent && j < CORNERS; ++j) {
         const scalar_t* const from =
-                input_tangent + (tangent.input_index + input_tangent_step(params.tangents, j) + c);
+                input_tangent + (tangent.input_index + strided_step(params.tangents.input, j) + c);
         add_scaled(
                 &value, record.corner_weights[j],
                 load_vector_if(record.flags & CONTRIBUTES << j, from));
@@ -49,7 +49,7 @@ extern "C" __global__ void deform_im2col_jvp(
                     sampling, params.tangents, s, offset_tangent, mask_tangent, index);
             SampleRecord record = make_column_record(sampling, layout, s, index);
             complete_tangent(params.tangents, s, index, record.first_channel, &tangent);
-            for (int j = 0; j < 4; ++j) {
+            for (int j = 0; j < CORNERS; ++j) {
                 const bool contributes = record.flags & CONTRIBUTES << j;
                 record.corner_weights[j] = contributes ? record.corner_weights[j] * record.mask
                                                        : static_cast<acc_t>(0);
@@ -65,9 +65,9 @@ extern "C" __global__ void deform_im2col_jvp(
             const int c = it.channel + lane_of(sampling.lanes) * VECTOR;
             if (k < count) {
                 const SampleRecord record = records[k];
-                const Vector value =
-                        tangent_vector(params, record, tangents[k], input, input_tangent, c);
-                store_vector(columns + record_column(sampling.problem, layout, record, c), value);
+                store_vector(
+                        columns + record_column(sampling.problem, layout, record, c),
+                        tangent_vector(params, record, tangents[k], input, input_tangent, c));
             }
         }
         __syncthreads();

@@ -1,7 +1,8 @@
-// channels_first: round the gradients of some channels-last images into a contiguous NCHW array.
+// channels_first: round the gradients of some channels-last images into a contiguous (N, C, *size)
+// array.
 //
-//   source  (images, H, W, C)  acc_t, dense
-//   target  (N, C, H, W)       contiguous; every element of the images written once
+//   source  (images, pixels, C)  acc_t, dense
+//   target  (N, C, pixels)       contiguous; every element of the images written once
 //
 // A block takes a square of pixels by channels at a time; see transpose.cuh.
 
@@ -9,7 +10,7 @@ extern "C" __global__ void channels_first(
         const acc_t* __restrict__ source, scalar_t* __restrict__ target, ChannelsFirst params) {
     acc_t* shared = reinterpret_cast<acc_t*>(dynamic_shared());  // (pixels, channels)
     const int channels = params.channels;
-    const Squares squares = squares_of(params.images, channels, params.height, params.width);
+    const Squares squares = squares_of(params.images, channels, params.pixels);
     const int lane = threadIdx.x % SIDE, line = threadIdx.x / SIDE, lines = blockDim.x / SIDE;
     for (index_t item = blockIdx.x; item < squares.count; item += gridDim.x) {
         const Square at = square_at(squares, item);

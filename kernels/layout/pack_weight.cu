@@ -1,9 +1,9 @@
 // pack_weight: the weight in the order of the columns' rows: taps, then channels, then the bias.
 //
-//   weight  (O, C/groups, KH, KW)  any strides
-//   bias    (O,)                   any stride; may be absent
-//   packed  (O, ld_columns)        row = taps * C/groups weights, the bias, zero padding; every
-//                                  element written once
+//   weight  (O, C/groups, *kernel)  any strides
+//   bias    (O,)                    any stride; may be absent
+//   packed  (O, ld_columns)         row = taps * C/groups weights, the bias, zero padding; every
+//                                   element written once
 //
 // A column row holds a 1 where the packed row holds the bias, so the product adds the bias. A
 // thread writes an element at a time.
@@ -12,15 +12,16 @@ extern "C" __global__ void pack_weight(
         const scalar_t* __restrict__ weight, const scalar_t* __restrict__ bias,
         scalar_t* __restrict__ packed, PackWeight params) {
     const int group_channels = params.problem.channels / params.problem.groups;
-    const int used = params.problem.kernel_h * params.problem.kernel_w * group_channels;
+    const int used = params.problem.taps * group_channels;
     const index_t size = params.problem.out_channels * params.ld_columns;
     for (index_t item = global_thread(); item < size; item += grid_threads()) {
         const int o = static_cast<int>(item / params.ld_columns);
         const int k = static_cast<int>(item - o * params.ld_columns);
         if (k < used) {
             const int tap = k / group_channels, c = k - tap * group_channels;
-            const int i = tap / params.problem.kernel_w, j = tap - i * params.problem.kernel_w;
-            packed[item] = weight[strided_index(params.weight, o, c, i, j)];
+            int tap_at[AXES];
+            unravel(tap, params.problem.kernel, params.problem.by_kernel, tap_at);
+            packed[item] = weight[strided_index(params.weight, o, c, tap_at)];
         } else if (k == used && bias) {
             packed[item] = bias[o * params.bias_stride];
         } else {

@@ -1,8 +1,8 @@
 // transpose: images are transposed in squares of SIDE pixels by SIDE channels in shared memory.
 //
-// Reads run along the innermost axis of the source, writes along that of the target. A thread accesses
-// column `lane` of the square and every `lines`-th row, from row `line` on. Rows of a square are padded
-// by one element to avoid bank conflicts.
+// Reads run along the innermost axis of the source, writes along that of the target. A thread
+// accesses column `lane` of the square and every `lines`-th row, from row `line` on. Rows of a
+// square are padded by one element to avoid bank conflicts.
 
 const int SIDE = 32, PADDED_SIDE = SIDE + 1;
 
@@ -16,9 +16,10 @@ struct Square {
     index_t pixel0;
 };
 
-__device__ inline Squares squares_of(int images, int channels, int height, int width) {
+// The squares of some images that have `pixels` pixels each.
+__device__ inline Squares squares_of(int images, int channels, index_t pixels) {
     Squares squares;
-    squares.pixels = static_cast<index_t>(height) * width;
+    squares.pixels = pixels;
     squares.pixel_squares = (squares.pixels + SIDE - 1) / SIDE;
     squares.channel_squares = (channels + SIDE - 1) / SIDE;
     squares.count = images * squares.channel_squares * squares.pixel_squares;

@@ -1,7 +1,7 @@
 // unpack_weight: round the gradient of a packed weight into the gradients of weight and bias.
 //
 //   packed       (O, ld_columns)        acc_t; row = taps * C/groups weights, the bias, padding
-//   grad_weight  (O, C/groups, KH, KW)  contiguous, every element written once; may be absent
+//   grad_weight  (O, C/groups, *kernel) contiguous, every element written once; may be absent
 //   grad_bias    (O,)                   contiguous, every element written once; may be absent
 //
 // A thread writes an element at a time.
@@ -10,7 +10,7 @@ extern "C" __global__ void unpack_weight(
         const acc_t* __restrict__ packed, scalar_t* __restrict__ grad_weight,
         scalar_t* __restrict__ grad_bias, UnpackWeight params) {
     const int group_channels = params.problem.channels / params.problem.groups;
-    const int taps = params.problem.kernel_h * params.problem.kernel_w;
+    const int taps = params.problem.taps;
     const index_t row = static_cast<index_t>(taps) * group_channels;
     const index_t size = params.problem.out_channels * row;
     for (index_t item = global_thread(); grad_weight && item < size; item += grid_threads()) {

@@ -1,10 +1,10 @@
 // offset_mask_grads: gradients of offset and mask of a sample, from its corner dots.
 //
-// The corner dots of a sample are four dot products over channels: of the gradient of its columns
-// with each corner.
+// The corner dots of a sample are dot products over channels, one for each corner: of the gradient
+// of the sample's columns with the pixel at the corner.
 
 struct OffsetMaskGrads {
-    acc_t y, x, mask;
+    acc_t offset[AXES], mask;
 };
 
 // Add the contribution of VECTOR channels of a sample to the gradient of corner j; `grad` is the
@@ -18,38 +18,51 @@ __device__ inline void scatter_to_corner(
     }
 }
 
-// Sum corner dots over a lane group and store the four sums to shared memory, if the group's sample
-// is valid. All threads of a warp take part. The memory must hold nothing that other lane groups
-// still read.
+// Sum corner dots over a lane group and store the sums to shared memory, if the group's sample is
+// valid. All threads of a warp take part. The memory must hold nothing that other lane groups still
+// read.
 __device__ inline void reduce_lanes(int lanes, const acc_t* dots, bool valid, acc_t* sums) {
     const int lane = lane_of(lanes);
-    if (lanes < 4) {
-        acc_t pair_sums[4];
-        for (int j = 0; j < 4; ++j) {
-            pair_sums[j] = lanes == 2 ? dots[j] + __shfl_xor_sync(0xffffffff, dots[j], 1) : dots[j];
+    if (lanes < CORNERS) {
+        acc_t lane_sums[CORNERS];
+        for (int j = 0; j < CORNERS; ++j) {
+            lane_sums[j] = dots[j];
+            for (int distance = 1; distance < CORNERS / 2; distance *= 2) {
+                if (distance < lanes) {
+                    lane_sums[j] += __shfl_xor_sync(0xffffffff, lane_sums[j], distance);
+                }
+            }
         }
         __syncwarp();
-        for (int j = 0; valid && lane == 0 && j < 4; ++j) {
-            sums[j] = pair_sums[j];
+        for (int j = 0; valid && lane == 0 && j < CORNERS; ++j) {
+            sums[j] = lane_sums[j];
         }
         return;
     }
-    // Lanes at distance 1, then 2, exchange half of their partial sums; after that, lane l holds
-    // those of corner l % 4 alone, and the other distances reduce one number instead of four.
-    const bool right = lane & 1, bottom = lane & 2;
-    acc_t top_sum = right ? dots[1] : dots[0], bottom_sum = right ? dots[3] : dots[2];
-    top_sum += __shfl_xor_sync(0xffffffff, right ? dots[0] : dots[1], 1);
-    bottom_sum += __shfl_xor_sync(0xffffffff, right ? dots[2] : dots[3], 1);
-    acc_t sum = bottom ? bottom_sum : top_sum;
-    sum += __shfl_xor_sync(0xffffffff, bottom ? top_sum : bottom_sum, 2);
+    // Lanes at distance 1, then 2, and so on, exchange half of their partial sums. After as many
+    // exchanges as there are axes, lane l holds the sum of corner l % CORNERS alone, and the other
+    // distances reduce one number instead of CORNERS.
+    acc_t partial[CORNERS];
+    for (int j = 0; j < CORNERS; ++j) {
+        partial[j] = dots[j];
+    }
+    for (int distance = 1; distance < CORNERS; distance *= 2) {
+        const bool upper = lane & distance;
+        for (int k = 0; k < CORNERS / 2 / distance; ++k) {
+            const acc_t kept = upper ? partial[2 * k + 1] : partial[2 * k];
+            const acc_t given = upper ? partial[2 * k] : partial[2 * k + 1];
+            partial[k] = kept + __shfl_xor_sync(0xffffffff, given, distance);
+        }
+    }
+    acc_t sum = partial[0];
 #pragma unroll
-    for (int distance = 4; distance < 32; distance *= 2) {
+    for (int distance = CORNERS; distance < 32; distance *= 2) {
         if (distance < lanes) {
             sum += __shfl_xor_sync(0xffffffff, sum, distance);
         }
     }
     __syncwarp();
-    if (valid && lane < 4) {
+    if (valid && lane < CORNERS) {
         sums[lane] = sum;
     }
 }
@@ -58,28 +71,64 @@ __device__ inline void reduce_lanes(int lanes, const acc_t* dots, bool valid, ac
 // if there are no channels.
 __device__ inline void zero_out_of_bounds_dots(
         const Problem& problem, const SampleRecord& record, const acc_t* reduced, acc_t* dots) {
-    for (int j = 0; j < 4; ++j) {
+    for (int j = 0; j < CORNERS; ++j) {
         dots[j] = problem.offset_channels && record.flags >> j & 1 ? reduced[j]
                                                                    : static_cast<acc_t>(0);
     }
 }
 
+// Interpolate between `count` values along the axes that are not in `fixed`, a set of corner bits:
+// there is a value for each combination of the ends of these axes, ordered like the corners.
+__device__ inline acc_t interpolate(const acc_t* frac, int fixed, acc_t* values, int count) {
+    for (int a = AXES - 1; a >= 0; --a) {
+        if (!(fixed & corner_bit(a))) {
+            count /= 2;
+            for (int k = 0; k < count; ++k) {
+                values[k] = frac[a] * values[2 * k + 1] + (1 - frac[a]) * values[2 * k];
+            }
+        }
+    }
+    return values[0];
+}
+
+// Derivative along axis a of the multilinear function that has the values d at the corners.
+__device__ inline acc_t slope_along(const acc_t* frac, const acc_t* d, int a) {
+    const int upper = corner_bit(a);
+    acc_t differences[CORNERS / 2];
+    int count = 0;
+    for (int j = 0; j < CORNERS; ++j) {
+        if (!(j & upper)) {
+            differences[count++] = d[j | upper] - d[j];
+        }
+    }
+    return interpolate(frac, upper, differences, CORNERS / 2);
+}
+
+__device__ inline OffsetMaskGrads nan_grads() {
+    OffsetMaskGrads grads;
+    grads.mask = static_cast<acc_t>(nanf(""));
+    for (int a = 0; a < AXES; ++a) {
+        grads.offset[a] = grads.mask;
+    }
+    return grads;
+}
+
 __device__ inline OffsetMaskGrads offset_mask_grads(
         const Problem& problem, const SampleRecord& record, const acc_t* reduced_dots) {
-    const acc_t nan = static_cast<acc_t>(nanf(""));
     if (record.flags & NAN_COORD) {
-        return {nan, nan, nan};
+        return nan_grads();
     }
-    acc_t d[4];
+    acc_t d[CORNERS];
     zero_out_of_bounds_dots(problem, record, reduced_dots, d);
-    acc_t slope_y = 0, slope_x = 0;
-    if (!(record.flags & AT_MINUS_ONE && problem.zero_boundary_grad)) {
-        slope_y = record.frac_x * (d[3] - d[1]) + (1 - record.frac_x) * (d[2] - d[0]);
-        slope_x = record.frac_y * (d[3] - d[2]) + (1 - record.frac_y) * (d[1] - d[0]);
+    OffsetMaskGrads grads;
+    for (int a = 0; a < AXES; ++a) {
+        const bool has_slope = !(record.flags & AT_MINUS_ONE && problem.zero_boundary_grad);
+        grads.offset[a] =
+                record.mask * (has_slope ? slope_along(record.frac, d, a) : static_cast<acc_t>(0));
     }
-    OffsetMaskGrads grads = {record.mask * slope_y, record.mask * slope_x, 0};
-    for (int j = 0; j < 4 && !(record.flags & AT_MINUS_ONE); ++j) {
-        grads.mask += corner_weight(record.frac_y, record.frac_x, j) * d[j];
+    grads.mask = 0;
+    for (int j = 0; j < CORNERS && !(record.flags & AT_MINUS_ONE); ++j) {
+        grads.mask += corner_weight(record.frac, j) * d[j];
     }
     return grads;
 }
@@ -87,15 +136,19 @@ __device__ inline OffsetMaskGrads offset_mask_grads(
 __device__ inline void write_offset_mask_grads(
         const Sampling& sampling, SampleIndex index, OffsetMaskGrads grads, scalar_t* grad_offset,
         scalar_t* grad_mask) {
-    const index_t plane = static_cast<index_t>(sampling.problem.out_h) * sampling.problem.out_w;
-    const index_t pixel = static_cast<index_t>(index.row) * sampling.problem.out_w + index.col;
+    const Problem& problem = sampling.problem;
+    const index_t plane = element_count(problem.out);
+    index_t pixel = index.at[0];
+    for (int a = 1; a < AXES; ++a) {
+        pixel = pixel * problem.out[a] + index.at[a];
+    }
     const index_t image = static_cast<index_t>(sampling.chunk.first_image + index.image);
     const index_t channel =
-            (image * sampling.problem.offset_groups + index.offset_group) * sampling.problem.taps
-            + index.tap;
+            (image * problem.offset_groups + index.offset_group) * problem.taps + index.tap;
     if (grad_offset) {
-        from_acc(grads.y, grad_offset + 2 * channel * plane + pixel);
-        from_acc(grads.x, grad_offset + (2 * channel + 1) * plane + pixel);
+        for (int a = 0; a < AXES; ++a) {
+            from_acc(grads.offset[a], grad_offset + (AXES * channel + a) * plane + pixel);
+        }
     }
     if (grad_mask) {
         from_acc(grads.mask, grad_mask + channel * plane + pixel);
@@ -103,7 +156,7 @@ __device__ inline void write_offset_mask_grads(
 }
 
 // Write grad_offset and grad_mask of the sample whose record this thread made. reduce_lanes() has
-// stored the four reduced dot products in dots_of(record).
+// stored the reduced dot products in dots_of(record).
 __device__ inline void write_grads_of_record(
         const Sampling& sampling, index_t first, const SampleRecord& record, scalar_t* grad_offset,
         scalar_t* grad_mask) {

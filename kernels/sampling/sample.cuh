@@ -2,41 +2,53 @@
 //
 // A sample is one (position, tap, offset group) of the launch, numbered in that order with the
 // offset group fastest. A position is one output pixel of the launch's images and rows. The corners
-// of a sample are the four pixels around it, numbered 0 to 3: top left, top right, bottom left,
-// bottom right.
+// of a sample are the CORNERS pixels around it; see axes.cuh.
 
 struct SampleIndex {
-    int image, row, col;  // output position; images are numbered from the first of the launch
+    int image;     // numbered from the first of the launch
+    int at[AXES];  // output position
     int tap, offset_group;
     index_t position;
 };
 
 struct Sample {
-    int low_y, low_x;      // top left corner; 0 if no corner can be in bounds
-    acc_t frac_y, frac_x;  // distance from it, in [0, 1); 0 if no corner can be in bounds
-    acc_t mask;            // 1 without a mask
-    unsigned flags;        // IN_BOUNDS bits of the corners, AT_MINUS_ONE, NAN_COORD
+    int low[AXES];     // corner 0; 0 if no corner can be in bounds
+    acc_t frac[AXES];  // distance from it, in [0, 1); 0 if no corner can be in bounds
+    acc_t mask;        // 1 without a mask
+    unsigned flags;    // IN_BOUNDS bits of the corners, AT_MINUS_ONE, NAN_COORD
 };
 
-const unsigned IN_BOUNDS_TL = 1;  // bit j: corner j is a pixel of the image
-const unsigned IN_BOUNDS_TR = 2;
-const unsigned IN_BOUNDS_BL = 4;
-const unsigned IN_BOUNDS_BR = 8;
-const unsigned IN_BOUNDS = 15;
-const unsigned AT_MINUS_ONE = 16;  // a coordinate is exactly -1: the sample is 0
-const unsigned NAN_COORD = 32;     // a coordinate is NaN
+const unsigned IN_BOUNDS = (1 << CORNERS) - 1;  // bit j: corner j is a pixel of the image
+const unsigned AT_MINUS_ONE = 1 << 24;          // a coordinate is exactly -1: the sample is 0
+const unsigned NAN_COORD = 1 << 25;             // a coordinate is NaN
+
+// Output positions of a row: those that differ in the last axis alone. The rows of an image are all
+// its other axes merged. In one dimension, every position is a row.
+__device__ inline int row_positions(const Problem& problem) {
+    return AXES > 1 ? problem.out[AXES - 1] : 1;
+}
 
 __device__ inline SampleIndex sample_index(
         const Sampling& sampling, index_t position, int tap, int offset_group) {
+    const Problem& problem = sampling.problem;
     SampleIndex index;
     index.offset_group = offset_group;
     index.tap = tap;
     index.position = position;
-    const index_t row = fast_div(position, sampling.problem.by_out_w);
-    index.col = static_cast<int>(position - row * sampling.problem.out_w);
+    index_t row = position;
+    if (AXES > 1) {
+        row = fast_div(position, problem.by_out[AXES - 1]);
+        index.at[AXES - 1] = static_cast<int>(position - row * problem.out[AXES - 1]);
+    }
     index.image = static_cast<int>(fast_div(row, sampling.chunk.by_rows));
-    index.row = static_cast<int>(row - static_cast<index_t>(index.image) * sampling.chunk.rows)
+    int rest = static_cast<int>(row - static_cast<index_t>(index.image) * sampling.chunk.rows)
             + sampling.chunk.first_row;
+    for (int a = AXES - 2; a > 0; --a) {
+        const int quotient = fast_div(rest, problem.by_out[a]);
+        index.at[a] = rest - quotient * problem.out[a];
+        rest = quotient;
+    }
+    index.at[0] = rest;
     return index;
 }
 
@@ -63,12 +75,22 @@ __device__ inline bool split_coordinate(
     return reaches_image;
 }
 
-__device__ inline unsigned corners_in_bounds(const Problem& problem, int low_y, int low_x) {
-    const unsigned rows = (low_y >= 0 ? IN_BOUNDS_TL | IN_BOUNDS_TR : 0)
-            | (low_y < problem.in_h - 1 ? IN_BOUNDS_BL | IN_BOUNDS_BR : 0);
-    const unsigned cols = (low_x >= 0 ? IN_BOUNDS_TL | IN_BOUNDS_BL : 0)
-            | (low_x < problem.in_w - 1 ? IN_BOUNDS_TR | IN_BOUNDS_BR : 0);
-    return rows & cols;
+// IN_BOUNDS bits of the corners at the lower end of axis a.
+__device__ inline unsigned lower_corners(int a) {
+    unsigned corners = 0;
+    for (int j = 0; j < CORNERS; ++j) {
+        corners |= corner_step(j, a) ? 0 : 1 << j;
+    }
+    return corners;
+}
+
+__device__ inline unsigned corners_in_bounds(const Problem& problem, const int* low) {
+    unsigned corners = IN_BOUNDS;
+    for (int a = 0; a < AXES; ++a) {
+        const unsigned lower = lower_corners(a), upper = IN_BOUNDS & ~lower;
+        corners &= (low[a] >= 0 ? lower : 0) | (low[a] < problem.size[a] - 1 ? upper : 0);
+    }
+    return corners;
 }
 
 // Read offset and mask of a sample and work out where it lies. The range test comes before any use
@@ -78,40 +100,54 @@ __device__ inline Sample locate_sample(
     const Problem& problem = sampling.problem;
     const int n = sampling.chunk.first_image + index.image;
     const int channel = index.offset_group * problem.taps + index.tap;
-    const int i = fast_div(index.tap, problem.by_kernel_w);
-    const int j = index.tap - i * problem.kernel_w;
-    const acc_t dy =
-            to_acc(offset[strided_index(sampling.offset, n, 2 * channel, index.row, index.col)]);
-    const acc_t dx = to_acc(
-            offset[strided_index(sampling.offset, n, 2 * channel + 1, index.row, index.col)]);
+    int tap_at[AXES];
+    unravel(index.tap, problem.kernel, problem.by_kernel, tap_at);
+    acc_t displacement[AXES];
+    for (int a = 0; a < AXES; ++a) {
+        displacement[a] =
+                to_acc(offset[strided_index(sampling.offset, n, AXES * channel + a, index.at)]);
+    }
 
     Sample s;
-    s.mask = mask ? to_acc(mask[strided_index(sampling.mask, n, channel, index.row, index.col)])
+    s.mask = mask ? to_acc(mask[strided_index(sampling.mask, n, channel, index.at)])
                   : static_cast<acc_t>(1);
-    const int base_y = index.row * problem.stride_h - problem.pad_top + i * problem.dilation_h;
-    const int base_x = index.col * problem.stride_w - problem.pad_left + j * problem.dilation_w;
-    const bool reaches_y = split_coordinate(dy, base_y, problem.in_h, &s.low_y, &s.frac_y);
-    const bool reaches_x = split_coordinate(dx, base_x, problem.in_w, &s.low_x, &s.frac_x);
-    const bool nan_coord = dy != dy || dx != dx;
-    const bool reaches_image = reaches_y && reaches_x && !nan_coord;
-    const bool at_minus_one = (s.low_y == -1 && s.frac_y == 0) || (s.low_x == -1 && s.frac_x == 0);
-    s.flags = reaches_image
-            ? corners_in_bounds(problem, s.low_y, s.low_x) | (at_minus_one ? AT_MINUS_ONE : 0)
-            : (nan_coord ? NAN_COORD : 0);
-    s.frac_y = reaches_image ? s.frac_y : 0;
-    s.frac_x = reaches_image ? s.frac_x : 0;
+    bool reaches_image = true, nan_coord = false, at_minus_one = false;
+    for (int a = 0; a < AXES; ++a) {
+        const int base = index.at[a] * problem.stride[a] - problem.pad_begin[a]
+                + tap_at[a] * problem.dilation[a];
+        const bool reaches_axis =
+                split_coordinate(displacement[a], base, problem.size[a], s.low + a, s.frac + a);
+        reaches_image = reaches_image && reaches_axis;
+        nan_coord = nan_coord || displacement[a] != displacement[a];
+        at_minus_one = at_minus_one || (s.low[a] == -1 && s.frac[a] == 0);
+    }
+    reaches_image = reaches_image && !nan_coord;
+    s.flags = reaches_image ? corners_in_bounds(problem, s.low) | (at_minus_one ? AT_MINUS_ONE : 0)
+                            : (nan_coord ? NAN_COORD : 0);
+    for (int a = 0; a < AXES; ++a) {
+        s.frac[a] = reaches_image ? s.frac[a] : 0;
+    }
     return s;
 }
 
-// The bilinear weight of corner j.
-__device__ inline acc_t corner_weight(acc_t frac_y, acc_t frac_x, int j) {
-    return (j >> 1 ? frac_y : 1 - frac_y) * (j & 1 ? frac_x : 1 - frac_x);
+// The weight of corner j along axis a.
+__device__ inline acc_t axis_weight(const acc_t* frac, int j, int a) {
+    return corner_step(j, a) ? frac[a] : 1 - frac[a];
+}
+
+// The multilinear weight of corner j.
+__device__ inline acc_t corner_weight(const acc_t* frac, int j) {
+    acc_t weight = axis_weight(frac, j, 0);
+    for (int a = 1; a < AXES; ++a) {
+        weight *= axis_weight(frac, j, a);
+    }
+    return weight;
 }
 
 // The factor between the gradient of a sample and what it adds to the gradient of a corner. It is 0
-// for a bilinear weight of 0, even if the mask is infinite or NaN.
-__device__ inline acc_t scatter_weight(acc_t bilinear, acc_t mask) {
-    return bilinear == 0 ? static_cast<acc_t>(0) : bilinear * mask;
+// for a multilinear weight of 0, even if the mask is infinite or NaN.
+__device__ inline acc_t scatter_weight(acc_t multilinear, acc_t mask) {
+    return multilinear == 0 ? static_cast<acc_t>(0) : multilinear * mask;
 }
 
 // IN_BOUNDS bits of the corners that contribute to the value of a sample: none at a coordinate of

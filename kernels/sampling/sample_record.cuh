@@ -1,22 +1,22 @@
 // sample_record: samples worked out in shared memory: geometry costs once a sample, not a channel.
 //
-// Kernels that use it share a scheme. A block makes as many records as it has threads, one each:
-// offset and mask are read and reduced to what all channels share. After a barrier, lane groups
-// share the records: neighbouring lanes process neighbouring vectors of a sample's channels, so
-// that their accesses coalesce.
+// Kernels that use it share a scheme. Each thread of a block makes one record: it reads offset and
+// mask and computes what all channels of the sample share. After a barrier, each lane group takes
+// one record at a time: adjacent lanes process adjacent vectors of the sample's channels, so that
+// their accesses coalesce.
 
-// Loaded 16 bytes at a time; every kernel loads the first two thirds.
+// Loaded 16 bytes at a time. Every kernel reads the fields up to `flags`.
 struct alignas(16) SampleRecord {
-    acc_t corner_weights[4];  // bilinear; in the end the corner dots, see dots_of
-    index_t input_index;      // top left corner, first channel, in the input; may be out of bounds
+    acc_t corner_weights[CORNERS];  // multilinear; in the end the corner dots, see dots_of
+    index_t input_index;            // corner 0, first channel, in the input; may be out of bounds
     union {
         index_t column_index;  // first channel in the columns, see record_column
         index_t position_tap;  // position * taps + tap, of kernels without columns
     };
     acc_t mask;
     unsigned flags;  // those of the sample, CONTRIBUTES and RECEIVES_GRAD bits
-    acc_t frac_y, frac_x;
-    index_t dense_index;  // top left corner, first channel, in dense channels-last images
+    acc_t frac[AXES];
+    index_t dense_index;  // corner 0, first channel, in dense channels-last images
     int first_channel;    // of the offset group
 };
 
@@ -35,17 +35,19 @@ __device__ inline SampleRecord make_record(
         const Sampling& sampling, const Sample& s, SampleIndex index) {
     SampleRecord record;
     record.first_channel = index.offset_group * sampling.problem.offset_channels;
-    record.input_index =
-            strided_index(sampling.input, index.image, record.first_channel, s.low_y, s.low_x);
-    const index_t row = static_cast<index_t>(index.image) * sampling.problem.in_h + s.low_y;
-    record.dense_index = (row * sampling.problem.in_w + s.low_x) * sampling.problem.channels
-            + record.first_channel;
-    record.column_index = 0;
-    for (int j = 0; j < 4; ++j) {
-        record.corner_weights[j] = corner_weight(s.frac_y, s.frac_x, j);
+    record.input_index = strided_index(sampling.input, index.image, record.first_channel, s.low);
+    index_t pixel = index.image;
+    for (int a = 0; a < AXES; ++a) {
+        pixel = pixel * sampling.problem.size[a] + s.low[a];
     }
-    record.frac_y = s.frac_y;
-    record.frac_x = s.frac_x;
+    record.dense_index = pixel * sampling.problem.channels + record.first_channel;
+    record.column_index = 0;
+    for (int j = 0; j < CORNERS; ++j) {
+        record.corner_weights[j] = corner_weight(s.frac, j);
+    }
+    for (int a = 0; a < AXES; ++a) {
+        record.frac[a] = s.frac[a];
+    }
     // A NaN coordinate makes every channel NaN, by way of the mask.
     record.mask = s.flags & NAN_COORD ? static_cast<acc_t>(nanf("")) : s.mask;
     record.flags = s.flags | contributing_corners(s.flags) * CONTRIBUTES;
@@ -55,22 +57,29 @@ __device__ inline SampleRecord make_record(
 // RECEIVES_GRAD bits: contributing corners whose weight is not 0; see scatter_weight.
 __device__ inline unsigned corners_receiving_grad(const SampleRecord& record) {
     unsigned receiving = 0;
-    for (int j = 0; j < 4; ++j) {
+    for (int j = 0; j < CORNERS; ++j) {
         const acc_t weight = scatter_weight(record.corner_weights[j], record.mask);
         receiving |= weight != 0 ? RECEIVES_GRAD << j : 0;
     }
     return receiving & contributing_corners(record.flags) * RECEIVES_GRAD;
 }
 
-// Distance from the top left corner to corner j in the input.
-__device__ inline index_t input_step(const Sampling& sampling, int j) {
-    return (j >> 1) * sampling.input.h + (j & 1) * sampling.input.w;
+// Distance from corner 0 to corner j in an array with arbitrary strides.
+__device__ inline index_t strided_step(Strides strides, int j) {
+    index_t step = 0;
+    for (int a = 0; a < AXES; ++a) {
+        step += corner_step(j, a) * strides.axis[a];
+    }
+    return step;
 }
 
 // The same in dense channels-last images.
 __device__ inline index_t dense_step(const Sampling& sampling, int j) {
-    return (static_cast<index_t>(j >> 1) * sampling.problem.in_w + (j & 1))
-            * sampling.problem.channels;
+    index_t pixels = corner_step(j, 0);
+    for (int a = 1; a < AXES; ++a) {
+        pixels = pixels * sampling.problem.size[a] + corner_step(j, a);
+    }
+    return pixels * sampling.problem.channels;
 }
 
 // VECTOR channels of corner j, zeros without an access if `condition` is 0; c counts from the first
@@ -78,7 +87,7 @@ __device__ inline index_t dense_step(const Sampling& sampling, int j) {
 __device__ inline Vector load_corner(
         const Sampling& sampling, const SampleRecord& record, const scalar_t* __restrict__ input,
         int j, int c, unsigned condition) {
-    const scalar_t* const from = input + (record.input_index + input_step(sampling, j) + c);
+    const scalar_t* const from = input + (record.input_index + strided_step(sampling.input, j) + c);
     return load_vector_if(condition, from);
 }
 
@@ -87,7 +96,7 @@ __device__ inline Vector sample_vector(
         const Sampling& sampling, const SampleRecord& record, const scalar_t* __restrict__ input,
         int c) {
     Vector value = zero_vector();
-    for (int j = 0; j < 4; ++j) {
+    for (int j = 0; j < CORNERS; ++j) {
         const unsigned contributes = record.flags & CONTRIBUTES << j;
         const Vector pixel = load_corner(sampling, record, input, j, c, contributes);
         add_scaled(&value, record.corner_weights[j], pixel);
@@ -95,7 +104,7 @@ __device__ inline Vector sample_vector(
     return scaled(record.mask, value);
 }
 
-// Number of records that a block makes from sample `first` on: one a thread, or what is left.
+// Number of records that a block makes from sample `first` on: one a thread, or fewer at the end.
 __device__ inline int record_count(const Sampling& sampling, index_t first) {
     const index_t left = sampling.samples - first;
     return left < blockDim.x ? static_cast<int>(left) : blockDim.x;

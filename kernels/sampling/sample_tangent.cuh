@@ -2,9 +2,10 @@
 
 // Stored in shared memory beside the SampleRecord of the same sample.
 struct alignas(16) SampleTangent {
-    acc_t corner_weights[4];  // tangents of the corner weights, mask included; see also dots_of
-    acc_t y, x, mask;         // tangents of displacement and mask, 0 if absent
-    index_t input_index;      // as in the record, in the tangent of the input; see complete_tangent
+    acc_t corner_weights[CORNERS];  // tangents of the corner weights, mask included; see dots_of
+    acc_t displacement[AXES];       // tangent of the displacement, 0 if absent
+    acc_t mask;                     // tangent of the mask, 0 if absent
+    index_t input_index;  // as in the record, in the tangent of the input; see complete_tangent
 };
 
 // As for a record: the tangents of the corner dots take the place of those of the corner weights.
@@ -20,7 +21,16 @@ __device__ inline acc_t load_tangent(
         return 0;
     }
     const int n = sampling.chunk.first_image + index.image;
-    return to_acc(tangent[strided_index(strides, n, channel, index.row, index.col)]);
+    return to_acc(tangent[strided_index(strides, n, channel, index.at)]);
+}
+
+// Derivative of the multilinear weight of corner j with respect to the coordinate along axis a.
+__device__ inline acc_t weight_slope(const acc_t* frac, int j, int a) {
+    acc_t slope = corner_step(j, a) ? 1 : -1;
+    for (int b = 0; b < AXES; ++b) {
+        slope *= b == a ? static_cast<acc_t>(1) : axis_weight(frac, j, b);
+    }
+    return slope;
 }
 
 __device__ inline SampleTangent load_sample_tangent(
@@ -29,8 +39,10 @@ __device__ inline SampleTangent load_sample_tangent(
     const int channel = index.offset_group * sampling.problem.taps + index.tap;
     SampleTangent t;
     t.input_index = 0;
-    t.y = load_tangent(offset_tangent, tangents.offset, sampling, 2 * channel, index);
-    t.x = load_tangent(offset_tangent, tangents.offset, sampling, 2 * channel + 1, index);
+    for (int a = 0; a < AXES; ++a) {
+        t.displacement[a] =
+                load_tangent(offset_tangent, tangents.offset, sampling, AXES * channel + a, index);
+    }
     t.mask = load_tangent(mask_tangent, tangents.mask, sampling, channel, index);
     const bool at_minus_one = s.flags & AT_MINUS_ONE;
     // At a coordinate of -1 the sample is 0 for any mask. Whether it changes with the offset is a
@@ -38,11 +50,15 @@ __device__ inline SampleTangent load_sample_tangent(
     const acc_t value = at_minus_one ? static_cast<acc_t>(0) : t.mask;
     const acc_t slope =
             at_minus_one && sampling.problem.zero_boundary_grad ? static_cast<acc_t>(0) : s.mask;
-    const acc_t rest_y = 1 - s.frac_y, rest_x = 1 - s.frac_x;
-    t.corner_weights[0] = value * rest_y * rest_x + slope * (-rest_x * t.y - rest_y * t.x);
-    t.corner_weights[1] = value * rest_y * s.frac_x + slope * (-s.frac_x * t.y + rest_y * t.x);
-    t.corner_weights[2] = value * s.frac_y * rest_x + slope * (rest_x * t.y - s.frac_y * t.x);
-    t.corner_weights[3] = value * s.frac_y * s.frac_x + slope * (s.frac_x * t.y + s.frac_y * t.x);
+    for (int j = 0; j < CORNERS; ++j) {
+        acc_t along_mask = value, along_offset = 0;
+        for (int a = 0; a < AXES; ++a) {
+            along_mask *= axis_weight(s.frac, j, a);
+            const acc_t term = weight_slope(s.frac, j, a) * t.displacement[a];
+            along_offset = a ? along_offset + term : term;
+        }
+        t.corner_weights[j] = along_mask + slope * along_offset;
+    }
     return t;
 }
 
@@ -51,15 +67,10 @@ __device__ inline SampleTangent load_sample_tangent(
 __device__ inline void complete_tangent(
         const TangentStrides& tangents, const Sample& s, SampleIndex index, int first_channel,
         SampleTangent* t) {
-    t->input_index = strided_index(tangents.input, index.image, first_channel, s.low_y, s.low_x);
-    for (int j = 0; j < 4; ++j) {
+    t->input_index = strided_index(tangents.input, index.image, first_channel, s.low);
+    for (int j = 0; j < CORNERS; ++j) {
         t->corner_weights[j] = s.flags >> j & 1 ? t->corner_weights[j] : static_cast<acc_t>(0);
     }
     const acc_t nan = static_cast<acc_t>(nanf(""));
     t->corner_weights[0] = s.flags & NAN_COORD ? nan : t->corner_weights[0];
-}
-
-// Distance from the top left corner to corner j in the tangent of the input.
-__device__ inline index_t input_tangent_step(const TangentStrides& tangents, int j) {
-    return (j >> 1) * tangents.input.h + (j & 1) * tangents.input.w;
 }

@@ -71,7 +71,9 @@ def test_broadcast_offsets_and_no_images() -> None:
         (TypeError, "must be an array, got list", ([1.0], 3)),
         (TypeError, "must have a dtype among", (np.zeros((1, 18, 4, 4), int), 3)),
         (ValueError, "multiple of 2*KH*KW = 18", (np.zeros((1, 17, 4, 4)), 3)),
-        (ValueError, "(N, 2*offset_groups*KH*KW, OH, OW)", (np.zeros((18, 4, 4)), 3)),
+        (ValueError, "(N, 2*offset_groups*KH*KW, OH, OW)", (np.zeros((18, 4)), 3)),
+        (ValueError, "multiple of 3*KD*KH*KW = 81", (np.zeros((1, 18, 4, 4, 4)), 3)),
+        (ValueError, "a tuple (width,)", (np.zeros((18, 4, 4)), (3, 3))),
         (ValueError, "kernel_size must be at least 1", (np.zeros((1, 18, 4, 4)), 0)),
         (ValueError, "stride must be at least 1", (np.zeros((1, 18, 4, 4)), 3, 0)),
     ],
@@ -189,3 +191,49 @@ def test_cupy_keeps_the_device() -> None:
     np.testing.assert_array_equal(found.get(), looped_locations(offset))
     stats = cudeform.offset_stats(cupy.asarray(offset), IMAGE, **CASE)
     assert_same(stats, offset)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "out", "stride", "begin", "dilation"),
+    [((3,), (7,), (2,), (1,), (3,)), ((2, 1, 3), (2, 3, 4), (1, 2, 3), (1, 0, 2), (2, 1, 1))],
+    ids=["line", "volume"],
+)
+def test_other_numbers_of_axes(
+    kernel: Any, out: Any, stride: Any, begin: Any, dilation: Any
+) -> None:
+    axes, taps = len(kernel), int(np.prod(kernel))
+    rng = np.random.default_rng(axes)
+    offset = rng.standard_normal((2, 2 * taps * axes, *out))
+    padding = tuple((each, 0) for each in begin)
+    settings = {"kernel_size": kernel, "stride": stride, "padding": padding, "dilation": dilation}
+    found = cudeform.sampling_locations(offset, **settings)
+    assert found.shape == (2, 2, *kernel, axes, *out)
+    wanted = offset.reshape(found.shape).copy()
+    for index in np.ndindex(*found.shape):
+        axis = index[2 + axes]
+        tap, position = index[2 + axis], index[3 + axes + axis]
+        wanted[index] += position * stride[axis] - begin[axis] + tap * dilation[axis]
+    np.testing.assert_allclose(found, wanted, rtol=1e-14, atol=1e-14)
+
+    size = tuple(
+        (n - 1) * s + d * (k - 1) + 1 - b
+        for n, s, d, k, b in zip(out, stride, dilation, kernel, begin, strict=True)
+    )
+    offset[0, 0] = np.nan
+    stats = cudeform.offset_stats(offset, size, **settings)
+    by_axis = np.moveaxis(offset.reshape(found.shape), 2 + axes, 0)
+    finite = np.isfinite(by_axis).all(axis=0)
+    length = np.sqrt((by_axis**2).sum(axis=0))
+    where = np.moveaxis(cudeform.sampling_locations(offset, **settings), 2 + axes, -1)
+    outside = ((where <= -1) | (where >= size)).any(axis=-1) & finite
+    assert stats.mean == pytest.approx(length[finite].mean())
+    assert stats.largest == pytest.approx(length[finite].max())
+    assert stats.outside == pytest.approx(outside.mean())
+    assert stats.non_finite == pytest.approx((~finite).mean())
+    assert len(stats.groups) == 2
+
+
+def test_a_volume_is_not_drawn() -> None:
+    pytest.importorskip("matplotlib")
+    with pytest.raises(ValueError, match=r"OH, OW\) to be drawn, got \(1, 3, 4, 4, 4\)"):
+        cudeform.plot_sampling(None, np.zeros((1, 3, 4, 4, 4)), 1)

@@ -20,7 +20,7 @@ FLOORS = (
     ("interop",),
     ("operators", "inspect"),
     ("__init__",),
-    ("commands",),
+    ("commands", "keras"),
     ("__main__",),
 )
 MOST_FILES = 15

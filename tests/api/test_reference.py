@@ -1,4 +1,4 @@
-"""The engine agrees with the seven loops: output and all gradients, in every dtype."""
+"""The engine agrees with the definition: output and all gradients, in every dtype."""
 
 import pytest
 from cases import CASES, DTYPES, LAYOUTS, Case, named, random_cases

@@ -27,7 +27,7 @@ def test_rectangles_are_the_positions_of_the_box(batch, height, width, data):
     numbers = np.arange(size).reshape(batch, height, width)
     found = np.full(len(box), -1)
     for rectangle in box.rectangles(g):
-        part = numbers[rectangle.image - 2, rectangle.rows, rectangle.cols]
+        part = numbers[(rectangle.image - 2, *rectangle.slices)]
         assert (found[rectangle.part] == -1).all()
         found[rectangle.part] = part.ravel()
     np.testing.assert_array_equal(found, np.arange(box.first, box.last))

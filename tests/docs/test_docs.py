@@ -29,6 +29,8 @@ MODULES = [
 def test_docstrings(module: str) -> None:
     if ".plots" in module:
         pytest.importorskip("matplotlib")
+    if module == "cudeform.keras":
+        pytest.importorskip("keras", exc_type=ImportError)
     outcome = doctest.testmod(importlib.import_module(module))
     assert outcome.attempted
     assert not outcome.failed
@@ -148,6 +150,13 @@ def test_offsets_with_channels_last() -> None:
         place = ((g * K + i) * K + j) * 2 + axis
         theirs[n, oy, ox, place] = OURS[n, g, i, j, axis, oy, ox]
     np.testing.assert_array_equal(conversions().from_nhwc(theirs), FLAT)
+
+
+def test_offsets_with_the_group_after_the_tap() -> None:
+    theirs = np.empty((N, OH, OW, FLAT.shape[1]))
+    for n, g, i, j, axis, oy, ox in np.ndindex(*SIZES):
+        theirs[n, oy, ox, ((i * K + j) * G + g) * 2 + axis] = OURS[n, g, i, j, axis, oy, ox]
+    np.testing.assert_array_equal(conversions().from_groups_last(theirs, G), FLAT)
 
 
 def dcnv3(image, offset, mask, *, scale, stride=1, dilation=1):

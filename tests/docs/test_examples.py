@@ -12,6 +12,7 @@ EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.py"
 NEEDS = {
     "torch": ("torch",),
     "jax": ("jax",),
+    "keras": ("keras", "sklearn"),
     "load": ("torch", "cudeform.interop.torch:ModulatedDeformConv2dPack"),
     "align": ("matplotlib", "scipy"),
 }

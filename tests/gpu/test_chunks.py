@@ -59,15 +59,32 @@ def test_an_odd_batch_makes_few_launches() -> None:
 
 
 @pytest.mark.parametrize("position", [0, 1])
-def test_32_bit_integers_number_samples_and_weights(position: int) -> None:
-    g = geometry(build("any", channels=1, out_channels=1, kernel=(3, 3), batch=1))
-    costs = Costs(position=position)
-    many = replace(g, batch=2, out=(2**14, 2**14))
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_32_bit_integers_number_samples_and_weights(position: int, axes: int) -> None:
+    case = build("any", channels=1, size=(5,) * axes, out_channels=1, batch=1)
+    g, corners, costs = geometry(case), 2**axes, Costs(position=position)
+    out = {1: (2**28,), 2: (2**14, 2**14), 3: (2**8, 2**10, 2**10)}[axes]
+    many = replace(g, batch=2, out=out)
     chunks = cut_into_chunks(many, HostDevice(), Options(workspace_limit=2**50), costs)
-    counts = [chunk.count * chunk.height * many.out_cols * many.taps for chunk in chunks]
-    assert sum(counts) == 2 * 2**28 * 9
-    assert max(counts) * 4 < 2**31
-    assert max(counts) * 2 * 4 > 2**31
-    wide = replace(g, out=(1, 2**29 // 9 + 1))
-    with pytest.raises(ValueError, match=r"OW\*KH\*KW\*offset_groups must be at most 536870911 .*"):
-        cut_into_chunks(wide, HostDevice(), Options(), costs)
+    in_row = out[-1] if axes > 1 else 1
+    counts = [chunk.count * chunk.height * in_row * many.taps for chunk in chunks]
+    assert sum(counts) == 2 * 2**28 * 3**axes
+    assert max(counts) * corners < 2**31
+    assert max(counts) * 2 * corners > 2**31
+
+
+@pytest.mark.parametrize(
+    ("kernel", "out", "message"),
+    [
+        ((2**30,), (1,), r"KW\*offset_groups must be at most 1073741823 .*, got 1073741824"),
+        ((3, 3), (1, 2**29 // 9 + 1), r"OW\*KH\*KW\*offset_groups must be at most 536870911 .*"),
+        ((1, 1, 3), (1, 1, 2**27), r"OW\*KD\*KH\*KW\*offset_groups must be at most 268435455 .*"),
+    ],
+)
+def test_a_row_of_too_many_samples_is_refused(
+    kernel: tuple[int, ...], out: tuple[int, ...], message: str
+) -> None:
+    g = geometry(build("any", channels=1, size=(5,) * len(out), out_channels=1, batch=1))
+    wide = replace(g, kernel=kernel, out=out)
+    with pytest.raises(ValueError, match=message):
+        cut_into_chunks(wide, HostDevice(), Options(), Costs())

@@ -158,5 +158,5 @@ def test_what_a_launch_counts_fits_its_indices(
     _, c, h, w = input
     images = DeviceArray(4096, input, (c * h * w, 1, w * c, c), "float16")
     bits, cells = call.variant.index_bits, input[0] * (h + 1) * (w + 1)
-    assert call.sampling(chunk, images).packed(bits)["samples"][0] == call.samples(chunk)
-    assert ScanCells(cells).packed(bits)["cells"][0] == cells
+    assert call.sampling(chunk, images).packed(bits, 2)["samples"][0] == call.samples(chunk)
+    assert ScanCells(cells).packed(bits, 2)["cells"][0] == cells

@@ -6,48 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Case, build
+from cases import build
 from checks import random_like
-from hostcuda import HostDevice
-from support.gpu_engine import geometry
+from support.gpu_engine import on_host
 
 import cudeform
-from cudeform import engine
-from cudeform import gpu as gpu_engine
-from cudeform.arrays import DeviceArray, DoubleGradients, Operands, Tangents
+from cudeform.arrays import Tangents
 from cudeform.options import Options
-
-
-def on_host(
-    case: Case, tangents: dict[str, Any], options: Options, planned: bool = False, **device: Any
-) -> Any:
-    """Tangent of the output and double gradients by the GPU engine and its kernels.
-
-    Without a plan, each block of workspace lies between guard pages.
-    """
-    gpu = HostDevice(**device)
-    put = {name: gpu.put(array) for name, array in case.operands.items()}
-    along = Tangents(**{name: gpu.put(array) for name, array in tangents.items()})
-    shapes = geometry(case)
-    dtype = case.input.dtype.name
-    tangent = gpu.empty(shapes.output_shape, dtype)
-    if planned:
-        engine.jvp(Operands(**put), shapes, options, along, tangent, gpu)
-    else:
-        gpu_engine.jvp(gpu, Operands(**put), shapes, options, along, tangent)
-    results: dict[str, DeviceArray] = {
-        name: gpu.empty(array.shape, dtype)
-        for name, array in {"grad_output": case.grad_output, **case.operands}.items()
-        if name != "bias"
-    }
-    grad_output = gpu.put(case.grad_output)
-    wanted = DoubleGradients(**results)
-    rest = grad_output, along, wanted
-    if planned:
-        engine.double_backward(Operands(**put), shapes, options, *rest, gpu)
-    else:
-        gpu_engine.double_backward(gpu, Operands(**put), shapes, options, *rest)
-    return gpu.read(tangent), {name: gpu.read(array) for name, array in results.items()}
 
 
 @pytest.mark.promise("differentiable twice")

@@ -2,9 +2,17 @@
 
     python tests/hostcuda/run.py CASES.npz RESULTS.npz
 
-CASES.npz holds arrays named ``<case>/input``, ``<case>/offset``, ``<case>/weight`` and, where
-present, ``<case>/bias``, ``<case>/mask``, ``<case>/grad_output``, all of one dtype, and integers
-``<case>/params = [stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups,
+CASES.npz holds the arguments of a public function for each case, all of one dtype:
+
+* ``<case>/operator``: the name of the function, ``deform_conv1d``, ``deform_conv2d`` or
+  ``deform_conv3d``; by default ``deform_conv2d``;
+* ``<case>/input``, ``<case>/offset``, ``<case>/weight`` and, where present, ``<case>/bias``,
+  ``<case>/mask``: arrays named as its arguments;
+* ``<case>/params``: its settings as integers in the order of its signature, with a number for each
+  axis: strides, paddings, dilations. ``groups`` and ``offset_groups`` may follow, and are checked;
+* ``<case>/grad_output``, if the gradients are wanted.
+
+So in two dimensions ``params = [stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups,
 offset_groups]``. RESULTS.npz gets ``<case>/output`` and, where ``grad_output`` is given,
 ``<case>/grad_input``, ``grad_offset``, ``grad_weight``, ``grad_bias`` and ``grad_mask``, in the
 same dtype. A file cannot name bfloat16: arrays of two raw bytes (``V2``) are read as it.
@@ -30,17 +38,21 @@ if __name__ == "__main__":
 from cudeform import gpu  # noqa: E402
 from cudeform.arrays import Gradients, Operands  # noqa: E402
 from cudeform.checks import GRADIENTS, check_dtypes  # noqa: E402
-from cudeform.geometry import Geometry, geometry_of  # noqa: E402
+from cudeform.geometry import Geometry, ShapeRules, geometry_of  # noqa: E402
 from cudeform.options import Options  # noqa: E402
+from cudeform.settings import AXIS_NAMES  # noqa: E402
 from hostcuda import HostDevice  # noqa: E402
 
 Arrays = dict[str, NDArray[Any]]
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 REQUIRED = ("input", "offset", "weight", "params")
-OPTIONAL = ("bias", "mask", "grad_output")
-PARAMS = ("stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w")
-PARAMS += ("groups", "offset_groups")
+OPTIONAL = ("operator", "bias", "mask", "grad_output")
+DEFAULT_OPERATOR = "deform_conv2d"
+AXES = {"deform_conv1d": 1, DEFAULT_OPERATOR: 2, "deform_conv3d": 3}  # of each operator
+PER_AXIS = ("stride", "pad", "dilation")
+INFERRED = ("groups", "offset_groups")
+NOT_OPERANDS = ("operator", "params")
 
 
 def read_cases(path: str) -> dict[str, Arrays]:
@@ -63,32 +75,38 @@ def geometry(arrays: Arrays) -> Geometry:
     for name in REQUIRED:
         if name not in arrays:
             raise ValueError(f"{name} is missing")
-    params = arrays["params"]
-    if params.shape != (len(PARAMS),) or params.dtype.kind not in "iu":
-        raise ValueError(f"params must be the integers {', '.join(PARAMS)}, got {params!r}")
-    check_dtypes({n: array.dtype.name for n, array in arrays.items() if n != "params"})
-    values = dict(zip(PARAMS, params.tolist(), strict=True))
-    bias, mask = arrays.get("bias"), arrays.get("mask")
-    g = geometry_of(
-        arrays["input"].shape,
-        arrays["offset"].shape,
-        arrays["weight"].shape,
-        None if bias is None else bias.shape,
-        (values["stride_h"], values["stride_w"]),
-        (values["pad_h"], values["pad_w"]),
-        (values["dilation_h"], values["dilation_w"]),
-        None if mask is None else mask.shape,
-    )
-    for name, rule in (
-        ("groups", "C / weight.shape[1]"),
-        ("offset_groups", "offset.shape[1] / (2*KH*KW)"),
-    ):
-        if getattr(g, name) != values[name]:
-            raise ValueError(f"{name} must be {rule} = {getattr(g, name)}, got {values[name]}")
+    operator = arrays["operator"].item() if "operator" in arrays else DEFAULT_OPERATOR
+    if operator not in AXES:
+        raise ValueError(f"operator must be one of {', '.join(AXES)}, got {operator!r}")
+    axes = AXES[operator]
+    stride, pad, dilation, inferred = settings(arrays["params"], axes)
+    operands = {name: arrays[name] for name in GRADIENTS if name in arrays}
+    check_dtypes({n: array.dtype.name for n, array in arrays.items() if n not in NOT_OPERANDS})
+    shapes = {name: array.shape for name, array in operands.items()}
+    g = geometry_of(**shapes, stride=stride, padding=pad, dilation=dilation, axes=axes)
+    coordinates = ShapeRules.of(axes).coordinates
+    rules = ("C / weight.shape[1]", f"offset.shape[1] / ({coordinates})")
+    for name, rule, value in zip(INFERRED, rules, inferred, strict=False):
+        if getattr(g, name) != value:
+            raise ValueError(f"{name} must be {rule} = {getattr(g, name)}, got {value}")
     grad_output = arrays.get("grad_output")
     if grad_output is not None and grad_output.shape != g.output_shape:
         raise ValueError(f"grad_output must have shape {g.output_shape}, got {grad_output.shape}")
     return g
+
+
+def settings(params: NDArray[Any], axes: int) -> list[tuple[int, ...]]:
+    """Stride, padding and dilation by axis; then groups and offset groups, if they are given."""
+    letters = [name[0] for name in AXIS_NAMES[-axes:]]
+    names = [f"{setting}_{letter}" for setting in PER_AXIS for letter in letters]
+    fits = params.shape in ((len(names),), (len(names) + len(INFERRED),))
+    if not fits or params.dtype.kind not in "iu":
+        raise ValueError(
+            f"params must be the integers {', '.join(names)} and, where they are to be checked, "
+            f"{', '.join(INFERRED)}, got {params!r}"
+        )
+    values = tuple(params.tolist())
+    return [values[i * axes : (i + 1) * axes] for i in range(len(PER_AXIS))] + [values[3 * axes :]]
 
 
 def results_of(arrays: Arrays) -> Arrays:

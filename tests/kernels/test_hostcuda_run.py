@@ -30,6 +30,23 @@ GROUPED = build(
 )
 PARAMS = [2, 1, 2, 1, 1, 2, 2, 3]
 PLAIN = build("plain", channels=8, out_channels=5, bias=False, mask=False)
+LINE = build("line", size=(9,), kernel=(3,), stride=(2,), padding=((1, 1),), dilation=(3,))
+VOLUME = build(
+    "volume",
+    size=(3, 5, 4),
+    kernel=(2, 3, 1),
+    stride=(1, 2, 3),
+    padding=((2, 2), (1, 1), (0, 0)),
+    dilation=(3, 1, 2),
+    groups=2,
+    out_channels=2,
+)
+OPERATORS = [
+    ("deform_conv1d", LINE, [2, 1, 3]),
+    ("deform_conv1d", LINE, [2, 1, 3, 1, 1]),
+    ("deform_conv2d", GROUPED, PARAMS[:6]),
+    ("deform_conv3d", VOLUME, [1, 2, 3, 2, 1, 0, 3, 1, 2]),
+]
 
 
 def run(folder: Path, arrays: dict[str, Any]) -> subprocess.CompletedProcess[str]:
@@ -75,6 +92,19 @@ def test_several_cases_in_one_file(tmp_path: Path, dtypes: list[str]) -> None:
         assert set(results.files) == seen
 
 
+@pytest.mark.parametrize(("operator", "case", "params"), OPERATORS)
+def test_an_operator_by_its_public_name(
+    tmp_path: Path, operator: str, case: Case, params: list[int]
+) -> None:
+    case = case.cast("float64")
+    done = run(tmp_path, arrays_of("x", case, params) | {"x/operator": np.array(operator)})
+    assert (done.returncode, done.stderr) == (0, "")
+    with np.load(tmp_path / "results.npz") as results:
+        for name, total in reference(**case.backward_arguments).items():
+            key = "x/output" if name == "output" else f"x/grad_{name}"
+            assert_agrees(results[key], total, name, roundings=2)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -86,7 +116,15 @@ def test_several_cases_in_one_file(tmp_path: Path, dtypes: list[str]) -> None:
             {"x/params": np.array([*PARAMS[:6], 2, 1])},
             "x: offset_groups must be offset.shape[1] / (2*KH*KW) = 3, got 1",
         ),
-        ({"x/params": np.array(PARAMS[:6])}, "x: params must be the integers stride_h, stride_w, "),
+        ({"x/params": np.array(PARAMS[:5])}, "x: params must be the integers stride_h, stride_w, "),
+        (
+            {"x/operator": np.array("conv2d")},
+            "x: operator must be one of deform_conv1d, deform_conv2d, deform_conv3d, got 'conv2d'",
+        ),
+        (
+            {"x/operator": np.array("deform_conv3d")},
+            "x: params must be the integers stride_d, stride_h, stride_w, pad_d, ",
+        ),
         ({"x/params": np.array(PARAMS, float)}, "x: params must be the integers"),
         ({"x/offset": None}, "x: offset is missing"),
         ({"x/other": np.zeros(1)}, "arrays must be named <case>/input and so on, got 'x/other'"),

@@ -30,6 +30,13 @@ BUDGETS = {
     "deform_direct_backward": TWO_BLOCKS,
     "deform_direct_grad_weight": TWO_BLOCKS,
 }
+# With eight corners.
+BUDGETS_3D = {
+    "deform_im2col_jvp": 80,
+    "deform_backward": 80,
+    "deform_double_backward": TWO_BLOCKS,
+    "gather_grad_input": TWO_BLOCKS,  # a thread merges eight ranges
+}
 
 
 def budget(job: Job) -> int:
@@ -39,6 +46,8 @@ def budget(job: Job) -> int:
         return REGISTERS // (tile.threads * tile.blocks)
     if job.name == "deform_double_backward" and job.variant.index_bits == 64:
         return TWO_BLOCKS
+    if job.variant.axes == 3 and job.name in BUDGETS_3D:
+        return BUDGETS_3D[job.name]
     return BUDGETS.get(job.name, FOUR_BLOCKS)
 
 
@@ -53,14 +62,20 @@ def results(request: pytest.FixtureRequest) -> list[Compiled]:
 
 
 def few(jobs: list[Job]) -> list[Job]:
-    """Each kernel once in half precision for a new architecture, and once in single for an old."""
+    """Each kernel once in half precision for a new architecture, and once in single for an old.
+
+    For three axes, once in half precision.
+    """
     widest_first = sorted(jobs, key=lambda job: job.variant.vector, reverse=True)
-    found: dict[tuple[str, str], Job] = {}
+    found: dict[tuple[str, str, int], Job] = {}
     for job in widest_first:
         dtype, arch = job.variant.dtype, job.arch
         old = fused.MIN_CAPABILITY if job.name in nvrtc.FUSED else min(nvrtc.archs())
+        axes = job.variant.axes
+        if axes == 1 or (axes == 3 and arch != 90):
+            continue
         if (dtype == "float16" and arch == 90) or (dtype == "float32" and arch == old):
-            found.setdefault((job.name, dtype), job)
+            found.setdefault((job.name, dtype, axes), job)
     return list(found.values())
 
 
@@ -87,10 +102,14 @@ def test_the_list_of_what_is_typical_has_every_kernel_for_every_architecture() -
     assert {(name, dtype, 90) for name in nvrtc.FUSED for dtype in fused.DTYPES} <= done
 
 
+@pytest.mark.each_value
+@pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize("bits", [32, 64])
 @pytest.mark.parametrize("dtype", SCALARS)
-def test_records_and_tangents_are_as_large_as_the_host_believes(dtype: str, bits: int) -> None:
-    variant = Variant(dtype, bits, 1)
+def test_records_and_tangents_are_as_large_as_the_host_believes(
+    dtype: str, bits: int, axes: int
+) -> None:
+    variant = Variant(dtype, bits, 1, axes=axes)
     claims = {"SampleRecord": record_bytes(variant), "SampleTangent": tangent_bytes(variant)}
     lines = [f'static_assert(sizeof({name}) == {size}, "");' for name, size in claims.items()]
     source = "\n".join([kernel("deform_double_backward", variant).source, *lines])

@@ -19,7 +19,7 @@ from hostcuda.views import DTYPES, contiguous, reach, view
 from numpy.typing import NDArray
 
 from cudeform import engine, gpu
-from cudeform.arrays import DeviceArray, Gradients, Operands
+from cudeform.arrays import DeviceArray, DoubleGradients, Gradients, Operands, Tangents
 from cudeform.checks import GRADIENTS
 from cudeform.geometry import Geometry, geometry_of
 from cudeform.gpu import overrides
@@ -162,6 +162,7 @@ def geometry(case: Case) -> Geometry:
         case.padding,
         case.dilation,
         None if case.mask is None else case.mask.shape,
+        axes=case.axes,
     )
 
 
@@ -210,6 +211,35 @@ def backward(
     else:
         gpu.backward(device, ops, g, options or Options(), grad_output, Gradients(**grads))
     return {name: device.read(array) for name, array in grads.items()}
+
+
+def on_host(
+    case: Case, tangents: dict[str, Any], options: Options, planned: bool = False, **device: Any
+) -> Any:
+    """The tangent of the output and the double gradients of a case, on a device on the CPU."""
+    host = HostDevice(**device)
+    put = {name: host.put(array) for name, array in case.operands.items()}
+    along = Tangents(**{name: host.put(array) for name, array in tangents.items()})
+    shapes = geometry(case)
+    dtype = case.input.dtype.name
+    tangent = host.empty(shapes.output_shape, dtype)
+    if planned:
+        engine.jvp(Operands(**put), shapes, options, along, tangent, host)
+    else:
+        gpu.jvp(host, Operands(**put), shapes, options, along, tangent)
+    results: dict[str, DeviceArray] = {
+        name: host.empty(array.shape, dtype)
+        for name, array in {"grad_output": case.grad_output, **case.operands}.items()
+        if name != "bias"
+    }
+    grad_output = host.put(case.grad_output)
+    wanted = DoubleGradients(**results)
+    rest = grad_output, along, wanted
+    if planned:
+        engine.double_backward(Operands(**put), shapes, options, *rest, host)
+    else:
+        gpu.double_backward(host, Operands(**put), shapes, options, *rest)
+    return host.read(tangent), {name: host.read(array) for name, array in results.items()}
 
 
 def everything(

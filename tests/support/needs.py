@@ -7,7 +7,18 @@ import shutil
 from importlib.util import find_spec
 
 # Libraries whose arrays have tests of their own.
-ADAPTED = ("ml_dtypes", "cupy", "torch", "torchvision", "jax", "flax", "mlx", "array_api_strict")
+ADAPTED = (
+    "ml_dtypes",
+    "cupy",
+    "torch",
+    "torchvision",
+    "jax",
+    "flax",
+    "mlx",
+    "tensorflow",
+    "keras",
+    "array_api_strict",
+)
 
 # Kernels are compiled with it for the CPU; None if there is none.
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))

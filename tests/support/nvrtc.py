@@ -36,6 +36,8 @@ from cudeform.gpu.device_api.kernel_source import (
     read,
     widest,
 )
+from cudeform.gpu.device_api.params import PARAMS
+from cudeform.gpu.device_api.structs import StructType, depends_on_axes
 from cudeform.gpu.variants import atomic_width
 from cudeform.options import available_threads
 
@@ -65,6 +67,7 @@ class Job:
         """What is compiled in, in words: the key of the record."""
         v = self.variant
         words = [v.dtype, f"{v.index_bits} bits", f"{v.vector} at a time"]
+        words += [f"{v.axes} {'axis' if v.axes == 1 else 'axes'}"] if v.axes != 2 else []
         words += [f"groups {v.group_in} to {v.group_out}"] if v.group_in else []
         words += [f"{v.atomic_width} added at a time"] if v.atomic_width > 1 else []
         if v.tile:
@@ -76,12 +79,14 @@ class Job:
 
     @property
     def typical(self) -> bool:
-        """Whether to compile it by default: every variant is, for one architecture.
+        """Whether to compile it by default: for one architecture, every variant of two axes is.
 
         On other architectures, small tiles, 64-bit indices, small groups, and atomic additions of
         single numbers where vectors can be added, are left out: they differ little from the rest.
         """
         v = self.variant
+        if v.axes != 2:
+            return self._typical_of_other_axes
         if self.arch == 90:
             return True
         if v.tile:  # the largest take the most registers
@@ -91,6 +96,17 @@ class Job:
         ):
             return False
         return v.index_bits == 32 or (self.arch in (70, 75) and not v.group_in)
+
+    @property
+    def _typical_of_other_axes(self) -> bool:
+        """Three axes take the most registers; with one axis, kernels are smaller than with two."""
+        v = self.variant
+        is_narrow, in_groups = v.index_bits == 32, v.group_in * v.group_out > 1
+        if self.arch == 90 and v.axes == 3:
+            return not in_groups or (is_narrow and v.group_out == MAX_PRODUCT)
+        among = (90,) if v.axes == 1 else (75, 100)
+        single = _mentions(self.name, "VECTOR") and v.vector == 1
+        return self.arch in among and is_narrow and not in_groups and not single
 
 
 @dataclass(frozen=True)
@@ -212,9 +228,17 @@ def judged(job: Job, succeeded: bool, log: str) -> Compiled:
 
 
 def jobs(among: Sequence[int]) -> Iterator[Job]:
-    """Every kernel in every variant that the engine may use."""
+    """Every kernel in every variant that the engine may use; first those of two axes."""
+    for axes in (2, 1, 3):
+        yield from _jobs_of_axes(axes, among)
+
+
+def _jobs_of_axes(axes: int, among: Sequence[int]) -> Iterator[Job]:
     for name, (dtype, scalar) in product(FILES, SCALARS.items()):
         del scalar
+        struct: StructType = PARAMS[name]
+        if axes != 2 and (name in FUSED or not depends_on_axes(struct)):
+            continue
         if dtype != "float32" and not _mentions(name, "scalar_t", "acc_t"):
             continue
         if name in FUSED:
@@ -227,7 +251,7 @@ def jobs(among: Sequence[int]) -> Iterator[Job]:
         ):
             if group_in and vector > 1 and vector % group_in:
                 continue  # the engine never uses it
-            variant = Variant(dtype, bits, vector, group_in, group_out)
+            variant = Variant(dtype, bits, vector, group_in, group_out, axes=axes)
             for arch in among:
                 for width in sorted({1, _most_atomic_width(name, variant, arch)}):
                     yield Job(name, replace(variant, atomic_width=width), arch)

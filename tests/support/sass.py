@@ -2,7 +2,7 @@
 
 ``python tests/support/sass.py`` compiles the kernels by NVRTC, disassembles them by nvdisasm and
 prints the counts; with ``--write`` it records them in benchmarks/instructions.json, with which
-test_instructions.py compares. To count another kernel, add it to ``VARIANTS``.
+test_instructions.py compares. To count another kernel, add it to ``KERNELS``.
 
 Counts are of all instructions in a loop, those on rarely taken branches included:
 
@@ -48,30 +48,36 @@ ARCH = 90
 DTYPES = ("float16", "bfloat16", "float32")
 
 
-def _variant(dtype: str, group: int = 0) -> Variant:
-    """The most common variant: whole vectors, 32-bit indices, ``group`` channels in a group."""
-    wide = widest(dtype)
-    return Variant(dtype, 32, wide, group, group, atomic_width=atomic_width(dtype, wide, ARCH))
-
-
-def _fused(dtype: str) -> Variant:
-    """The variant for 128 output channels; float32 in TF32."""
-    [tile] = tile_shapes(128, STAGE_VECS * widest(dtype), 1)
-    return Variant(dtype, 32, widest(dtype), tile=tile)
-
-
-# The variant of each kernel, by dtype.
-VARIANTS = {
-    "deform_im2col": _variant,
-    "deform_backward": _variant,
-    "gather_grad_input": _variant,
-    "deform_im2col_jvp": _variant,
-    "deform_double_backward": _variant,
-    "deform_direct": lambda dtype: _variant(dtype, 1),
-    "deform_direct_backward": lambda dtype: _variant(dtype, 1),
-    "deform_direct_grad_weight": lambda dtype: _variant(dtype, 1),
-    "deform_fused": _fused,
+# Kernels with any number of axes, and the channels of a group that are compiled in.
+KERNELS = {
+    "deform_im2col": 0,
+    "deform_backward": 0,
+    "gather_grad_input": 0,
+    "deform_im2col_jvp": 0,
+    "deform_double_backward": 0,
+    "deform_direct": 1,
+    "deform_direct_backward": 1,
+    "deform_direct_grad_weight": 1,
 }
+FUSED = "deform_fused"
+SUFFIXES = {2: "", 1: ", 1 axis", 3: ", 3 axes"}
+
+# What is counted, by its name in the record: a kernel and its number of axes.
+COUNTED = {
+    f"{name}{SUFFIXES[axes]}": (name, axes)
+    for axes in SUFFIXES
+    for name in (KERNELS if axes != 2 else [*KERNELS, FUSED])
+}
+
+
+def _variant(name: str, axes: int, dtype: str) -> Variant:
+    """The most common variant: whole vectors, 32-bit indices."""
+    wide = widest(dtype)
+    if name == FUSED:  # for 128 output channels; float32 in TF32
+        [tile] = tile_shapes(128, STAGE_VECS * wide, 1)
+        return Variant(dtype, 32, wide, tile=tile)
+    group, width = KERNELS[name], atomic_width(dtype, wide, ARCH)
+    return Variant(dtype, 32, wide, group, group, atomic_width=width, axes=axes)
 
 
 @dataclass(frozen=True)
@@ -167,15 +173,16 @@ def staged(stage: Loop, among: list[Loop]) -> Counts:
     return Counts(len(stage) - sum(inside), max(inside, default=0))
 
 
-def count(name: str, dtype: str) -> Counts:
-    """The counts of a kernel for a dtype."""
-    source = kernel(name, VARIANTS[name](dtype)).source
+def count(what: str, dtype: str) -> Counts:
+    """The counts of a key of ``COUNTED`` for a dtype."""
+    name, axes = COUNTED[what]
+    source = kernel(name, _variant(name, axes, dtype)).source
     return counted(disassembled(nvrtc.machine_code(source, ARCH)))
 
 
 def count_all() -> dict[str, dict[str, Counts]]:
     """By kernel and dtype."""
-    names, dtypes = zip(*[(name, dtype) for name in VARIANTS for dtype in DTYPES], strict=True)
+    names, dtypes = zip(*[(name, dtype) for name in COUNTED for dtype in DTYPES], strict=True)
     with ProcessPoolExecutor(available_threads(), mp_context=get_context("spawn")) as pool:
         results = list(pool.map(count, names, dtypes))
     table: dict[str, dict[str, Counts]] = {}
@@ -217,7 +224,7 @@ def main() -> int:
         RECORD.write_text(text + "\n", encoding="utf-8")
     for name, row in table.items():
         for dtype, counts in row.items():
-            print(f"{name:24} {dtype:9} vector {counts.vector:4}  record {counts.record:4}")
+            print(f"{name:33} {dtype:9} vector {counts.vector:4}  record {counts.record:4}")
     return 0
 
 

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
+from math import gcd, prod
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from cudeform.cpu.loops.jit import inlined
+from cudeform.cpu.loops.unrolled import per_axis
 from cudeform.cpu.loops.vectors import pointer_to
 from cudeform.geometry import Geometry
+from cudeform.settings import PerAxis
 
 
 class Sizes(NamedTuple):
-    """What the loops need of a geometry."""
+    """What the loops need of a geometry; tuples have a number an axis."""
 
-    in_h: int
-    in_w: int
+    size: PerAxis  # of an image
+    steps: PerAxis  # elements of an image from a pixel to the next along an axis
     channels: int
-    out_w: int
+    out: PerAxis
     out_pixels: int
-    kernel_h: int
-    kernel_w: int
-    stride_h: int
-    stride_w: int
-    pad_top: int
-    pad_left: int
-    dilation_h: int
-    dilation_w: int
+    kernel: PerAxis
+    taps: int
+    stride: PerAxis
+    pad_begin: PerAxis
+    dilation: PerAxis
     offset_groups: int
     group_channels: int  # channels of a group of the columns
     run: int  # channels that share an offset group and a group of the columns
@@ -35,26 +33,20 @@ class Sizes(NamedTuple):
     def of(cls, g: Geometry, columns_groups: int) -> Sizes:
         """Those of ``g``, with columns in so many groups."""
         group_channels = g.channels // columns_groups
-        (in_h, in_w), (kernel_h, kernel_w) = g.size, g.kernel
-        (stride_h, stride_w), (dilation_h, dilation_w) = g.stride, g.dilation
-        pad_top, pad_left = g.pad_begin
         return cls(
-            in_h=in_h,
-            in_w=in_w,
+            size=g.size,
+            steps=tuple(prod(g.size[axis + 1 :]) * g.channels for axis in range(g.axes)),
             channels=g.channels,
-            out_w=g.out_cols,
+            out=g.out,
             out_pixels=g.out_pixels,
-            kernel_h=kernel_h,
-            kernel_w=kernel_w,
-            stride_h=stride_h,
-            stride_w=stride_w,
-            pad_top=pad_top,
-            pad_left=pad_left,
-            dilation_h=dilation_h,
-            dilation_w=dilation_w,
+            kernel=g.kernel,
+            taps=g.taps,
+            stride=g.stride,
+            pad_begin=g.pad_begin,
+            dilation=g.dilation,
             offset_groups=g.offset_groups,
             group_channels=group_channels,
-            run=max(1, int(np.gcd(group_channels, g.channels // g.offset_groups))),
+            run=max(1, gcd(group_channels, g.channels // g.offset_groups)),
         )
 
 
@@ -74,7 +66,7 @@ class Samples(NamedTuple):
     """What says where and how strongly the taps sample; arrays are flat and read.
 
     Attributes:
-        offset: two planes a tap and offset group, dy and dx.
+        offset: a plane an axis for each tap and offset group, in two dimensions dy and dx.
         offset_planes: where they lie.
         mask: one plane a tap and offset group; empty where there is none.
         mask_planes: where they lie.
@@ -116,12 +108,18 @@ def element(planes: Any, n: Any, channel: Any, pixel: Any) -> Any:
 
 
 @inlined
+def offset_element(axis: Any, axes: Any, planes: Any, n: Any, plane: Any, pixel: Any) -> Any:
+    """Element of the offset along an axis; ``plane`` is that of the mask."""
+    return element(planes, n, len(axes) * plane + axis, pixel)
+
+
+@inlined
 def planes_at(sizes: Any, samples: Any, n: Any, position: Any, tap: Any, og: Any) -> Any:
-    """Elements of offset in y and x and of the mask, for a position, a tap and an offset group."""
-    plane = og * sizes.kernel_h * sizes.kernel_w + tap
-    at = position - n * sizes.out_pixels
+    """Elements of the offset by axis and of the mask, for a position, a tap and an offset group."""
+    plane = og * sizes.taps + tap
+    pixel = position - n * sizes.out_pixels
+    offset = samples.offset_planes, n, plane, pixel
     return (
-        element(samples.offset_planes, n, 2 * plane, at),
-        element(samples.offset_planes, n, 2 * plane + 1, at),
-        element(samples.mask_planes, n, plane, at),
+        per_axis(sizes.size, offset_element, (sizes.size, *offset)),
+        element(samples.mask_planes, n, plane, pixel),
     )

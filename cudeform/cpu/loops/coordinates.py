@@ -13,6 +13,15 @@ import numpy as np
 
 from cudeform.cpu.loops.arguments import planes_at
 from cudeform.cpu.loops.jit import inlined
+from cudeform.cpu.loops.unrolled import (
+    all_corners,
+    corner_bit,
+    item,
+    next_index,
+    over_axes,
+    per_axis,
+    unravel,
+)
 from cudeform.cpu.loops.vectors import (
     VECTOR,
     load_vector,
@@ -26,24 +35,26 @@ int32, int64 = np.int32, np.int64
 # Positions that a loop works out at once.
 BLOCK = 64
 
-# Flags of a sample: the corners in bounds, in the order top left, top right, bottom left, bottom
-# right, and what is special about its coordinate.
-TOP, BOTTOM, LEFT, RIGHT = 1 | 2, 4 | 8, 1 | 4, 2 | 8
-ALL_CORNERS = TOP | BOTTOM
-AT_MINUS_ONE = 16  # a coordinate is exactly -1: the sample is 0 although corners are in bounds
-NAN_COORD = 32
+# Flags of a sample: a bit for each corner in bounds, at most eight, and what is special about its
+# coordinate.
+AT_MINUS_ONE = 1 << 8  # it is exactly -1 along an axis: the sample is 0, whatever its corners are
+NAN_COORD = 1 << 9
+
+# The corners whose number has a bit, by its value: 1, 2 or 4.
+HIGH_CORNERS = (0, 0b10101010, 0b11001100, 0, 0b11110000)
 
 
 class Block(NamedTuple):
     """The samples of a block of positions at one tap of one offset group.
 
-    Each array has rows of BLOCK elements, a position each, one row after the other.
+    Each array has rows of BLOCK elements, a position each, one row after the other. There are rows
+    for three axes; those that do not exist are not used.
 
     Attributes:
-        numbers: rows DY, DX, FRAC_Y, FRAC_X, MASK. The fractions are 0 where no corner is in
-            bounds; the mask is 1 without a mask, and NaN where a coordinate is NaN.
-        integers: rows BASE_Y, BASE_X: coordinates of the kernel's first tap, displacements left
-            out; FLAGS.
+        numbers: rows MASK; DISPLACEMENT and FRAC, one an axis each. The fractions are 0 where no
+            corner is in bounds; the mask is 1 without a mask, and NaN where a coordinate is NaN.
+        integers: rows FLAGS; BASE, one an axis: coordinates of the kernel's first tap,
+            displacements left out.
         pixels: elements of the images at the low corners, for the first channel of the offset
             group.
     """
@@ -53,8 +64,8 @@ class Block(NamedTuple):
     pixels: Any
 
 
-DY, DX, FRAC_Y, FRAC_X, MASK, NUMBERS = (row * BLOCK for row in range(6))
-BASE_Y, BASE_X, FLAGS, INTEGERS = (row * BLOCK for row in range(4))
+MASK, DISPLACEMENT, FRAC, NUMBERS = (row * BLOCK for row in (0, 1, 4, 7))
+FLAGS, BASE, INTEGERS = (row * BLOCK for row in (0, 1, 4))
 
 
 @inlined
@@ -67,6 +78,13 @@ def new_block(like: Any) -> Any:
 
 
 @inlined
+def store_base(axis: Any, sizes: Any, integers: Any, k: Any, index: Any) -> None:
+    """Write the base of a position along an axis."""
+    base = item(index, axis) * item(sizes.stride, axis) - item(sizes.pad_begin, axis)
+    integers[BASE + axis * BLOCK + k] = int32(base)
+
+
+@inlined
 def block_at(sizes: Any, block: Any, position: Any, last: Any) -> Any:
     """Begin a block at a position that is counted through the images.
 
@@ -76,15 +94,10 @@ def block_at(sizes: Any, block: Any, position: Any, last: Any) -> Any:
     n = position // sizes.out_pixels
     pixel = position - n * sizes.out_pixels
     count = min(BLOCK, last - position, sizes.out_pixels - pixel)
-    oy = pixel // sizes.out_w
-    ox = pixel - oy * sizes.out_w
+    index = unravel(pixel, sizes.out)
     for k in range(count):
-        block.integers[BASE_Y + k] = int32(oy * sizes.stride_h - sizes.pad_top)
-        block.integers[BASE_X + k] = int32(ox * sizes.stride_w - sizes.pad_left)
-        ox += 1
-        if ox == sizes.out_w:
-            ox = 0
-            oy += 1
+        per_axis(sizes.out, store_base, (sizes, block.integers, k, index))
+        index = next_index(index, sizes.out)
     return n, count
 
 
@@ -94,6 +107,12 @@ def load_row(array: Any, first: Any, count: Any, numbers: Any, row: Any) -> None
     for k in range(0, BLOCK, VECTOR):
         here = min(VECTOR, count - k)
         store_vector(numbers, row + k, VECTOR, load_vector(array, first + k, here))
+
+
+@inlined
+def load_displacements(axis: Any, offset: Any, first: Any, count: Any, numbers: Any) -> None:
+    """Copy the displacements of a block along an axis."""
+    load_row(offset, item(first, axis), count, numbers, DISPLACEMENT + axis * BLOCK)
 
 
 @inlined
@@ -119,6 +138,40 @@ def split(displacement: Any, base: Any, size: Any, least: Any, most: Any) -> Any
 
 
 @inlined
+def locate_axis(
+    axis: Any, sample: Any, block: Any, k: Any, sizes: Any, steps: Any, least: Any, most: Any
+) -> Any:
+    """Work out a sample along one more axis.
+
+    ``sample`` has its corners in bounds, whether there are any, whether a coordinate is -1, whether
+    one is NaN, and the element of the low corner.
+    """
+    corners, near, edge, lost, pixel = sample
+    row, size = axis * BLOCK + k, int32(item(sizes.size, axis))
+    displacement = block.numbers[DISPLACEMENT + row]
+    base = int32(block.integers[BASE + row] + item(steps, axis))
+    low, frac, near_axis = split(displacement, base, size, least, most)
+    block.numbers[FRAC + row] = frac
+    high = int32(item(HIGH_CORNERS, corner_bit(sizes.size, axis)))
+    in_bounds = (int32(~high) if low >= 0 else int32(0)) | (
+        high if low < int32(size - 1) else int32(0)
+    )
+    return (
+        int32(corners & in_bounds),
+        near & near_axis,
+        edge | ((low == int32(-1)) & (frac == 0)),
+        lost | (displacement != displacement),
+        pixel + int64(low) * item(sizes.steps, axis),
+    )
+
+
+@inlined
+def tap_step(axis: Any, tap: Any, dilation: Any) -> Any:
+    """From the first tap to another along an axis."""
+    return int32(item(tap, axis) * item(dilation, axis))
+
+
+@inlined
 def locate(
     sizes: Any, block: Any, n: Any, position: Any, count: Any, tap: Any, og: Any, samples: Any
 ) -> None:
@@ -136,37 +189,36 @@ def locate(
     """
     numbers, integers, pixels = block
     one, nan = number(numbers, 1), number(numbers, np.nan)
-    to_y, to_x, to_mask = planes_at(sizes, samples, n, position, tap, og)
-    load_row(samples.offset, to_y, count, numbers, DY)
-    load_row(samples.offset, to_x, count, numbers, DX)
+    to_offset, to_mask = planes_at(sizes, samples, n, position, tap, og)
+    per_axis(sizes.size, load_displacements, (samples.offset, to_offset, count, numbers))
     if samples.mask_planes.channel:
         load_row(samples.mask, to_mask, count, numbers, MASK)
     else:
         for k in range(BLOCK):
             numbers[MASK + k] = one
-    i = tap // sizes.kernel_w
-    step_y = int32(i * sizes.dilation_h)
-    step_x = int32((tap - i * sizes.kernel_w) * sizes.dilation_w)
-    in_h, in_w = int32(sizes.in_h), int32(sizes.in_w)
+    steps = per_axis(sizes.size, tap_step, (unravel(tap, sizes.kernel), sizes.dilation))
     most, least = np.nextafter(number(numbers, 2**31), one), number(numbers, -(2**31))
-    channel = og * (sizes.channels // sizes.offset_groups)
-    first = n * sizes.in_h * sizes.in_w * sizes.channels + channel
+    first = n * item(sizes.size, 0) * item(sizes.steps, 0)
+    first += og * (sizes.channels // sizes.offset_groups)
+    nothing_yet = int32(all_corners(sizes.size)), True, False, False, first
     for k in range(BLOCK):
-        dy, dx = numbers[DY + k], numbers[DX + k]
-        y, fy, near_y = split(dy, int32(integers[BASE_Y + k] + step_y), in_h, least, most)
-        x, fx, near_x = split(dx, int32(integers[BASE_X + k] + step_x), in_w, least, most)
-        rows = (int32(TOP) if y >= 0 else int32(0)) | (
-            int32(BOTTOM) if y < int32(in_h - 1) else int32(0)
+        corners, near, edge, lost, pixel = over_axes(
+            sizes.size, locate_axis, nothing_yet, (block, k, sizes, steps, least, most)
         )
-        cols = (int32(LEFT) if x >= 0 else int32(0)) | (
-            int32(RIGHT) if x < int32(in_w - 1) else int32(0)
-        )
-        edge = ((y == int32(-1)) & (fy == 0)) | ((x == int32(-1)) & (fx == 0))
-        flags = (rows & cols) | (int32(AT_MINUS_ONE) if edge else int32(0))
-        lost = (dy != dy) | (dx != dx)
+        flags = corners | (int32(AT_MINUS_ONE) if edge else int32(0))
         outside = int32(NAN_COORD) if lost else int32(0)
-        integers[FLAGS + k] = flags if near_y & near_x else outside
-        numbers[FRAC_Y + k] = fy
-        numbers[FRAC_X + k] = fx
+        integers[FLAGS + k] = flags if near else outside
         numbers[MASK + k] = nan if lost else numbers[MASK + k]
-        pixels[k] = first + (int64(y) * sizes.in_w + int64(x)) * sizes.channels
+        pixels[k] = pixel
+
+
+@inlined
+def frac_along(axis: Any, block: Any, k: Any) -> Any:
+    """The fraction of a sample of a block along an axis."""
+    return block.numbers[FRAC + axis * BLOCK + k]
+
+
+@inlined
+def fractions(sizes: Any, block: Any, k: Any) -> Any:
+    """The fractions of a sample of a block."""
+    return per_axis(sizes.size, frac_along, (block, k))

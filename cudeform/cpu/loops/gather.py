@@ -8,24 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 from cudeform.cpu.loops.arguments import pointers
-from cudeform.cpu.loops.coordinates import (
-    ALL_CORNERS,
-    FLAGS,
-    FRAC_X,
-    FRAC_Y,
-    MASK,
-    block_at,
-    locate,
-    new_block,
-)
+from cudeform.cpu.loops.coordinates import FLAGS, MASK, block_at, fractions, locate, new_block
+from cudeform.cpu.loops.corners import corner_weights
 from cudeform.cpu.loops.jit import inlined, loop
-from cudeform.cpu.loops.sampling import (
-    cell_step,
-    corner_weights,
-    counting_corners,
-    first_cell,
-    weighted_corners,
-)
+from cudeform.cpu.loops.sampling import cell_step, counting_corners, first_cell, weighted_corners
+from cudeform.cpu.loops.unrolled import all_corners
 from cudeform.cpu.loops.vectors import (
     VECTOR,
     add_product,
@@ -54,10 +41,10 @@ def gather_run(
     The mask multiplies the sample and not its corners: infinity times a weight of 0 is NaN.
     """
     zero = filled(number(image, 0))
-    done, whole = 0, sizes.run - sizes.run % VECTOR
-    if corners == ALL_CORNERS:
+    done, whole, every = 0, sizes.run - sizes.run % VECTOR, all_corners(sizes.size)
+    if corners == every:
         for c in range(0, whole, VECTOR):
-            value = weighted_corners(sizes, image, pixel + c, ALL_CORNERS, weights, VECTOR, zero)
+            value = weighted_corners(sizes, image, pixel + c, every, weights, VECTOR, zero)
             store_vector(columns, cell + c, VECTOR, scaled(mask, value))
         done = whole
     for c in range(done, sizes.run, VECTOR):
@@ -77,7 +64,7 @@ def gather_columns(
     position = first
     while position < last:
         n, count = block_at(sizes, block, position, last)
-        for tap in range(sizes.kernel_h * sizes.kernel_w):
+        for tap in range(sizes.taps):
             for og in range(sizes.offset_groups):
                 locate(sizes, block, n, position, count, tap, og, samples)
                 for c in range(0, offset_channels, sizes.run):
@@ -87,8 +74,8 @@ def gather_columns(
                             sizes,
                             image,
                             block.pixels[k] + c,
-                            counting_corners(block.integers[FLAGS + k]),
-                            corner_weights(block.numbers[FRAC_Y + k], block.numbers[FRAC_X + k]),
+                            counting_corners(sizes, block.integers[FLAGS + k]),
+                            corner_weights(fractions(sizes, block, k)),
                             block.numbers[MASK + k],
                             columns,
                             cell + k * cell_step(sizes),
@@ -121,10 +108,10 @@ def add_run(
 ) -> None:
     """The same for a run of channels."""
     zero = filled(number(image, 0))
-    done, whole = 0, sizes.run - sizes.run % VECTOR
-    if corners == ALL_CORNERS:
+    done, whole, every = 0, sizes.run - sizes.run % VECTOR, all_corners(sizes.size)
+    if corners == every:
         for c in range(0, whole, VECTOR):
-            value = weighted_corners(sizes, image, pixel + c, ALL_CORNERS, weights, VECTOR, zero)
+            value = weighted_corners(sizes, image, pixel + c, every, weights, VECTOR, zero)
             add_vector(weight, channel + c, mask, value, sums, to + c, VECTOR)
         done = whole
     for c in range(done, sizes.run, VECTOR):
@@ -151,7 +138,7 @@ def add_samples(
     position = first
     while position < last:
         n, count = block_at(sizes, block, position, last)
-        for tap in range(sizes.kernel_h * sizes.kernel_w):
+        for tap in range(sizes.taps):
             for og in range(sizes.offset_groups):
                 locate(sizes, block, n, position, count, tap, og, samples)
                 channel = og * (channels // sizes.offset_groups)
@@ -160,8 +147,8 @@ def add_samples(
                         sizes,
                         image,
                         block.pixels[k],
-                        counting_corners(block.integers[FLAGS + k]),
-                        corner_weights(block.numbers[FRAC_Y + k], block.numbers[FRAC_X + k]),
+                        counting_corners(sizes, block.integers[FLAGS + k]),
+                        corner_weights(fractions(sizes, block, k)),
                         block.numbers[MASK + k],
                         weight,
                         tap * channels + channel,

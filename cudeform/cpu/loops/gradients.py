@@ -1,7 +1,7 @@
 """The loop over samples of the backward: gradients of offset and mask, and the columns once more.
 
-The gradients of offset and mask need no more than four numbers a sample, the *corner dots*: dot
-products over channels of ``grad_columns`` and each corner. Names as in
+The gradients of offset and mask need no more than a number for each corner of a sample, the *corner
+dots*: dot products over channels of ``grad_columns`` and each corner. Names as in
 ``kernels/sampling/offset_mask_grads.cuh``.
 """
 
@@ -13,24 +13,27 @@ import numpy as np
 
 from cudeform.cpu.loops.arguments import planes_at, pointers
 from cudeform.cpu.loops.coordinates import (
-    ALL_CORNERS,
     AT_MINUS_ONE,
     BLOCK,
     FLAGS,
-    FRAC_X,
-    FRAC_Y,
     MASK,
     NAN_COORD,
     block_at,
+    fractions,
     locate,
     new_block,
 )
+from cudeform.cpu.loops.corners import corner_weights, slopes, weighted_dots
 from cudeform.cpu.loops.jit import inlined, loop
-from cudeform.cpu.loops.sampling import (
-    cell_step,
-    corner_weights,
-    first_cell,
-    run_step,
+from cudeform.cpu.loops.sampling import cell_step, corner_step, first_cell, run_step
+from cudeform.cpu.loops.unrolled import (
+    all_corners,
+    item,
+    over_corners,
+    per_axis,
+    per_corner,
+    same_for,
+    with_item,
 )
 from cudeform.cpu.loops.vectors import (
     VECTOR,
@@ -51,11 +54,23 @@ int32 = np.int32
 
 @inlined
 def add_corner(
-    image: Any, pixel: Any, weight: Any, grad: Any, dot: Any, value: Any, count: Any
+    corner: Any,
+    sums: Any,
+    sizes: Any,
+    image: Any,
+    pixel: Any,
+    corners: Any,
+    weights: Any,
+    grad: Any,
+    count: Any,
 ) -> Any:
-    """Add a corner to its dot and to the value of the sample, lane by lane."""
-    corner = load_vector(image, pixel, count)
-    return add_product(dot, grad, corner), add_scaled(value, weight, corner)
+    """Add a corner in bounds to its dot and to the value of the sample, lane by lane."""
+    dots, value = sums
+    if corners & (1 << corner):
+        pixels = load_vector(image, pixel + corner_step(corner, sizes), count)
+        dots = with_item(dots, corner, add_product(item(dots, corner), grad, pixels))
+        value = add_scaled(value, item(weights, corner), pixels)
+    return dots, value
 
 
 @inlined
@@ -67,18 +82,9 @@ def add_corners(
     Returns:
         The dots, and the value of the sample at these channels, mask left out.
     """
-    col, row = sizes.channels, sizes.in_w * sizes.channels
-    a, b, c, d = dots
-    value = filled(number(image, 0))
-    if corners & 1:
-        a, value = add_corner(image, pixel, weights[0], grad, a, value, count)
-    if corners & 2:
-        b, value = add_corner(image, pixel + col, weights[1], grad, b, value, count)
-    if corners & 4:
-        c, value = add_corner(image, pixel + row, weights[2], grad, c, value, count)
-    if corners & 8:
-        d, value = add_corner(image, pixel + row + col, weights[3], grad, d, value, count)
-    return (a, b, c, d), value
+    sums = dots, filled(number(image, 0))
+    arguments = sizes, image, pixel, corners, weights, grad, count
+    return over_corners(sizes.size, add_corner, sums, arguments)
 
 
 @inlined
@@ -97,14 +103,12 @@ def add_run(
     has_columns: Any,
 ) -> Any:
     """Add a run of channels to the corner dots, lane by lane, and write it into the columns."""
-    corners, rest = flags & ALL_CORNERS, sizes.run % VECTOR
-    whole = sizes.run - rest
-    if corners == ALL_CORNERS:
+    every = all_corners(sizes.size)
+    corners, whole = flags & every, sizes.run - sizes.run % VECTOR
+    if corners == every:
         for c in range(0, whole, VECTOR):
             grad = load_vector(grad_columns, grad_cell + c, VECTOR)
-            dots, value = add_corners(
-                sizes, image, pixel + c, ALL_CORNERS, weights, grad, dots, VECTOR
-            )
+            dots, value = add_corners(sizes, image, pixel + c, every, weights, grad, dots, VECTOR)
             if has_columns:
                 store_vector(columns, cell + c, VECTOR, scaled(mask, value))
         first = whole
@@ -121,41 +125,41 @@ def add_run(
     return dots
 
 
-@inlined
-def slopes(fy: Any, fx: Any, dots: Any) -> Any:
-    """Derivatives in y and x between four values at the corners."""
-    one = type(fy)(1)
-    slope_y = fx * (dots[3] - dots[1]) + (one - fx) * (dots[2] - dots[0])
-    slope_x = fy * (dots[3] - dots[2]) + (one - fy) * (dots[1] - dots[0])
-    return slope_y, slope_x
+# Rows of BLOCK elements, for three axes and for eight corners: the dots of a sample are neighbours.
+GRAD_MASK, GRAD_OFFSET, DOTS, GRADIENTS = (row * BLOCK for row in (0, 1, 4, 12))
 
 
 @inlined
-def weighted_dots(weights: Any, dots: Any) -> Any:
-    """The value between four values at the corners."""
-    top = weights[0] * dots[0] + weights[1] * dots[1]
-    return top + (weights[2] * dots[2] + weights[3] * dots[3])
-
-
-DOTS, GRAD_Y, GRAD_X, GRAD_MASK, GRADIENTS = (row * BLOCK for row in (0, 4, 5, 6, 7))
+def dots_at(sizes: Any, k: Any) -> Any:
+    """Where the corner dots of a sample of a block are."""
+    return DOTS + (k << len(sizes.size))
 
 
 @inlined
-def set_gradients(block: Any, gradients: Any, zero_boundary_grad: Any) -> None:
-    """Gradients of dy, dx and mask of the samples of a block, from their corner dots."""
+def load_dot(corner: Any, pointer: Any, first: Any) -> Any:
+    """The dot of a corner."""
+    return pointer[first + corner]
+
+
+@inlined
+def set_gradient(axis: Any, gradients: Any, k: Any, mask: Any, flat: Any, slopes: Any) -> None:
+    """Write the gradient of the offset of a sample along an axis."""
+    slope = type(mask)(0) if flat else item(slopes, axis)
+    gradients[GRAD_OFFSET + axis * BLOCK + k] = mask * slope
+
+
+@inlined
+def set_gradients(sizes: Any, block: Any, gradients: Any, zero_boundary_grad: Any) -> None:
+    """Gradients of offset and mask of the samples of a block, from their corner dots."""
     zero = number(gradients, 0)
     for k in range(BLOCK):
         flags, mask = block.integers[FLAGS + k], block.numbers[MASK + k]
-        fy, fx = block.numbers[FRAC_Y + k], block.numbers[FRAC_X + k]
-        dot = DOTS + 4 * k
-        dots = gradients[dot], gradients[dot + 1], gradients[dot + 2], gradients[dot + 3]
-        slope_y, slope_x = slopes(fy, fx, dots)
-        value = weighted_dots(corner_weights(fy, fx), dots)
+        frac = fractions(sizes, block, k)
+        dots = per_corner(sizes.size, load_dot, (gradients, dots_at(sizes, k)))
         edge = (flags & int32(AT_MINUS_ONE)) != 0
         flat = edge & zero_boundary_grad
-        value = zero if edge else value
-        gradients[GRAD_Y + k] = mask * (zero if flat else slope_y)
-        gradients[GRAD_X + k] = mask * (zero if flat else slope_x)
+        per_axis(sizes.size, set_gradient, (gradients, k, mask, flat, slopes(frac, dots)))
+        value = zero if edge else weighted_dots(frac, dots)
         # Where a coordinate is NaN, so is the mask.
         gradients[GRAD_MASK + k] = mask if flags & int32(NAN_COORD) else value
 
@@ -166,6 +170,12 @@ def store_row(gradients: Any, row: Any, array: Any, first: Any, count: Any) -> N
     for k in range(0, count, VECTOR):
         value = load_vector(gradients, row + k, VECTOR)
         store_vector(array, first + k, min(VECTOR, count - k), value)
+
+
+@inlined
+def store_offset_row(axis: Any, gradients: Any, offset: Any, first: Any, count: Any) -> None:
+    """Write the gradients of a block's offset along an axis."""
+    store_row(gradients, GRAD_OFFSET + axis * BLOCK, offset, item(first, axis), count)
 
 
 @loop
@@ -205,7 +215,7 @@ def sample_gradients(
     position = first
     while position < last:
         n, count = block_at(sizes, block, position, last)
-        for tap in range(sizes.kernel_h * sizes.kernel_w):
+        for tap in range(sizes.taps):
             for og in range(sizes.offset_groups):
                 locate(sizes, block, n, position, count, tap, og, samples)
                 channel = og * offset_channels
@@ -213,14 +223,14 @@ def sample_gradients(
                 cell = first_cell(sizes, at, channel, position, tap)
                 for k in range(count):
                     step = k * cell_step(sizes)
-                    dots = nothing, nothing, nothing, nothing
+                    dots = per_corner(sizes.size, same_for, (nothing,))
                     for c in range(0, offset_channels, sizes.run):
                         dots = add_run(
                             sizes,
                             image,
                             block.pixels[k] + c,
                             block.integers[FLAGS + k],
-                            corner_weights(block.numbers[FRAC_Y + k], block.numbers[FRAC_X + k]),
+                            corner_weights(fractions(sizes, block, k)),
                             block.numbers[MASK + k],
                             grad_columns,
                             grad_cell + run_step(sizes, grad_at, channel, c) + step,
@@ -229,12 +239,12 @@ def sample_gradients(
                             cell + run_step(sizes, at, channel, c) + step,
                             has_columns,
                         )
-                    store_lane_sums(gradients, DOTS + 4 * k, dots)
-                set_gradients(block, gradients, zero_boundary_grad)
-                y, x, m = planes_at(sizes, grads, n, position, tap, og)
+                    store_lane_sums(gradients, dots_at(sizes, k), dots)
+                set_gradients(sizes, block, gradients, zero_boundary_grad)
+                to_offset, to_mask = planes_at(sizes, grads, n, position, tap, og)
                 if has_offset:
-                    store_row(gradients, GRAD_Y, grads.offset, y, count)
-                    store_row(gradients, GRAD_X, grads.offset, x, count)
+                    row = gradients, grads.offset, to_offset, count
+                    per_axis(sizes.size, store_offset_row, row)
                 if has_mask:
-                    store_row(gradients, GRAD_MASK, grads.mask, m, count)
+                    store_row(gradients, GRAD_MASK, grads.mask, to_mask, count)
         position += count

@@ -10,7 +10,7 @@ Arguments of the loops:
     sizes     of the call
     first     the first position, counted through the images
     last      the position after the last one
-    image     flat, (images, H, W, C)
+    image     flat, channels last: (images, H, W, C) in two dimensions
     samples   offset and mask, see Samples
     columns   flat, (groups, positions, taps, C/groups)
     at        which positions the columns are of, see ColumnsAt
@@ -20,16 +20,39 @@ from __future__ import annotations
 
 from typing import Any
 
-from cudeform.cpu.loops.coordinates import ALL_CORNERS, AT_MINUS_ONE
+from cudeform.cpu.loops.coordinates import AT_MINUS_ONE
 from cudeform.cpu.loops.jit import inlined
+from cudeform.cpu.loops.unrolled import all_corners, corner_bit, item, over_axes, over_corners
 from cudeform.cpu.loops.vectors import add_scaled, load_vector_if
 
 
 @inlined
-def corner_weights(fy: Any, fx: Any) -> Any:
-    """Bilinear weights of the corners."""
-    one = type(fy)(1)
-    return (one - fy) * (one - fx), (one - fy) * fx, fy * (one - fx), fy * fx
+def axis_step(axis: Any, step: Any, corner: Any, steps: Any) -> Any:
+    """Add the step along an axis if a corner is the high one."""
+    return step + item(steps, axis) if corner & corner_bit(steps, axis) else step
+
+
+@inlined
+def corner_step(corner: Any, sizes: Any) -> Any:
+    """Elements from the low corner to another."""
+    return over_axes(sizes.steps, axis_step, 0, (corner, sizes.steps))
+
+
+@inlined
+def add_weighted_corner(
+    corner: Any,
+    value: Any,
+    sizes: Any,
+    image: Any,
+    pixel: Any,
+    corners: Any,
+    weights: Any,
+    count: Any,
+) -> Any:
+    """Add some channels of a corner if it is in bounds."""
+    at = pixel + corner_step(corner, sizes)
+    pixels = load_vector_if(corners & (1 << corner), image, at, count)
+    return add_scaled(value, item(weights, corner), pixels)
 
 
 @inlined
@@ -37,20 +60,15 @@ def weighted_corners(
     sizes: Any, image: Any, pixel: Any, corners: Any, weights: Any, count: Any, value: Any
 ) -> Any:
     """Add ``count`` channels of the corners in bounds to a value, multiplied by their weights."""
-    col, row = sizes.channels, sizes.in_w * sizes.channels
-    value = add_scaled(value, weights[0], load_vector_if(corners & 1, image, pixel, count))
-    value = add_scaled(value, weights[1], load_vector_if(corners & 2, image, pixel + col, count))
-    value = add_scaled(value, weights[2], load_vector_if(corners & 4, image, pixel + row, count))
-    pixel += row + col
-    return add_scaled(value, weights[3], load_vector_if(corners & 8, image, pixel, count))
+    arguments = sizes, image, pixel, corners, weights, count
+    return over_corners(sizes.size, add_weighted_corner, value, arguments)
 
 
 @inlined
 def first_cell(sizes: Any, at: Any, channel: Any, position: Any, tap: Any) -> Any:
     """Element of the columns at a channel, a position and a tap."""
-    taps = sizes.kernel_h * sizes.kernel_w
     group = channel // sizes.group_channels
-    row = (group * at.positions + position - at.origin) * taps + tap
+    row = (group * at.positions + position - at.origin) * sizes.taps + tap
     return (row - group) * sizes.group_channels + channel
 
 
@@ -65,10 +83,10 @@ def run_step(sizes: Any, at: Any, channel: Any, c: Any) -> Any:
 @inlined
 def cell_step(sizes: Any) -> Any:
     """From there to the next position."""
-    return sizes.kernel_h * sizes.kernel_w * sizes.group_channels
+    return sizes.taps * sizes.group_channels
 
 
 @inlined
-def counting_corners(flags: Any) -> Any:
+def counting_corners(sizes: Any, flags: Any) -> Any:
     """Corners that count for the value of a sample: none where a coordinate is exactly -1."""
-    return 0 if flags & AT_MINUS_ONE else flags & ALL_CORNERS
+    return 0 if flags & AT_MINUS_ONE else flags & all_corners(sizes.size)

@@ -5,25 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 from cudeform.cpu.loops.arguments import pointers
-from cudeform.cpu.loops.coordinates import (
-    ALL_CORNERS,
-    FLAGS,
-    FRAC_X,
-    FRAC_Y,
-    MASK,
-    block_at,
-    locate,
-    new_block,
-)
+from cudeform.cpu.loops.coordinates import FLAGS, MASK, block_at, fractions, locate, new_block
+from cudeform.cpu.loops.corners import corner_weight
 from cudeform.cpu.loops.jit import inlined, loop
-from cudeform.cpu.loops.sampling import cell_step, corner_weights, counting_corners, first_cell
+from cudeform.cpu.loops.sampling import cell_step, corner_step, counting_corners, first_cell
+from cudeform.cpu.loops.unrolled import all_corners, item, over_corners, per_corner
 from cudeform.cpu.loops.vectors import VECTOR, add_scaled, load_vector, pointer_to, store_vector
 
 
 @inlined
-def add_to_corner(image: Any, pixel: Any, weight: Any, value: Any, count: Any) -> None:
-    """Add to a corner of a sample."""
-    store_vector(image, pixel, count, add_scaled(load_vector(image, pixel, count), weight, value))
+def add_to_corner(
+    corner: Any,
+    sizes: Any,
+    image: Any,
+    pixel: Any,
+    gains: Any,
+    weights: Any,
+    value: Any,
+    count: Any,
+) -> None:
+    """Add to a corner of a sample if it gains."""
+    if gains & (1 << corner):
+        at = pixel + corner_step(corner, sizes)
+        total = add_scaled(load_vector(image, at, count), item(weights, corner), value)
+        store_vector(image, at, count, total)
 
 
 @inlined
@@ -31,15 +36,8 @@ def add_to_corners(
     sizes: Any, image: Any, pixel: Any, gains: Any, weights: Any, value: Any, count: Any
 ) -> None:
     """Add to the corners that gain."""
-    col, row = sizes.channels, sizes.in_w * sizes.channels
-    if gains & 1:
-        add_to_corner(image, pixel, weights[0], value, count)
-    if gains & 2:
-        add_to_corner(image, pixel + col, weights[1], value, count)
-    if gains & 4:
-        add_to_corner(image, pixel + row, weights[2], value, count)
-    if gains & 8:
-        add_to_corner(image, pixel + row + col, weights[3], value, count)
+    arguments = sizes, image, pixel, gains, weights, value, count
+    per_corner(sizes.size, add_to_corner, arguments)
 
 
 @inlined
@@ -47,12 +45,11 @@ def scatter_run(
     sizes: Any, image: Any, pixel: Any, gains: Any, weights: Any, columns: Any, cell: Any
 ) -> None:
     """Add a run of channels of a sample to the corners that gain."""
-    whole = sizes.run - sizes.run % VECTOR
-    first = 0
-    if gains == ALL_CORNERS:
+    first, whole, every = 0, sizes.run - sizes.run % VECTOR, all_corners(sizes.size)
+    if gains == every:
         for c in range(0, whole, VECTOR):
             value = load_vector(columns, cell + c, VECTOR)
-            add_to_corners(sizes, image, pixel + c, ALL_CORNERS, weights, value, VECTOR)
+            add_to_corners(sizes, image, pixel + c, every, weights, value, VECTOR)
         first = whole
     for c in range(first, sizes.run, VECTOR):
         count = min(VECTOR, sizes.run - c)
@@ -61,32 +58,29 @@ def scatter_run(
 
 
 @inlined
-def scatter_weight(bilinear: Any, mask: Any) -> Any:
+def scatter_weight(corner: Any, fractions: Any, mask: Any) -> Any:
     """What a corner gains, as a factor. A corner of weight 0 gains nothing, whatever the mask."""
-    zero = type(bilinear)(0)
-    return zero if bilinear == zero else bilinear * mask
+    weight = corner_weight(corner, fractions)
+    zero = type(weight)(0)
+    return zero if weight == zero else weight * mask
 
 
 @inlined
-def scatter_weights(fy: Any, fx: Any, mask: Any) -> Any:
+def scatter_weights(fractions: Any, mask: Any) -> Any:
     """Those of the corners."""
-    a, b, c, d = corner_weights(fy, fx)
-    return (
-        scatter_weight(a, mask),
-        scatter_weight(b, mask),
-        scatter_weight(c, mask),
-        scatter_weight(d, mask),
-    )
+    return per_corner(fractions, scatter_weight, (fractions, mask))
 
 
 @inlined
-def corners_that_gain(corners: Any, weights: Any) -> Any:
+def add_gain(corner: Any, gains: Any, corners: Any, weights: Any) -> Any:
+    """Add a corner to those that gain if its weight is not 0."""
+    return gains | (corners & (1 << corner) if item(weights, corner) != 0 else 0)
+
+
+@inlined
+def corners_that_gain(sizes: Any, corners: Any, weights: Any) -> Any:
     """Those whose weight is not 0."""
-    gains = corners & 1 if weights[0] != 0 else 0
-    gains |= corners & 2 if weights[1] != 0 else 0
-    gains |= corners & 4 if weights[2] != 0 else 0
-    gains |= corners & 8 if weights[3] != 0 else 0
-    return gains
+    return over_corners(sizes.size, add_gain, 0, (corners, weights))
 
 
 @loop
@@ -113,7 +107,7 @@ def scatter(
     position = first
     while position < last:
         n, count = block_at(sizes, block, position, last)
-        for tap in range(sizes.kernel_h * sizes.kernel_w):
+        for tap in range(sizes.taps):
             for og in range(first_channel // offset_channels, sizes.offset_groups):
                 channel = og * offset_channels
                 begin = max(0, first_channel - channel)
@@ -125,16 +119,14 @@ def scatter(
                     cell = first_cell(sizes, at, channel + c, position, tap)
                     for k in range(count):
                         weights = scatter_weights(
-                            block.numbers[FRAC_Y + k],
-                            block.numbers[FRAC_X + k],
-                            block.numbers[MASK + k],
+                            fractions(sizes, block, k), block.numbers[MASK + k]
                         )
-                        corners = counting_corners(block.integers[FLAGS + k])
+                        corners = counting_corners(sizes, block.integers[FLAGS + k])
                         scatter_run(
                             sizes,
                             grad_image,
                             block.pixels[k] + c,
-                            corners_that_gain(corners, weights),
+                            corners_that_gain(sizes, corners, weights),
                             weights,
                             grad_columns,
                             cell + k * cell_step(sizes),

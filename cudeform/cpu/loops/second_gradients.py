@@ -11,21 +11,19 @@ from cudeform.cpu.loops.arguments import planes_at, pointers
 from cudeform.cpu.loops.coordinates import (
     AT_MINUS_ONE,
     FLAGS,
-    FRAC_X,
-    FRAC_Y,
     MASK,
     NAN_COORD,
     block_at,
+    fractions,
     locate,
     new_block,
 )
-from cudeform.cpu.loops.gradients import add_corners, slopes, weighted_dots
+from cudeform.cpu.loops.corners import slope_along, twist_along, weighted_dots
+from cudeform.cpu.loops.gradients import add_corners, load_dot
 from cudeform.cpu.loops.jit import inlined, loop
-from cudeform.cpu.loops.sampling import (
-    corner_weights,
-    first_cell,
-)
+from cudeform.cpu.loops.sampling import first_cell
 from cudeform.cpu.loops.tangents import change, tangents_at
+from cudeform.cpu.loops.unrolled import item, over_axes, per_axis, per_corner, same_for
 from cudeform.cpu.loops.vectors import (
     VECTOR,
     filled,
@@ -35,6 +33,9 @@ from cudeform.cpu.loops.vectors import (
     room_for,
     store_lane_sums,
 )
+
+# The two kinds of corner dots of a sample, with room for those of three axes.
+STILL, MOVED, DOTS = 0, 8, 16
 
 
 @inlined
@@ -51,8 +52,7 @@ def add_dots(
     dots: Any,
 ) -> Any:
     """Add the channels of a sample to its corner dots, lane by lane."""
-    zero = number(image, 0)
-    weights = zero, zero, zero, zero
+    weights = per_corner(sizes.size, same_for, (number(image, 0),))
     for c in range(0, sizes.channels // sizes.offset_groups, sizes.run):
         cell = first_cell(sizes, at, channel + c, position, tap)
         for v in range(0, sizes.run, VECTOR):
@@ -63,33 +63,70 @@ def add_dots(
 
 
 @inlined
+def add_twists(
+    second: Any, total: Any, first: Any, fractions: Any, displacements: Any, dots: Any
+) -> Any:
+    """Add what a displacement along another axis changes in the derivative along the first one."""
+    if second == first:
+        return total
+    return total + item(displacements, second) * twist_along(first, second, fractions, dots)
+
+
+@inlined
+def second_along(
+    axis: Any, fractions: Any, mask: Any, displacements: Any, change: Any, still: Any, moved: Any
+) -> Any:
+    """Gradient of the displacement along an axis.
+
+    The second derivatives of a multilinear surface are the mixed ones: none along a line, one in an
+    image, three in a volume.
+    """
+    total = mask * slope_along(axis, fractions, moved) + change * slope_along(
+        axis, fractions, still
+    )
+    arguments = axis, fractions, displacements, still
+    zero = type(mask)(0)
+    return total + mask * over_axes(fractions, add_twists, zero, arguments)
+
+
+@inlined
+def add_slope_along(axis: Any, total: Any, fractions: Any, displacements: Any, dots: Any) -> Any:
+    """Add the derivative in the direction of a displacement along an axis."""
+    return total + item(displacements, axis) * slope_along(axis, fractions, dots)
+
+
+@inlined
 def second_gradients(
     flags: Any,
-    fy: Any,
-    fx: Any,
+    fractions: Any,
     mask: Any,
     tangents: Any,
     still: Any,
     moved: Any,
     zero_boundary_grad: Any,
 ) -> Any:
-    """Gradients of dy, dx and mask from two kinds of corner dots, see :func:`sample_seconds`."""
-    zero = type(fy)(0)
+    """Gradients of displacements and mask from two kinds of corner dots.
+
+    See :func:`sample_seconds`.
+    """
+    zero = type(mask)(0)
+    displacements, change = tangents
+    by_offset, by_mask = per_axis(fractions, same_for, (zero,)), zero
     if flags & NAN_COORD:
-        return mask, mask, mask
-    dy, dx, change = tangents
-    by_y = by_x = by_mask = zero
+        return per_axis(fractions, same_for, (mask,)), mask
     if not (flags & AT_MINUS_ONE and zero_boundary_grad):
-        still_y, still_x = slopes(fy, fx, still)
-        moved_y, moved_x = slopes(fy, fx, moved)
-        # The one second derivative of a bilinear surface is the mixed one.
-        twist = mask * (still[0] - still[1] - still[2] + still[3])
-        by_y = mask * moved_y + change * still_y + dx * twist
-        by_x = mask * moved_x + change * still_x + dy * twist
-        by_mask = dy * still_y + dx * still_x
+        arguments = fractions, mask, displacements, change, still, moved
+        by_offset = per_axis(fractions, second_along, arguments)
+        by_mask = over_axes(fractions, add_slope_along, zero, (fractions, displacements, still))
     if not flags & AT_MINUS_ONE:
-        by_mask += weighted_dots(corner_weights(fy, fx), moved)
-    return by_y, by_x, by_mask
+        by_mask += weighted_dots(fractions, moved)
+    return by_offset, by_mask
+
+
+@inlined
+def store_second(axis: Any, offset: Any, first: Any, k: Any, values: Any) -> None:
+    """Write the gradient of a displacement along an axis."""
+    offset[item(first, axis) + k] = item(values, axis)
 
 
 @loop
@@ -130,16 +167,16 @@ def sample_seconds(
     grad_columns = pointer_to(grad_columns)
     tangent_grad_columns = pointer_to(tangent_grad_columns)
     zero = filled(number(image, 0))
-    nothing = zero, zero, zero, zero
-    block, room = new_block(image), room_for(8, number(image, 0))
+    nothing = per_corner(sizes.size, same_for, (zero,))
+    block, room = new_block(image), room_for(DOTS, number(image, 0))
     position = first
     while position < last:
         n, count = block_at(sizes, block, position, last)
-        for tap in range(sizes.kernel_h * sizes.kernel_w):
+        for tap in range(sizes.taps):
             for og in range(sizes.offset_groups):
                 locate(sizes, block, n, position, count, tap, og, samples)
                 channel = og * (sizes.channels // sizes.offset_groups)
-                y, x, m = planes_at(sizes, grads, n, position, tap, og)
+                to_offset, to_mask = planes_at(sizes, grads, n, position, tap, og)
                 for k in range(count):
                     flags, pixel = block.integers[FLAGS + k], block.pixels[k]
                     where = at, channel, position + k, tap
@@ -154,21 +191,19 @@ def sample_seconds(
                         moved = add_dots(
                             sizes, image, pixel, flags, tangent_grad_columns, *where, moved
                         )
-                    store_lane_sums(room, 0, still)
-                    store_lane_sums(room, 4, moved)
-                    by_y, by_x, by_mask = second_gradients(
+                    store_lane_sums(room, STILL, still)
+                    store_lane_sums(room, MOVED, moved)
+                    by_offset, by_mask = second_gradients(
                         flags,
-                        block.numbers[FRAC_Y + k],
-                        block.numbers[FRAC_X + k],
+                        fractions(sizes, block, k),
                         block.numbers[MASK + k],
                         tangents_at(sizes, tangents, n, position + k, tap, og),
-                        (room[0], room[1], room[2], room[3]),
-                        (room[4], room[5], room[6], room[7]),
+                        per_corner(sizes.size, load_dot, (room, STILL)),
+                        per_corner(sizes.size, load_dot, (room, MOVED)),
                         zero_boundary_grad,
                     )
                     if has_offset:
-                        grads.offset[y + k] = by_y
-                        grads.offset[x + k] = by_x
+                        per_axis(sizes.size, store_second, (grads.offset, to_offset, k, by_offset))
                     if has_mask:
-                        grads.mask[m + k] = by_mask
+                        grads.mask[to_mask + k] = by_mask
         position += count

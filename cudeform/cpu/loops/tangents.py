@@ -1,9 +1,11 @@
 """The loops over samples of forward mode and second order.
 
-With ``w`` the bilinear weights of a sample, ``w'`` their slopes, ``m`` its mask and ``x`` the
+With ``w`` the multilinear weights of a sample, ``w'`` their slopes, ``m`` its mask and ``x`` the
 pixels at its corners, the tangent of a column along tangents ``v`` of its operands is
 
-    sum_j t_j x_j + sum_j m w_j v_x,j    where  t = v_m w + m (v_dy w'_y + v_dx w'_x).
+    sum_j t_j x_j + sum_j m w_j v_x,j    where  t = v_m w + m sum_a v_a w'_a
+
+with a sum over the axes ``a`` of the displacement.
 
 Arguments are those of ``sampling.py``, and ``tangents``: those of offset and mask, as ``samples``;
 empty where they are 0. Names as in ``kernels/sampling/sample_tangent.cuh``.
@@ -17,23 +19,18 @@ from cudeform.cpu.loops.arguments import planes_at, pointers
 from cudeform.cpu.loops.coordinates import (
     AT_MINUS_ONE,
     FLAGS,
-    FRAC_X,
-    FRAC_Y,
     MASK,
     NAN_COORD,
     block_at,
+    fractions,
     locate,
     new_block,
 )
+from cudeform.cpu.loops.corners import corner_weight, other_shares
 from cudeform.cpu.loops.jit import inlined, loop
-from cudeform.cpu.loops.sampling import (
-    cell_step,
-    corner_weights,
-    counting_corners,
-    first_cell,
-    weighted_corners,
-)
+from cudeform.cpu.loops.sampling import cell_step, counting_corners, first_cell, weighted_corners
 from cudeform.cpu.loops.scatter import corners_that_gain, scatter_run
+from cudeform.cpu.loops.unrolled import corner_bit, item, over_axes, per_axis, per_corner
 from cudeform.cpu.loops.vectors import (
     VECTOR,
     filled,
@@ -44,59 +41,76 @@ from cudeform.cpu.loops.vectors import (
 
 
 @inlined
-def tangents_at(sizes: Any, tangents: Any, n: Any, position: Any, tap: Any, og: Any) -> Any:
-    """Tangents of dy, dx and mask of a sample."""
-    zero = number(tangents.offset, 0)
-    dy, dx, mask = zero, zero, zero
-    y, x, m = planes_at(sizes, tangents, n, position, tap, og)
+def tangent_along(axis: Any, tangents: Any, to_offset: Any) -> Any:
+    """Tangent of the displacement of a sample along an axis."""
     if tangents.offset_planes.channel:
-        dy, dx = tangents.offset[y], tangents.offset[x]
+        return tangents.offset[item(to_offset, axis)]
+    return number(tangents.offset, 0)
+
+
+@inlined
+def tangents_at(sizes: Any, tangents: Any, n: Any, position: Any, tap: Any, og: Any) -> Any:
+    """Tangents of the displacements by axis and of the mask of a sample."""
+    to_offset, to_mask = planes_at(sizes, tangents, n, position, tap, og)
+    mask = number(tangents.offset, 0)
     if tangents.mask_planes.channel:
-        mask = tangents.mask[m]
-    return dy, dx, mask
+        mask = tangents.mask[to_mask]
+    return per_axis(sizes.size, tangent_along, (tangents, to_offset)), mask
+
+
+@inlined
+def add_turn(
+    axis: Any, turn: Any, corner: Any, fractions: Any, slope: Any, displacements: Any
+) -> Any:
+    """Add what a displacement along an axis changes in the weight of a corner."""
+    change = slope * other_shares(corner, fractions, axis, axis) * item(displacements, axis)
+    return turn + change if corner & corner_bit(fractions, axis) else turn - change
+
+
+@inlined
+def weight_tangent(
+    corner: Any, flags: Any, fractions: Any, slope: Any, displacements: Any, value: Any
+) -> Any:
+    """How the weight of a corner changes, mask included; 0 if it is out of bounds."""
+    if not flags & (1 << corner):
+        return type(value)(0)
+    turn = value * corner_weight(corner, fractions)
+    arguments = corner, fractions, slope, displacements
+    return over_axes(fractions, add_turn, turn, arguments)
 
 
 @inlined
 def weight_tangents(
-    flags: Any, fy: Any, fx: Any, mask: Any, tangents: Any, zero_boundary_grad: Any
+    flags: Any, fractions: Any, mask: Any, tangents: Any, zero_boundary_grad: Any
 ) -> Any:
-    """How the weights of the corners change, mask included; 0 for a corner out of bounds.
+    """How the weights of the corners change.
 
     At a coordinate of -1 the sample is 0 and so is its change with the mask; whether it changes
     with the offset is a convention.
     """
-    one, zero = type(fy)(1), type(fy)(0)
-    dy, dx, value = tangents
+    zero = type(mask)(0)
+    displacements, value = tangents
     slope = mask
     if flags & AT_MINUS_ONE:
         value = zero
         slope = zero if zero_boundary_grad else mask
-    a, b, c, d = corner_weights(fy, fx)
-    top, left = one - fy, one - fx
-    a = value * a + slope * (-left * dy - top * dx)
-    b = value * b + slope * (-fx * dy + top * dx)
-    c = value * c + slope * (left * dy - fy * dx)
-    d = value * d + slope * (fx * dy + fy * dx)
-    return (
-        a if flags & 1 else zero,
-        b if flags & 2 else zero,
-        c if flags & 4 else zero,
-        d if flags & 8 else zero,
-    )
+    arguments = flags, fractions, slope, displacements, value
+    return per_corner(fractions, weight_tangent, arguments)
 
 
 @inlined
-def masked_weights(flags: Any, fy: Any, fx: Any, mask: Any) -> Any:
+def masked_weight(corner: Any, corners: Any, fractions: Any, mask: Any) -> Any:
+    """Weight of a corner, mask included; 0 if it does not count."""
+    if corners & (1 << corner):
+        return corner_weight(corner, fractions) * mask
+    return type(mask)(0)
+
+
+@inlined
+def masked_weights(sizes: Any, flags: Any, fractions: Any, mask: Any) -> Any:
     """Weights of the corners that count for the value of a sample, mask included; else 0."""
-    zero = type(fy)(0)
-    corners = counting_corners(flags)
-    a, b, c, d = corner_weights(fy, fx)
-    return (
-        a * mask if corners & 1 else zero,
-        b * mask if corners & 2 else zero,
-        c * mask if corners & 4 else zero,
-        d * mask if corners & 8 else zero,
-    )
+    corners = counting_corners(sizes, flags)
+    return per_corner(fractions, masked_weight, (corners, fractions, mask))
 
 
 @inlined
@@ -127,17 +141,17 @@ def gather_tangents(
     position = first
     while position < last:
         n, count = block_at(sizes, block, position, last)
-        for tap in range(sizes.kernel_h * sizes.kernel_w):
+        for tap in range(sizes.taps):
             for og in range(sizes.offset_groups):
                 locate(sizes, block, n, position, count, tap, og, samples)
                 for c in range(0, offset_channels, sizes.run):
                     cell = first_cell(sizes, at, og * offset_channels + c, position, tap)
                     for k in range(count):
                         flags, mask = block.integers[FLAGS + k], block.numbers[MASK + k]
-                        fy, fx = block.numbers[FRAC_Y + k], block.numbers[FRAC_X + k]
+                        frac = fractions(sizes, block, k)
                         along = tangents_at(sizes, tangents, n, position + k, tap, og)
-                        turn = weight_tangents(flags, fy, fx, mask, along, zero_boundary_grad)
-                        weights = masked_weights(flags, fy, fx, mask)
+                        turn = weight_tangents(flags, frac, mask, along, zero_boundary_grad)
+                        weights = masked_weights(sizes, flags, frac, mask)
                         for v in range(0, sizes.run, VECTOR):
                             width = min(VECTOR, sizes.run - v)
                             pixel = block.pixels[k] + c + v
@@ -176,7 +190,7 @@ def scatter_tangents(
     position = first
     while position < last:
         n, count = block_at(sizes, block, position, last)
-        for tap in range(sizes.kernel_h * sizes.kernel_w):
+        for tap in range(sizes.taps):
             for og in range(first_channel // offset_channels, sizes.offset_groups):
                 channel = og * offset_channels
                 begin = max(0, first_channel - channel)
@@ -189,8 +203,7 @@ def scatter_tangents(
                     for k in range(count):
                         turn = weight_tangents(
                             block.integers[FLAGS + k],
-                            block.numbers[FRAC_Y + k],
-                            block.numbers[FRAC_X + k],
+                            fractions(sizes, block, k),
                             block.numbers[MASK + k],
                             tangents_at(sizes, tangents, n, position + k, tap, og),
                             zero_boundary_grad,
@@ -199,7 +212,7 @@ def scatter_tangents(
                             sizes,
                             grad_image,
                             block.pixels[k] + c,
-                            corners_that_gain(block.integers[FLAGS + k], turn),
+                            corners_that_gain(sizes, block.integers[FLAGS + k], turn),
                             turn,
                             grad_columns,
                             cell + k * cell_step(sizes),

@@ -17,7 +17,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
-from cudeform.cpu.loops.jit import inlined
+from cudeform.cpu.loops.jit import inlined, instruction
 
 VECTOR = 8
 
@@ -37,11 +37,6 @@ class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, manager: Any, kind: VectorType) -> None:
         element = manager.lookup(kind.dtype).get_data_type()
         super().__init__(manager, kind, ir.VectorType(element, VECTOR))
-
-
-def _instruction(function: Callable[..., Any]) -> Callable[..., Any]:
-    made: Callable[..., Any] = intrinsic(function)
-    return made
 
 
 def _literal_instruction(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,7 +72,7 @@ def _call(builder: Any, name: str, vector: Any, result: Any, arguments: list[Any
 def _add_halves(builder: Any, a: Any, b: Any, group: int) -> Any:
     """Add the upper half of each group of lanes of two vectors, or of one, to the lower half."""
     nothing = ir.Constant(a.type, ir.Undefined)
-    lanes = range(2 * VECTOR if b is not None else VECTOR)
+    lanes = range(a.type.count * (1 if b is None else 2))
     halves = (
         [lane for lane in lanes if (lane % group < group // 2) == lower] for lower in (True, False)
     )
@@ -96,7 +91,7 @@ def _multiply_add(builder: Any, a: Any, b: Any, total: Any) -> Any:
     return _call(builder, "llvm.fmuladd.{}", a.type, a.type, [a, b, total])
 
 
-@_instruction
+@instruction
 def pointer_to(typing: Any, array: Any) -> Any:
     """Pointer to the first element of an array, which must outlive it."""
 
@@ -118,7 +113,7 @@ def room_for(typing: Any, count: Any, value: Any) -> Any:
     return types.CPointer(types.unliteral(value))(count, value), generate
 
 
-@_instruction
+@instruction
 def load_vector(typing: Any, pointer: Any, index: Any, count: Any) -> Any:
     """``count`` elements from ``index`` on; the other lanes are 0."""
     kind = VectorType(pointer.dtype)
@@ -153,7 +148,7 @@ def _store_part(builder: Any, pointer: Any, index: Any, count: Any, lanes: Any, 
         part //= 2
 
 
-@_instruction
+@instruction
 def store_vector(typing: Any, pointer: Any, index: Any, count: Any, value: Any) -> Any:
     """Store the first ``count`` lanes from ``index`` on."""
     size = value.dtype.bitwidth // 8
@@ -171,7 +166,7 @@ def store_vector(typing: Any, pointer: Any, index: Any, count: Any, value: Any) 
     return types.void(pointer, types.int64, types.int64, value), generate
 
 
-@_instruction
+@instruction
 def filled(typing: Any, value: Any) -> Any:
     """All lanes alike."""
 
@@ -181,7 +176,7 @@ def filled(typing: Any, value: Any) -> Any:
     return VectorType(value)(value), generate
 
 
-@_instruction
+@instruction
 def number(typing: Any, pointer: Any, value: Any) -> Any:
     """A number of the dtype that a pointer leads to."""
 
@@ -191,7 +186,7 @@ def number(typing: Any, pointer: Any, value: Any) -> Any:
     return pointer.dtype(pointer, value), generate
 
 
-@_instruction
+@instruction
 def scaled(typing: Any, factor: Any, value: Any) -> Any:
     """``factor * value``."""
 
@@ -201,7 +196,7 @@ def scaled(typing: Any, factor: Any, value: Any) -> Any:
     return value(value.dtype, value), generate
 
 
-@_instruction
+@instruction
 def add_scaled(typing: Any, total: Any, factor: Any, value: Any) -> Any:
     """``total + factor * value``."""
 
@@ -212,7 +207,7 @@ def add_scaled(typing: Any, total: Any, factor: Any, value: Any) -> Any:
     return value(value, value.dtype, value), generate
 
 
-@_instruction
+@instruction
 def add_product(typing: Any, total: Any, a: Any, b: Any) -> Any:
     """``total + a * b``, lane by lane."""
 
@@ -222,7 +217,7 @@ def add_product(typing: Any, total: Any, a: Any, b: Any) -> Any:
     return a(a, a, a), generate
 
 
-@_instruction
+@instruction
 def add(typing: Any, a: Any, b: Any) -> Any:
     """``a + b``, lane by lane."""
 
@@ -232,7 +227,7 @@ def add(typing: Any, a: Any, b: Any) -> Any:
     return a(a, a), generate
 
 
-@_instruction
+@instruction
 def load_square(typing: Any, pointer: Any, first: Any, step: Any) -> Any:
     """VECTOR vectors, ``step`` elements from one to the next."""
     kind = VectorType(pointer.dtype)
@@ -250,7 +245,7 @@ def load_square(typing: Any, pointer: Any, first: Any, step: Any) -> Any:
     return types.UniTuple(kind, VECTOR)(pointer, types.int64, types.int64), generate
 
 
-@_instruction
+@instruction
 def store_square(typing: Any, pointer: Any, first: Any, step: Any, rows: Any) -> Any:
     """Store VECTOR vectors likewise."""
 
@@ -265,7 +260,7 @@ def store_square(typing: Any, pointer: Any, first: Any, step: Any, rows: Any) ->
     return types.void(pointer, types.int64, types.int64, rows), generate
 
 
-@_instruction
+@instruction
 def transposed(typing: Any, rows: Any) -> Any:
     """VECTOR vectors, the first of the first lanes, the second of the second ones and so on."""
 
@@ -291,17 +286,24 @@ def transposed(typing: Any, rows: Any) -> Any:
     return rows(rows), generate
 
 
-@_instruction
+@instruction
 def store_lane_sums(typing: Any, pointer_type: Any, index: Any, vectors: Any) -> Any:
-    """Store the sums of the lanes of four vectors, next to each other; their order is fixed."""
+    """Store the sums of the lanes of two, four or eight vectors, next to each other.
+
+    The order of each sum is fixed.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer, index, packed = arguments
-        a, b, c, d = cgutils.unpack_tuple(builder, packed)
-        ab = _add_halves(builder, a, b, VECTOR)
-        cd = _add_halves(builder, c, d, VECTOR)
-        sums = _add_halves(builder, ab, cd, VECTOR // 2)
-        sums = _add_halves(builder, sums, None, VECTOR // 4)
+        group, left = VECTOR, cgutils.unpack_tuple(builder, packed)
+        while len(left) > 1:
+            pairs = zip(left[::2], left[1::2], strict=True)
+            left = [_add_halves(builder, a, b, group) for a, b in pairs]
+            group //= 2
+        [sums] = left
+        while group > 1:
+            sums = _add_halves(builder, sums, None, group)
+            group //= 2
         address = _address(builder, pointer, index, sums.type)
         builder.store(sums, address, align=pointer_type.dtype.bitwidth // 8)
         return context.get_dummy_value()

@@ -3,9 +3,9 @@
 A matrix product with so few rows would leave most of the device idle, and its columns would be the
 largest array of the call.
 
-A thread takes a *channel slice*: a few neighbouring input channels, whole groups and whole vectors,
-and the output channels of these groups. Some neighbouring threads, the *lanes*, take the slices of
-one position, and a block takes as many positions as that leaves it threads.
+A thread takes a *channel slice*: a few contiguous input channels, whole groups and whole vectors,
+and the output channels of these groups. Some adjacent threads, the *lanes*, take the slices of one
+position, and a block takes as many positions as that leaves it threads.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def direct_call(
     dtype = operands.input.dtype
     partial_elements = splits(g) * grad_elements(g)
     bits = index_bits_of(g, [*operands.present().values(), *others], partial_elements)
-    variant = Variant(dtype, bits, vector_of(g, dtype), *group_channels(g))
+    variant = Variant(dtype, bits, vector_of(g, dtype), *group_channels(g), axes=g.axes)
     return Call(device, g, operands, variant, options.boundary_grad == "zero")
 
 
@@ -105,13 +105,13 @@ def sample_pointers(call: Call, images: DeviceArray) -> tuple[int, ...]:
 
 
 def packed_weight(call: Call) -> ChannelsLast:
-    """The weight as (C/groups, KH*KW, O), by the kernel that copies images channels last."""
+    """The weight as (C/groups, taps, O), by the kernel that copies images channels last."""
     weight = call.operands.weight
-    n, c, h, w = weight.strides
-    out_channels, group_in, kernel_h, kernel_w = weight.shape
-    shape = (group_in, out_channels, kernel_h, kernel_w)
-    as_images = DeviceArray(weight.pointer, shape, (c, n, h, w), weight.dtype)
-    return ChannelsLast(call, as_images, group_in * kernel_h * kernel_w, dense=True)
+    n, c, *axes = weight.strides
+    out_channels, group_in, *kernel = weight.shape
+    shape = (group_in, out_channels, *kernel)
+    as_images = DeviceArray(weight.pointer, shape, (c, n, *axes), weight.dtype)
+    return ChannelsLast(call, as_images, group_in * prod(kernel), dense=True)
 
 
 def operand_costs(call: Call) -> Costs:

@@ -24,7 +24,7 @@ from cudeform.gpu.algorithms.direct import (
     splits,
 )
 from cudeform.gpu.call import THREADS, Call, most_positions, pointer_of
-from cudeform.gpu.chunks import Chunk, cut_into_chunks
+from cudeform.gpu.chunks import Chunk, cut_into_chunks, image_rows
 from cudeform.gpu.costs import Costs
 from cudeform.gpu.device_api import params
 from cudeform.gpu.device_api.protocol import Device, Memory
@@ -91,7 +91,7 @@ class _DirectBackward:
         g, grads = self.call.g, self.grads
         for chunk in self.chunks:
             images = self.images.part(chunk.images)
-            grad_output = self.grad_output.part(chunk.images, chunk.rows)
+            grad_output = self.grad_output.part(chunk.images, self.call.pixels(chunk))
             if not (grads.input is grads.offset is grads.mask is None):
                 self._backpropagate_samples(chunk, images, grad_output)
             if self.partial is not None:
@@ -120,7 +120,7 @@ class _DirectBackward:
         )
         struct = params.DirectBackward(call.sampling(chunk, images, lanes_of(call, 32)))
         launch(call, "deform_direct_backward", call.samples(chunk), pointers, struct)
-        is_last = chunk.rows.stop == g.out_rows
+        is_last = chunk.rows.stop == image_rows(g)
         if self.grad_images is not None and grads.input is not None and is_last:
             unpack_input(call, self.grad_images, grads.input, chunk)
 

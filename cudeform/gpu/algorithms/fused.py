@@ -39,10 +39,10 @@ def supports(
 ) -> bool:
     """Whether the fused kernel can compute a convolution.
 
-    It loads 16 bytes of channels at a time, all of one group and one offset group, and has no
-    registers to spare for 64-bit indices.
+    It has two spatial axes. It loads 16 bytes of channels at a time, all of one group and one
+    offset group, and has no registers to spare for 64-bit indices.
     """
-    if dtype not in DTYPES or hardware.compute_capability < MIN_CAPABILITY:
+    if g.axes != 2 or dtype not in DTYPES or hardware.compute_capability < MIN_CAPABILITY:
         return False
     if g.channels == 0 or run_of(g) % widest(dtype):
         return False

@@ -13,7 +13,7 @@ from cudeform.arrays import DeviceArray, Tangents
 from cudeform.gpu.algorithms import uses_gather
 from cudeform.gpu.algorithms.grad_input_sorted import Scratch, gather
 from cudeform.gpu.call import Call
-from cudeform.gpu.chunks import Chunk
+from cudeform.gpu.chunks import Chunk, image_rows
 from cudeform.gpu.device_api.protocol import Memory
 from cudeform.gpu.layouts import unpack_input
 from cudeform.options import Options
@@ -94,5 +94,5 @@ class GradInputAccumulator:
 
     def after_kernel(self, chunk: Chunk) -> None:
         """Write the result if this chunk completes its images."""
-        if chunk.rows.stop == self.call.g.out_rows:
+        if chunk.rows.stop == image_rows(self.call.g):
             unpack_input(self.call, self.images, self.result, chunk)

@@ -1,8 +1,9 @@
 """The gradient of the input without atomics, by a sorted gather: the same bits in every run.
 
-Each sample lies in one cell, a square between four neighbouring pixels; the cells of an image reach
-one pixel beyond it on each side. The samples of each cell are listed and sorted. Then each pixel
-sums the contributions of the four cells around it, in the order of the lists.
+Each sample lies in one cell, the box between adjacent pixels, which are its corners: four in two
+dimensions, eight in three. The cells of an image reach one pixel beyond it on each side. The
+samples of each cell are listed and sorted. Then each pixel sums the contributions of the cells
+around it, in the order of the samples.
 """
 
 from __future__ import annotations
@@ -12,13 +13,12 @@ from math import prod
 
 from cudeform.arrays import DeviceArray, Tangents
 from cudeform.geometry import Geometry
-from cudeform.gpu.call import THREADS, Call, most_positions, pointer_of, strides_of
+from cudeform.gpu.call import THREADS, Call, most_positions, pointer_of
 from cudeform.gpu.chunks import Chunk
 from cudeform.gpu.costs import Costs
 from cudeform.gpu.device_api import params
 from cudeform.gpu.device_api.protocol import Memory
 from cudeform.gpu.device_api.sizes import TangentStrides
-from cudeform.gpu.device_api.structs import NO_STRIDES
 
 INT_BYTES = 4
 MAX_INDEX_BYTES = 8
@@ -32,8 +32,8 @@ class Scratch:
         counts: number of samples of each cell; after them, the total that has been assigned.
         starts: where the list of each cell starts.
         cells: the cell of each sample.
-        slots: the place of each sample within its cell, in no fixed order.
-        weights: of the four corners of each sample.
+        slots: the number of each sample within its cell, in no fixed order.
+        weights: of the corners of each sample.
         listed: samples by cell, in no fixed order.
         ordered: samples by cell, in order.
     """
@@ -57,7 +57,7 @@ class Scratch:
             starts=call.allocate(cells, INT_BYTES),
             cells=call.allocate(samples, MAX_INDEX_BYTES),
             slots=call.allocate(samples, INT_BYTES),
-            weights=call.allocate(4 * samples, call.variant.acc_itemsize),
+            weights=call.allocate(2**g.axes * samples, call.variant.acc_itemsize),
             listed=call.allocate(samples, INT_BYTES),
             ordered=call.allocate(samples, INT_BYTES),
         )
@@ -65,7 +65,7 @@ class Scratch:
 
 def scratch_costs(g: Geometry, acc_itemsize: int) -> Costs:
     """Workspace of ``Scratch``."""
-    sample = MAX_INDEX_BYTES + 3 * INT_BYTES + 4 * acc_itemsize
+    sample = MAX_INDEX_BYTES + 3 * INT_BYTES + 2**g.axes * acc_itemsize
     return Costs(
         image=2 * INT_BYTES * _cells(g, 1) + INT_BYTES,
         position=g.taps * g.offset_groups * sample,
@@ -142,7 +142,9 @@ def _count(call: Call, chunk: Chunk, s: Scratch, tangents: Tangents | None) -> N
     struct = params.CountCells(
         sampling=call.sampling(chunk, None),
         tangents=TangentStrides(
-            input=NO_STRIDES, offset=strides_of(along.offset), mask=strides_of(along.mask)
+            input=call.strides_of(None),
+            offset=call.strides_of(along.offset),
+            mask=call.strides_of(along.mask),
         ),
         weights_are_tangents=tangents is not None,
     )

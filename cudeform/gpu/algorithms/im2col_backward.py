@@ -93,7 +93,7 @@ class _Backward:
     def _chunk(self, chunk: Chunk) -> None:
         call, grads, tf32 = self.call, self.grads, self.options.allow_tf32
         images = self.images.part(chunk.images)
-        grad_output = self.grad_output.part(chunk.images, chunk.rows)
+        grad_output = self.grad_output.part(chunk.images, call.pixels(chunk))
         if grads.input is grads.offset is grads.mask is None:
             fill_columns(call, chunk, images, self.columns)
         else:

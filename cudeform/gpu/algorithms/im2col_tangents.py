@@ -19,7 +19,6 @@ from cudeform.gpu.call import (
     Call,
     ld_columns_of,
     pointer_of,
-    strides_of,
 )
 from cudeform.gpu.chunks import Chunk, cut_into_chunks
 from cudeform.gpu.costs import Costs
@@ -122,9 +121,9 @@ class TangentCall:
     def tangent_strides(self, pair: ImagePair) -> TangentStrides:
         """Strides of the tangents, for a kernel that samples along them."""
         return TangentStrides(
-            input=strides_of(pair.tangent),
-            offset=strides_of(self.tangents.offset),
-            mask=strides_of(self.tangents.mask),
+            input=self.call.strides_of(pair.tangent),
+            offset=self.call.strides_of(self.tangents.offset),
+            mask=self.call.strides_of(self.tangents.mask),
         )
 
     def pointers(self, pair: ImagePair) -> tuple[int, ...]:

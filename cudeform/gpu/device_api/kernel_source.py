@@ -12,26 +12,27 @@ from importlib.resources import files
 
 from cudeform.gpu.device_api.commands import Kernel
 from cudeform.gpu.device_api.params import PARAMS
-from cudeform.gpu.device_api.structs import c_text
+from cudeform.gpu.device_api.structs import StructType, c_text, depends_on_axes
 
 SCALARS = {"float16": "half_t", "bfloat16": "bfloat16_t", "float32": "float", "float64": "double"}
 ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
 _INDEXING = ("common/indexing.cuh",)
-_SAMPLING = (*_INDEXING, "sampling/sample.cuh")
+_AXES = (*_INDEXING, "common/axes.cuh")
+_SAMPLING = (*_AXES, "sampling/sample.cuh")
 _RECORDS = (*_SAMPLING, "common/vector.cuh", "sampling/sample_record.cuh")
 _COLUMNS = (*_RECORDS, "im2col/columns.cuh", "im2col/column_record.cuh")
 _TANGENT = "sampling/sample_tangent.cuh"
 _GRADS = "sampling/offset_mask_grads.cuh"
 _DIRECT = (*_RECORDS, "direct/channel_slice.cuh")
-_TENSOR_CORES = ("common/tensor_core_ptx.cuh", *_INDEXING)
+_TENSOR_CORES = ("common/tensor_core_ptx.cuh", *_AXES)
 _GEMM = ("fused/gemm_tile.cuh", "fused/schedule.cuh")
 
 # The files of each kernel, in order. The last one has the kernel, and bears its name.
 FILES = {
-    "channels_last": (*_INDEXING, "layout/transpose.cuh", "layout/channels_last.cu"),
+    "channels_last": (*_AXES, "layout/transpose.cuh", "layout/channels_last.cu"),
     "channels_first": (*_INDEXING, "layout/transpose.cuh", "layout/channels_first.cu"),
-    "pack_weight": (*_INDEXING, "layout/pack_weight.cu"),
+    "pack_weight": (*_AXES, "layout/pack_weight.cu"),
     "unpack_weight": (*_INDEXING, "layout/unpack_weight.cu"),
     "deform_im2col": (*_COLUMNS, "im2col/deform_im2col.cu"),
     "deform_im2col_jvp": (*_COLUMNS, _TANGENT, "im2col/deform_im2col_jvp.cu"),
@@ -45,7 +46,7 @@ FILES = {
     "fill_cells": (*_INDEXING, "grad_input_sorted/fill_cells.cu"),
     "sort_cells": (*_INDEXING, "grad_input_sorted/sort_cells.cu"),
     "gather_grad_input": (
-        *(*_INDEXING, "common/vector.cuh", "im2col/columns.cuh"),
+        *(*_AXES, "common/vector.cuh", "im2col/columns.cuh"),
         "grad_input_sorted/gather_grad_input.cu",
     ),
     "deform_direct": (*_DIRECT, "direct/deform_direct.cu"),
@@ -57,7 +58,7 @@ FILES = {
         *(*_TENSOR_CORES, "sampling/sample.cuh", *_GEMM, "fused/sampler.cuh"),
         "fused/deform_fused.cu",
     ),
-    "reduce_split_k": (*_INDEXING, "fused/reduce_split_k.cu"),
+    "reduce_split_k": (*_AXES, "fused/reduce_split_k.cu"),
 }
 
 
@@ -105,7 +106,8 @@ class Variant:
         group_in: input channels of a group, for direct kernels.
         group_out: output channels of a group, for direct kernels.
         tile: tile of the fused kernel.
-        atomic_width: neighbouring elements that one atomic addition takes, 4 or 1.
+        atomic_width: contiguous elements that one atomic addition takes, 4 or 1.
+        axes: number of spatial axes, 1 to 3.
     """
 
     dtype: str
@@ -115,6 +117,7 @@ class Variant:
     group_out: int = 0
     tile: GemmTile | None = None
     atomic_width: int = 1
+    axes: int = 2
 
     @property
     def acc_itemsize(self) -> int:
@@ -138,6 +141,9 @@ def kernel(name: str, variant: Variant) -> Kernel:
         variant = replace(variant, group_in=0, group_out=0)
     if "fused/gemm_tile.cuh" not in among:
         variant = replace(variant, tile=None)
+    struct: StructType = PARAMS[name]
+    if not depends_on_axes(struct):
+        variant = replace(variant, axes=2)
     if not adds_atomically(name):
         variant = replace(variant, atomic_width=1)
     parts = [_prelude(variant), read("common/ptx.cuh"), _types(name, variant), *map(read, among)]
@@ -157,7 +163,11 @@ def read(file: str) -> str:
 
 
 def _prelude(variant: Variant) -> str:
-    constants = {"VECTOR": variant.vector, "ATOMIC_WIDTH": variant.atomic_width}
+    constants = {
+        "AXES": variant.axes,
+        "VECTOR": variant.vector,
+        "ATOMIC_WIDTH": variant.atomic_width,
+    }
     if variant.group_in:
         constants |= {"GROUP_IN": variant.group_in, "GROUP_OUT": variant.group_out}
     if variant.tile is not None:

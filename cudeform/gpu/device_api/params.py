@@ -15,22 +15,22 @@ from cudeform.gpu.device_api.sizes import (
     Sampling,
     TangentStrides,
 )
-from cudeform.gpu.device_api.structs import Flag, Index, Int, Strides, Struct
+from cudeform.gpu.device_api.structs import Flag, Index, Int, PerAxis, Strides, Struct
 
 # ---- layout/ -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class ChannelsLast(Struct):
-    """Which rows of which images are copied."""
+    """Which pixels of which images are copied."""
 
     source: Strides
+    size: PerAxis
     first_image: Int
     images: Int
     channels: Int
-    first_row: Int
-    height: Int  # rows that are copied
-    width: Int
+    first_pixel: Index
+    pixels: Index  # of an image that are copied
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,7 @@ class ChannelsFirst(Struct):
     first_image: Int
     images: Int
     channels: Int
-    height: Int
-    width: Int
+    pixels: Index  # of an image
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ class GatherGradInput(Struct):
     problem: Problem
     layout: ColumnLayout
     images: Int
-    lanes: Int  # neighbouring threads that share a pixel
+    lanes: Int  # adjacent threads that share a pixel
     accumulate: Flag
 
 

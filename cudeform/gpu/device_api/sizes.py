@@ -10,7 +10,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from cudeform.geometry import Geometry
-from cudeform.gpu.device_api.structs import Divisor, Flag, Index, Int, Strides, Struct, divisor
+from cudeform.gpu.device_api.structs import (
+    Divisor,
+    DivisorPerAxis,
+    Flag,
+    Index,
+    Int,
+    PerAxis,
+    Strides,
+    Struct,
+    divisor,
+)
 
 
 @dataclass(frozen=True)
@@ -18,19 +28,13 @@ class Problem(Struct):
     """Sizes of the convolution, and the convention of its gradient."""
 
     channels: Int
-    in_h: Int
-    in_w: Int
+    size: PerAxis
     out_channels: Int
-    out_h: Int
-    out_w: Int
-    kernel_h: Int
-    kernel_w: Int
-    stride_h: Int
-    stride_w: Int
-    pad_top: Int
-    pad_left: Int
-    dilation_h: Int
-    dilation_w: Int
+    out: PerAxis
+    kernel: PerAxis
+    stride: PerAxis
+    pad_begin: PerAxis
+    dilation: PerAxis
     groups: Int
     offset_groups: Int
     zero_boundary_grad: Flag  # the option boundary_grad is "zero"
@@ -40,8 +44,8 @@ class Problem(Struct):
     spans_groups: Flag  # an offset group has channels of several groups
     by_offset_groups: Divisor
     by_taps: Divisor
-    by_kernel_w: Divisor
-    by_out_w: Divisor
+    by_kernel: DivisorPerAxis
+    by_out: DivisorPerAxis
     by_group_channels: Divisor
     by_offset_channels: Divisor
 
@@ -50,24 +54,15 @@ class Problem(Struct):
     def of(g: Geometry, zero_boundary_grad: bool) -> Problem:
         """The problem of a call."""
         group_channels, offset_channels = g.channels // g.groups, g.channels // g.offset_groups
-        (in_h, in_w), (out_h, out_w), (kernel_h, kernel_w) = g.size, g.out, g.kernel
-        (stride_h, stride_w), (dilation_h, dilation_w) = g.stride, g.dilation
-        pad_top, pad_left = g.pad_begin
         return Problem(
             channels=g.channels,
-            in_h=in_h,
-            in_w=in_w,
+            size=g.size,
             out_channels=g.out_channels,
-            out_h=out_h,
-            out_w=out_w,
-            kernel_h=kernel_h,
-            kernel_w=kernel_w,
-            stride_h=stride_h,
-            stride_w=stride_w,
-            pad_top=pad_top,
-            pad_left=pad_left,
-            dilation_h=dilation_h,
-            dilation_w=dilation_w,
+            out=g.out,
+            kernel=g.kernel,
+            stride=g.stride,
+            pad_begin=g.pad_begin,
+            dilation=g.dilation,
             groups=g.groups,
             offset_groups=g.offset_groups,
             zero_boundary_grad=zero_boundary_grad,
@@ -77,8 +72,8 @@ class Problem(Struct):
             spans_groups=offset_channels > 0 and group_channels % offset_channels != 0,
             by_offset_groups=divisor(g.offset_groups),
             by_taps=divisor(g.taps),
-            by_kernel_w=divisor(kernel_w),
-            by_out_w=divisor(out_w),
+            by_kernel=tuple(map(divisor, g.kernel)),
+            by_out=tuple(map(divisor, g.out)),
             by_group_channels=divisor(group_channels),
             by_offset_channels=divisor(offset_channels),
         )
@@ -86,7 +81,7 @@ class Problem(Struct):
 
 @dataclass(frozen=True)
 class Chunk(Struct):
-    """The images and output rows that a launch covers."""
+    """The images and output rows that a launch covers; see ``chunks`` for what a row is."""
 
     first_image: Int
     images: Int
@@ -106,7 +101,7 @@ class Sampling(Struct):
     offset: Strides
     mask: Strides
     samples: Index  # positions * taps * offset_groups
-    lanes: Int  # neighbouring threads that share a sample
+    lanes: Int  # adjacent threads that share a sample
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 Int = Annotated[int, "int"]
 Flag = Annotated[bool, "int"]
 Index = Annotated[int, "index_t"]
-Strides = Annotated[tuple[int, ...], "Strides"]  # of an (N, C, H, W) array, in elements
+Strides = Annotated[tuple[int, ...], "Strides"]  # of an (N, C, *axes) array, in elements
 Divisor = Annotated[tuple[int, int, int], "Divisor"]  # see ``divisor``
 
-NO_STRIDES = (0, 0, 0, 0)  # of an array that is absent
+# Arrays with an element for each spatial axis.
+PerAxis = Annotated[tuple[int, ...], "int", "AXES"]
+DivisorPerAxis = Annotated[tuple[tuple[int, int, int], ...], "Divisor", "AXES"]
 
 _C_INDEX = {32: "int", 64: "long long"}
-_AXES = ("n", "c", "h", "w")
 _DIVISOR = (("by", np.int32), ("multiplier", np.uint32), ("shift", np.int32))
 
 
@@ -29,10 +30,10 @@ class Struct:
     The name in C is that of the class.
     """
 
-    def packed(self, index_bits: int) -> NDArray[Any]:
-        """The struct as C lays it out, an array of one element."""
+    def packed(self, index_bits: int, axes: int) -> NDArray[Any]:
+        """The struct as C lays it out for a number of spatial axes, an array of one element."""
         kind: StructType = type(self)
-        struct = np.zeros(1, struct_dtype(kind, index_bits))
+        struct = np.zeros(1, struct_dtype(kind, index_bits, axes))
         struct[0] = _values(self)
         return struct
 
@@ -42,16 +43,22 @@ StructType = Any
 
 
 def c_text(struct: StructType, index_bits: int) -> str:
-    """The definition of a struct in C, after those of all types in it."""
-    texts = [
-        f"typedef {_C_INDEX[index_bits]} index_t;",
-        f"struct Strides {{ index_t {', '.join(_AXES)}; }};",
-        "struct Divisor { int by; unsigned int multiplier; int shift; };",
-    ]
+    """The definition of a struct in C, after those of all types in it; AXES is a macro."""
+    texts = [f"typedef {_C_INDEX[index_bits]} index_t;"]
+    if depends_on_axes(struct):
+        texts.append("struct Strides { index_t n, c, axis[AXES]; };")
+    texts.append("struct Divisor { int by; unsigned int multiplier; int shift; };")
     for each in dict.fromkeys(_nested(struct)):
-        lines = "\n".join(f"    {_c_name(kind)} {name};" for name, kind in _fields(each))
+        lines = "\n".join(f"    {_declaration(name, kind)};" for name, kind in _fields(each))
         texts.append(f"struct {each.__name__} {{\n{lines}\n}};")
     return "\n".join(texts) + "\n"
+
+
+@cache
+def depends_on_axes(struct: StructType) -> bool:
+    """Whether the layout of a struct depends on the number of spatial axes."""
+    kinds = [kind for each in _nested(struct) for _, kind in _fields(each)]
+    return any(_is_array(kind) or _c_name(kind) == "Strides" for kind in kinds)
 
 
 @lru_cache
@@ -75,6 +82,15 @@ def _c_name(kind: Any) -> str:
     return kind.__name__ if _is_struct(kind) else str(get_args(kind)[1])
 
 
+def _is_array(kind: Any) -> bool:
+    """Whether a field has an element for each axis."""
+    return not _is_struct(kind) and len(get_args(kind)) > 2
+
+
+def _declaration(name: str, kind: Any) -> str:
+    return f"{_c_name(kind)} {name}{'[AXES]' if _is_array(kind) else ''}"
+
+
 def _nested(struct: StructType) -> Iterator[StructType]:
     """The structs that a struct has, innermost first, then itself."""
     for _, kind in _fields(struct):
@@ -84,22 +100,36 @@ def _nested(struct: StructType) -> Iterator[StructType]:
 
 
 def _values(struct: Struct) -> tuple[Any, ...]:
-    values = vars(struct).values()
-    return tuple(_values(value) if isinstance(value, Struct) else value for value in values)
+    """The values of the fields as NumPy takes them: structs as tuples, arrays as lists."""
+    struct_type: StructType = type(struct)
+    return tuple(_value(kind, getattr(struct, name)) for name, kind in _fields(struct_type))
+
+
+def _value(kind: Any, value: Any) -> Any:
+    if _is_struct(kind):
+        return _values(value)
+    if _c_name(kind) == "Strides":
+        n, c, *axes = value
+        return n, c, axes
+    return list(value) if _is_array(kind) else value
 
 
 @cache
-def struct_dtype(struct: StructType, index_bits: int) -> np.dtype[Any]:
+def struct_dtype(struct: StructType, index_bits: int, axes: int) -> np.dtype[Any]:
     """The layout of a struct, as C aligns it."""
     index = np.dtype(f"int{index_bits}")
+    strides = [("n", index), ("c", index), ("axis", index, (axes,))]
     kinds = {
         "int": np.dtype(np.int32),
         "index_t": index,
-        "Strides": np.dtype([(axis, index) for axis in _AXES], align=True),
+        "Strides": np.dtype(strides, align=True),
         "Divisor": np.dtype(list(_DIVISOR), align=True),
     }
 
-    def dtype_of(kind: Any) -> np.dtype[Any]:
-        return struct_dtype(kind, index_bits) if _is_struct(kind) else kinds[_c_name(kind)]
+    def field(name: str, kind: Any) -> tuple[Any, ...]:
+        if _is_struct(kind):
+            return name, struct_dtype(kind, index_bits, axes)
+        single = name, kinds[_c_name(kind)]
+        return (*single, (axes,)) if _is_array(kind) else single
 
-    return np.dtype([(name, dtype_of(kind)) for name, kind in _fields(struct)], align=True)
+    return np.dtype([field(name, kind) for name, kind in _fields(struct)], align=True)

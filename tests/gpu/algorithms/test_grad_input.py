@@ -73,9 +73,9 @@ def test_a_vector_is_added_at_multiples_of_16_bytes_only() -> None:
     toy = Kernel("deform_backward", text[:at] + '#line 1 "toy.cu"\n' + body)
     array = device.put(np.zeros(8, "float32"))
     for first in (0, 4):
-        device.launch(toy, 1, 1, [array.pointer], ScanCells(first).packed(32))
+        device.launch(toy, 1, 1, [array.pointer], ScanCells(first).packed(32, 2))
     with pytest.raises(KernelError, match="add_global4"):
-        device.launch(toy, 1, 1, [array.pointer], ScanCells(1).packed(32))
+        device.launch(toy, 1, 1, [array.pointer], ScanCells(1).packed(32, 2))
 
 
 # ---- all agree -----------------------------------------------------------------------------------

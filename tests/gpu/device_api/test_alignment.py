@@ -20,6 +20,8 @@ pytestmark = needs_compiler
 
 def check_alignment(struct: Any) -> int:
     """The alignment of a dtype, after a check that all its fields have theirs."""
+    if struct.subdtype is not None:
+        return check_alignment(struct.base)
     if struct.names is None:
         return int(struct.itemsize)
     alignments = []
@@ -31,11 +33,12 @@ def check_alignment(struct: Any) -> int:
     return max(alignments)
 
 
+@pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize("index_bits", [32, 64])
-def test_structs_lie_as_a_compiler_lays_them_out(index_bits: int) -> None:
+def test_structs_lie_as_a_compiler_lays_them_out(index_bits: int, axes: int) -> None:
     """Each field at a multiple of its own alignment, structs included."""
     for struct in PARAMS.values():
-        check_alignment(struct_dtype(struct, index_bits))
+        check_alignment(struct_dtype(struct, index_bits, axes))
 
 
 def test_rows_of_columns_are_whole_vectors() -> None:

@@ -31,7 +31,7 @@ def test_nothing_is_divided_by_a_size_that_is_missing() -> None:
 
 @pytest.mark.parametrize("bits", [32, 64])
 def test_a_divisor_is_the_same_in_both_languages(bits: int) -> None:
-    assert struct_dtype(Problem, bits)["by_taps"].itemsize == 12
+    assert struct_dtype(Problem, bits, 2)["by_taps"].itemsize == 12
     text = c_text(Problem, bits)
     assert "    Divisor by_taps;\n" in text
     assert "struct Divisor { int by; unsigned int multiplier; int shift; };" in text

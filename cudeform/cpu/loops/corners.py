@@ -1,0 +1,111 @@
+"""The multilinear surface between the corners of a sample: weights, slopes, mixed derivatives.
+
+``fractions`` have an item an axis and ``dots`` one a corner, see ``unrolled.py``. The share of a
+corner along an axis is the fraction if it is the high one, else what is left to 1; its weight is
+the product of its shares.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cudeform.cpu.loops.jit import inlined
+from cudeform.cpu.loops.unrolled import (
+    corner_bit,
+    item,
+    over_axes,
+    over_corners,
+    per_axis,
+    per_corner,
+)
+
+
+@inlined
+def axis_weight(axis: Any, weight: Any, corner: Any, fractions: Any) -> Any:
+    """Multiply the weight of a corner by its share along an axis."""
+    frac = item(fractions, axis)
+    share = frac if corner & corner_bit(fractions, axis) else type(frac)(1) - frac
+    return share if axis == 0 else weight * share
+
+
+@inlined
+def corner_weight(corner: Any, fractions: Any) -> Any:
+    """The multilinear weight of a corner."""
+    one = type(fractions[0])(1)
+    return over_axes(fractions, axis_weight, one, (corner, fractions))
+
+
+@inlined
+def corner_weights(fractions: Any) -> Any:
+    """Multilinear weights of the corners."""
+    return per_corner(fractions, corner_weight, (fractions,))
+
+
+@inlined
+def add_weighted_dot(corner: Any, value: Any, fractions: Any, dots: Any) -> Any:
+    """Add the value at a corner, multiplied by its weight."""
+    return value + corner_weight(corner, fractions) * item(dots, corner)
+
+
+@inlined
+def weighted_dots(fractions: Any, dots: Any) -> Any:
+    """The value between values at the corners."""
+    zero = type(fractions[0])(0)
+    return over_corners(fractions, add_weighted_dot, zero, (fractions, dots))
+
+
+@inlined
+def other_share(
+    axis: Any, weight: Any, corner: Any, fractions: Any, first: Any, second: Any
+) -> Any:
+    """Multiply by the share of a corner along an axis that is neither ``first`` nor ``second``."""
+    if axis in (first, second):
+        return weight
+    frac = item(fractions, axis)
+    return weight * (frac if corner & corner_bit(fractions, axis) else type(frac)(1) - frac)
+
+
+@inlined
+def other_shares(corner: Any, fractions: Any, first: Any, second: Any) -> Any:
+    """The weight of a corner without its shares along two axes, or along one."""
+    one = type(fractions[0])(1)
+    return over_axes(fractions, other_share, one, (corner, fractions, first, second))
+
+
+@inlined
+def add_slope(step: Any, slope: Any, axis: Any, fractions: Any, dots: Any) -> Any:
+    """Add the difference between a pair of corners to the derivative along an axis."""
+    corner, bit = len(dots) - 1 - step, corner_bit(fractions, axis)
+    if not corner & bit:
+        return slope
+    difference = item(dots, corner) - item(dots, corner ^ bit)
+    return slope + other_shares(corner, fractions, axis, axis) * difference
+
+
+@inlined
+def slope_along(axis: Any, fractions: Any, dots: Any) -> Any:
+    """Derivative along an axis between values at the corners."""
+    zero = type(fractions[0])(0)
+    return over_corners(fractions, add_slope, zero, (axis, fractions, dots))
+
+
+@inlined
+def slopes(fractions: Any, dots: Any) -> Any:
+    """Derivatives along the axes between values at the corners."""
+    return per_axis(fractions, slope_along, (fractions, dots))
+
+
+@inlined
+def add_twist(corner: Any, twist: Any, first: Any, second: Any, fractions: Any, dots: Any) -> Any:
+    """Add a corner to the mixed second derivative along two axes."""
+    share = other_shares(corner, fractions, first, second) * item(dots, corner)
+    high_first = (corner & corner_bit(fractions, first)) != 0
+    high_second = (corner & corner_bit(fractions, second)) != 0
+    return twist + share if high_first == high_second else twist - share
+
+
+@inlined
+def twist_along(first: Any, second: Any, fractions: Any, dots: Any) -> Any:
+    """Mixed second derivative along two axes between values at the corners."""
+    zero = type(fractions[0])(0)
+    return over_corners(fractions, add_twist, zero, (first, second, fractions, dots))

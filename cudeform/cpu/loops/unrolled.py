@@ -1,0 +1,160 @@
+"""Steps over axes and corners, unrolled when a loop is compiled.
+
+The number of axes is the length of a tuple, which the compiler knows, and a sample has two corners
+for each axis that doubles them. A step is an inlined function that is given the number of its axis
+or corner, a constant once it has become part of the loop:
+
+    per_axis(axes, step, arguments)            (step(0, *arguments), step(1, *arguments), ...)
+    per_corner(axes, step, arguments)
+    over_axes(axes, step, value, arguments)    ... step(1, step(0, value, *arguments), *arguments)
+    over_corners(axes, step, value, arguments)
+
+``axes`` is any tuple with an item an axis. Corner ``c`` is the one behind the low corner along axis
+``a`` if ``c`` has the bit ``axes - 1 - a``: in two dimensions, top left, top right, bottom left,
+bottom right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import types
+from numba.core import cgutils
+from numba.core.errors import TypingError
+
+from cudeform.cpu.loops.jit import inlined, instruction
+
+
+def _called(typing: Any, step: Any, *given: Any) -> Any:
+    """The signature of a step."""
+    return typing.resolve_function_type(step, (types.int64, *map(types.unliteral, given)), {})
+
+
+def _given(context: Any, builder: Any, called: Any, values: Any, kinds: Any) -> list[Any]:
+    """Values as the arguments of a step, after the number."""
+    wanted = called.args[1:]
+    return [
+        context.cast(builder, value, kind, want)
+        for value, kind, want in zip(values, kinds, wanted, strict=True)
+    ]
+
+
+def _per(count_of: Callable[[int], int]) -> Callable[..., Any]:
+    def unroll(typing: Any, axes: Any, step: Any, arguments: Any) -> Any:
+        count, called = count_of(len(axes)), _called(typing, step, *arguments)
+
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            call = context.get_function(step, called)
+            unpacked = cgutils.unpack_tuple(builder, values[2])
+            given = _given(context, builder, called, unpacked, arguments)
+            numbers = [context.get_constant(types.int64, number) for number in range(count)]
+            results = [call(builder, [number, *given]) for number in numbers]
+            return context.make_tuple(builder, signature.return_type, results)
+
+        return types.UniTuple(called.return_type, count)(axes, step, arguments), generate
+
+    return instruction(unroll)
+
+
+def _over(count_of: Callable[[int], int]) -> Callable[..., Any]:
+    def unroll(typing: Any, axes: Any, step: Any, value: Any, arguments: Any) -> Any:
+        count, kind = count_of(len(axes)), types.unliteral(value)
+        called = _called(typing, step, kind, *arguments)
+        if called.return_type != kind:
+            raise TypingError(f"a step must return {kind}, its value, not {called.return_type}")
+
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            call = context.get_function(step, called)
+            unpacked = [values[2], *cgutils.unpack_tuple(builder, values[3])]
+            result, *given = _given(context, builder, called, unpacked, (value, *arguments))
+            for number in range(count):
+                constant = context.get_constant(types.int64, number)
+                result = call(builder, [constant, result, *given])
+            return result
+
+        return kind(axes, step, value, arguments), generate
+
+    return instruction(unroll)
+
+
+per_axis, over_axes = _per(lambda axes: axes), _over(lambda axes: axes)
+per_corner, over_corners = _per(lambda axes: 2**axes), _over(lambda axes: 2**axes)
+
+
+@instruction
+def item(typing: Any, items: Any, number: Any) -> Any:
+    """An item of a tuple whose number is a constant once all is inlined; no bounds are checked."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        items, number = arguments
+        room = cgutils.alloca_once_value(builder, items)
+        return builder.load(builder.gep(room, [number.type(0), number]))
+
+    return items.dtype(items, number), generate
+
+
+@instruction
+def with_item(typing: Any, items: Any, number: Any, value: Any) -> Any:
+    """A tuple with another item at such a number."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        items, number, value = arguments
+        room = cgutils.alloca_once_value(builder, items)
+        builder.store(value, builder.gep(room, [number.type(0), number]))
+        return builder.load(room)
+
+    return items(items, number, items.dtype), generate
+
+
+@inlined
+def corner_bit(axes: Any, axis: Any) -> Any:
+    """The bit that a corner's number has if the corner is the high one along an axis."""
+    return 1 << (len(axes) - 1 - axis)
+
+
+@inlined
+def all_corners(axes: Any) -> Any:
+    """A bit for each corner."""
+    return (1 << (1 << len(axes))) - 1
+
+
+@inlined
+def unravel_axis(step: Any, state: Any, sizes: Any) -> Any:
+    """Take the last axis that is left from an index that counts row by row."""
+    axis = len(sizes) - 1 - step
+    indices, rest = state
+    if axis == 0:
+        return with_item(indices, 0, rest), rest
+    quotient = rest // item(sizes, axis)
+    return with_item(indices, axis, rest - quotient * item(sizes, axis)), quotient
+
+
+@inlined
+def unravel(index: Any, sizes: Any) -> Any:
+    """An index along each axis, from one that counts row by row."""
+    indices, _ = over_axes(sizes, unravel_axis, (sizes, index), (sizes,))
+    return indices
+
+
+@inlined
+def next_axis(step: Any, state: Any, sizes: Any) -> Any:
+    """Carry over to the last axis that is left."""
+    axis = len(sizes) - 1 - step
+    indices, carry = state
+    index = item(indices, axis) + carry
+    full = index == item(sizes, axis)
+    return with_item(indices, axis, 0 if full else index), 1 if full else 0
+
+
+@inlined
+def next_index(indices: Any, sizes: Any) -> Any:
+    """The index along each axis of the next element, row by row."""
+    indices, _ = over_axes(sizes, next_axis, (indices, 1), (sizes,))
+    return indices
+
+
+@inlined
+def same_for(number: Any, value: Any) -> Any:
+    """A step that gives every axis or corner the same value."""
+    return value

@@ -1,0 +1,305 @@
+"""Deformable convolution as a layer of Keras 3, for the backends tensorflow, jax and torch.
+
+    >>> import keras
+    >>> from cudeform.keras import DeformConv2D
+    >>> layer = DeformConv2D(8, 3, padding="same")
+    >>> layer(keras.ops.ones((1, 16, 16, 3))).shape == (1, 16, 16, 8)
+    True
+
+* Import this module before ``keras.models.load_model``: Keras then finds the class.
+* Under TensorFlow a model with this layer is not compiled by XLA (``supports_jit`` is False), and
+  ``Model.export`` writes what only the same process can run: save ``.keras`` files.
+* ``cudeform.options`` are read when a call is traced, so set them before ``fit``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from typing import Any
+
+import keras
+from keras import activations, constraints, initializers, ops, regularizers
+
+from cudeform.operators.deform_conv import deform_conv2d
+from cudeform.settings import Pair, as_ints
+
+BACKEND = keras.config.backend()
+
+SETTINGS = (
+    "filters",
+    "kernel_size",
+    "strides",
+    "padding",
+    "data_format",
+    "dilation_rate",
+    "groups",
+    "offset_groups",
+    "modulated",
+    "use_bias",
+)
+
+
+@keras.saving.register_keras_serializable(package="cudeform")
+class DeformConv2D(keras.layers.Layer):  # type: ignore[misc]
+    """DCNv2, or DCNv1 if not ``modulated``, with the arguments of ``keras.layers.Conv2D``.
+
+    A convolution of the same sizes predicts offsets, and masks if ``modulated``, from the input.
+    It begins at zero: no tap is displaced, and the mask, a sigmoid, is one half, so the layer
+    begins at half of what a ``Conv2D`` with its kernel gives. Called with a list,
+    ``layer([inputs, offset])`` or ``layer([inputs, offset, mask])``, the layer predicts nothing;
+    the mask is then used as it is.
+
+    Weights are ``kernel`` (KH, KW, C/groups, O) and ``bias`` (O,), as in ``Conv2D``, and
+    ``offset_kernel`` (KH, KW, C, predicted) and ``offset_bias`` of the branch. It predicts (dy, dx)
+    of each tap of each offset group, in pixels, then the masks.
+
+    Args:
+        filters, kernel_size, strides, padding, data_format, dilation_rate, groups: as for
+            ``Conv2D``; "same" is TensorFlow's for any stride, under all backends.
+        offset_groups: groups of channels that share offsets.
+        modulated: whether the branch predicts masks.
+        activation, use_bias, kernel_initializer, bias_initializer: as for ``Conv2D``.
+        offset_initializer: of ``offset_kernel``.
+        kernel_regularizer, bias_regularizer, activity_regularizer, kernel_constraint,
+            bias_constraint: as for ``Conv2D``.
+
+    Inputs and outputs are (N, H, W, C), or (N, C, H, W) with ``data_format="channels_first"``;
+    offset and mask of a list have the channels at the same axis: 2*offset_groups*KH*KW and
+    offset_groups*KH*KW.
+
+    Raises:
+        ValueError: sizes that do not fit; ``padding="same"`` with strides where the size of the
+            input is unknown.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Pair,
+        strides: Pair = (1, 1),
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: Pair = (1, 1),
+        groups: int = 1,
+        offset_groups: int = 1,
+        modulated: bool = True,
+        activation: Any = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        offset_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Keep the settings; ``build`` makes the weights."""
+        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
+        self.filters, self.groups = filters, groups
+        self.offset_groups, self.modulated, self.use_bias = offset_groups, modulated, use_bias
+        self.kernel_size = as_ints("kernel_size", kernel_size, 1, 2)
+        self.strides = as_ints("strides", strides, 1, 2)
+        self.dilation_rate = as_ints("dilation_rate", dilation_rate, 1, 2)
+        self.padding = _one_of("padding", str(padding).lower(), ("valid", "same"))
+        data_format = data_format or keras.config.image_data_format()
+        formats = ("channels_last", "channels_first")
+        self.data_format = _one_of("data_format", data_format, formats)
+        self.activation = activations.get(activation)
+        self.kernel_initializer = initializers.get(kernel_initializer)
+        self.bias_initializer = initializers.get(bias_initializer)
+        self.offset_initializer = initializers.get(offset_initializer)
+        self.kernel_regularizer = regularizers.get(kernel_regularizer)
+        self.bias_regularizer = regularizers.get(bias_regularizer)
+        self.kernel_constraint = constraints.get(kernel_constraint)
+        self.bias_constraint = constraints.get(bias_constraint)
+        if filters % groups:
+            raise ValueError(f"groups = {groups} must divide filters, got {filters}")
+        if BACKEND == "tensorflow":
+            self.supports_jit = False  # XLA cannot call Python there
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether the channels are the last axis."""
+        return bool(self.data_format == "channels_last")
+
+    @property
+    def displaced(self) -> int:
+        """Channels of the offset."""
+        return 2 * self.offset_groups * prod(self.kernel_size)
+
+    def build(self, input_shape: Any) -> None:
+        """Make the weights for a shape of the input, or for the shapes of a list."""
+        shape, predicts = _first(input_shape), not _is_list(input_shape)
+        axis = 3 if self.channels_last else 1
+        channels = shape[axis]
+        if channels is None:
+            raise ValueError(f"the channels of the input must be known, got shape {shape}")
+        for name in ("groups", "offset_groups"):
+            if channels % getattr(self, name):
+                value = getattr(self, name)
+                raise ValueError(
+                    f"{name} = {value} must divide the channels of the input, got {channels}"
+                )
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(*self.kernel_size, channels // self.groups, self.filters),
+            initializer=self.kernel_initializer,
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+        )
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(self.filters,),
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
+        if predicts:
+            predicted = self.displaced // 2 * (3 if self.modulated else 2)
+            self.offset_kernel = self.add_weight(
+                name="offset_kernel",
+                shape=(*self.kernel_size, channels, predicted),
+                initializer=self.offset_initializer,
+            )
+            self.offset_bias = self.add_weight(
+                name="offset_bias", shape=(predicted,), initializer="zeros"
+            )
+            self.input_spec = keras.layers.InputSpec(ndim=4, axes={axis: channels})
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        """Convolve images, or images with the offsets and masks that a list has beside them."""
+        offset, mask = inputs[1:] + [None] * (3 - len(inputs)) if _is_list(inputs) else (None, None)
+        images = _first(inputs)
+        padding = self._padding(images.shape)
+        if offset is None:
+            offset, mask = self._predict(images)
+        kernel = ops.convert_to_tensor(self.kernel)
+        bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
+        settings = self.strides, padding, self.dilation_rate
+        run = _deform_conv2d_last if self.channels_last else _deform_conv2d_first
+        return self.activation(run(images, offset, kernel, bias, *settings, mask))
+
+    def _predict(self, images: Any) -> tuple[Any, Any]:
+        """Offset and mask."""
+        predicted = ops.conv(
+            images,
+            self.offset_kernel,
+            strides=self.strides,
+            padding=self.padding,
+            data_format=self.data_format,
+            dilation_rate=self.dilation_rate,
+        )
+        axis = 3 if self.channels_last else 1
+        shape = [-1 if each == axis else 1 for each in range(4)]
+        predicted = predicted + ops.reshape(self.offset_bias, shape)
+        if not self.modulated:
+            return predicted, None
+        offset, mask = ops.split(predicted, [self.displaced], axis=axis)
+        return offset, ops.sigmoid(mask)
+
+    def _padding(self, shape: Sequence[int | None]) -> tuple[tuple[int, int], ...]:
+        """The padding of each axis, ((top, bottom), (left, right))."""
+        if self.padding == "valid":
+            return (0, 0), (0, 0)
+        sizes = self._sizes(shape)
+        if None in sizes and self.strides != (1, 1):
+            raise ValueError(
+                'padding="same" with strides needs an input whose height and width are known, got '
+                f"shape {tuple(shape)}; pad the images, or give keras.Input their size"
+            )
+        axes = zip(sizes, self.kernel_size, self.strides, self.dilation_rate, strict=True)
+        return tuple(_same(*axis) for axis in axes)
+
+    def _sizes(self, shape: Sequence[int | None]) -> Sequence[int | None]:
+        return shape[1:3] if self.channels_last else shape[2:4]
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        """The output's shape; None where the input's is unknown."""
+        shape = _first(input_shape)
+        axes = zip(
+            self._sizes(shape), self.kernel_size, self.strides, self.dilation_rate, strict=True
+        )
+        if self.padding == "same":
+            out = [None if size is None else -(-size // s) for size, _, s, _ in axes]
+        else:
+            out = [
+                None if size is None else (size - d * (k - 1) - 1) // s + 1
+                for size, k, s, d in axes
+            ]
+        return (
+            (shape[0], *out, self.filters) if self.channels_last else (shape[0], self.filters, *out)
+        )
+
+    def compute_output_spec(self, inputs: Any) -> Any:
+        """The output's shape and dtype, without running the layer."""
+        shapes = [each.shape for each in inputs] if _is_list(inputs) else inputs.shape
+        return keras.KerasTensor(self.compute_output_shape(shapes), dtype=self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        config: dict[str, Any] = super().get_config()
+        config |= {name: getattr(self, name) for name in SETTINGS}
+        for name, serialize in _SERIALIZED.items():
+            config[name] = serialize(getattr(self, name))
+        return config
+
+
+_SERIALIZED: Mapping[str, Callable[[Any], Any]] = {
+    "activation": activations.serialize,
+    "kernel_initializer": initializers.serialize,
+    "bias_initializer": initializers.serialize,
+    "offset_initializer": initializers.serialize,
+    "kernel_regularizer": regularizers.serialize,
+    "bias_regularizer": regularizers.serialize,
+    "activity_regularizer": regularizers.serialize,
+    "kernel_constraint": constraints.serialize,
+    "bias_constraint": constraints.serialize,
+}
+
+
+def _deform_conv2d_last(images: Any, offset: Any, kernel: Any, bias: Any, *settings: Any) -> Any:
+    """On arrays with channels last; ``settings`` are stride, padding, dilation and the mask."""
+    if BACKEND == "tensorflow":
+        from cudeform.interop import tensorflow
+
+        return tensorflow.deform_conv2d(images, offset, kernel, bias, *settings)
+    *sizes, mask = settings
+    first = [None if a is None else ops.transpose(a, (0, 3, 1, 2)) for a in (images, offset, mask)]
+    out = _deform_conv2d_first(first[0], first[1], kernel, bias, *sizes, first[2])
+    return ops.transpose(out, (0, 2, 3, 1))
+
+
+def _deform_conv2d_first(images: Any, offset: Any, kernel: Any, bias: Any, *settings: Any) -> Any:
+    """The same on arrays with channels first; the kernel is Keras's all the same."""
+    return deform_conv2d(images, offset, ops.transpose(kernel, (3, 2, 0, 1)), bias, *settings)
+
+
+def _same(size: int | None, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    """Begin and end of the padding for ``ceil(size / stride)`` positions, TensorFlow's "same"."""
+    span = dilation * (kernel - 1)
+    last = 0 if size is None else -(-size // stride) * stride - stride - size + 1
+    total = max(last + span, 0)
+    return total // 2, total - total // 2
+
+
+def _is_list(inputs: Any) -> bool:
+    """Whether there are several inputs, or shapes of several."""
+    if not isinstance(inputs, (list, tuple)) or not inputs:
+        return False
+    return not (inputs[0] is None or isinstance(inputs[0], int))
+
+
+def _first(inputs: Any) -> Any:
+    return inputs[0] if _is_list(inputs) else inputs
+
+
+def _one_of(name: str, value: str, values: tuple[str, ...]) -> str:
+    if value not in values:
+        raise ValueError(f"{name} must be one of {values}, got {value!r}")
+    return value

@@ -1,0 +1,76 @@
+"""The adapter for tensors and variables: makes calls of what users pass."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import tensorflow as tf
+
+from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
+from cudeform.options import Options, current
+from cudeform.settings import Settings
+
+from . import derivatives
+from .call import Call
+from .layout import NCHW, Layout
+from .private import is_deterministic
+
+# AutoGraph would rewrite what a function calls that is traced.
+unchanged = tf.autograph.experimental.do_not_convert
+
+
+class TensorflowAdapter:
+    """Runs calls on eager tensors, and puts nodes for them into graphs."""
+
+    @unchanged  # type: ignore[untyped-decorator]
+    def forward(self, operands: Operands, settings: Settings, layout: Layout = NCHW) -> Any:
+        """The deformable convolution."""
+        return derivatives.forward(_call(settings, layout), _tensors(operands.present()))
+
+    @unchanged  # type: ignore[untyped-decorator]
+    def backward(
+        self, operands: Operands, settings: Settings, grad_output: Any, needs: frozenset[str]
+    ) -> Gradients:
+        """The gradients named in ``needs``."""
+        tensors = _tensors(operands.present())
+        return Gradients(**derivatives.backward(_call(settings), tensors, grad_output, needs))
+
+    @unchanged  # type: ignore[untyped-decorator]
+    def jvp(self, operands: Operands, settings: Settings, tangents: Tangents) -> Any:
+        """The tangent of the output."""
+        tensors, directions = _tensors(operands.present()), _tensors(tangents.present())
+        return derivatives.jvp(_call(settings), tensors, directions)
+
+    @unchanged  # type: ignore[untyped-decorator]
+    def double_backward(
+        self,
+        operands: Operands,
+        settings: Settings,
+        grad_output: Any,
+        cotangents: Tangents,
+        needs: frozenset[str],
+    ) -> DoubleGradients:
+        """The gradients of the gradients named in ``needs``."""
+        tensors = _tensors(operands.present() | {"grad_output": grad_output})
+        directions = _tensors(cotangents.present())
+        call = _call(settings)
+        return DoubleGradients(**derivatives.double_backward(call, tensors, directions, needs))
+
+
+ADAPTER = TensorflowAdapter()
+
+
+def _call(settings: Settings, layout: Layout = NCHW) -> Call:
+    return Call(settings, _options(), layout)
+
+
+def _options() -> Options:
+    """The options in force, and TensorFlow's own wish for determinism."""
+    options = current()
+    return replace(options, deterministic=True) if is_deterministic() else options
+
+
+def _tensors(arrays: dict[str, Any]) -> dict[str, Any]:
+    """Tensors, with what variables hold: a tape sees the reading."""
+    return {name: tf.convert_to_tensor(array) for name, array in arrays.items()}

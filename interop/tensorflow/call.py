@@ -1,0 +1,169 @@
+"""One operation of a call: at once on eager tensors, as a node of a graph on symbolic ones.
+
+Tensors and results have names: those of the operands, ``grad_output``, and ``tangent of ...`` for
+tangents and, in the double backward, for cotangents of gradients. A result has the name of the
+tensor whose gradient it is; ``output`` is the output or its tangent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from cudeform import engine
+from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
+from cudeform.checks import check_devices, check_dtypes
+from cudeform.geometry import Geometry, geometry_of, uncached_geometry_of
+from cudeform.options import Options
+from cudeform.settings import Settings
+
+from .layout import Layout
+from .memory import Shape, device_of, memory_of
+from .private import compiled_by_xla, has_tangents
+from .sizes import merged, traced_shape
+
+Tensors = Mapping[str, Any]
+
+OPERANDS = Operands._fields
+TANGENT = "tangent of "
+TANGENTS = {f"{TANGENT}{name}": name for name in OPERANDS}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call but for its tensors and the operation.
+
+    Attributes:
+        settings: stride, padding, dilation.
+        options: those in force when the call was made or traced.
+        layout: the order of the axes of tensors.
+    """
+
+    settings: Settings
+    options: Options
+    layout: Layout
+
+    def run(self, operation: str, tensors: Tensors, results: Sequence[str]) -> list[Any]:
+        """New tensors, in the order of ``results``.
+
+        Args:
+            operation: forward, jvp, backward or double_backward.
+            tensors: by name, eager or symbolic.
+            results: names of what is computed.
+
+        Raises:
+            TypeError, ValueError: tensors that do not fit together, as far as it is known.
+            NotImplementedError: in a function that XLA compiles or that a ForwardAccumulator
+                differentiates.
+        """
+        check_dtypes({name: tensor.dtype.name for name, tensor in tensors.items()})
+        if not results:
+            return []
+        if tf.executing_eagerly():
+            return self._compute(operation, tensors, results)
+        return self._trace(operation, tensors, results)
+
+    def _compute(self, operation: str, tensors: Tensors, results: Sequence[str]) -> list[Any]:
+        """The results of eager tensors."""
+        check_devices({name: device_of(tensor) for name, tensor in tensors.items()})
+        memory = memory_of(tensors["input"])
+        with memory.current():
+            arrays = {
+                name: self.layout.to_engine(name, memory.borrow(tensor))
+                for name, tensor in tensors.items()
+            }
+            geometry = self._geometry({name: array.shape for name, array in arrays.items()})
+            dtype, written, lent = tensors["input"].dtype, {}, []
+            for name in results:
+                shape = geometry.output_shape if name == "output" else arrays[name].shape
+                array, handle = memory.empty(self.layout.outside(name, shape), dtype)
+                written[name] = memory.describe(self.layout.to_engine(name, array))
+                lent.append(handle)
+            read = {name: memory.describe(array) for name, array in arrays.items()}
+            _run_engine(operation, geometry, self.options, read, written, memory.executor)
+            memory.finish()
+        return [memory.lend(handle) for handle in lent]
+
+    def _trace(self, operation: str, tensors: Tensors, results: Sequence[str]) -> list[Any]:
+        """A node that computes the results when the graph runs."""
+        _refuse_what_a_node_cannot(tensors)
+        output_shape = self._checked_output_shape(tensors)
+        names = tuple(tensors)
+
+        def body(*values: Any) -> list[Any]:
+            return self._compute(operation, dict(zip(names, values, strict=True)), results)
+
+        dtypes = [tensors["input"].dtype] * len(results)
+        nodes: list[Any] = tf.py_function(body, list(tensors.values()), dtypes)
+        for name, node in zip(results, nodes, strict=True):
+            node.set_shape(output_shape if name == "output" else tensors[name].shape)
+        return nodes
+
+    def _checked_output_shape(self, tensors: Tensors) -> tf.TensorShape:
+        """The output's shape as far as it is known, after the checks that known sizes allow."""
+        if any(tensor.shape.rank is None for tensor in tensors.values()):
+            return tf.TensorShape(None)
+        shapes = {
+            name: self.layout.inside(name, traced_shape(tensor.shape))
+            for name, tensor in tensors.items()
+        }
+        shape = self._geometry(shapes, traced=True).output_shape
+        by_offset = shapes["offset"]
+        known = merged(shape, (by_offset[0], shape[1], *by_offset[2:]))
+        return tf.TensorShape(self.layout.outside("output", tuple(known)))
+
+    def _geometry(self, shapes: Mapping[str, Shape], traced: bool = False) -> Geometry:
+        """The geometry of a call, from shapes in the engine's order."""
+        try:
+            geometry = (uncached_geometry_of if traced else geometry_of)(
+                shapes["input"],
+                shapes["offset"],
+                shapes["weight"],
+                shapes.get("bias"),
+                *self.settings,
+                shapes.get("mask"),
+            )
+            if "grad_output" in shapes:
+                geometry.check_grad_output(shapes["grad_output"])
+        except ValueError as error:
+            raise ValueError(f"{error}{self.layout.remark}") from error
+        return geometry
+
+
+def _refuse_what_a_node_cannot(tensors: Tensors) -> None:
+    if compiled_by_xla():
+        raise NotImplementedError(
+            "deform_conv2d cannot be compiled by XLA in TensorFlow: use tf.function without "
+            "jit_compile, or compile the parts around it"
+        )
+    if has_tangents(tensors):
+        # TensorFlow would take the node for one without derivatives and give zeros.
+        raise NotImplementedError(
+            "forward-mode differentiation of deform_conv2d works outside of tf.function only"
+        )
+
+
+def _run_engine(
+    operation: str,
+    geometry: Geometry,
+    options: Options,
+    read: Mapping[str, Any],
+    written: Mapping[str, Any],
+    device: Any,
+) -> None:
+    """Call the engine on arrays by name."""
+    operands = Operands(**{name: read[name] for name in OPERANDS if name in read})
+    tangents = Tangents(**{of: read[name] for name, of in TANGENTS.items() if name in read})
+    call = operands, geometry, options
+    if operation == "forward":
+        engine.forward(*call, written["output"], device)
+    elif operation == "jvp":
+        engine.jvp(*call, tangents, written["output"], device)
+    elif operation == "backward":
+        engine.backward(*call, read["grad_output"], Gradients(**written), device)
+    else:
+        results = DoubleGradients(**written)
+        engine.double_backward(*call, read["grad_output"], tangents, results, device)

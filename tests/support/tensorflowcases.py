@@ -1,0 +1,49 @@
+"""Tensors for the tests of the TensorFlow adapter, and the engine's own results for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from cases import ASYMMETRIC, Case, build
+
+import cudeform
+
+tf = pytest.importorskip("tensorflow")
+
+NAMES = ("input", "offset", "weight", "bias", "mask")
+CASE = build("tensorflow", **ASYMMETRIC, offset="small")
+SETTINGS = {name: getattr(CASE, name) for name in ("stride", "padding", "dilation")}
+
+# TensorFlow's modules warn of their own deprecations.
+quiet = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+def tensors(case: Case = CASE) -> list[Any]:
+    """The operands, in the order of NAMES."""
+    return [tf.constant(getattr(case, name)) for name in NAMES]
+
+
+def convolve(input: Any, offset: Any, weight: Any, bias: Any = None, mask: Any = None) -> Any:
+    """``deform_conv2d`` of operands in the order of NAMES."""
+    return cudeform.deform_conv2d(input, offset, weight, bias, mask=mask, **SETTINGS)
+
+
+def expected_backward(case: Case = CASE) -> Any:
+    """The gradients that the engine finds for NumPy arrays."""
+    return cudeform.deform_conv2d_backward(**case.backward_arguments)
+
+
+def same_bits(tensor: Any, array: Any) -> bool:
+    """Whether a tensor has the dtype, the shape and the bytes of an array."""
+    found = tensor.numpy()
+    return (
+        found.dtype == array.dtype
+        and found.shape == array.shape
+        and found.tobytes() == array.tobytes()
+    )
+
+
+def channels_last(array: Any) -> Any:
+    """A tensor (N, H, W, C) of a tensor (N, C, H, W)."""
+    return tf.transpose(array, (0, 2, 3, 1))
