@@ -21,6 +21,7 @@ from .functional import (
     deform_conv2d_jvp,
 )
 from .nn import DeformConv2d, DeformConv2dPack, ModulatedDeformConv2dPack
+from .onnx import export_onnx, onnx_translations
 
 __all__ = [
     "DeformConv2d",
@@ -30,5 +31,7 @@ __all__ = [
     "deform_conv2d_backward",
     "deform_conv2d_double_backward",
     "deform_conv2d_jvp",
+    "export_onnx",
+    "onnx_translations",
     "replace_torchvision",
 ]

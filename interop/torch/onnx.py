@@ -1,25 +1,29 @@
-"""ONNX: what torch's exporter makes of the operators of ``torch.ops.cudeform``.
+"""ONNX: a deformable convolution becomes one node ``DeformConv``.
 
-A deformable convolution becomes one node ``DeformConv``, which ONNX has since opset 19, for
-bfloat16 since opset 22. Derivatives have no ONNX form and are refused.
+ONNX has the node since opset 19, for bfloat16 since opset 22. The node is made in one of two ways.
+While ``torch.onnx.export`` traces a module, a call is traced as the node itself. In a program that
+``torch.export`` made before, the operator is translated. Derivatives have no ONNX form.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from importlib.util import find_spec
 from os import PathLike
 from typing import Any
 
 import torch
 
-from . import dispatch
+from . import dispatch, impl
 from .static_args import unpack
+from .views import Tensor
 
-# The default of torch.onnx.export, and what a call in bfloat16 needs.
-OPSET, BFLOAT16_OPSET = 20, 22
-FIRST_OPSET = 19
+# torch's default, and the first opsets with a DeformConv, of bfloat16 too.
+OPSET, FIRST_OPSET, FIRST_BFLOAT16_OPSET = 20, 19, 22
+
+
+class NoOnnxForm(ValueError):
+    """Something has no ONNX form, or not in this opset."""
 
 
 def export_onnx(
@@ -35,8 +39,7 @@ def export_onnx(
         path: where the model is written; None only returns it.
         kwargs: of ``torch.onnx.export``, such as ``dynamic_shapes``, ``input_names`` and
             ``external_data``. ``opset_version`` is 20 by default, 22 where a parameter, a buffer or
-            an input is bfloat16; ``custom_translation_table`` is added to
-            :func:`onnx_translations`.
+            an input is bfloat16.
 
     Returns:
         A ``torch.onnx.ONNXProgram``; its ``model_proto`` is the model.
@@ -44,14 +47,15 @@ def export_onnx(
     Raises:
         ImportError: onnx or onnxscript, which torch's exporter needs, is not installed.
         ValueError: something in the model has no ONNX form, or needs a later opset.
-        torch.onnx.errors.OnnxExporterError: torch cannot export another part of the model.
+        torch.onnx.OnnxExporterError: torch cannot export another part of the model.
 
     Example:
         >>> import torch
         >>> from cudeform.interop.torch import DeformConv2dPack, export_onnx
         >>> layer = DeformConv2dPack(3, 8, 3, padding=1).eval()
-        >>> program = export_onnx(layer, (torch.zeros(1, 3, 16, 16),), verbose=False)
-        >>> [node.op_type for node in program.model_proto.graph.node]
+        >>> image = torch.zeros(1, 3, 16, 16)
+        >>> program = export_onnx(layer, (image,), verbose=False)  # doctest: +SKIP
+        >>> [node.op_type for node in program.model_proto.graph.node]  # doctest: +SKIP
         ['Conv', 'DeformConv']
     """
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
@@ -60,24 +64,18 @@ def export_onnx(
             "export to ONNX needs the packages onnx and onnxscript, not installed: "
             f"{', '.join(missing)}; pip install 'cudeform[onnx]'"
         )
+    needed = _needed_opset(model, args, kwargs.get("kwargs"))
+    opset = kwargs.pop("opset_version", None) or max(OPSET, needed)
+    if opset < needed:
+        raise NoOnnxForm(
+            f"opset_version must be at least {needed}, got {opset}: ONNX has DeformConv since "
+            f"opset {FIRST_OPSET}, for bfloat16 since opset {FIRST_BFLOAT16_OPSET}"
+        )
     table = onnx_translations() | (kwargs.pop("custom_translation_table", None) or {})
-    opset = kwargs.pop("opset_version", None) or _default_opset(model, args, kwargs.get("kwargs"))
-    if not kwargs.pop("dynamo", True):
-        raise ValueError(
-            "export_onnx needs dynamo=True, got False: torch's exporter by TorchScript does not "
-            "take the translations"
-        )
+    settings = {"dynamo": True, "opset_version": opset, "custom_translation_table": table}
     try:
-        return torch.onnx.export(
-            model,
-            args,
-            path,
-            dynamo=True,
-            opset_version=opset,
-            custom_translation_table=table,
-            **kwargs,
-        )
-    except torch.onnx.errors.OnnxExporterError as error:
+        return torch.onnx.export(model, args, path, **settings, **kwargs)
+    except torch.onnx.OnnxExporterError as error:
         refusal = _refusal(error)
         if refusal is None:
             raise
@@ -85,108 +83,109 @@ def export_onnx(
 
 
 def onnx_translations() -> dict[Any, Callable[..., Any]]:
-    """The argument ``custom_translation_table`` for ``torch.onnx.export``.
+    """The argument ``custom_translation_table`` of ``torch.onnx.export``.
 
-    For callers of the exporter itself, which needs ``opset_version`` 19 or later, 22 for bfloat16.
+    For callers of the exporter itself that export a ``torch.export.ExportedProgram``; a module
+    needs no translations. ``opset_version`` must be 19 or later, 22 for bfloat16.
 
     Returns:
-        For each operator of ``torch.ops.cudeform`` a function that builds its ONNX nodes.
+        For each operator of ``torch.ops.cudeform`` a function that builds its ONNX node.
 
     Example:
         >>> import torch
-        >>> from cudeform.interop.torch import DeformConv2dPack, onnx_translations
-        >>> layer = DeformConv2dPack(3, 8, 3, padding=1).eval()
-        >>> program = torch.onnx.export(
-        ...     layer,
-        ...     (torch.zeros(1, 3, 16, 16),),
-        ...     dynamo=True,
-        ...     opset_version=20,
-        ...     custom_translation_table=onnx_translations(),
-        ...     verbose=False,
-        ... )
-        >>> [node.op_type for node in program.model_proto.graph.node]
-        ['Conv', 'DeformConv']
+        >>> from cudeform.interop.torch import onnx_translations
+        >>> torch.ops.cudeform.deform_conv2d.default in onnx_translations()
+        True
     """
     derivatives = (dispatch.backward, dispatch.jvp, dispatch.double_backward)
     table: dict[Any, Callable[..., Any]] = {op.overload: _refuser(op.name) for op in derivatives}
-    table[dispatch.forward.overload] = _deform_conv
+    table[dispatch.forward.overload] = _translated
     return table
 
 
-class NoOnnxForm(ValueError):
-    """A call has no ONNX form, or not in this opset."""
-
-
-# torch's exporter reads the annotations: a sequence of integers is an attribute, the rest tensors.
-def _deform_conv(
-    input: Any, offset: Any, weight: Any, bias: Any, mask: Any, static_args: Sequence[int]
-) -> Any:
-    """One node ``DeformConv``."""
-    from onnxscript import values
-
-    static = unpack(static_args)
-    (top, bottom), (left, right) = static.padding
-    out_channels, group_channels, *kernel = _static_sizes("weight", weight, (0, 1, 2, 3))
-    (channels,) = _static_sizes("input", input, (1,))
-    (offset_channels,) = _static_sizes("offset", offset, (1,))
-    return values.Opset("", _opset(input.dtype.name)).DeformConv(
-        input,
-        weight,
-        offset,
-        bias,
-        mask,
-        kernel_shape=kernel,
-        strides=static.stride,
-        pads=[top, left, bottom, right],
-        dilations=static.dilation,
-        group=channels // group_channels,
-        offset_group=offset_channels // (2 * kernel[0] * kernel[1]),
+def _traced(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    static_args: Sequence[int],
+) -> Tensor:
+    """The node, in the trace of a module."""
+    output = impl.forward(impl.Fake, input, offset, weight, bias, mask, static_args)
+    return torch.onnx.ops.symbolic(
+        "DeformConv",
+        _inputs(input, offset, weight, bias, mask),
+        _attributes(input.shape, offset.shape, weight.shape, static_args),
+        dtype=input.dtype,
+        shape=output.shape,
+        version=_first_opset(input.dtype is torch.bfloat16),
     )
 
 
-def _static_sizes(name: str, value: Any, axes: Sequence[int]) -> list[int]:
-    """Sizes of a tensor that a node has as attributes."""
-    sizes = [value.shape[axis] for axis in axes]
+# torch's exporter reads the annotations: a sequence of integers is an attribute.
+def _translated(
+    input: Any, offset: Any, weight: Any, bias: Any, mask: Any, static_args: Sequence[int]
+) -> Any:
+    """The node, in place of the operator in an exported program."""
+    from onnxscript import values
+
+    opset = values.Opset("", _first_opset(input.dtype.name == "BFLOAT16"))
+    return opset.DeformConv(
+        *_inputs(input, offset, weight, bias, mask),
+        **_attributes(input.shape, offset.shape, weight.shape, static_args),
+    )
+
+
+def _inputs(input: Any, offset: Any, weight: Any, bias: Any, mask: Any) -> tuple[Any, ...]:
+    """Inputs in the order of the node."""
+    return input, weight, offset, bias, mask
+
+
+def _attributes(
+    input: Sequence[Any], offset: Sequence[Any], weight: Sequence[Any], static_args: Sequence[int]
+) -> dict[str, Any]:
+    """Attributes of the node, from the shapes of its inputs."""
+    sizes = (input[1], offset[1], *weight)
     if not all(isinstance(size, int) for size in sizes):
         raise NoOnnxForm(
-            f"ONNX needs numbers for the channels of {name} and for the size of the kernel, got "
-            f"{name} of shape {value.shape}: only batch and image sizes can be dynamic"
+            "ONNX needs numbers for the channels of input and offset and for the shape of weight, "
+            f"got shapes {input}, {offset} and {weight}: only batch and image sizes can be dynamic"
         )
-    return sizes
+    channels, offset_channels, _, group_channels, *kernel = sizes
+    static = unpack(static_args)
+    (top, bottom), (left, right) = static.padding
+    return {
+        "kernel_shape": kernel,
+        "strides": list(static.stride),
+        "pads": [top, left, bottom, right],
+        "dilations": list(static.dilation),
+        "group": channels // group_channels,
+        "offset_group": offset_channels // (2 * kernel[0] * kernel[1]),
+    }
 
 
-def _opset(dtype: str) -> int:
-    """The opset of a node ``DeformConv``."""
-    from onnxscript import evaluator
-
-    needed = BFLOAT16_OPSET if dtype == "BFLOAT16" else FIRST_OPSET
-    target = getattr(getattr(evaluator.default(), "opset", None), "version", needed)
-    if target < needed:
-        raise NoOnnxForm(
-            f"DeformConv of {dtype.lower()} needs opset {needed} or later, got opset_version = "
-            f"{target}: pass opset_version={needed}"
-        )
-    return needed
+def _first_opset(is_bfloat16: bool) -> int:
+    return FIRST_BFLOAT16_OPSET if is_bfloat16 else FIRST_OPSET
 
 
 def _refuser(name: str) -> Callable[..., Any]:
     def refuse(*_: Any) -> Any:
         raise NoOnnxForm(
-            f"cudeform::{name} has no ONNX form: only deform_conv2d itself has one, its derivatives "
-            "have none; export the model for inference"
+            f"torch.ops.cudeform.{name} has no ONNX form: deform_conv2d has one, its derivatives "
+            "have none"
         )
 
     return refuse
 
 
-def _default_opset(model: Any, args: Any, kwargs: Any) -> int:
+def _needed_opset(model: Any, args: Sequence[Any], kwargs: dict[str, Any] | None) -> int:
     tensors = [*args, *(kwargs or {}).values()]
     if isinstance(model, torch.nn.Module):
         tensors += [*model.parameters(), *model.buffers()]
     elif isinstance(model, torch.export.ExportedProgram):
-        tensors += [*model.state_dict.values()]
-    is_bfloat16 = any(getattr(tensor, "dtype", None) is torch.bfloat16 for tensor in tensors)
-    return BFLOAT16_OPSET if is_bfloat16 else OPSET
+        tensors += model.state_dict.values()
+    return _first_opset(any(getattr(t, "dtype", None) is torch.bfloat16 for t in tensors))
 
 
 def _refusal(error: BaseException | None) -> NoOnnxForm | None:
@@ -194,3 +193,6 @@ def _refusal(error: BaseException | None) -> NoOnnxForm | None:
     while error is not None and not isinstance(error, NoOnnxForm):
         error = error.__cause__
     return error
+
+
+dispatch.forward.onnx_node = _traced
