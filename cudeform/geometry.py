@@ -14,7 +14,7 @@ arrays without contents, which compilers trace.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 from numbers import Integral
@@ -32,6 +32,7 @@ from cudeform.settings import (
 )
 
 Shape = tuple[int, ...]
+Span = tuple[int, int]  # start and stop along an axis
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Geometry:
         size: of an input image.
         kernel: taps along each axis.
         out: size of an output image.
-        stride, pad_begin, pad_end, dilation: as the caller chose them.
+        stride, pad_begin, pad_end, dilation: as the caller chose them; in a :meth:`window` padding
+            may be negative.
         groups, offset_groups: in which input channels go together.
     """
 
@@ -116,6 +118,28 @@ class Geometry:
     def output_shape(self) -> Shape:
         """(N, O, OH, OW)."""
         return (self.batch, self.out_channels, *self.out)
+
+    def window(self, batch: int, out: Sequence[Span], read: Sequence[Span]) -> Geometry:
+        """Geometry of a call for a part of the output that gets a part of the input.
+
+        Padding may be negative then, which no caller can ask for: it says that the part of the
+        input begins behind the first tap, or ends before the last one. The sampling positions are
+        the same as in the whole call; what lies outside of the part counts as outside of the image.
+
+        Args:
+            batch: images in that call.
+            out: (start, stop) of the output positions along each axis.
+            read: (start, stop) of the input along each axis.
+        """
+        size = tuple([stop - start for start, stop in read])
+        out_size = tuple([stop - start for start, stop in out])
+        starts = zip(self.pad_begin, self.stride, out, read, strict=True)
+        pad_begin = tuple([pad + of[0] - at[0] * stride for pad, stride, at, of in starts])
+        ends = zip(size, pad_begin, out_size, self.stride, self.dilation, self.kernel, strict=True)
+        pad_end = tuple([(o - 1) * s + d * (k - 1) + 1 - n - p for n, p, o, s, d, k in ends])
+        return replace(
+            self, batch=batch, size=size, out=out_size, pad_begin=pad_begin, pad_end=pad_end
+        )
 
     def check_grad_output(self, shape: Sequence[int]) -> None:
         """Check that a gradient of the output has the output's shape."""

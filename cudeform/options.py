@@ -36,7 +36,11 @@ class Options:
         boundary_grad: gradient of the offset where a sample lies exactly one pixel outside the
             image: ``"one_sided"`` is the derivative from inside, as in torchvision; ``"zero"`` is
             0, as in mmcv, Paddle and MXNet. ``"torchvision"`` and ``"mmcv"`` are accepted for them.
-        num_threads: threads of the CPU engine. ``None``: one for each core the process may use.
+        num_threads: threads of the CPU engine. ``None``: one for each core the process may use; in
+            a task of Dask one.
+        max_displacement: how far, in pixels, the offsets of Dask arrays may reach: a number, one an
+            axis, or (back, forward) an axis. Needed where an offset has several chunks in space;
+            other arrays have no use for it.
     """
 
     deterministic: bool = False
@@ -44,6 +48,7 @@ class Options:
     workspace_limit: int | None = None
     boundary_grad: BoundaryGrad = "one_sided"
     num_threads: int | None = None
+    max_displacement: Any = None
 
     def __post_init__(self) -> None:
         """Check the values; replace a library's name by that of its convention."""
@@ -53,6 +58,7 @@ class Options:
         for name in ("workspace_limit", "num_threads"):
             _check_positive_or_none(name, getattr(self, name))
         object.__setattr__(self, "boundary_grad", boundary_grad_of(self.boundary_grad))
+        object.__setattr__(self, "max_displacement", _displacements(self.max_displacement))
 
 
 def boundary_grad_of(value: object) -> BoundaryGrad:
@@ -74,6 +80,20 @@ def _check_positive_or_none(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a positive integer or None, got {value!r}")
     if value < 1:
         raise ValueError(f"{name} must be a positive integer or None, got {value}")
+
+
+def _displacements(value: Any) -> Any:
+    """Numbers of at least 0 as they were nested, arrays and lists as tuples."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if value is None:
+        return None
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_displacements, value))
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"max_displacement must be made of numbers, got {value!r}")
+    if not value >= 0:
+        raise ValueError(f"max_displacement must be at least 0, got {value}")
+    return value
 
 
 def available_threads() -> int:

@@ -37,11 +37,12 @@ _LINES = {1: "columns", 2: "rows and columns", 3: "slices, rows and columns"}
 
 
 class Settings(NamedTuple):
-    """The arguments of a call that are no arrays, unchecked."""
+    """The arguments of a call that are no arrays, unchecked, and its number of dimensions."""
 
     stride: Ints = 1
     padding: Padding = 0
     dilation: Ints = 1
+    axes: int = 2
 
 
 def settings_of(
@@ -56,7 +57,7 @@ def settings_of(
         in_shape, weight_shape = getattr(input, "shape", None), getattr(weight, "shape", None)
         if in_shape is not None and weight_shape is not None:
             padding = padding_of_shapes(padding, in_shape, weight_shape, stride, dilation, axes)
-    return Settings(stride, padding, dilation)
+    return Settings(stride, padding, dilation, axes)
 
 
 def padding_of_shapes(

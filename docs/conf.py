@@ -70,6 +70,7 @@ exclude_patterns += [
     f"api/{page}.rst"
     for page, module in {
         "torch": "interop.torch",
+        "dask": "interop.dask",
         "jax": "interop.jax",
         "jax.flax": "interop.jax.flax",
         "tensorflow": "interop.tensorflow",

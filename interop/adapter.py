@@ -6,7 +6,7 @@ library and hands both to the engine without a copy.
 * A library is recognised by the type of its arrays. It is never imported to find out: an array of a
   library that is not imported cannot exist.
 * All arrays of a call belong to one library, and so do the results. NumPy arrays beside JAX arrays
-  are constants, as in JAX's own functions.
+  are constants, as in JAX's own functions; so are NumPy and CuPy arrays beside Dask arrays.
 """
 
 from __future__ import annotations
@@ -29,13 +29,19 @@ ADAPTERS = {
     ("jax", "Tracer"): "jax",
     ("torch", "Tensor"): "torch",
     ("tensorflow", "Tensor"): "tensorflow",
+    ("dask", "Array"): "dask",
 }
 
-# Array types that are refused because they hold more than numbers, or none, by name, and what to
-# do.
+# Libraries whose arrays may come beside those of another.
+CONSTANTS = {"jax": ("numpy",), "dask": ("numpy", "cupy")}
+
+# Types that are refused, by package and name, and what to do.
 REFUSED = {
-    "MaskedArray": "its mask would be ignored; call .filled(0), or any other fill value",
-    "KerasTensor": "use cudeform.keras.DeformConv2D in a model of Keras",
+    ("numpy", "MaskedArray"): "its mask would be ignored; call .filled(0), or any other fill value",
+    ("keras", "KerasTensor"): "use cudeform.keras.DeformConv2D in a model of Keras",
+    ("xarray", "DataArray"): "pass its .data, or call xarray.apply_ufunc with dask='allowed'",
+    ("zarr", "Array"): "dask.array.from_zarr makes a lazy array of it, [...] reads it",
+    ("dask", "Delayed"): "dask.array.from_delayed makes a lazy array of it",
 }
 
 
@@ -82,10 +88,10 @@ def adapter_of(arrays: Mapping[str, Any]) -> Adapter:
         if expected is None:
             first, expected = name, kind
         elif kind is not expected and kind != expected:
-            if {kind.library, expected.library} != {"numpy", "jax"}:
-                raise TypeError(_different_libraries(name, kind, first, expected))
-            if kind.library == "jax":
+            if expected.library in CONSTANTS.get(kind.library, ()):
                 first, expected = name, kind
+            elif kind.library not in CONSTANTS.get(expected.library, ()):
+                raise TypeError(_different_libraries(name, kind, first, expected))
     assert expected is not None
     return _load(expected.module)
 
@@ -105,9 +111,11 @@ def _kind(name: str, array: Any) -> Kind:
     return kind
 
 
-# Functions that make arrays of a library from arrays of a library further down. JAX comes first
-# because no other library can read its tracers.
+# Functions that make arrays of a library from arrays of a library further down. Dask comes first
+# because no other library should read all of an array that may not fit into memory, JAX next
+# because none can read its tracers.
 CONVERTERS = {
+    "dask": "numpy.asarray, on a GPU cupy.asarray",
     "jax": "jax.numpy.from_dlpack",
     "torch": "torch.from_dlpack",
     "tensorflow": "tensorflow.convert_to_tensor",
@@ -139,10 +147,11 @@ def _different_libraries(name: str, kind: Kind, first: str, expected: Kind) -> s
 
 
 def _expected_instead_of(got: type) -> str:
-    if got.__name__ in REFUSED:
-        return f"a plain array, got {got.__name__}: {REFUSED[got.__name__]}"
+    for base in got.__mro__:
+        if _name_of(base) in REFUSED:
+            return f"a plain array, got {got.__name__}: {REFUSED[_name_of(base)]}"
     return (
-        "an array of NumPy, CuPy, PyTorch, JAX, TensorFlow or another library that has "
+        "an array of NumPy, CuPy, PyTorch, JAX, TensorFlow, Dask or another library that has "
         f"__dlpack__, got {got.__name__}; numpy.asarray makes one of a list or a number"
     )
 
@@ -162,15 +171,19 @@ def _kind_of_type(array_type: type) -> Kind | None:
 
 def _find_kind(array_type: type) -> Kind | None:
     for base in array_type.__mro__:
-        if base.__name__ in REFUSED:
+        if _name_of(base) in REFUSED:
             return None
-        library = base.__module__.partition(".")[0]
-        module = ADAPTERS.get((library, base.__name__))
+        module = ADAPTERS.get(_name_of(base))
         if module is not None:
             return Kind(module, module)  # these modules have the name of their library
     if hasattr(array_type, "__dlpack__") or hasattr(array_type, "__cuda_array_interface__"):
         return Kind(array_type.__module__.partition(".")[0], "dlpack")
     return None
+
+
+def _name_of(array_type: type) -> tuple[str, str]:
+    """Top-level package and name of a class."""
+    return array_type.__module__.partition(".")[0], array_type.__name__
 
 
 def _load(module: str) -> Adapter:

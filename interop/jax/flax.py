@@ -76,7 +76,7 @@ class DeformConv2d(nnx.Module):  # type: ignore[misc]
         return ADAPTER.forward(operands, self.settings)
 
     def _predict(self, images: Any) -> Any:
-        stride, padding, dilation = self.settings
+        stride, padding, dilation, _ = self.settings
         weight, bias = (p[...].astype(images.dtype) for p in (self.branch_weight, self.branch_bias))
         product = jax.lax.conv_general_dilated(
             images,

@@ -209,6 +209,7 @@ def _checked_geometry(arguments: Arguments, stride: Any, padding: Any, dilation:
         padding,
         dilation,
         shapes.get("mask"),
+        axes=len(stride),
     )
     if "grad_output" in shapes:
         geometry.check_grad_output(shapes["grad_output"])

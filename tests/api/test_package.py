@@ -19,6 +19,7 @@ FLOORS = (
     ("engine",),
     ("interop",),
     ("operators", "inspect"),
+    ("derivatives",),
     ("__init__",),
     ("commands", "keras"),
     ("__main__",),
@@ -151,7 +152,7 @@ def later():
     found = imports_of(source, "cudeform.x.y")
     assert found == {"cudeform.x.y.a", "cudeform.x.b.c", "cudeform.d.e", "g.h"}
     assert "cudeform.cpu" in GRAPH["cudeform.engine"]
-    assert "cudeform.interop.adapter" in GRAPH["cudeform.operators.deform_conv"]
+    assert "cudeform.interop.adapter" in GRAPH["cudeform.operators.call"]
 
 
 @pytest.mark.promise("nothing to build")

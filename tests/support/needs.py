@@ -18,6 +18,7 @@ ADAPTED = (
     "tensorflow",
     "keras",
     "array_api_strict",
+    "dask",
 )
 
 # Kernels are compiled with it for the CPU; None if there is none.

@@ -1,0 +1,233 @@
+"""The adapter for Dask arrays: lazy calls, a task for each chunk of the offset.
+
+Shapes and dtypes are checked when a call is made; nothing is computed. The chunks of the offset,
+the largest argument, decide on those of the output; other arguments are rechunked to fit. The
+arrays of a call play three roles, which say how blocks are made and results put together:
+
+* images, of which a task reads a window;
+* arrays over output positions, of which a task has its own chunk;
+* filters, of which a task has all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from math import isnan
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.array.utils import meta_from_array
+from dask.base import tokenize
+
+from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
+from cudeform.geometry import Geometry
+from cudeform.interop.adapter import adapter_of
+from cudeform.interop.array_adapter import CheckedAdapter
+from cudeform.interop.numpy import ADAPTER as NUMPY
+from cudeform.options import current
+from cudeform.settings import Settings
+
+from . import tasks
+from .tiles import Tiles
+from .windows import add_windows, borders, windows
+
+IMAGES, FILTERS = ("input",), ("weight", "bias")  # other arrays are over output positions
+
+# Partial sums of one task of a sum over tiles.
+SPLIT_EVERY = 4
+
+
+class DaskAdapter(CheckedAdapter):
+    """Dask arrays of NumPy or CuPy blocks; arrays of NumPy or CuPy may come beside them."""
+
+    def dtype_name(self, array: Any) -> str:
+        """Name of the dtype."""
+        return NUMPY.dtype_name(array)
+
+    def device_of(self, array: Any) -> str:
+        """Where the blocks are: "cpu", or "gpu" for CuPy's."""
+        return "cpu" if isinstance(_meta(array), np.ndarray) else "gpu"
+
+    def run_forward(self, operands: Operands, geometry: Geometry) -> Any:
+        """The deformable convolution, lazily."""
+        return _Call(operands, geometry).over_positions("forward", {})
+
+    def run_jvp(self, operands: Operands, geometry: Geometry, tangents: Tangents) -> Any:
+        """The tangent of the output, lazily."""
+        return _Call(operands, geometry).over_positions("jvp", tangents.present())
+
+    def run_backward(
+        self, operands: Operands, geometry: Geometry, grad_output: Any, needs: frozenset[str]
+    ) -> Gradients:
+        """The gradients named in ``needs``, lazily."""
+        call = _Call(operands, geometry)
+        return Gradients(**call.results("backward", {"grad_output": grad_output}, needs))
+
+    def run_double_backward(
+        self,
+        operands: Operands,
+        geometry: Geometry,
+        grad_output: Any,
+        cotangents: Tangents,
+        needs: frozenset[str],
+    ) -> DoubleGradients:
+        """The gradients of the gradients named in ``needs``, lazily."""
+        others = {"grad_output": grad_output} | cotangents.present()
+        return DoubleGradients(
+            **_Call(operands, geometry).results("double_backward", others, needs)
+        )
+
+    def _checked(
+        self, operands: Operands, settings: Settings, others: Mapping[str, Any]
+    ) -> Geometry:
+        for name, array in (operands.present() | dict(others)).items():
+            if any(isnan(size) for size in array.shape):
+                raise ValueError(
+                    f"{name} must have chunks of known sizes, got shape {array.shape}; "
+                    f"call {name}.compute_chunk_sizes() before"
+                )
+            adapter_of({f"a block of {name}": _meta(array)})
+        return super()._checked(operands, settings, others)
+
+
+ADAPTER = DaskAdapter()
+
+
+class _Call:
+    """A call that is being turned into a graph."""
+
+    def __init__(self, operands: Operands, geometry: Geometry) -> None:
+        self.geometry = geometry
+        self.arrays = operands.present()
+        self.offset_chunks = _offset_chunks(operands, geometry)
+        options = current()
+        self.tiles = Tiles.of(geometry, self.offset_chunks[2:], options.max_displacement)
+        # A scheduler runs a task on each core. What the bound allows, the tiles know.
+        threads = options.num_threads or 1
+        self.options = replace(options, num_threads=threads, max_displacement=None)
+        self.meta = _meta(operands.input)
+
+    def over_positions(self, operation: str, others: Mapping[str, Any]) -> Any:
+        """A result over output positions, an array for each task."""
+        batch, _, *space = self.offset_chunks
+        chunks = (batch, (self.geometry.out_channels,), *space)
+        return self._map(operation, others, (), chunks, self.meta)
+
+    def results(
+        self, operation: str, others: Mapping[str, Any], needs: frozenset[str]
+    ) -> dict[str, Any]:
+        """Several results by name, each with shape, dtype and chunks of its argument."""
+        arrays = self.arrays | dict(others)
+        if not needs:
+            return {}
+        chunks = tuple((1,) * len(sizes) for sizes in (self.offset_chunks[0], (1,)))
+        chunks += tuple((1,) * len(sizes) for sizes in self.offset_chunks[2:])
+        meta = np.empty((0,) * len(chunks), object)
+        boxes = self._map(operation, others, tuple(sorted(needs)), chunks, meta)
+        return {name: self._result(boxes, name, arrays[name]) for name in needs}
+
+    def _map(
+        self,
+        operation: str,
+        others: Mapping[str, Any],
+        needs: tuple[str, ...],
+        chunks: Any,
+        meta: Any,
+    ) -> Any:
+        arrays = self.arrays | dict(others)
+        blocks = [self._blocks(name, array) for name, array in arrays.items()]
+        task = tasks.Task(operation, self.tiles, tuple(arrays), needs, self.options)
+        return da.map_blocks(
+            tasks.run,
+            *blocks,
+            task=task,
+            chunks=chunks,
+            meta=meta,
+            name=f"deform-conv-{operation}-{tokenize(task, *blocks)}",
+        )
+
+    def _blocks(self, name: str, array: Any) -> Any:
+        """An array cut such that each task finds its blocks."""
+        role = name.removeprefix(tasks.TANGENT)
+        batch, _, *space = self.offset_chunks
+        if role in FILTERS:
+            whole = _as_dask(array, -1).rechunk(-1)
+            return whole.reshape(whole.shape + (1,) * (2 + self.geometry.axes - whole.ndim))
+        if role not in IMAGES:
+            chunks = (batch, (array.shape[1],), *space)
+            return _as_dask(array, chunks).rechunk(chunks)
+        sizes = zip(self.tiles.cuts, array.shape[2:], strict=True)
+        like_offset = [_scaled(cuts, size) for cuts, size in sizes]
+        image = _as_dask(array, (batch, array.shape[1:2], *like_offset))
+        image = image.rechunk({0: batch, 1: -1})
+        for axis, spans in enumerate(self.tiles.spans, start=2):
+            image = windows(image, axis, spans)
+        return image
+
+    def _result(self, boxes: Any, name: str, argument: Any) -> Any:
+        if name in FILTERS:
+            return self._summed(boxes, name, argument)
+        batch, _, *space = self.offset_chunks
+        if name not in IMAGES:
+            chunks = (batch, argument.shape[1:2], *space)
+            dtype = argument.dtype
+        else:
+            widths = [tuple(b - a for a, b in spans) for spans in self.tiles.spans]
+            chunks = (batch, argument.shape[1:2], *widths)
+            dtype = np.float32 if argument.dtype.itemsize == 2 else argument.dtype
+        meta = meta_from_array(self.meta, ndim=len(chunks), dtype=dtype)
+        result = boxes.map_blocks(tasks.local, name, dtype, chunks=chunks, meta=meta)
+        if name not in IMAGES:
+            return result
+        own = argument.chunks if isinstance(argument, da.Array) else None
+        for axis, spans in reversed(list(enumerate(self.tiles.spans, start=2))):
+            sizes = own[axis] if own else _scaled(self.tiles.cuts[axis - 2], argument.shape[axis])
+            result = add_windows(result, axis, spans, sizes)
+        if own:
+            result = result.rechunk({0: own[0], 1: own[1]})
+        return result.astype(argument.dtype)
+
+    def _summed(self, boxes: Any, name: str, argument: Any) -> Any:
+        """A sum over all tiles, by a tree whose shape follows from their number."""
+        dtype = np.float32 if argument.dtype.itemsize == 2 else argument.dtype
+        axes = tuple(range(boxes.ndim))
+        parts = boxes.map_blocks(
+            tasks.partial_sum,
+            name,
+            new_axis=[boxes.ndim + axis for axis in range(argument.ndim)],
+            chunks=(*boxes.chunks, *((size,) for size in argument.shape)),
+            meta=meta_from_array(self.meta, ndim=boxes.ndim + argument.ndim, dtype=dtype),
+        )
+        return parts.sum(axis=axes, split_every=SPLIT_EVERY).astype(argument.dtype)
+
+
+def _offset_chunks(operands: Operands, g: Geometry) -> tuple[tuple[int, ...], ...]:
+    """Chunks of the offset; those of the input decide where the offset is no Dask array."""
+    if isinstance(operands.offset, da.Array):
+        chunks: tuple[tuple[int, ...], ...] = operands.offset.chunks
+        return chunks
+    if isinstance(operands.input, da.Array):
+        batch, _, *space = operands.input.chunks
+        scaled = [_scaled(borders(each), out) for each, out in zip(space, g.out, strict=True)]
+        return (batch, operands.offset.shape[1:2], *scaled)
+    return tuple((size,) for size in operands.offset.shape)
+
+
+def _scaled(cuts: Sequence[int], size: int) -> tuple[int, ...]:
+    """Chunks of an axis of ``size`` that is cut in the same proportions."""
+    at = sorted({0, size, *(cut * size // max(1, cuts[-1]) for cut in cuts)})
+    return tuple(b - a for a, b in pairwise(at))
+
+
+def _as_dask(array: Any, chunks: Any) -> Any:
+    if isinstance(array, da.Array):
+        return array
+    return da.from_array(array, chunks=chunks, asarray=False)
+
+
+def _meta(array: Any) -> Any:
+    """An empty array of the type of an array's blocks."""
+    return meta_from_array(array)

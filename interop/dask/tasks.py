@@ -1,0 +1,92 @@
+"""What runs in a worker: one tile of one call, by the adapter of the arrays that the blocks are.
+
+These are functions of a module, so that they can be sent to other processes by name.
+
+Tasks of gradients compute in float32 where the arrays have 16 bits: each operand is converted, all
+of them exactly. So a gradient that several tiles add to is rounded once, at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cudeform.arrays import Operands, Tangents
+from cudeform.interop.adapter import adapter_of
+from cudeform.options import Options, options
+
+from .tiles import Tiles
+
+TANGENT = "tangent of "  # prefix of names, as in ``Tangents.present``
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all tasks of a call share.
+
+    Attributes:
+        operation: forward, backward, jvp or double_backward.
+        names: of the blocks that a task gets, in their order.
+        needs: names of the results, where there are several.
+        options: those in force where the call was made, with the threads of a task.
+    """
+
+    operation: str
+    tiles: Tiles
+    names: tuple[str, ...]
+    needs: tuple[str, ...]
+    options: Options
+
+
+def run(*blocks: Any, task: Task, block_id: Sequence[int]) -> Any:
+    """Compute a tile. One result is an array; several are an array with a named tuple in it."""
+    arrays = dict(zip(task.names, blocks, strict=True))
+    index = block_id[2:]
+    task.tiles.check(arrays["offset"], index)
+    if "backward" in task.operation:
+        arrays = {name: _widened(array) for name, array in arrays.items()}
+    for name in ("bias", TANGENT + "bias"):
+        if name in arrays:
+            arrays[name] = arrays[name].reshape(-1)
+    operands = Operands(**{name: arrays.get(name) for name in Operands._fields})
+    geometry = task.tiles.tile(index, len(operands.input))
+    adapter: Any = adapter_of({"input": operands.input})
+    with options(**vars(task.options)):
+        if task.operation == "forward":
+            return adapter.run_forward(operands, geometry)
+        if task.operation == "jvp":
+            return adapter.run_jvp(operands, geometry, _tangents(arrays))
+        directions = [arrays["grad_output"]]
+        if task.operation == "double_backward":
+            directions.append(_tangents(arrays))
+        run_operation = getattr(adapter, f"run_{task.operation}")
+        results = run_operation(operands, geometry, *directions, frozenset(task.needs))
+    return _boxed(results, len(block_id))
+
+
+def local(box: Any, name: str, dtype: Any) -> Any:
+    """The part of a result that a tile alone computes."""
+    return getattr(box.item(), name).astype(dtype, copy=False)
+
+
+def partial_sum(box: Any, name: str) -> Any:
+    """What a tile adds to a result that has no chunks, behind the axes of the boxes."""
+    part = getattr(box.item(), name)
+    return part.reshape((1,) * box.ndim + part.shape)
+
+
+def _tangents(arrays: dict[str, Any]) -> Tangents:
+    return Tangents(*(arrays.get(TANGENT + name) for name in Tangents._fields))
+
+
+def _widened(array: Any) -> Any:
+    return array.astype("float32") if array.dtype.itemsize == 2 else array
+
+
+def _boxed(results: Any, ndim: int) -> Any:
+    box = np.empty((1,) * ndim, object)
+    box[(0,) * ndim] = results
+    return box

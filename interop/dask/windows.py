@@ -1,0 +1,60 @@
+"""Overlapping parts of an axis as the blocks of a Dask array, and the transpose: adding them up.
+
+Only public functions of Dask are used, one axis at a time, so the number of layers of a graph grows
+with the parts of an axis and not with their product. A part may reach beyond the neighbouring
+chunks. Nothing here is particular to convolutions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import Any
+
+import dask.array as da
+
+from cudeform.geometry import Span
+
+
+def borders(chunks: Sequence[int]) -> tuple[int, ...]:
+    """Where chunks begin, and where the last one ends."""
+    return tuple(accumulate(chunks, initial=0))
+
+
+def windows(array: Any, axis: int, spans: Sequence[Span]) -> Any:
+    """An array whose blocks along an axis are these parts of ``array``, in their order."""
+    if tuple(pairwise(borders(array.chunks[axis]))) == tuple(spans):
+        return array
+    parts = [_part(array, axis, start, stop) for start, stop in spans]
+    return da.concatenate(parts, axis).rechunk({axis: tuple(b - a for a, b in spans)})
+
+
+def add_windows(array: Any, axis: int, spans: Sequence[Span], chunks: Sequence[int]) -> Any:
+    """The transpose of :func:`windows`: an array of ``chunks`` along an axis.
+
+    An element is the sum of what the blocks have for it, in the order of the blocks.
+    """
+    starts = borders(array.chunks[axis])
+    cuts = sorted({0, sum(chunks), *(border for span in spans for border in span)})
+    segments = []
+    for start, stop in pairwise(cuts):
+        segment = None
+        for (first, last), at in zip(spans, starts, strict=False):
+            if first <= start and stop <= last:
+                part = _part(array, axis, at + start - first, at + stop - first)
+                segment = part if segment is None else segment + part
+        segments.append(_zeros(array, axis, stop - start) if segment is None else segment)
+    if not segments:
+        return array
+    return da.concatenate(segments, axis).rechunk({axis: tuple(chunks)})
+
+
+def _part(array: Any, axis: int, start: int, stop: int) -> Any:
+    return array[(slice(None),) * axis + (slice(start, stop),)]
+
+
+def _zeros(array: Any, axis: int, size: int) -> Any:
+    """Zeros for elements that no window has."""
+    shape = (*array.shape[:axis], size, *array.shape[axis + 1 :])
+    chunks = (*array.chunks[:axis], (size,), *array.chunks[axis + 1 :])
+    return da.zeros_like(array, shape=shape, chunks=chunks)
