@@ -70,7 +70,7 @@ class Call:
         """The results of eager tensors."""
         check_devices({name: device_of(tensor) for name, tensor in tensors.items()})
         memory = memory_of(tensors["input"])
-        with memory.current():
+        with memory.selected():
             arrays = {
                 name: self.layout.to_engine(name, memory.borrow(tensor))
                 for name, tensor in tensors.items()

@@ -1,9 +1,9 @@
-"""Settings and options as one list of integers, which goes through torch's dispatcher.
+"""Packs settings and options into one list of integers for torch's dispatcher.
 
-Autograd runs the backward in threads of its own, where the caller's options are not in force. So an
-operator takes the options in force at the forward as an argument, and passes them to its
-derivatives. Everything that is no tensor is one argument, because each argument costs microseconds
-in every layer of the dispatcher.
+Autograd runs the backward in its own threads, where the caller's options are not in force. So an
+operator receives the options of the forward as an argument, and passes them to its derivatives. All
+non-tensor values form one argument, because each argument costs microseconds in every layer of the
+dispatcher.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class StaticArgs(NamedTuple):
         stride, dilation: one number an axis.
         padding: begin and end of each axis.
         boundary_grad: as in Options.
-        assumed: boundary_grad was read from the options while the call was compiled. torch does not
-            compile again when the option changes, so the forward compares.
+        assumed: whether boundary_grad was read from the options while the call was compiled. torch
+            does not recompile when the option changes, so the forward compares it.
         tuning: deterministic, allow_tf32, workspace_limit and num_threads, 0 for None. Empty in
             compiled calls, which take the options in force when they run.
     """
@@ -67,7 +67,7 @@ class StaticArgs(NamedTuple):
 
 
 def pack(settings: Settings, boundary_grad: str | None = None) -> Packed:
-    """Settings and the options in force; ``boundary_grad`` overrules the option."""
+    """Pack settings and the options in force; ``boundary_grad`` overrides the option."""
     if torch.compiler.is_compiling():
         assumed = boundary_grad is None and not torch.compiler.is_exporting()
         code = _boundary_grad_code(boundary_grad or _current_boundary_grad())
@@ -109,7 +109,7 @@ def _sizes(stride: Ints, padding: Padding, dilation: Ints, axes: int) -> Packed:
 
 
 def unpack(static_args: Sequence[int]) -> StaticArgs:
-    """The contents of a list.
+    """Unpack a list.
 
     Raises:
         ValueError: the list has an impossible length.
@@ -148,7 +148,7 @@ def _boundary_grad_code(boundary_grad: str) -> int:
     return BOUNDARY_GRADS.index(boundary_grad_of(boundary_grad))
 
 
-# Dynamo cannot read a context variable; it takes what this returns for a constant.
+# Dynamo cannot read a context variable, so it treats the result of this function as a constant.
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _current_boundary_grad() -> str:
     return current().boundary_grad

@@ -1,4 +1,4 @@
-"""Who may import whom, the list of packages, and a checkout that is one package."""
+"""Rules of imports, the list of packages, and a checkout as one package."""
 
 import ast
 import subprocess
@@ -90,7 +90,7 @@ def inside(module: str, *parts: str) -> bool:
 
 
 def wrong_imports(graph: dict[str, set[str]]) -> list[str]:
-    """Arrows that the house forbids: upwards, between engines, from an adapter past the engine."""
+    """Forbidden imports: upwards, between engines, or from an adapter past the engine."""
     wrong = []
     for module, others in graph.items():
         for other in others:
@@ -103,7 +103,7 @@ def wrong_imports(graph: dict[str, set[str]]) -> list[str]:
     return wrong
 
 
-def test_nobody_imports_what_he_may_not():
+def test_no_module_breaks_the_rules_of_imports():
     assert not wrong_imports(GRAPH)
 
 
