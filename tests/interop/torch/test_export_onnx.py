@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +201,40 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ImportError, match=r"not installed: onnxscript; pip install 'cudeform\[onnx"
     ):
         export_onnx(Function().eval(), tuple(operands()))
+
+
+# What a process that loads a saved model must import: docs/production/deploying.rst.
+LOADERS = {
+    "export": ("torch.export.load(PATH).module()", "We ran into an error when deserializing"),
+    "trace": ("torch.jit.load(PATH)", "Unknown builtin op: cudeform::deform_conv2d"),
+}
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+@pytest.mark.parametrize("imports", [False, True])
+def test_a_saved_model_in_a_fresh_process(kind: str, imports: bool, tmp_path: Path) -> None:
+    path, example = tmp_path / "model", tuple(operands()[:3])
+    with torch.no_grad():
+        torch.save((example, Function()(*example)), tmp_path / "expected")
+    if kind == "export":
+        torch.export.save(torch.export.export(Function(), example), path.with_suffix(".pt2"))
+        path = path.with_suffix(".pt2")
+    else:
+        torch.jit.trace(Function(), example).save(path)
+    load, refusal = LOADERS[kind]
+    lines = [
+        "import torch",
+        "import cudeform.interop.torch" if imports else "",
+        f"example, expected = torch.load({str(tmp_path / 'expected')!r})",
+        f"model = {load.replace('PATH', repr(str(path)))}",
+        "torch.testing.assert_close(model(*example), expected)",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert (done.returncode == 0) == imports, done.stderr
+    assert imports or refusal in done.stderr
