@@ -175,9 +175,14 @@ def _arguments(
     operands: Tensors, grad_output: Tensor | None = None, tangents: Tangents = NO_TANGENTS
 ) -> Arguments:
     tensors = (*operands, grad_output, *tangents)
-    if in_forward_mode():
+    if in_forward_mode() and _tangents_visible():
         _refuse_tangents(tensors)
     return tuple([None if t is None else (t.shape, t.dtype, t.device) for t in tensors])
+
+
+# False inside an ``autograd.Function``, which takes care of the tangents itself. A private name of
+# torch; without it, forward mode fails inside a dispatch mode such as FlopCounterMode.
+_tangents_visible = getattr(torch._C, "_is_fwd_grad_enabled", lambda: True)
 
 
 def in_forward_mode() -> bool:
