@@ -43,7 +43,7 @@ class Forward(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(*args: Any) -> Tensor:
         """Call the operator."""
-        return dispatch.forward.overload(*args)
+        return dispatch.forward.primal(*args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -79,7 +79,7 @@ class Backward(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(*args: Any) -> Gradient:
         """Call the operator."""
-        grads: Gradient = dispatch.backward.overload(*args)
+        grads: Gradient = dispatch.backward.primal(*args)
         return grads
 
     @staticmethod
@@ -140,7 +140,7 @@ class Jvp(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(*args: Any) -> Tensor:
         """Call the operator."""
-        return dispatch.jvp.overload(*args)
+        return dispatch.jvp.primal(*args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -192,7 +192,7 @@ class DoubleBackward(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(*args: Any) -> Gradient:
         """Call the operator."""
-        grads: Gradient = dispatch.double_backward.overload(*args)
+        grads: Gradient = dispatch.double_backward.primal(*args)
         return grads
 
     @staticmethod

@@ -103,6 +103,11 @@ class TorchOp:
                 return self.impl(*args)
             return self.overload(*args)
 
+    def primal(self, *args: Any) -> Any:
+        """The operator itself, for ``transformable``, whose own rule computes the tangent."""
+        with impl.tangents_handled():
+            return self.overload(*args)
+
     def set_derivatives(self, function: Any) -> None:
         """Take the derivatives and the rule for vmap from an ``autograd.Function``."""
         self.transformable = function
