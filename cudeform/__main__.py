@@ -24,6 +24,7 @@ COMMANDS = {
     "bench": "time it beside torchvision and onnxruntime",
 }
 
+CANNOT_WRITE = 1  # the output, as on a full disk
 CANNOT_RUN = 2  # argparse exits with the same status on wrong arguments
 INTERRUPTED = 130  # the status that shells report for a process killed by SIGINT
 PIPE_CLOSED = 141  # the same for SIGPIPE: the reader of the output has exited, as after "| head"
@@ -48,6 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return CANNOT_RUN
     except BrokenPipeError:
         return PIPE_CLOSED
+    except OSError as error:
+        if error.filename is not None:  # of a file, not of the output
+            raise
+        print(f"cannot write the output: {error.strerror}", file=sys.stderr)
+        return CANNOT_WRITE
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return INTERRUPTED
@@ -80,7 +86,7 @@ def leave(status: int) -> NoReturn:
     if status == INTERRUPTED:
         # The exit waits for threads that still compute. A second Ctrl-C ends the process at once.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if status == PIPE_CLOSED:
+    if status in (PIPE_CLOSED, CANNOT_WRITE):  # what cannot be written is flushed again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
 

@@ -26,6 +26,10 @@ DIRECTIONS = {
 }
 
 
+# Pixels: not more than rounding.
+NO_DISPLACEMENT = 1e-6
+
+
 def draw_arrows(
     panel: Axes, centre: Floats, displacement: Floats, longest: float, on_image: bool
 ) -> Any:
@@ -38,7 +42,8 @@ def draw_arrows(
     (y, x), (dy, dx) = (each[:, *some] for each in (centre, displacement))
     spacing = abs(float(y.flat[-1] - y.flat[0])) / max(1, y.shape[0] - 1) or 1.0
     # Draw true lengths if they are legible. Otherwise scale the longest arrow to 1.6 spacings.
-    factor = 1.0 if spacing / 2 < longest < 3 * spacing else 1.6 * spacing / longest
+    as_they_are = spacing / 2 < longest < 3 * spacing or longest <= NO_DISPLACEMENT
+    factor = 1.0 if as_they_are else 1.6 * spacing / longest
     arrows = panel.quiver(
         x,
         y,

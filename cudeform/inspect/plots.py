@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cudeform.inspect._displacement import COLOUR_BAR, draw_arrows, draw_colours, draw_wheel
+from cudeform.inspect._displacement import (
+    COLOUR_BAR,
+    NO_DISPLACEMENT,
+    draw_arrows,
+    draw_colours,
+    draw_wheel,
+)
 from cudeform.inspect._drawing import Taps, View, draw_image, draw_legend, draw_taps
 from cudeform.inspect._inputs import (
     ImageTaps,
@@ -156,7 +162,7 @@ def plot_displacement(
     lengths = np.hypot(displacements[groups, 0], displacements[groups, 1])
     finite = lengths[np.isfinite(lengths)]
     # The quantile keeps a few long displacements from making all others invisible.
-    longest = max(float(np.quantile(finite, 0.99)), 1e-6) if finite.size else 1.0
+    longest = max(float(np.quantile(finite, 0.99)), NO_DISPLACEMENT) if finite.size else 1.0
     for panel, group in zip(axes, groups, strict=True):
         if image_taps.offset_groups > 1:
             panel.set_title(f"offset group {group}")

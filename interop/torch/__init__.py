@@ -33,6 +33,7 @@ from .layers import (
     DeformConvTranspose3dPack,
 )
 from .nn import DeformConv2d, DeformConv2dPack, ModulatedDeformConv2dPack
+from .onnx import export_onnx, onnx_translations
 
 __all__ = [
     "DeformConv1d",
@@ -52,5 +53,7 @@ __all__ = [
     "deform_conv2d_backward",
     "deform_conv2d_double_backward",
     "deform_conv2d_jvp",
+    "export_onnx",
+    "onnx_translations",
     "replace_torchvision",
 ]

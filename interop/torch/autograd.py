@@ -45,7 +45,7 @@ def _forward(operator: Operator, functions: Functions) -> Any:
         @staticmethod
         def forward(*args: Any) -> Tensor:
             """Call the operator."""
-            return functions.forward.overload(*args)
+            return functions.forward.primal(*args)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -86,7 +86,7 @@ def _backward(operator: Operator, functions: Functions) -> Any:
         @staticmethod
         def forward(*args: Any) -> Gradient:
             """Call the operator."""
-            grads: Gradient = functions.backward.overload(*args)
+            grads: Gradient = functions.backward.primal(*args)
             return grads
 
         @staticmethod
@@ -152,7 +152,7 @@ def _jvp(operator: Operator, functions: Functions) -> Any:
         @staticmethod
         def forward(*args: Any) -> Tensor:
             """Call the operator."""
-            return functions.jvp.overload(*args)
+            return functions.jvp.primal(*args)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -212,7 +212,7 @@ def _double_backward(operator: Operator, functions: Functions) -> Any:
         @staticmethod
         def forward(*args: Any) -> Gradient:
             """Call the operator."""
-            grads: Gradient = functions.double_backward.overload(*args)
+            grads: Gradient = functions.double_backward.primal(*args)
             return grads
 
         @staticmethod

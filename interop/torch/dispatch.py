@@ -45,7 +45,8 @@ class TorchOp:
     A call can take four paths, because no single one serves all of torch:
 
     * Compiled calls use the operator (``overload``): Dynamo does not support an
-      ``autograd.Function`` with a rule for forward mode.
+      ``autograd.Function`` with a rule for forward mode. While torch exports to ONNX, they use
+      ``onnx_node`` instead.
     * Calls under torch.func or in forward mode use ``transformable``, an ``autograd.Function``:
       torch.func rejects the derivatives of an operator, and forward mode silently drops them.
     * Other calls that autograd records use ``recorded``, an ``autograd.Function`` with the same
@@ -59,6 +60,7 @@ class TorchOp:
         impl: implementation on plain tensors (``impl.py``).
         overload: ``torch.ops.cudeform.<name>.default``.
         transformable, recorded: see above; set by :meth:`set_derivatives`.
+        onnx_node: traces an ONNX node, None where the operator has none; set by ``onnx.py``.
     """
 
     def __init__(self, schema: str, operator: Operator, function: Callable[..., Any]) -> None:
@@ -76,10 +78,13 @@ class TorchOp:
         self.overload = getattr(torch.ops.cudeform, self.name).default
         self.transformable: Any = None
         self.recorded: Any = None
+        self.onnx_node: Callable[..., Any] | None = None
 
     def __call__(self, *args: Any) -> Any:
         """Call with tensors, None for absent ones, and static arguments."""
         if torch.compiler.is_compiling():
+            if self.onnx_node is not None and torch.onnx.is_in_onnx_export():
+                return self.onnx_node(*args)
             return self.overload(*args)
         if _dispatch_modes():
             flops.register()
@@ -96,6 +101,11 @@ class TorchOp:
         with _below_autograd():
             if _are_plain(args[: self.tensors]):
                 return self.impl(*args)
+            return self.overload(*args)
+
+    def primal(self, *args: Any) -> Any:
+        """The operator itself, for ``transformable``, whose own rule computes the tangent."""
+        with impl.tangents_handled():
             return self.overload(*args)
 
     def set_derivatives(self, function: Any) -> None:

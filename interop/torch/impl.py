@@ -7,7 +7,9 @@ may be symbolic, and allocates the results.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -185,9 +187,28 @@ def _arguments(
     tangents: Tangents = NO_TANGENTS,
 ) -> Arguments:
     tensors = (*operands, grad_output, *tangents)
-    if in_forward_mode():
+    if in_forward_mode() and not _handled.active:
         _refuse_tangents(operator, tensors)
     return tuple([None if t is None else (t.shape, t.dtype, t.device) for t in tensors])
+
+
+class _Handled(threading.local):
+    """Whether the caller, an ``autograd.Function``, takes care of the tangents."""
+
+    active = False
+
+
+_handled = _Handled()
+
+
+@contextmanager
+def tangents_handled() -> Iterator[None]:
+    """Accept tensors with tangents, for calls of an ``autograd.Function`` with a rule for them."""
+    before, _handled.active = _handled.active, True
+    try:
+        yield
+    finally:
+        _handled.active = before
 
 
 def in_forward_mode() -> bool:

@@ -119,3 +119,15 @@ def test_pictures_take_tensors(pyplot: Any) -> None:
     image, mask = torch.rand(2, 3, 9, 8), torch.rand(2, 12, 5, 7)
     axes = cudeform.plot_sampling(image, offset, **CASE, mask=mask, index=1)
     axes[0].figure.canvas.draw()
+
+
+@pytest.mark.parametrize(
+    ("length", "label"), [(0, "x"), (0.1, "x (arrows drawn 16 times as long)")]
+)
+def test_arrows_say_their_scale_where_there_is_something_to_scale(
+    length: float, label: str
+) -> None:
+    offset = np.zeros((1, 2, 8, 8))
+    offset[:, 0] = length
+    (panel,) = cudeform.plot_displacement(offset, 1)
+    assert panel.get_xlabel() == label

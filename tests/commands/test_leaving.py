@@ -77,6 +77,23 @@ def test_a_closed_pipe_ends_a_command_quietly() -> None:
     assert done.returncode == 141
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_is_an_error_in_words(unbuffered: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "cudeform", "info"],
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            timeout=120,
+        )
+    assert done.stderr == "cannot write the output: No space left on device\n"
+    assert done.returncode == 1
+
+
 def test_main_gives_the_status(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     def interrupted(_: Any) -> int:
         raise KeyboardInterrupt

@@ -81,6 +81,26 @@ def twice(array: Any) -> Any:
     return array[0] + array[0]
 
 
+CONVOLVE_ON_A_FULL_DISK = """
+import signal, numpy as np, cudeform
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+image, offset, weight = np.ones((1, 2, 4, 4)), np.zeros((1, 2, 4, 4)), np.ones((3, 2, 1, 1))
+output = cudeform.deform_conv2d(image, offset, weight)
+cudeform.deform_conv2d_backward(output, image, offset, weight)
+assert (output == 2).all()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX limits")
+def test_a_disk_that_fills_is_named_once(tmp_path: Path) -> None:
+    done = run("-c", CONVOLVE_ON_A_FULL_DISK, NUMBA_CACHE_DIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("RuntimeWarning: cudeform cannot keep its compiled loops") == 1
+
+
 def test_a_full_disk_costs_a_warning_and_no_result(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -136,6 +136,7 @@ def _fingerprint() -> str:
     return digest.hexdigest()[:16]
 
 
+@cache  # once for each reason, not for each loop
 def _warn(why: str) -> None:
     warnings.warn(
         f"cudeform cannot keep its compiled loops ({why}): every process compiles them again, "

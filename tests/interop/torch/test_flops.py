@@ -47,6 +47,19 @@ def test_forward_and_backward(needed: tuple[int, ...], products: int) -> None:
     assert flops(run) == products * PRODUCT
 
 
+def test_forward_mode() -> None:
+    input, offset, weight = operands()
+
+    def call(input: Any) -> Any:
+        return convolve(input, offset, weight)
+
+    def forward_mode() -> None:
+        _, tangent = torch.func.jvp(call, (input,), (input,))
+        torch.testing.assert_close(tangent, call(input))  # linear in the input
+
+    assert flops(forward_mode) == 3 * PRODUCT
+
+
 def test_tangents_and_second_derivatives() -> None:
     tensors = operands()
     tangents = cudeform.Tangents(*tensors)
