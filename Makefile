@@ -1,4 +1,4 @@
-# Everything runs in the environment that is active; CONTRIBUTING.md says how to make one.
+# Every target runs in the active environment; CONTRIBUTING.md says how to make one.
 
 .PHONY: check test test-slow test-gpu coverage bench demo docs wheel
 
@@ -19,19 +19,19 @@ test-slow:  ## every variant and architecture, long random tests, memory at size
 test-gpu:  ## the same promises on this machine's GPU
 	pytest -m gpu
 
-# Not in .ci/run: tracing costs a fifth of the time of the tests on Python 3.11. On 3.14 it is free.
-coverage:  ## of the default run, with a floor
+# Not part of .ci/run: on Python 3.11, tracing makes the tests a fifth slower. On 3.14 it is free.
+coverage:  ## coverage of the default run; fails below the floor
 	coverage run -m pytest
 	coverage report
 
-bench:  ## beside torchvision and onnxruntime, where they are installed
+bench:  ## compare the speed with torchvision and onnxruntime, if they are installed
 	python -m cudeform bench
 
 demo:
 	python -m cudeform demo
 
-docs:  ## with every figure and table made anew
+docs:  ## build the documentation, with all figures and tables
 	sphinx-build -W docs docs/_build/html
 
-wheel:  ## build it and type-check what it holds under the names users import
+wheel:  ## build the sdist and the wheel
 	python -m build

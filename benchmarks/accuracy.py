@@ -1,15 +1,16 @@
-"""How far float32 gradients are from float64 ones: cudeform's beside torchvision's.
+"""Errors of float32 gradients, relative to float64: cudeform's compared with torchvision's.
 
     pip install torch torchvision
     python benchmarks/accuracy.py
 
 A coordinate is an integer plus an offset. cudeform keeps the two apart, so that the fraction has
-all digits of the offset. torchvision rounds their sum to float32, which leaves fewer digits for a
-larger coordinate; a sample whose sum is rounded to an integer takes its slope from other pixels,
-which is why errors of the offset's gradient jump.
+all digits of the offset. torchvision rounds their sum to float32, so a larger coordinate has fewer
+digits for the fraction. If the sum rounds to an integer, the slope of the sample is computed from
+other pixels; for this reason the error of the offset's gradient jumps.
 
-Both get the same arrays. The reference is torchvision in float64; the last column is cudeform in
-float64. Errors are root mean squares, relative to that of the gradient.
+Both libraries get the same arrays. The reference is torchvision in float64. The last column is the
+error of cudeform in float64. Errors are root mean squares, divided by the root mean square of the
+gradient.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def by_torchvision(arrays: Arrays) -> Arrays:
 
 
 def errors(size: int) -> dict[str, tuple[float, float, float]]:
-    """For each gradient the errors of cudeform, torchvision, and cudeform in float64."""
+    """The errors of cudeform, of torchvision and of cudeform in float64, for each gradient."""
     single = problem(size)
     double = {name: array.astype(np.float64) for name, array in single.items()}
     reference = by_torchvision(double)

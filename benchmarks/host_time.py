@@ -1,10 +1,10 @@
-"""Host time of a call on a GPU, measured without one: a stand-in for CuPy does nothing.
+"""Host time of a GPU call, measured without a GPU: a stand-in for CuPy does nothing.
 
 python benchmarks/host_time.py [--calls 300] [--replan] [--json FILE]
 
-What is left is cudeform's own Python: checks, geometry, launch plans, arguments of launches. The
-time that CuPy and the driver take for allocations, launches and products comes on top; measuring it
-needs a GPU.
+The measured time is that of cudeform's own Python code: checks, geometry, launch plans, arguments
+of launches. A real call also spends time in CuPy and the driver, for allocations, launches and
+products. To measure that time, a GPU is needed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SHAPES = ("A1", "A4", "B1", "C2", "C4")
 
 
 def calls_of(cupy: CupyStandIn, config: Config) -> dict[str, Callable[[], Any]]:
-    """What is timed of a configuration, by name."""
+    """The calls to time for a configuration, by name."""
     out, taps = (config.out_height, config.out_width), config.taps * config.offset_groups
     kernel = (config.kernel, config.kernel)
     arrays = {
@@ -59,7 +59,10 @@ def calls_of(cupy: CupyStandIn, config: Config) -> dict[str, Callable[[], Any]]:
 
 
 def microseconds(call: Callable[[], Any], calls: int, rounds: int = 7) -> float:
-    """Processor time of one call, whatever else the machine does: the median of some rounds."""
+    """Processor time of one call in microseconds, the median over ``rounds``.
+
+    Processor time does not depend on the load of the machine.
+    """
     call()
     taken = []
     for _ in range(rounds):
@@ -71,7 +74,7 @@ def microseconds(call: Callable[[], Any], calls: int, rounds: int = 7) -> float:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the host times."""
     parser = argparse.ArgumentParser(description="What a call costs the host, without a GPU.")
     parser.add_argument("--calls", type=int, default=300, help="in a round")
     parser.add_argument("--replan", action="store_true", help="make the plan of each call again")

@@ -1,11 +1,11 @@
-"""The overhead of a call under ``jax.jit``, compared with a jit that does almost nothing.
+"""The overhead of a call under ``jax.jit``, compared with a jitted function that does little.
 
     python benchmarks/jax_overhead.py [--calls 2000] [--json FILE]
 
-The engine is replaced by a function that does nothing. What remains is the dispatch of a compiled
-program of three arrays, XLA's call into Python, and the views of XLA's buffers. "100 in a jit" is
-the time of one call in a program that makes 100 of them. The functions take turns in every round,
-so that all of them meet the same load of the machine.
+The engine is replaced by a function that does nothing. The remaining time is that of dispatching a
+compiled program with three arrays, of XLA's call into Python, and of making views of XLA's buffers.
+"100 in a jit" is the time per call in a program with 100 calls. The functions take turns in every
+round, so that the load of the machine affects all of them alike.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def repeated(function: Callable[..., Any], times: int) -> Callable[..., Any]:
 
 
 def timed(functions: dict[str, Callable[[], Any]], calls: int, rounds: int = 15) -> Samples:
-    """Microseconds a call of each function, one sample a round; the functions take turns."""
+    """Microseconds per call of each function, one sample per round; the functions take turns."""
     times: Samples = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
@@ -88,7 +88,7 @@ def candidates() -> dict[str, Callable[[], Any]]:
 
 
 def measured(calls: int) -> dict[str, Samples]:
-    """All samples: with the engine, and with a function that does nothing in its place."""
+    """All samples, with the engine and with a function that does nothing in its place."""
     arrays = [np.asarray(array) for array in (IMAGE, OFFSET, WEIGHT)]
     numpy = {"NumPy arrays": lambda: cudeform.deform_conv2d(*arrays)}
     whole = timed(numpy | {"jit, buffer bridge": compiled(deform)}, calls)

@@ -2,7 +2,7 @@
 
 python benchmarks/plot.py FILE.json -o plot.png [--cache cold] [--mode fp16 ...] [--forced]
 
-Time on a log scale. A panel for each direction; on a GPU, a row of panels for each mode.
+The time axis is logarithmic. There is a panel per direction; on a GPU, a row of panels per mode.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-# cudeform is blue; contestants that compute something else are grey.
+# cudeform is blue. Contestants that compute something else are grey.
 COLORS = {
     "cudeform": "#1b6ca8",
     "on CuPy": "#62a8d9",
@@ -35,12 +35,12 @@ FORCED = ("path ", "scatter ")
 
 @dataclass(frozen=True)
 class Bars:
-    """One panel.
+    """The bars of one panel.
 
     Attributes:
-        title: of the panel.
+        title: title of the panel.
         groups: names of the configurations.
-        times: milliseconds by contestant, None where it was not measured.
+        times: for each contestant, milliseconds per configuration; None if not measured.
     """
 
     title: str
@@ -49,7 +49,7 @@ class Bars:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the results, draw them, write the picture."""
+    """Read a file of results, draw them, and write the picture."""
     parser = argparse.ArgumentParser(description="Draw the results of a benchmark.")
     parser.add_argument("file", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -81,7 +81,7 @@ def heading(report: dict[str, Any], cache: str) -> str:
 def panels(
     report: dict[str, Any], cache: str, modes: Sequence[str] | None, *, forced: bool
 ) -> list[list[Bars]]:
-    """Panels, by row and column."""
+    """The panels, by row and column."""
     measured = report["measurements"]
     if "gpu" not in report:
         return [row for row in [_row(measured, "float32", lambda m: m["median_ms"])] if row]

@@ -1,12 +1,13 @@
-"""What a call with PyTorch tensors costs beside one with NumPy arrays over the same memory.
+"""The time of a call with PyTorch tensors, compared with NumPy arrays over the same memory.
 
 python benchmarks/torch_overhead.py [--calls 50] [--rounds 61] [--json FILE]
 
-The problem is tiny and one thread computes it, so that what is around the engine shows. Contestants
-take turns; times are medians of single calls. In a second run the engine is replaced by functions
-that do nothing: all code then stays in the processor's cache, which the engine otherwise empties.
-Two contestants show what torch itself takes: NumPy's turn followed by a product of two tensors and
-its gradients, and NumPy's turn inside an ``autograd.Function`` of a few lines.
+The problem is tiny and runs on one thread, so the overhead around the engine dominates. Contestants
+take turns. Times are medians of single calls. In a second run the engine is replaced by functions
+that do nothing. Then all code stays in the processor's cache; otherwise the engine evicts it.
+Two contestants show the overhead of torch itself. One makes the calls with NumPy arrays, then a
+product of two tensors and its gradients. The other makes the calls with NumPy arrays inside a
+minimal ``autograd.Function``.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ LEAVES = [tensor.detach().requires_grad_() for tensor in TENSORS]
 ONES = torch.ones(IMAGE.shape)
 NEEDS = ("input", "offset", "weight")
 FORWARD, BOTH = "forward", "forward and backward"
-GOALS = {FORWARD: 15, BOTH: 40}  # microseconds over NumPy arrays
+GOALS = {FORWARD: 15, BOTH: 40}  # microseconds more than with NumPy arrays
 
 Times = dict[str, float]
 
@@ -74,7 +75,7 @@ CONTESTANTS: dict[str, Callable[[], Any]] = {
 
 
 def timed(calls: int, rounds: int) -> Times:
-    """Microseconds a call, medians; the first round warms up."""
+    """Median microseconds per call; the first round is a warm-up."""
     times: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
     for turn in range(rounds + 1):
         for name, function in CONTESTANTS.items():
@@ -87,7 +88,7 @@ def timed(calls: int, rounds: int) -> Times:
 
 
 def measured(calls: int, rounds: int) -> dict[str, Times]:
-    """Times with the engine, and without."""
+    """Times with the engine and without it."""
     torch.set_num_threads(1)
     with cudeform.options(num_threads=1):
         with_engine = timed(calls, rounds)

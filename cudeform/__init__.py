@@ -11,6 +11,7 @@
 The result is an array of the kind that came in.
 """
 
+from cudeform import derivatives
 from cudeform.arrays import DoubleGradients, Gradients, Tangents
 from cudeform.inspect import (
     OffsetStats,
@@ -25,6 +26,8 @@ from cudeform.operators.deform_conv import (
     deform_conv2d_double_backward,
     deform_conv2d_jvp,
 )
+from cudeform.operators.deform_conv1d import deform_conv1d, deform_conv1d_backward
+from cudeform.operators.deform_conv3d import deform_conv3d, deform_conv3d_backward
 from cudeform.options import Options, options, set_options
 
 __version__ = "0.1.0"
@@ -35,10 +38,15 @@ __all__ = [
     "OffsetStats",
     "Options",
     "Tangents",
+    "deform_conv1d",
+    "deform_conv1d_backward",
     "deform_conv2d",
     "deform_conv2d_backward",
     "deform_conv2d_double_backward",
     "deform_conv2d_jvp",
+    "deform_conv3d",
+    "deform_conv3d_backward",
+    "derivatives",
     "offset_stats",
     "options",
     "plot_displacement",

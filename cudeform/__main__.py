@@ -1,7 +1,7 @@
 """The command line: ``python -m cudeform COMMAND``.
 
 Each command is a module of ``cudeform.commands`` with ``add_arguments(parser)`` and
-``run(arguments)``; only the module of the command that was asked for is imported.
+``run(arguments)``. Only the module of the given command is imported.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ COMMANDS = {
     "bench": "time it beside torchvision and onnxruntime",
 }
 
-CANNOT_RUN = 2  # argparse's status for wrong arguments, too
-INTERRUPTED = 130  # what a shell reports of a process that SIGINT ended
-PIPE_CLOSED = 141  # the same of SIGPIPE: nobody reads the output any more, as after "| head"
+CANNOT_RUN = 2  # argparse exits with the same status on wrong arguments
+INTERRUPTED = 130  # the status that shells report for a process killed by SIGINT
+PIPE_CLOSED = 141  # the same for SIGPIPE: the reader of the output has exited, as after "| head"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: the words after ``python -m cudeform``; those of this process where None.
+        argv: the words after ``python -m cudeform``; None reads them from ``sys.argv``.
 
     Returns:
         The exit status.
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _run(list(sys.argv[1:] if argv is None else argv))
         finally:
-            sys.stdout.flush()  # errors of writing are raised here, not at exit
+            sys.stdout.flush()  # raises errors of writing here rather than at exit
     except CommandError as error:
         print(error, file=sys.stderr)
         return CANNOT_RUN
@@ -76,9 +76,9 @@ def _run(words: list[str]) -> int:
 
 
 def leave(status: int) -> NoReturn:
-    """End the process with a status."""
+    """Exit the process with a status."""
     if status == INTERRUPTED:
-        # Exiting waits for threads that still compute; a second Ctrl-C ends the process at once.
+        # The exit waits for threads that still compute. A second Ctrl-C ends the process at once.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     if status == PIPE_CLOSED:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""The options of a call: one dataclass, in force process-wide or in a context."""
+"""The options of calls: one dataclass, set for the whole process or inside a ``with`` block."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BoundaryGrad = Literal["one_sided", "zero"]
 
 BOUNDARY_GRADS: tuple[BoundaryGrad, ...] = ("one_sided", "zero")
 
-# By accepted name: the conventions themselves and libraries that have them.
+# The convention for each accepted name: its own name, or that of a library that follows it.
 BOUNDARY_GRAD_OF: dict[str, BoundaryGrad] = {
     "one_sided": "one_sided",
     "zero": "zero",
@@ -24,23 +24,24 @@ BOUNDARY_GRAD_OF: dict[str, BoundaryGrad] = {
 
 @dataclass(frozen=True)
 class Options:
-    """The choices in force during a call.
+    """The options of a call.
 
     Attributes:
-        deterministic: GPU gradients are bit-identical run after run. On the CPU they always are,
+        deterministic: make GPU gradients bit-identical run after run. CPU gradients always are,
             for any number of threads.
         allow_tf32: float32 products on the GPU may use TF32 tensor cores (10-bit mantissa).
-        workspace_limit: most bytes of scratch memory a call may hold in addition to its inputs, its
-            outputs and one channels-last copy of an image (two in the backward). ``None``: 64 MiB
-            on the CPU, a share of the free memory on a GPU.
-        boundary_grad: gradient of the offset where a sample lies exactly one pixel outside the
-            image: ``"one_sided"`` is the derivative from inside, as in torchvision; ``"zero"`` is
-            0, as in mmcv, Paddle and MXNet. ``"torchvision"`` and ``"mmcv"`` are accepted for them.
-        num_threads: threads of the CPU engine. ``None``: one for each core the process may use; in
-            a task of Dask one.
-        max_displacement: how far, in pixels, the offsets of Dask arrays may reach: a number, one an
-            axis, or (back, forward) an axis. Needed where an offset has several chunks in space;
-            other arrays have no use for it.
+        workspace_limit: maximum number of bytes of scratch memory, in addition to the inputs, the
+            outputs and one channels-last copy of an image (two in the backward). ``None`` means
+            64 MiB on the CPU and a fraction of the free memory on a GPU.
+        boundary_grad: gradient of the offset for a sample at coordinate -1, exactly one pixel
+            outside the image. ``"one_sided"`` is the slope towards the image, as in torchvision;
+            ``"zero"`` is 0, as in mmcv, Paddle and MXNet. The names ``"torchvision"`` and
+            ``"mmcv"`` are accepted too.
+        num_threads: number of threads of the CPU engine. ``None`` means one for each core that the
+            process may use, and one in a task of Dask.
+        max_displacement: bound of the offsets of Dask arrays, in pixels: a number, one number per
+            axis, or a pair (back, forward) per axis. It is needed if an offset has several chunks
+            in space, and has no effect on other arrays.
     """
 
     deterministic: bool = False
@@ -51,7 +52,7 @@ class Options:
     max_displacement: Any = None
 
     def __post_init__(self) -> None:
-        """Check the values; replace a library's name by that of its convention."""
+        """Check the values, and replace the name of a library by that of its convention."""
         for name in ("deterministic", "allow_tf32"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
@@ -62,10 +63,10 @@ class Options:
 
 
 def boundary_grad_of(value: object) -> BoundaryGrad:
-    """The convention that ``value`` names, itself or by a library that has it.
+    """Return the convention for its own name or for the name of a library that follows it.
 
     Raises:
-        ValueError: it names none.
+        ValueError: ``value`` is not an accepted name.
     """
     for name, convention in BOUNDARY_GRAD_OF.items():
         if value == name:
@@ -83,7 +84,7 @@ def _check_positive_or_none(name: str, value: object) -> None:
 
 
 def _displacements(value: Any) -> Any:
-    """Numbers of at least 0 as they were nested, arrays and lists as tuples."""
+    """Check that all numbers are at least 0; convert arrays and lists to tuples."""
     value = value.tolist() if hasattr(value, "tolist") else value
     if value is None:
         return None
@@ -97,7 +98,7 @@ def _displacements(value: Any) -> Any:
 
 
 def available_threads() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -108,7 +109,7 @@ _chosen: ContextVar[Options | None] = ContextVar("cudeform_options", default=Non
 
 
 def current() -> Options:
-    """The options in force: those of the innermost ``options`` block, else those of the process."""
+    """The options of the innermost ``options`` block, or of the process outside any block."""
     return _chosen.get() or _process_wide
 
 
@@ -125,14 +126,14 @@ def options(**changes: Any) -> Iterator[Options]:
     """Change options for the calls inside a ``with`` block, in this thread or task only.
 
     Args:
-        **changes: fields of :class:`Options` and their new values; the others stay as they are.
+        **changes: fields of :class:`Options` and their new values; other fields do not change.
 
     Yields:
-        The options in force inside the block.
+        The options that apply inside the block.
 
     Raises:
-        TypeError: for a name that is no option, or a value of the wrong type.
-        ValueError: for a value that is out of range.
+        TypeError: a name is not an option, or a value has the wrong type.
+        ValueError: a value is out of range.
 
     Example:
         >>> import cudeform
@@ -148,7 +149,7 @@ def options(**changes: Any) -> Iterator[Options]:
 
 
 def set_options(**changes: Any) -> None:
-    """Change options for the whole process, in every thread that is not in an ``options`` block.
+    """Change options for the whole process, except inside ``options`` blocks.
 
     Takes the arguments of :func:`options` and raises its errors.
 

@@ -1,4 +1,4 @@
-"""Cutting a range into nearly equal parts."""
+"""Splits a range into nearly equal parts."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from itertools import pairwise
 
 
 def split(size: int, most: int, multiple: int = 1) -> list[slice]:
-    """Cut ``range(size)`` into parts of at most ``most``, as equal as possible.
+    """Split ``range(size)`` into parts of nearly equal length, at most ``most``.
 
-    Unless one part is enough, their number is the smallest sufficient multiple of ``multiple``.
+    If one part is not enough, the number of parts is the smallest sufficient multiple of
+    ``multiple``.
 
     Example:
         >>> [part.stop - part.start for part in split(37, 32)]

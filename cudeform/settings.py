@@ -1,7 +1,8 @@
-"""Stride, padding and dilation: the forms that callers write, as integers for each axis.
+"""Converts stride, padding and dilation from the forms that callers write to integers per axis.
 
-Axes are in the order of :data:`AXIS_NAMES`, the last ones where there are fewer than three. Padding
-may have a name. "valid" is none; "same" keeps the size of the image and needs stride 1.
+Axes are in the order of :data:`AXIS_NAMES`; with fewer than three axes, the last names apply.
+Padding may be a name: "valid" means no padding, "same" keeps the size of the image and needs
+stride 1.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ LARGEST = 2**31 - 1
 
 AXIS_NAMES = ("depth", "height", "width")
 
-Ints = int | Sequence[int]  # one for all axes, or one an axis
-Pair = Ints  # of two axes
+Ints = int | Sequence[int]  # one for all axes, or one per axis
+Pair = Ints  # the same for two axes
 Padding = int | Sequence[int] | Sequence[Sequence[int]] | str
 
 PerAxis = tuple[int, ...]
 Pairs = tuple[tuple[int, int], ...]  # begin and end of each axis
 
-# By number of axes, for error texts.
+# Phrases for error texts, by number of axes.
 _ONE_AN_AXIS = {
     1: "a tuple (width,)",
     2: "a pair (vertical, horizontal)",
@@ -37,26 +38,27 @@ _LINES = {1: "columns", 2: "rows and columns", 3: "slices, rows and columns"}
 
 
 class Settings(NamedTuple):
-    """The arguments of a call that are no arrays, unchecked."""
+    """The arguments of a call that are not arrays, unchecked, and its number of dimensions."""
 
     stride: Ints = 1
     padding: Padding = 0
     dilation: Ints = 1
+    axes: int = 2
 
 
 def settings_of(
     input: Any, weight: Any, stride: Any, padding: Any, dilation: Any, axes: int = 2
 ) -> Settings:
-    """Settings of a call, with arrays as tuples and names of padding as numbers.
+    """Settings of a call, with arrays converted to tuples and a name of padding to numbers.
 
-    A name is kept where an array has no ``shape``; the geometry resolves it.
+    If input or weight has no ``shape``, a name stays as it is; the geometry resolves it later.
     """
     stride, padding, dilation = plain(stride), plain(padding), plain(dilation)
     if isinstance(padding, str):
         in_shape, weight_shape = getattr(input, "shape", None), getattr(weight, "shape", None)
         if in_shape is not None and weight_shape is not None:
             padding = padding_of_shapes(padding, in_shape, weight_shape, stride, dilation, axes)
-    return Settings(stride, padding, dilation)
+    return Settings(stride, padding, dilation, axes)
 
 
 def padding_of_shapes(
@@ -69,12 +71,12 @@ def padding_of_shapes(
 ) -> Pairs:
     """:func:`as_padding` for the shapes of a call."""
     if isinstance(padding, str) and not len(input) == len(weight) == axes + 2:
-        return ((0, 0),) * axes  # such shapes are refused, whatever the padding
+        return ((0, 0),) * axes  # a later check rejects such shapes with any padding
     return as_padding(padding, axes, weight[2:], stride, dilation, input[2:])
 
 
 def plain(value: Any) -> Any:
-    """The numbers of an array as a number or nested tuples; anything else as it is."""
+    """Convert an array to a number or nested tuples; return anything else unchanged."""
     return _nested_tuple(value.tolist()) if hasattr(value, "tolist") else value
 
 
@@ -83,13 +85,13 @@ def _nested_tuple(value: Any) -> Any:
 
 
 def as_ints(name: str, value: object, least: int, axes: int) -> PerAxis:
-    """An integer for each axis, from one integer, a sequence, or an array of these.
+    """Convert an integer, or a sequence or array of integers, to one integer per axis.
 
     Args:
-        name: of the argument, for error texts.
-        value: what the caller passed.
+        name: name of the argument, for error texts.
+        value: the value that the caller passed.
         least: the smallest value allowed.
-        axes: how many axes there are.
+        axes: number of axes.
     """
     value = plain(value)
     if not isinstance(value, Sequence) or isinstance(value, str):
@@ -119,13 +121,14 @@ def as_padding(
     dilation: Ints = 1,
     size: Sequence[int] | None = None,
 ) -> Pairs:
-    """Padding as (begin, end) for each axis: ((top, bottom), (left, right)) for two.
+    """Convert padding to (begin, end) per axis: ((top, bottom), (left, right)) for two axes.
 
     Args:
-        value: a number, one an axis, a pair an axis, an array of these, "valid" or "same".
-        axes: how many axes there are.
-        kernel, stride, dilation: of the convolution; "same" depends on them.
-        size: of the image, one an axis, where it is known, for an error text.
+        value: a number, one number per axis, one pair per axis, an array of these, "valid" or
+            "same".
+        axes: number of axes.
+        kernel, stride, dilation: those of the convolution; "same" depends on them.
+        size: size of the image per axis, for an error text; None if unknown.
     """
     value = plain(value)
     if isinstance(value, str):
@@ -178,5 +181,5 @@ def _named_padding(
 
 
 def _halves(totals: Sequence[int]) -> Pairs:
-    """Halves of each total; the second is the larger one, as in PyTorch, JAX and TensorFlow."""
+    """Split each total in two; an odd total has the larger part last, as in PyTorch and JAX."""
     return tuple([(total // 2, total - total // 2) for total in totals])

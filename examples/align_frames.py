@@ -33,7 +33,7 @@ def blurred(images: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def shifted(images: np.ndarray, motion: tuple[float, float]) -> np.ndarray:
-    """Images moved by a motion, with their edges repeated: a deformable convolution of one tap."""
+    """Shift images by a motion, with repeated edges: a deformable convolution of one tap."""
     padded = np.pad(images, ((0, 0), (8, 8), (8, 8)), "edge")[None]
     offset = np.reshape(np.array(motion, images.dtype), (1, 2, 1, 1))
     offset = np.broadcast_to(-offset, (1, 2, *padded.shape[2:]))
@@ -69,7 +69,7 @@ for step in range(STEPS):
     frames = np.broadcast_to(smooth, (1, GROUPS, *smooth.shape)).reshape(1, -1, SIZE, SIZE)
     warped = cudeform.deform_conv2d(frames, offsets(motions), keep_groups)
     differences = warped.reshape(GROUPS, 3, SIZE, SIZE) - target
-    # Which hypothesis holds where: a softmax over how well each fits around a pixel.
+    # The mask of each hypothesis: a softmax over its mean error around a pixel.
     errors = blurred((differences**2).sum(1), 4)
     mask = np.exp(-(errors - errors.min(0)) / (0.1 * errors.mean() + 1e-8))
     mask /= mask.sum(0)
@@ -88,7 +88,7 @@ aligned = cudeform.deform_conv2d(frames, offsets(motions), add_up, mask=mask[Non
 
 
 def error(frame: np.ndarray) -> float:
-    """Root mean square difference from the reference, without the margin that moved in."""
+    """Root mean square difference from the reference, without the margin of repeated edges."""
     return float(np.sqrt(((frame - reference)[:, 8:-8, 8:-8] ** 2).mean()))
 
 

@@ -20,7 +20,7 @@ mask = xp.asarray(rng.random((2, 3 * 3, 48, 64), dtype="float32"))
 output = cudeform.deform_conv2d(image, offset, weight, padding=1, mask=mask)
 print(type(output).__module__, output.shape, output.dtype)
 
-# The gradient of a loss with respect to the output goes in, those of all arguments come out.
+# The first argument is the gradient of a loss with respect to the output.
 grads = cudeform.deform_conv2d_backward(output, image, offset, weight, padding=1, mask=mask)
 print({name: grad.shape for name, grad in grads._asdict().items() if grad is not None})
 

@@ -28,7 +28,7 @@ TOLERANCE = 1e-5
 
 
 class Modulated(nn.Module):
-    """A deformable convolution whose offset and mask come from a convolution, at first zero."""
+    """A deformable convolution whose offset and mask a zero-initialised convolution predicts."""
 
     def __init__(self, layer: nn.Module, channels: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def digits() -> tuple[Any, Any]:
 
 
 class Training:
-    """A network in training, the loss of every step, and the time of all."""
+    """A network in training, with the loss of every step and the total time."""
 
     def __init__(self, deformable: type[nn.Module]) -> None:
         self.network = network(deformable)

@@ -1,1 +1,1 @@
-"""Adapters: the code for arrays of one library each; ``adapter.py`` has protocol and registry."""
+"""Adapters, one for each array library; ``adapter.py`` has the protocol and the registry."""

@@ -104,8 +104,11 @@ class CheckedAdapter(ABC):
             operands.offset.shape,
             operands.weight.shape,
             None if operands.bias is None else operands.bias.shape,
-            *settings,
+            settings.stride,
+            settings.padding,
+            settings.dilation,
             None if operands.mask is None else operands.mask.shape,
+            axes=settings.axes,
         )
 
 

@@ -1,4 +1,4 @@
-"""How a result is judged, and how memory is measured."""
+"""Comparison of results with the reference, and measurement of memory."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def random_like(arrays: dict[str, Any], seed: int = 0) -> dict[str, Any]:
 
 
 def assert_agrees(actual: Any, sums: Sum, what: str, *, roundings: int = 1) -> None:
-    """Refuse a result that is farther from the reference than rounding can carry it.
+    """Fail if a result differs from the reference by more than rounding explains.
 
     Args:
         actual: the result.
@@ -119,7 +119,7 @@ class Peak:
 
 @contextmanager
 def measured_peak() -> Iterator[Peak]:
-    """Measure the most memory that the block holds at a time."""
+    """Measure the peak memory of the block."""
     peak = Peak()
     gc.collect()
     tracemalloc.start()

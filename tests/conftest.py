@@ -1,4 +1,4 @@
-"""Tiers of the tests, what they need, which promise each keeps; fixtures lie in the folders.
+"""Tiers of the tests, their requirements, their promises; fixtures are in the folders.
 
 The default run deselects ``slow`` and ``gpu``, which are asked for with ``-m``. Whoever asks for
 ``slow`` gets the long hypothesis profile, and the hypothesis tests that the default run has with
@@ -65,7 +65,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header() -> list[str]:
-    """Say in a line what this machine lacks, instead of a skip for each test that needs it."""
+    """List on one line what this machine lacks, instead of a skip for each affected test."""
     lines = []
     if missing := [name for name in ADAPTED if not has(name)]:
         lines.append(f"not installed, so not tested: {', '.join(missing)}")
@@ -159,7 +159,7 @@ def _tests_by_promise(items: list[pytest.Item]) -> dict[str, list[str]]:
 
 
 def _fail_where_required(report: Any) -> Any:
-    """Turn the skip of a test into a failure where a library that it needs is required."""
+    """Turn a skip into a failure if the library that the test needs is required."""
     if REQUIRED and report.skipped and isinstance(report.longrepr, tuple):
         reason = report.longrepr[2]
         found = MISSING.search(reason)

@@ -1,4 +1,4 @@
-"""What cudeform promises. ``@pytest.mark.promise("...")`` names the tests that keep it so.
+"""The promises of cudeform. ``@pytest.mark.promise("...")`` marks the tests of a promise.
 
 The default run has at least one test of each promise: ``tests/api/test_promises.py``. To run the
 tests of promises and nothing else: ``pytest -m promise``.

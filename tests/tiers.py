@@ -1,4 +1,4 @@
-"""Which parameters of a test the default run takes."""
+"""Selects the parameters with which the default run runs a test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 def quick(values: Sequence[Any], *indices: int) -> list[Any]:
-    """Parameters of which the default run takes those at some indices; the others are slow."""
+    """Mark all parameters slow except those at the given indices, which the default run uses."""
     return [
         value if index in indices else pytest.param(value, marks=pytest.mark.slow)
         for index, value in enumerate(values)

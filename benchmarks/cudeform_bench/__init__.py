@@ -1,5 +1,5 @@
 """The benchmark of cudeform: ``python -m cudeform bench`` in a checkout.
 
-``command`` is the command line, ``configs`` holds the problems, ``table`` shows measurements;
-``cpu`` and ``gpu`` hold the contestants of each device, how they are timed, and a run's report.
+``command`` is the command line, ``configs`` defines the problems, and ``table`` formats the
+measurements. ``cpu`` and ``gpu`` have the contestants, the timing and the report for each device.
 """

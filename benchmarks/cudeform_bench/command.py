@@ -1,15 +1,15 @@
-"""Time cudeform beside other libraries in one run, after checking that all results are right.
+"""Time cudeform and other libraries in one run, after checking that all results are right.
 
-On a CPU the peers are torchvision and onnxruntime. All contestants get the same arrays. Their
-results are compared with cudeform's in float64 first; a wrong result ends the run with status 1.
-Then contestants take turns, so that a disturbance of the machine meets all of them. Peers that are
+On a CPU the peers are torchvision and onnxruntime. All contestants get the same arrays. First their
+results are compared with cudeform's in float64; a wrong result ends the run with status 1. Then the
+contestants take turns, so that a disturbance of the machine affects all of them. Peers that are
 not installed are left out. Ratios are a peer's time divided by cudeform's; GFLOP/s counts the
 matrix products only.
 
-On a GPU (--device gpu) the contestants are cudeform and torchvision on tensors of torch, and two
-that compute something else: cuDNN's ordinary convolution of the same shape, and the matrix products
-alone. A wrong result is named and not timed, the others are measured, and the JSON file is
-rewritten after each configuration.
+On a GPU (--device gpu) the contestants are cudeform and torchvision on torch tensors, and two that
+compute something else: cuDNN's ordinary convolution of the same shape, and the matrix products
+alone. A wrong result is reported and not timed; the other contestants are still measured. The JSON
+file is rewritten after each configuration.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from cudeform_bench.gpu.model import MODES
 from cudeform_bench.gpu.report import GpuReport
 from cudeform_bench.table import HEADINGS
 
-# Options that only one device has; given for the other, they would have no effect.
+# Options that have an effect on one device only.
 ONLY = {"gpu": ("mode", "path", "scatter", "deadline"), "cpu": ("threads",)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options. Those that were not given are None, so that useless ones can be refused."""
+    """Add the options. An option that is not given is None, so that ``run`` can tell."""
     parser.add_argument(
         "--config",
         nargs="+",
@@ -109,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, print tables, write the JSON file.
 
     Returns:
-        The exit status: 0, or 1 where a result was wrong.
+        The exit status: 0, or 1 if a result was wrong.
 
     Raises:
         CommandError: an option would have no effect, there is no GPU, or the file is not writable.
@@ -129,10 +129,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def refuse_useless(arguments: argparse.Namespace) -> None:
-    """Refuse options that would have no effect.
+    """Reject options that would have no effect.
 
     Raises:
-        CommandError: there is one.
+        CommandError: an option would have no effect.
     """
     given = [name for name in vars(arguments) if getattr(arguments, name) is not None]
     if arguments.report is not None:
@@ -185,7 +185,7 @@ def _measured(arguments: argparse.Namespace) -> Report | GpuReport:
     def keep(report: GpuReport) -> None:
         try:
             _write(arguments.json, report)
-        except CommandError as error:  # the measurements go on; at the end it is an error
+        except CommandError as error:  # the run continues; only the last write must succeed
             print(error, file=sys.stderr)
 
     return gpu.measure_all(gpu.torch_gpu(paths, scatters), wanted, keep)

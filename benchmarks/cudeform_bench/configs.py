@@ -1,6 +1,6 @@
-"""The convolutions that the benchmark knows by name, and their arrays.
+"""The named convolutions of the benchmark, and their arrays.
 
-The distribution of the offsets is part of a configuration: it decides which memory is read.
+The distribution of the offsets is part of a configuration: it determines which memory is read.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ SEED = 20
 
 @dataclass(frozen=True)
 class Config:
-    """A convolution to time. It has a mask and a bias; its padding keeps the size at stride 1.
+    """A convolution to time, with mask and bias. Its padding keeps the image size at stride 1.
 
     Attributes:
-        name: for ``--config``.
-        batch, channels, height, width: of the input.
-        out_channels: of the output.
-        kernel: height and width of the kernel, odd.
-        stride: vertical and horizontal.
-        groups: of the weight.
-        offset_groups: groups of channels, each with its own offsets.
-        offsets: their distribution, a name in ``OFFSETS``.
+        name: its name for ``--config``.
+        batch, channels, height, width: sizes of the input.
+        out_channels: number of output channels.
+        kernel: height and width of the kernel, both odd.
+        stride: vertical and horizontal stride.
+        groups: groups of the weight.
+        offset_groups: number of offset groups.
+        offsets: distribution of the offsets, a name in ``OFFSETS``.
     """
 
     name: str
@@ -46,22 +46,22 @@ class Config:
 
     @property
     def padding(self) -> int:
-        """Zeros on each side."""
+        """Padding on each side, vertical and horizontal."""
         return self.kernel // 2
 
     @property
     def out_height(self) -> int:
-        """Rows of the output."""
+        """Number of rows of the output."""
         return (self.height - 1) // self.stride + 1
 
     @property
     def out_width(self) -> int:
-        """Columns of the output."""
+        """Number of columns of the output."""
         return (self.width - 1) // self.stride + 1
 
     @property
     def taps(self) -> int:
-        """Taps of the kernel."""
+        """Number of taps of the kernel."""
         return self.kernel**2
 
     @property
@@ -72,7 +72,7 @@ class Config:
 
     @property
     def shape(self) -> str:
-        """Sizes: ``2x128x200x336->128 3x3``, then stride s, groups g, offset groups og if not 1."""
+        """Sizes as ``2x128x200x336->128 3x3 s2 g4 og8``: stride, groups, offset groups if not 1."""
         sizes = f"{self.batch}x{self.channels}x{self.height}x{self.width}->{self.out_channels}"
         extras = {"s": self.stride, "g": self.groups, "og": self.offset_groups}
         shown = [f"{letter}{number}" for letter, number in extras.items() if number > 1]
@@ -88,7 +88,7 @@ CPU = (
     Config("edvr", 1, 64, 180, 320, 64, offset_groups=8),
 )
 
-# The GPU's set; A5 and B1 have the shapes of r50-c4 and edvr.
+# The GPU's set. A5 and B1 have the shapes of r50-c4 and edvr.
 GPU = (
     Config("A1", 2, 128, 100, 168, 128),
     Config("A2", 2, 128, 200, 336, 128, stride=2),
@@ -106,7 +106,7 @@ GPU = (
     Config("C4", 16, 512, 25, 42, 512, groups=512),
 )
 
-# For trying the benchmark itself: too small for a statement about speed.
+# For a trial of the benchmark itself. These are too small for conclusions about speed.
 QUICK = (
     Config("small", 1, 32, 28, 28, 32),
     Config("small-groups", 2, 32, 14, 14, 64, stride=2, groups=2, offset_groups=4),
@@ -119,7 +119,7 @@ def named(name: str) -> tuple[Config, ...]:
     """The configuration, or the set of configurations, with this name.
 
     Raises:
-        ValueError: no configuration or set has it.
+        ValueError: no configuration or set has this name.
     """
     one = {config.name: (config,) for configs in SETS.values() for config in configs}
     known = SETS | one
@@ -171,9 +171,9 @@ class Problem:
 def _offset(rng: np.random.Generator, config: Config) -> Array:
     """Offsets of a configuration, (N, 2*offset_groups*KH*KW, OH, OW), in float32.
 
-    All but 0 are odd multiples of 1/512. Such a number plus an integer is exact in float32, so a
-    contestant in float32 samples at the coordinates of the float64 reference. It is never an
-    integer: there the derivative is discontinuous, and rounding would decide which side is taken.
+    Every offset except 0 is an odd multiple of 1/512. Its sum with an integer is exact in float32,
+    so a float32 contestant samples at the same coordinates as the float64 reference. The sum is
+    never an integer: at integers the derivative is discontinuous, and rounding would select a side.
     """
     pixels = OFFSETS[config.offsets](rng, config)
     rounded = np.where(pixels == 0, 0, (np.floor(pixels * 256) + 0.5) / 256)
@@ -209,7 +209,7 @@ def _uniform(rng: np.random.Generator, config: Config) -> Array:
 
 
 def _flow(rng: np.random.Generator, config: Config) -> Array:
-    """A wave across the image with an amplitude of 10 pixels, plus normal-1 noise for each tap."""
+    """A wave along the image with an amplitude of 10 pixels, plus normal-1 noise for each tap."""
     vertical, horizontal, phase = rng.random((3, config.batch, config.offset_groups, 1, 2, 1, 1))
     y = np.linspace(0, 1, config.out_height)[:, None]
     x = np.linspace(0, 1, config.out_width)

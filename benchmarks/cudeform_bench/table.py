@@ -1,4 +1,4 @@
-"""A measurement of one configuration, and tables of measurements. Nothing is timed here."""
+"""The measurement of one configuration, and tables of measurements."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ OURS = "cudeform"
 
 HEADINGS = {"forward": "forward", "backward": "backward", "both": "forward and backward"}
 
-# Matrix products of a direction: the backward has one for the columns and one for the weight.
+# Number of matrix products per direction: the backward has one for grad_columns and one for
+# grad_weight.
 PRODUCTS = {"forward": 1, "backward": 2, "both": 3}
 
 ABSENT = "-"
@@ -20,17 +21,17 @@ ABSENT = "-"
 
 @dataclass(frozen=True)
 class Measurement:
-    """One configuration in one direction.
+    """Times and errors for one configuration in one direction.
 
     Attributes:
-        config: what was computed.
+        config: the configuration.
         direction: "forward", "backward" or "both".
-        samples_ms: times by contestant, in the order they were taken.
-        median_ms: their medians.
-        errors: largest difference from the float64 result by contestant, in units of that result's
-            largest element.
+        samples_ms: times of each contestant, in the order of measurement.
+        median_ms: median time of each contestant.
+        errors: for each contestant, the largest difference from the float64 result, relative to the
+            largest element of that result.
         workspace_mib: peak of the memory that cudeform allocates, without arguments and results.
-        shares: parts of cudeform's time by name, as its profile gives them; empty without one.
+        shares: fraction of cudeform's time for each part of its profile; empty without a profile.
     """
 
     config: Config
@@ -42,26 +43,26 @@ class Measurement:
     shares: dict[str, float] = field(default_factory=dict)
 
     def ratio(self, peer: str) -> float | None:
-        """A peer's time divided by cudeform's; None where the peer was not measured."""
+        """A peer's time divided by cudeform's; None if the peer was not measured."""
         if peer not in self.median_ms:
             return None
         return self.median_ms[peer] / self.median_ms[OURS]
 
     @property
     def gflop_per_s(self) -> float:
-        """Operations of the matrix products divided by cudeform's whole time."""
+        """GFLOP of the matrix products, divided by cudeform's total time in seconds."""
         flop = PRODUCTS[self.direction] * self.config.gemm_flop
         return flop / self.median_ms[OURS] / 1e6
 
 
 def mean_ratio(measured: Iterable[Measurement], peer: str) -> float | None:
-    """Geometric mean of a peer's ratios, over the measurements that have it."""
+    """Geometric mean of a peer's ratios, over the measurements that include the peer."""
     ratios = [ratio for m in measured if (ratio := m.ratio(peer)) is not None]
     return geometric_mean(ratios) if ratios else None
 
 
 def direction_table(measured: list[Measurement]) -> str:
-    """The table of one direction: a row for each configuration, a column for each contestant."""
+    """The table of one direction, with a row per configuration and a column per contestant."""
     names = list(dict.fromkeys(name for m in measured for name in m.median_ms))
     peers = [name for name in names if name != OURS]
     parts = list(dict.fromkeys(part for m in measured for part in m.shares))
@@ -83,7 +84,7 @@ def direction_table(measured: list[Measurement]) -> str:
 
 
 def aligned(rows: list[list[str]], left: int) -> str:
-    """Columns as wide as their widest cell; the first ``left`` of them are left-aligned."""
+    """Format a table with aligned columns; the first ``left`` columns are left-aligned."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(

@@ -1,10 +1,10 @@
-"""What ``python -m cudeform`` runs: a module for each command."""
+"""The commands of ``python -m cudeform``, one module each."""
 
 from __future__ import annotations
 
 
 class CommandError(Exception):
-    """A command cannot run as it was called; the text says why and what to do.
+    """A command cannot run as it was called. The text says why and what to do.
 
-    It is printed in one line, and the exit status is 2.
+    ``main`` prints the text on one line and exits with status 2.
     """

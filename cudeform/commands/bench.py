@@ -1,4 +1,4 @@
-"""Time cudeform beside torchvision and onnxruntime.
+"""Compare the speed of cudeform with torchvision and onnxruntime.
 
 The benchmark is the folder ``benchmarks/`` of the repository and is not installed with the package.
 In a checkout this command runs it; elsewhere it says where to find it.
@@ -31,12 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the benchmark; the status is its own."""
+    """Run the benchmark and return its exit status."""
     return int(benchmark().run(arguments))
 
 
 def benchmark() -> ModuleType:
-    """The benchmark's command.
+    """Import the benchmark's command module.
 
     Raises:
         CommandError: the package was not imported from a checkout.

@@ -22,7 +22,7 @@ from cudeform.commands import gpus, info
 from cudeform.gpu import overrides
 from cudeform.gpu.cuda.device import GpuUnavailableError, usable_cupy
 
-# Largest difference allowed, as a share of the largest value: a rounding of columns and results.
+# Largest relative difference allowed. It covers the rounding of columns and results.
 ALLOWED = {"float16": 4e-3, "float32": 1e-5, "float64": 1e-12}
 
 NO_GPU = """\
@@ -41,12 +41,12 @@ Arrays = dict[str, Any]
 
 @dataclass(frozen=True)
 class Operation:
-    """An operation to compare.
+    """An operation to compare on both engines.
 
     Attributes:
-        call: computes results from arrays.
-        forced: choices of the GPU engine to force; the CPU engine has none of them.
-        options: of cudeform.
+        call: function that computes the results from arrays.
+        forced: algorithms to force on the GPU engine; the CPU engine has no such choice.
+        options: options of cudeform for the call.
     """
 
     call: Callable[[Arrays], list[Any]]
@@ -54,7 +54,7 @@ class Operation:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, arrays: Arrays) -> list[Any]:
-        """The results for arrays on the GPU or on the CPU."""
+        """Compute the results for arrays on the GPU or on the CPU."""
         with overrides.force(**self.forced), cudeform.options(**self.options):
             return self.call(arrays)
 
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check and print a table."""
+    """Compare all operations and print a table."""
     try:
         cupy = usable_cupy()
     except GpuUnavailableError as error:
@@ -92,11 +92,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _row(cupy: Any, name: str) -> list[str]:
-    """Print the row of an operation; return its faults in words."""
+    """Print the row of an operation; return a text for each failure."""
     cells, faults = [], []
     for dtype, allowed in ALLOWED.items():
-        # Compilers, the driver and libraries raise errors of many types. The other cells still tell
-        # what works.
+        # Compilers, the driver and libraries raise errors of many types. The table continues after
+        # any of them, because the other cells show what works.
         try:
             error = _largest_error(cupy, OPERATIONS[name], dtype)
         except Exception as failure:
@@ -104,7 +104,7 @@ def _row(cupy: Any, name: str) -> list[str]:
             faults.append(f"{name}, {dtype}: failed with {type(failure).__name__}: {failure}")
             continue
         cells.append(f"{error:.1e}")
-        if not error <= allowed:  # true of NaN, too
+        if not error <= allowed:  # also true if the error is NaN
             cells[-1] = f"WRONG {error:.0e}"
             faults.append(f"{name}, {dtype}: wrong by {error:.1e}, {allowed:.0e} is allowed")
     print(f"{name:34}" + "".join(f"{cell:>12}" for cell in cells), flush=True)
@@ -112,7 +112,7 @@ def _row(cupy: Any, name: str) -> list[str]:
 
 
 def _largest_error(cupy: Any, operation: Operation, dtype: str) -> float:
-    """The largest error of an operation over all problems; NaN if there is one."""
+    """The largest relative error of an operation over all problems; NaN if any error is NaN."""
     errors = [0.0]
     for arrays in _problems(dtype):
         on_gpu = {name: cupy.asarray(array) for name, array in arrays.items()}
@@ -147,7 +147,7 @@ def _problems(dtype: str) -> Iterator[Arrays]:
             "mask": (batch, 9 * offset_groups, 13, 11),
         }
         arrays = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
-        # Exact in half precision and never an integer: both engines take the same corners.
+        # Exact in half precision and never an integer: both engines sample the same corners.
         arrays["offset"] = np.round(arrays["offset"] * 8) / 8 + 1 / 16
         yield {name: array.astype(dtype) for name, array in arrays.items()}
 

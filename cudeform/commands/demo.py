@@ -1,4 +1,4 @@
-"""Register a photograph: deform it, and find the deformation again by gradient descent.
+"""Register a photograph: deform it, then recover the deformation by gradient descent.
 
 The photograph comes with matplotlib. SciPy's cubic splines deform it by a smooth field; then
 deform_conv2d and deform_conv2d_backward, without a framework, recover the field from the two
@@ -37,9 +37,9 @@ class Effort:
     """How much work to do.
 
     Attributes:
-        halvings: how often the photograph is halved beforehand.
-        sizes: number of sizes at which it is registered, each half of the next.
-        steps: steps of gradient descent at each size.
+        halvings: how many times the photograph is first reduced to half its size.
+        sizes: number of image sizes of the registration, each half of the next.
+        steps: number of gradient steps at each size.
     """
 
     halvings: int
@@ -76,16 +76,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Register the photograph, draw the picture, print a line.
+    """Register the photograph, draw the picture and print a summary.
 
     Raises:
-        CommandError: a library, a GPU or the photograph is missing, or the file is not writable.
+        CommandError: a library, the GPU asked for or the photograph is missing, or the output file
+            is not writable.
     """
     effort = QUICK if arguments.quick else FULL
     if arguments.steps is not None:
         effort = Effort(effort.halvings, effort.sizes, arguments.steps)
     check_extras()
-    picture_file(str(arguments.output), ENDINGS)  # the default, too
+    picture_file(str(arguments.output), ENDINGS)  # argparse does not check the default
     xp = array_module(arguments.device)
     result = register(demo_scene.photograph(effort.halvings), effort, xp)
     from cudeform.commands import demo_picture  # it imports matplotlib
@@ -99,15 +100,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def register(photo: Floats, effort: Effort, xp: ModuleType = np) -> Result:
-    """Deform a photograph and find the deformation, with a progress bar on stderr.
+    """Deform a photograph and recover the deformation, with a progress bar on stderr.
 
-    Two runs on one machine give the same bits for any number of threads: the true field comes from
+    The result is bit-identical on one machine for any number of threads: the true field comes from
     a fixed seed, and every sum has a fixed order.
     """
     from tqdm import tqdm
 
     with (
-        cudeform.options(deterministic=True),  # matters on a GPU only
+        cudeform.options(deterministic=True),  # only the GPU engine needs it
         threadpool_limits(1, user_api="blas"),  # BLAS's order of summation depends on its threads
         tqdm(total=effort.sizes * effort.steps, unit="step") as bar,
     ):
@@ -130,7 +131,7 @@ def register(photo: Floats, effort: Effort, xp: ModuleType = np) -> Result:
 
 
 def array_module(device: str) -> Any:
-    """CuPy where there is a GPU for it and ``device`` allows, else NumPy.
+    """The array module for a device: CuPy or NumPy. "auto" means CuPy if it finds a GPU.
 
     Args:
         device: "cpu", "gpu" or "auto".
@@ -150,7 +151,7 @@ def array_module(device: str) -> Any:
 
 
 def engine_name(xp: Any) -> str:
-    """The engine that computes on arrays of ``xp``."""
+    """Name of the engine that computes on arrays of ``xp``."""
     if xp is not np:
         name = xp.cuda.runtime.getDeviceProperties(xp.cuda.Device().id)["name"].decode()
         return f"the GPU engine ({name})"
@@ -159,7 +160,7 @@ def engine_name(xp: Any) -> str:
 
 
 def check_extras() -> None:
-    """Raise CommandError where a library is missing that only the demo needs."""
+    """Raise CommandError if one of the demo's additional libraries is missing."""
     try:
         for name in EXTRAS:
             import_module(name)
@@ -170,7 +171,7 @@ def check_extras() -> None:
 
 
 def summary(result: Result, engine: str, output: Path) -> str:
-    """The result in a line."""
+    """The result in one line."""
     before, after = result.error_before, result.error_after
     return (
         f"error {before:.4f} -> {after:.4f} ({before / after:.1f}x smaller), "

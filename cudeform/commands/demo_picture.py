@@ -15,7 +15,7 @@ from cudeform.commands.demo_registration import Floats, Result
 
 SIZE = (14.0, 9.5)  # inches
 DPI = 100
-TITLE, LABEL = 17, 13  # points, legible where the picture is shown at two thirds of its size
+TITLE, LABEL = 17, 13  # points; legible when the picture is shown at two thirds of its size
 
 ARROWS_ACROSS = 11
 ARROW_LENGTH = 2.0  # as drawn, for a displacement of 1
@@ -23,9 +23,9 @@ ARROW_COLOUR = "#b2182b"
 
 
 def draw(result: Result, output: Path) -> None:
-    """Write the picture of SIZE * DPI pixels, in the format of the file's ending.
+    """Write a picture of SIZE * DPI pixels; the file's suffix selects the format.
 
-    Its upper row shows the given images and the true field, its lower row the results.
+    The upper row shows the given images and the true field, the lower row the results.
     """
     # The default style and no pyplot: the caller's settings have no effect and do not change.
     with matplotlib.style.context("default"):
@@ -47,7 +47,7 @@ def _draw_images(panels: NDArray[Any], result: Result) -> None:
         (panels[0, 1], "moving", result.moving),
         (panels[1, 1], "moving, registered", result.registered),
     ):
-        # Rounding can give values above 1, about which imshow warns.
+        # Rounding can give values above 1, and imshow would warn about them.
         axes.imshow(image.transpose(1, 2, 0).clip(0, 1))
         _name(axes, title)
 
@@ -55,7 +55,7 @@ def _draw_images(panels: NDArray[Any], result: Result) -> None:
 def _draw_errors(panels: NDArray[Any], result: Result) -> None:
     before = np.abs(result.moving - result.fixed).mean(0)
     after = np.abs(result.registered - result.fixed).mean(0)
-    brightest = np.quantile(before, 0.99)  # of both, to make them comparable
+    brightest = np.quantile(before, 0.99)  # one scale for both panels, so that they compare
     panels[0].imshow(before, cmap="magma", vmin=0, vmax=brightest)
     shown = panels[1].imshow(after, cmap="magma", vmin=0, vmax=brightest)
     _name(panels[0], f"error before: {result.error_before:.4f}")

@@ -2,10 +2,10 @@
 
 A warp is a deformable convolution with one tap and the identity as its weight: pixel ``p`` of the
 output is the input at ``p + offset(p)``. ``deform_conv2d`` computes the warped image and
-``deform_conv2d_backward`` the gradient of the error with respect to every displacement.
+``deform_conv2d_backward`` computes the gradient of the error with respect to every displacement.
 
-Images are (C, H, W); fields are (2, H, W), dy then dx, in pixels of the full image. ``xp`` is the
-module of the arrays, NumPy or CuPy.
+Images are (C, H, W); fields are (2, H, W), dy then dx, in pixels of the full image. ``xp`` is NumPy
+or CuPy.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 import cudeform
 
-Array = Any  # of xp
+Array = Any  # a NumPy or CuPy array
 Floats = NDArray[np.float32]
 
-CELLS = 15  # of the spline along each axis: fewer are too stiff, more fit noise
+CELLS = 15  # spline intervals along each axis: fewer make it too stiff, more fit noise
 SMOOTHNESS = 3e-5  # weight of the bending penalty, relative to the mean squared difference
 STEP = 0.25  # largest change of a displacement in a step, in pixels of the shrunk image
 BETA_MEAN, BETA_SQUARE = 0.9, 0.99  # Adam's decay rates
@@ -30,15 +30,15 @@ BETA_MEAN, BETA_SQUARE = 0.9, 0.99  # Adam's decay rates
 
 @dataclass(frozen=True)
 class Result:
-    """A registration whose answer is known; images (C, H, W), fields (2, H, W).
+    """A registration with a known true field; images (C, H, W), fields (2, H, W).
 
     Attributes:
-        moving: the image to be warped.
-        fixed: the image that it is to match: its pixel ``p`` shows ``moving`` at ``p + true(p)``.
-        registered: ``moving`` warped by the field that was found.
-        true: displacements in pixels, dy then dx.
-        found: the same, recovered from the two images.
-        seconds: time of the search.
+        moving: the image to warp.
+        fixed: the target image: its pixel ``p`` is ``moving`` at ``p + true(p)``.
+        registered: ``moving`` warped by ``found``.
+        true: true displacements in pixels, dy then dx.
+        found: displacements recovered from the two images.
+        seconds: duration of the registration.
     """
 
     moving: Floats
@@ -50,17 +50,17 @@ class Result:
 
     @property
     def error_before(self) -> float:
-        """Root mean square difference of the two images, over all pixels and colours."""
+        """Root mean square difference between ``moving`` and ``fixed``, over all elements."""
         return rms(self.moving - self.fixed)
 
     @property
     def error_after(self) -> float:
-        """The same after the registration."""
+        """Root mean square difference between ``registered`` and ``fixed``."""
         return rms(self.registered - self.fixed)
 
     @property
     def field_error(self) -> float:
-        """Mean distance in pixels between the displacements of the two fields."""
+        """Mean distance in pixels between the true and the recovered displacements."""
         return float(np.hypot(*(self.found - self.true)).mean())
 
 
@@ -78,22 +78,22 @@ def register(
     xp: Any = np,
     advance: Callable[[int, Array], None] = lambda scale, error: None,
 ) -> Floats:
-    """The field that warps one image onto another.
+    """Compute the field that warps one image onto another.
 
-    It begins with small images, where a large displacement is a pixel or two and the gradient
-    points towards the answer, and ends with the images at full size.
+    The search starts on small images, where a large displacement is only a pixel or two and the
+    gradient points towards the solution. It ends on the images at full size.
 
     Args:
         moving: (C, H, W), values from 0 to 1.
         fixed: (C, H, W).
-        sizes: number of sizes of the images, each half of the next.
-        steps: steps of gradient descent at each size.
+        sizes: number of image sizes, each half of the next.
+        steps: number of gradient steps at each size.
         xp: NumPy or CuPy.
         advance: called after each step with the factor by which the images are shrunk, and their
             mean squared difference.
 
     Returns:
-        ``field`` for which ``warp(moving, field)`` is like ``fixed``: (2, H, W).
+        The field (2, H, W) for which ``warp(moving, field)`` approximates ``fixed``.
     """
     height, width = fixed.shape[1:]
     rows, columns = xp.asarray(spline_matrix(height)), xp.asarray(spline_matrix(width))
@@ -109,7 +109,8 @@ def register(
         up, across = rows[::scale], columns[::scale].T
         adam = Adam(control)
         for step in range(steps):
-            # The field is linear in the control points: their gradient is the transposed product.
+            # The field is linear in the control points, so their gradient is the transposed map
+            # applied to the gradient of the field.
             field = (up @ control @ across) / scale
             error, gradient = error_and_gradient(small_moving, small_fixed, field, xp)
             gradient = (up.T @ gradient @ across.T) / scale
@@ -128,7 +129,7 @@ def warp(image: Array, field: Array, xp: Any = np) -> Array:
 def error_and_gradient(
     moving: Array, fixed: Array, field: Array, xp: Any = np
 ) -> tuple[Array, Array]:
-    """Mean squared difference of the warped image, and its gradient for every displacement."""
+    """Mean squared difference of the warped image, and its gradient with respect to the field."""
     difference = warp(moving, field, xp) - fixed
     gradients = cudeform.deform_conv2d_backward(
         (2 / difference.size) * difference[None],
@@ -141,7 +142,7 @@ def error_and_gradient(
 
 
 def identity(image: Array, xp: Any) -> Array:
-    """The weight of one tap that leaves each channel unchanged."""
+    """The 1x1 weight that leaves each channel unchanged."""
     return xp.eye(len(image), dtype=xp.float32)[:, :, None, None]
 
 
@@ -149,13 +150,13 @@ class Adam:
     """Adaptive moment estimation (Kingma & Ba, 2015)."""
 
     def __init__(self, parameters: Array) -> None:
-        """Start with moments of 0; only shape and dtype of ``parameters`` matter."""
+        """Set the moments to 0, with the shape and dtype of ``parameters``."""
         self.steps = 0
         self.mean = 0 * parameters
         self.square = 0 * parameters
 
     def direction(self, gradient: Array) -> Array:
-        """The scaled gradient, of a size of about 1 in each parameter."""
+        """Update the moments; return the scaled gradient, about 1 in size for each parameter."""
         self.steps += 1
         self.mean = BETA_MEAN * self.mean + (1 - BETA_MEAN) * gradient
         self.square = BETA_SQUARE * self.square + (1 - BETA_SQUARE) * gradient * gradient
@@ -165,7 +166,7 @@ class Adam:
 
 
 def ease(progress: float) -> float:
-    """Length of a step, by a cosine schedule: 1 at first, 0 at the end."""
+    """Relative step length of a cosine schedule, from 1 at the start to 0 at the end."""
     return float(0.5 + 0.5 * np.cos(np.pi * progress))
 
 
@@ -178,7 +179,7 @@ def halved(image: Floats) -> Floats:
 
 
 def spline_matrix(size: int) -> Floats:
-    """Cubic B-splines at pixels 0 ... size - 1: (size, CELLS + 3), a column for a control point."""
+    """Cubic B-splines at pixels 0 ... size - 1: (size, CELLS + 3), one column per control point."""
     distance = np.abs(np.linspace(0, CELLS, size)[:, None] - np.arange(-1, CELLS + 2))
     near = (4 - 6 * distance**2 + 3 * distance**3) / 6
     far = (2 - distance).clip(0) ** 3 / 6
@@ -189,12 +190,12 @@ def bending_matrix(spacing: float) -> Floats:
     """``B`` such that ``c @ B @ c`` is the sum of squared second differences of the field.
 
     Args:
-        spacing: pixels from one control point to the next.
+        spacing: distance between neighbouring control points, in pixels.
     """
     bends = np.diff(np.eye(CELLS + 3), 2, axis=0) / spacing
     return (bends.T @ bends).astype(np.float32)
 
 
 def as_numpy(array: Array) -> Any:
-    """The array as a NumPy array."""
+    """Convert a NumPy or CuPy array to NumPy."""
     return array.get() if hasattr(array, "get") else array

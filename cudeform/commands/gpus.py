@@ -1,4 +1,4 @@
-"""The GPUs that CuPy finds, whether cudeform works on them, and what to do if not."""
+"""The GPUs that CuPy finds, whether cudeform works on them, and remedies if it does not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from cudeform.gpu.cuda.device import GpuUnavailableError, usable_cupy
 
-# Exists once Linux has loaded NVIDIA's driver.
+# This file exists once Linux has loaded NVIDIA's driver.
 DRIVER = Path("/proc/driver/nvidia/version")
 
 
@@ -20,11 +20,11 @@ class Gpus:
     """The GPUs of this machine.
 
     Attributes:
-        found: their names, or why there are none.
+        found: names of the GPUs, or the reason why there is none.
         facts: versions and folders that matter for compiling kernels.
         outcome: the outcome of a small call on a GPU.
         works: False if there is a GPU and the call failed on it.
-        remarks: what to do.
+        remarks: remedies, one sentence each.
     """
 
     found: str
@@ -35,12 +35,12 @@ class Gpus:
 
     @classmethod
     def here(cls, small_call_is_right: Callable[[Any], bool]) -> Gpus:
-        """The GPUs of this machine; ``small_call_is_right`` tries cudeform on CuPy's arrays."""
+        """Find the GPUs; ``small_call_is_right(cupy)`` runs cudeform on CuPy arrays."""
         found, facts = gpu(), tuple(gpu_facts())
         try:
             cupy = usable_cupy()
         except GpuUnavailableError as error:
-            # Without a driver and without CuPy there is probably no GPU, which is no fault.
+            # Without a driver and without CuPy there is probably no GPU, so there is no remedy.
             missed = DRIVER.exists() or find_spec("cupy") is not None
             outcome = "not here" if missed else f"not here: {error}"
             return cls(found, facts, outcome, remarks=(f"{error}.",) if missed else ())
@@ -55,10 +55,10 @@ class Gpus:
 
 
 def gpu() -> str:
-    """The GPUs that CuPy finds, in words. Imports CuPy."""
+    """Describe the GPUs that CuPy finds. Imports CuPy."""
     if find_spec("cupy") is None:
         return "no CuPy installed"
-    # Without a fitting driver CuPy raises exceptions of many types.
+    # Without a suitable driver CuPy raises exceptions of many types.
     try:
         import cupy
 
@@ -70,7 +70,7 @@ def gpu() -> str:
 
 
 def gpu_facts() -> list[str]:
-    """Versions and folders that matter for compiling kernels, as far as CuPy knows them."""
+    """Versions and folders that matter for compiling kernels, as reported by CuPy."""
     if find_spec("cupy") is None:
         return []
     import cupy
@@ -82,7 +82,7 @@ def gpu_facts() -> list[str]:
         "NVRTC": lambda: cupy.cuda.nvrtc.getVersion(),
     }
     for name, ask in questions.items():
-        # A library that is missing or does not fit raises its own type of exception.
+        # A missing or incompatible library raises its own type of exception.
         try:
             answer = ask()
         except Exception as error:

@@ -1,4 +1,4 @@
-"""What this machine offers to cudeform, what works here, and what to change."""
+"""Report what cudeform finds on this machine, what works, and what to change."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ __all__ = [
     "note",
 ]
 
-# Libraries worth naming, as they are imported.
+# Import names of the libraries whose versions are reported.
 LIBRARIES = (
     "numpy", "numba", "threadpoolctl", "scipy", "cupy", "torch", "torchvision", "jax",
     "onnxruntime",
 )  # fmt: skip
 
-# Those whose arrays go through the CPU engine as NumPy's do.
+# Libraries whose CPU arrays the CPU engine computes on, as on NumPy's.
 ADAPTERS = {"torch": "PyTorch tensors", "jax": "JAX arrays"}
 WIDTH = 88
 COMMAND = re.compile(r"(pip install|python -m cudeform) \S+")
@@ -50,11 +50,11 @@ HARD_SPACE = "\N{NO-BREAK SPACE}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """There are none."""
+    """The command has no options."""
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the note; the status is 1 where cudeform does not work."""
+    """Print the report; return 1 if cudeform does not work, else 0."""
     loops, gpus = Loops.here(), Gpus.here(small_call_is_right)
     works = loops.numba is not None and small_call_is_right(np)
     print(note(Machine.here(), loops, versions(), gpus, works))
@@ -64,14 +64,14 @@ def run(arguments: argparse.Namespace) -> int:
 def note(
     machine: Machine, loops: Loops, libraries: Mapping[str, str], gpus: Gpus, works: bool
 ) -> str:
-    """What was found, what works and what to do.
+    """The report in three sections: Found, Works, To do.
 
     Args:
-        machine: the processor and its BLAS.
-        loops: those of the CPU engine.
-        libraries: versions by name, of those that are installed.
-        gpus: what is known of them.
-        works: whether a small convolution on NumPy arrays came out right.
+        machine: the processor and the BLAS libraries.
+        loops: state of the CPU engine's compiled loops.
+        libraries: versions of the installed libraries, by name.
+        gpus: the GPUs and the outcome of a call on them.
+        works: whether a small convolution on NumPy arrays gave the right result.
     """
     remarks = [*loops.remarks, *machine.remarks, *gpus.remarks]
     if not (works or loops.failure):
@@ -98,7 +98,7 @@ def note(
 
 
 def wrapped(mark: str, text: str) -> str:
-    """A paragraph of a note, behind a mark; commands stay on one line."""
+    """Wrap a paragraph that begins with ``mark``, without a line break inside a command."""
     hard = COMMAND.sub(lambda command: command[0].replace(" ", HARD_SPACE), text)
     lines = textwrap.fill(
         hard,
@@ -112,8 +112,8 @@ def wrapped(mark: str, text: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the libraries that are installed, by name; none of them is imported."""
-    packages = metadata.packages_distributions()  # cupy, for one, comes in several packages
+    """Versions of the installed libraries, by name, without an import of any of them."""
+    packages = metadata.packages_distributions()  # some have several packages, as CuPy does
     return {
         name: metadata.version(packages[name][0])
         for name in LIBRARIES
@@ -122,10 +122,10 @@ def versions() -> dict[str, str]:
 
 
 def small_call_is_right(xp: Any) -> bool:
-    """Whether a convolution that moves an image up by one row does so.
+    """Whether a convolution that shifts an image up by one row gives the right result.
 
     Args:
-        xp: NumPy, or CuPy to try its GPU.
+        xp: NumPy, or CuPy to run on the GPU.
     """
     image = xp.arange(9, dtype="float32").reshape(1, 1, 3, 3)
     offset = xp.zeros((1, 2, 3, 3), "float32")

@@ -1,4 +1,4 @@
-"""Files that commands write: one that cannot be written is refused before any work is done."""
+"""Checks of output files, made before a command does any work."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from cudeform.commands import CommandError
 
 
 def output_file(text: str) -> Path:
-    """The file of an argument, as the ``type`` of ``add_argument``.
+    """Check the name of an output file; for use as ``type`` in ``add_argument``.
 
     Raises:
-        CommandError: it cannot be written.
+        CommandError: the file cannot be written.
     """
     path = Path(text)
     why = None
@@ -30,10 +30,10 @@ def output_file(text: str) -> Path:
 
 
 def picture_file(text: str, endings: tuple[str, ...]) -> Path:
-    """The same for a picture, whose format follows from the ending of its name.
+    """Check the name of a picture to write; its suffix selects the format.
 
     Raises:
-        CommandError: it cannot be written, or has another ending.
+        CommandError: the file cannot be written, or its suffix is not among ``endings``.
     """
     path = output_file(text)
     if path.suffix.lower() not in endings:
@@ -44,5 +44,5 @@ def picture_file(text: str, endings: tuple[str, ...]) -> Path:
 
 
 def cannot_write(path: Path, error: OSError) -> CommandError:
-    """The error of a file that could not be written after all."""
+    """The error for a file whose writing failed in spite of the check."""
     return CommandError(f"cannot write {str(path)!r}: {error.strerror or error}")

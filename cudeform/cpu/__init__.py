@@ -1,6 +1,6 @@
-"""The engine on NumPy arrays: loops compiled by Numba, products by BLAS, box by box.
+"""The engine on NumPy arrays: loops compiled by Numba and BLAS products, box by box.
 
-Results do not depend on the number of threads. float16 and bfloat16 are computed in float32.
+Results do not depend on the number of threads. float16 and bfloat16 arrays are computed in float32.
 """
 
 from cudeform.cpu.backward import backward

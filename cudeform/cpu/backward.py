@@ -1,4 +1,4 @@
-"""Backward: the gradient of a box's columns, and from it those of all that they came from."""
+"""Backward: for each box, the gradient of its columns, then the gradients of the operands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cudeform.options import Options
 
 
 def costs(g: Geometry, itemsize: int) -> Costs:
-    """Scratch memory of a backward call whose arithmetic has numbers of ``itemsize`` bytes."""
+    """Scratch memory of a backward call that computes on numbers of ``itemsize`` bytes."""
     columns, planes = g.taps * g.channels, (g.axes + 1) * g.taps * g.offset_groups
     weight = g.out_channels * g.taps * (g.channels // g.groups)
     return Costs(
@@ -56,11 +56,11 @@ def backward(
 
 @dataclass(frozen=True)
 class _Scratch:
-    """Memory of a thread.
+    """Scratch memory of one thread.
 
     Attributes:
         grad_columns: gradient of the columns of a box, flat.
-        planes: copies of gradients of offset and mask.
+        planes: buffers for the gradients of offset and mask.
     """
 
     grad_columns: Array
@@ -69,12 +69,12 @@ class _Scratch:
 
 @dataclass(frozen=True)
 class _Work:
-    """What is done with boxes.
+    """The work of the backward on each box.
 
     Attributes:
         call: the call.
         grads: gradients of offset and mask.
-        grad_input: whether that of the images is wanted.
+        grad_input: whether to compute the gradient of the images.
     """
 
     call: Call

@@ -1,4 +1,4 @@
-"""What the boxes of a call have in common: operands, sizes, how it is cut."""
+"""The data that all boxes of a call share: operands, sizes, tiling."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Array = NDArray[Any]
 
 
 def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Dtype of the arithmetic on arrays of ``dtype``: float64 for float64, else float32."""
+    """Dtype in which arrays of ``dtype`` are computed: float64 for float64, else float32."""
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
@@ -31,7 +31,7 @@ def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 def _cut(
     g: Geometry, itemsize: int, costs: Callable[[Geometry, int], Costs], limit: int | None
 ) -> tuple[Sizes, Tiling]:
-    """What depends on sizes alone."""
+    """The sizes for the loops, and the tiling. Both depend on sizes and options alone."""
     columns = g.taps * g.channels * itemsize
     return Sizes.of(g, columns_groups(g)), tiling(g, columns, costs(g, itemsize), limit)
 
@@ -41,13 +41,13 @@ class Call:
     """One call of the engine.
 
     Attributes:
-        operands: arrays of any strides.
-        g: their geometry.
-        sizes: the same for the loops.
-        options: the caller's choices.
-        tiling: how the call is cut.
-        threads: how many work.
-        weight: taps first, in the dtype of the arithmetic.
+        operands: the caller's arrays, with any strides.
+        g: geometry of the call.
+        sizes: the geometry in the form that the loops take.
+        options: the caller's options.
+        tiling: how the call is cut into boxes.
+        threads: number of threads that work on the call.
+        weight: the weight with its taps first, in the compute dtype.
         samples: offset and mask.
     """
 
@@ -68,7 +68,7 @@ class Call:
         options: Options,
         costs: Callable[[Geometry, int], Costs],
     ) -> Call:
-        """Prepare a call."""
+        """Cut a call into boxes and convert its weight."""
         dtype = compute_dtype(operands.input.dtype)
         sizes, cut = _cut(g, dtype.itemsize, costs, options.workspace_limit)
         return cls(
@@ -84,31 +84,31 @@ class Call:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Dtype of coordinates, products and sums."""
+        """The compute dtype: that of coordinates, products and sums."""
         return self.weight.dtype
 
     def columns_room(self) -> Array:
-        """Scratch memory for the columns of a box."""
+        """Allocate scratch memory for the columns of a box."""
         return np.empty(self.tiling.positions * self.g.taps * self.g.channels, self.dtype)
 
     def columns_of(self, room: Array, positions: int) -> Array:
-        """The part of that memory which a box of so many positions takes, by group."""
+        """The first part of such memory as columns (groups, positions, taps * C/groups)."""
         groups = columns_groups(self.g)
         length = self.g.taps * (self.g.channels // groups)
         return room[: groups * positions * length].reshape(groups, positions, length)
 
     def product_room(self) -> Array:
-        """Scratch memory for the output of a box."""
+        """Allocate scratch memory for the output of a box."""
         return np.empty(self.tiling.positions * self.g.out_channels, self.dtype)
 
     def product_of(self, room: Array, positions: int) -> Array:
-        """The part of that memory which so many positions take, (groups, positions, O/groups)."""
+        """The first part of such memory as an output (groups, positions, O/groups)."""
         groups = columns_groups(self.g)
         size = positions * self.g.out_channels
         return room[:size].reshape(groups, positions, self.g.out_channels // groups)
 
     def boxes(self, images: slice) -> list[Box]:
-        """Cover the output of some images."""
+        """Boxes that cover the output of a range of images."""
         return self.tiling.boxes(self.g, images)
 
     def run(
@@ -117,5 +117,5 @@ class Call:
         items: Sequence[Item],
         scratch: Callable[[], Scratch],
     ) -> None:
-        """Work on the threads of the call and wait until all is done."""
+        """Run ``work`` on all items, on the threads of the call, and wait until all are done."""
         run(work, items, self.threads, scratch)

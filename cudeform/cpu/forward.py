@@ -1,4 +1,4 @@
-"""Forward: gather the columns of a box, multiply them by the weight, write the output."""
+"""Forward: for each box, gather the columns, multiply them by the weight, write the output."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cudeform.options import Options
 
 
 def costs(g: Geometry, itemsize: int) -> Costs:
-    """Scratch memory of a forward call whose arithmetic has numbers of ``itemsize`` bytes."""
+    """Scratch memory of a forward call that computes on numbers of ``itemsize`` bytes."""
     columns = g.taps * g.channels
     planes = (g.axes + 1) * g.offset_groups * g.taps
     weight = g.out_channels * g.taps * (g.channels // g.groups)
@@ -43,7 +43,7 @@ def forward(operands: Operands, g: Geometry, options: Options, output: Array) ->
 
 @dataclass(frozen=True)
 class _Scratch:
-    """Memory of a thread."""
+    """Scratch memory of one thread."""
 
     columns: Array
     product: Array

@@ -1,7 +1,7 @@
-"""Arrays of any strides and dtype on their way into the loops and out of them.
+"""Conversion of arrays with any strides and dtype to the flat arrays of the loops, and back.
 
-The loops work on flat arrays of the dtype of the arithmetic. An array that has such numbers one
-after the other is used as it is; of any other, as much is copied as a box or a panel needs.
+The loops read and write flat arrays of the compute dtype. An array that is contiguous and has this
+dtype is used without a copy. From any other array, the part of a box or a panel is copied.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class PlaneArray:
-    """An array (N, channels, *out), or None, whose planes loops read or write.
+    """An array (N, channels, *out), or None, whose planes the loops read or write.
 
     Attributes:
-        g: sizes of the call.
-        array: of any strides and dtype.
-        dtype: of the arithmetic.
-        as_it_is: whether loops use it without a copy.
+        g: geometry of the call.
+        array: the array, with any strides and dtype.
+        dtype: the compute dtype.
+        as_it_is: whether the loops use the array without a copy.
     """
 
     g: Geometry
@@ -38,7 +38,7 @@ class PlaneArray:
 
     @classmethod
     def of(cls, g: Geometry, array: Array | None, dtype: np.dtype[Any]) -> PlaneArray:
-        """See whether loops can use an array without a copy."""
+        """Wrap an array, and find out whether the loops can use it without a copy."""
         if array is None:
             return cls(g, None, dtype, True)
         distinct = array[:1] if array.strides[0] == 0 else array
@@ -46,11 +46,14 @@ class PlaneArray:
 
     @property
     def copied_channels(self) -> int:
-        """How many channels a copy has."""
+        """Number of channels to copy; 0 if the array is absent or used without a copy."""
         return 0 if self.array is None or self.as_it_is else self.array.shape[1]
 
     def planes(self, area: Box, room: Array) -> tuple[Array, Planes]:
-        """The planes of an area, flat, without a copy or in ``room``; empty without an array."""
+        """The planes of an area: a flat array, which is ``room`` if a copy is needed.
+
+        The flat array is empty if the array is absent.
+        """
         if self.array is None:
             return room[:0], Planes(0, 0, 0)
         pixels = self.g.out_pixels
@@ -63,17 +66,17 @@ class PlaneArray:
         return flat, Planes(self.array.shape[1] * pixels, pixels, 0)
 
     def read(self, box: Box, area: Box, room: Array) -> None:
-        """Copy the planes of a box to where those of the area are, unless they are there."""
+        """If a copy is needed, copy the planes of a box into the area's copy in ``room``."""
         if self.array is not None and not self.as_it_is:
             read_box(self.g, self.array, box, self._copy(box, area, room))
 
     def write(self, box: Box, area: Box, room: Array) -> None:
-        """The inverse."""
+        """If a copy is needed, copy the planes of a box from ``room`` into the array."""
         if self.array is not None and not self.as_it_is:
             write_box(self.g, self._copy(box, area, room), box, self.array)
 
     def _copy(self, box: Box, area: Box, room: Array) -> Array:
-        """Where the copy of an area has a box, (channels, positions)."""
+        """The part of an area's copy that belongs to a box, (channels, positions)."""
         flat, _ = self.planes(area, room)
         part = slice(box.first - area.first, box.last - area.first)
         return flat.reshape(self.copied_channels, len(area))[:, part]
@@ -84,7 +87,7 @@ Rooms = tuple[Array, Array]
 
 @dataclass(frozen=True)
 class SampleArrays:
-    """Two arrays with planes of samples: offset and mask, or their tangents or gradients."""
+    """Two arrays with a plane per sample value: offset and mask, their tangents or gradients."""
 
     offset: PlaneArray
     mask: PlaneArray
@@ -93,50 +96,50 @@ class SampleArrays:
     def of(
         cls, g: Geometry, offset: Array | None, mask: Array | None, dtype: np.dtype[Any]
     ) -> SampleArrays:
-        """See whether loops can use the arrays without copies."""
+        """Wrap the arrays, and find out whether the loops can use them without copies."""
         return cls(PlaneArray.of(g, offset, dtype), PlaneArray.of(g, mask, dtype))
 
     @property
     def present(self) -> bool:
-        """Whether there is any."""
+        """Whether at least one of the arrays is present."""
         return not (self.offset.array is self.mask.array is None)
 
     def rooms(self, positions: int) -> Rooms:
-        """Scratch memory for copies of so many positions."""
+        """Allocate scratch memory for copies of ``positions`` positions."""
         dtype = self.offset.dtype
         offset = np.empty(self.offset.copied_channels * positions, dtype)
         return offset, np.empty(self.mask.copied_channels * positions, dtype)
 
     def read(self, box: Box, area: Box, rooms: Rooms) -> None:
-        """Copy the planes of a box to where those of the area are, unless they are there."""
+        """As :meth:`PlaneArray.read`, for both arrays."""
         self.offset.read(box, area, rooms[0])
         self.mask.read(box, area, rooms[1])
 
     def write(self, box: Box, area: Box, rooms: Rooms) -> None:
-        """The inverse."""
+        """As :meth:`PlaneArray.write`, for both arrays."""
         self.offset.write(box, area, rooms[0])
         self.mask.write(box, area, rooms[1])
 
     def to_read(self, area: Box, rooms: Rooms) -> Samples:
-        """The planes of an area."""
+        """The planes of an area, for a loop that reads them."""
         offset, offset_planes = self.offset.planes(area, rooms[0])
         mask, mask_planes = self.mask.planes(area, rooms[1])
         return Samples(read_only(offset), offset_planes, read_only(mask), mask_planes)
 
     def to_write(self, area: Box, rooms: Rooms) -> Samples:
-        """The same, for a loop that writes them."""
+        """The planes of an area, for a loop that writes them."""
         offset, offset_planes = self.offset.planes(area, rooms[0])
         mask, mask_planes = self.mask.planes(area, rooms[1])
         return Samples(offset, offset_planes, mask, mask_planes)
 
 
 def columns_at(area: Box) -> ColumnsAt:
-    """Where the columns of an area lie."""
+    """The layout of an area's columns in memory."""
     return ColumnsAt(len(area), area.first)
 
 
 def write_product(g: Geometry, product: Array, bias: Array | None, box: Box, output: Array) -> None:
-    """Write the output (groups, positions, O/groups) of a box, and add the bias."""
+    """Add the bias to a box's product (groups, positions, O/groups) and write it to the output."""
     if bias is not None:
         product += bias.astype(product.dtype).reshape(len(product), 1, -1)
     if output.dtype == product.dtype and output.flags.c_contiguous:
@@ -146,7 +149,7 @@ def write_product(g: Geometry, product: Array, bias: Array | None, box: Box, out
 
 
 def _turn_product(g: Geometry, product: Array, box: Box, output: Array) -> None:
-    """The same without a bias, where the planes of the output lie one after the other."""
+    """Write a box's product to a contiguous output of the same dtype."""
     groups, positions, channels = product.shape
     source, target = read_only(product.reshape(-1)), output.reshape(-1)
     done = 0
@@ -176,7 +179,7 @@ def read_box(g: Geometry, array: Array, box: Box, values: Array) -> None:
 
 
 def read_only(flat: Array) -> Array:
-    """A view for loops to read, so that all they read has one type to Numba."""
+    """A read-only view. The loops get only such inputs, so Numba compiles one type of each."""
     view = flat.view()
     view.flags.writeable = False
     return view

@@ -1,9 +1,9 @@
-"""Panels: boxes in runs, and the gradients that all of their positions add to.
+"""Panels, which are runs of boxes, and the gradients to which all positions contribute.
 
-Boxes add to the gradient of the images in their order, see ``Turns``. They leave their columns and
-their share of grad_output side by side in a panel; when all of a panel are done, parts of the
-gradient of the weight are worked out next to each other, each over all positions. Every sum has one
-order, whatever the number of threads.
+Boxes accumulate into the gradient of the images in the order of the boxes, see ``Turns``. Each box
+stores its columns and its part of grad_output in the panel. When all boxes of a panel are done, the
+gradient of the weight is computed in parts, in parallel, each part over all positions of the panel.
+Every sum has a fixed order for any number of threads.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from cudeform.cpu.threads import Scratch, Turns
 from cudeform.cpu.tiling import Box
 from cudeform.partition import split
 
-# Channels that a thread scatters in its turn, at least.
+# Minimum number of channels that a thread scatters in one turn.
 SCATTERED_CHANNELS = 16
 
 
 @dataclass(frozen=True)
 class Panel:
-    """What the boxes of a panel leave behind.
+    """The data that the boxes of a panel store.
 
     Attributes:
-        box: all its positions.
-        grad_output: (O, positions).
-        bias: its sums over the positions of each box, (boxes, O).
-        columns: flat; empty if the weight needs no gradient.
-        samples: offset and mask, and their tangents if there are any.
+        box: all positions of the panel, as one box.
+        grad_output: grad_output at these positions, (O, positions).
+        bias: sums of grad_output over the positions of each box, (boxes, O).
+        columns: the columns, flat; empty if the weight needs no gradient.
+        samples: offset and mask, then their tangents if there are any.
     """
 
     box: Box
@@ -47,17 +47,19 @@ class Panel:
     samples: tuple[Samples, ...]
 
     def part(self, box: Box) -> slice:
-        """Where a box lies in it."""
+        """The positions of a box as a slice of the panel's positions."""
         return slice(box.first - self.box.first, box.last - self.box.first)
 
 
 @dataclass(frozen=True)
 class PanelRoom:
-    """Scratch memory for the panels of a call, flat.
+    """Flat scratch memory for the panels of a call.
 
     Attributes:
-        arrays: whose planes they have.
-        planes: copies of them, where loops need copies.
+        grad_output: buffer for grad_output.
+        columns: buffer for the columns.
+        arrays: the arrays from which a panel takes its samples.
+        planes: buffers for copies of their planes, if the loops need copies.
     """
 
     grad_output: Array
@@ -67,7 +69,7 @@ class PanelRoom:
 
     @classmethod
     def of(cls, call: Call, arrays: tuple[SampleArrays, ...], *, columns: bool) -> PanelRoom:
-        """Room for the largest panel of a call."""
+        """Allocate memory for the largest panel of a call."""
         g = call.g
         positions = min(call.tiling.panel, call.tiling.images * g.out_pixels)
         size = positions * g.taps * g.channels
@@ -79,7 +81,7 @@ class PanelRoom:
         )
 
     def panel(self, call: Call, boxes: list[Box]) -> Panel:
-        """The panel of some boxes."""
+        """The panel of a run of boxes, in this memory."""
         box = Box(boxes[0].first, boxes[-1].last, boxes[0].images, boxes[0].index)
         grad_output = self.grad_output[: call.g.out_channels * len(box)]
         size = len(box) * call.g.taps * call.g.channels
@@ -95,7 +97,7 @@ class PanelRoom:
         )
 
     def read(self, call: Call, grad_output: Array, box: Box, panel: Panel) -> None:
-        """Copy what a box needs into its panel; sum its share of grad_output."""
+        """Copy a box's samples and grad_output into its panel; sum its part of grad_output."""
         part = panel.grad_output[:, panel.part(box)]
         read_box(call.g, grad_output, box, part)
         np.sum(part, axis=1, out=panel.bias[box.index - panel.box.index])
@@ -105,12 +107,12 @@ class PanelRoom:
 
 @dataclass(frozen=True)
 class Sums:
-    """Gradients that every position adds to, in the dtype of the arithmetic.
+    """Accumulators, in the compute dtype, of the gradients to which every position contributes.
 
     Attributes:
-        weight: taps first, or None.
-        bias: (O,), or None.
-        pixels: of the images that are laid out at a time, flat, or None.
+        weight: gradient of the weight, taps first, or None.
+        bias: gradient of the bias, (O,), or None.
+        pixels: gradient of the current channels-last images, flat, or None.
     """
 
     weight: Array | None
@@ -119,7 +121,7 @@ class Sums:
 
     @classmethod
     def zero(cls, call: Call, *, weight: bool, bias: bool, pixels: bool) -> Sums:
-        """Sums of those gradients that are wanted."""
+        """Make zeroed accumulators for the gradients that are requested."""
         return cls(
             weight=np.zeros_like(call.weight) if weight else None,
             bias=np.zeros(call.g.out_channels, call.dtype) if bias else None,
@@ -127,18 +129,18 @@ class Sums:
         )
 
     def begin(self) -> None:
-        """Forget the last images."""
+        """Set the gradient of the images to 0."""
         if self.pixels is not None:
             self.pixels[...] = 0
 
     def write_images(self, call: Call, images: Images, grad_input: Array | None) -> None:
-        """Round the gradient of some images."""
+        """Round the gradient of the current images and write it to ``grad_input``."""
         if self.pixels is not None and grad_input is not None:
             target = grad_input[images.images]
             channels_first(call, self.pixels[: target.size], target)
 
     def write_rest(self, call: Call, grad_weight: Array | None, grad_bias: Array | None) -> None:
-        """Round the gradients of weight and bias."""
+        """Round the gradients of weight and bias and write them to the caller's arrays."""
         if self.weight is not None and grad_weight is not None:
             grad_weight[...] = taps_last(call.g, self.weight)
         if self.bias is not None and grad_bias is not None:
@@ -146,18 +148,18 @@ class Sums:
 
 
 class Work(Protocol[Scratch]):
-    """What is done with the boxes of a call."""
+    """The work of an operation on the boxes of a call."""
 
     def scratch(self) -> Scratch:
-        """The memory of a thread."""
+        """Allocate the scratch memory of one thread."""
 
     def box(self, images: Images, box: Box, panel: Panel, scratch: Scratch) -> None:
-        """Fill the part of a panel that belongs to a box, and write what belongs to it alone."""
+        """Fill a box's part of the panel, and write the results that depend on this box alone."""
 
     def scatter(
         self, box: Box, panel: Panel, scratch: Scratch, sizes: Sizes, part: slice, pixels: Array
     ) -> None:
-        """Add some channels, whole runs of the length that ``sizes`` have, to the pixels."""
+        """Accumulate a range of channels, in whole runs of ``sizes.run``, into the pixels."""
 
 
 def work_through(
@@ -168,7 +170,7 @@ def work_through(
     sums: Sums,
     work: Work[Scratch],
 ) -> None:
-    """Work on all boxes of some images and add what they leave to the sums."""
+    """Process all boxes of a range of images, panel by panel, and accumulate into ``sums``."""
     boxes = call.boxes(images.images)
     sizes, parts = scatter_parts(call.sizes, call.threads)
     turns = Turns(len(parts))
@@ -192,7 +194,7 @@ def work_through(
 
 
 def _add_weight(call: Call, panel: Panel, sums: Sums) -> None:
-    """Add what a panel holds to the gradient of the weight."""
+    """Accumulate a panel's contribution to the gradient of the weight."""
     if sums.weight is not None:
         columns = call.columns_of(panel.columns, len(panel.box))
         add = partial(add_grad_weight, call.g, panel.grad_output, columns, sums.weight)
@@ -200,9 +202,9 @@ def _add_weight(call: Call, panel: Panel, sums: Sums) -> None:
 
 
 def scatter_parts(sizes: Sizes, threads: int) -> tuple[Sizes, list[slice]]:
-    """Parts of the channels that a thread scatters in its turn, and sizes with runs that fit.
+    """The channel ranges that a thread scatters in one turn, and sizes whose runs fit them.
 
-    Bits do not depend on them: each channel has the same order of sums.
+    The ranges do not change the result: the order of sums in a channel is the same for any ranges.
     """
     run = sizes.run
     for length in range(SCATTERED_CHANNELS, run, VECTOR):

@@ -1,8 +1,8 @@
-"""The three products of columns, by NumPy's BLAS, with weight groups.
+"""The three products with the columns, computed by NumPy's BLAS, for any number of groups.
 
-Columns are ``(groups, positions, taps * C/groups)``, so the weight is used with its taps in front
-of its channels: ``(groups, O/groups, taps * C/groups)``. A depthwise weight needs no matrix
-product: each channel is multiplied by numbers of its own, its columns are those of one group.
+Columns are ``(groups, positions, taps * C/groups)``. The weight is rearranged to match them, with
+its taps before its channels: ``(groups, O/groups, taps * C/groups)``. A depthwise weight needs no
+matrix product, because each channel has its own factors; its columns are stored as one group.
 """
 
 from __future__ import annotations
@@ -17,23 +17,26 @@ from cudeform.partition import split
 
 Array = NDArray[Any]
 
-# Parts that the gradient of a weight is worked out in, if it has so many elements.
+# The gradient of a weight with at least DIVIDED_ELEMENTS elements is computed in this many parts.
 WEIGHT_PARTS = 8
 DIVIDED_ELEMENTS = 2**13
 
 
 def is_depthwise(g: Geometry) -> bool:
-    """Whether each output channel has an input channel of its own."""
+    """Whether each output channel reads exactly one input channel, which no other reads."""
     return g.groups == g.channels == g.out_channels > 1
 
 
 def columns_groups(g: Geometry) -> int:
-    """Groups of the columns."""
+    """Number of groups in which the columns are stored."""
     return 1 if is_depthwise(g) else g.groups
 
 
 def taps_first(g: Geometry, weight: Array, dtype: np.dtype[Any]) -> Array:
-    """Weight (O, C/groups, KH, KW) as (groups, O/groups, taps * C/groups); depthwise (taps, C)."""
+    """Rearrange weight (O, C/groups, KH, KW) to (groups, O/groups, taps * C/groups).
+
+    A depthwise weight becomes (taps, C).
+    """
     if is_depthwise(g):
         return np.ascontiguousarray(weight.reshape(g.channels, g.taps).T, dtype)
     packed = np.moveaxis(weight, 1, -1).astype(dtype, order="C", copy=False)
@@ -49,7 +52,7 @@ def taps_last(g: Geometry, weight: Array) -> Array:
 
 
 def output_of(g: Geometry, weight: Array, columns: Array, out: Array) -> None:
-    """Output (groups, positions, O/groups) of columns."""
+    """Multiply columns by the weight: output (groups, positions, O/groups)."""
     if is_depthwise(g):
         by_tap = columns.reshape(-1, g.taps, g.channels)
         np.einsum("ptc,tc->pc", by_tap, weight, out=out.reshape(-1, g.channels))
@@ -58,7 +61,7 @@ def output_of(g: Geometry, weight: Array, columns: Array, out: Array) -> None:
 
 
 def grad_columns_of(g: Geometry, weight: Array, grad_output: Array, out: Array) -> None:
-    """Gradient of the columns from grad_output (O, positions)."""
+    """Multiply grad_output (O, positions) by the weight: gradient of the columns."""
     if is_depthwise(g):
         by_position = np.ascontiguousarray(grad_output.T)[:, None]
         np.multiply(by_position, weight, out=out.reshape(-1, g.taps, g.channels))
@@ -68,9 +71,9 @@ def grad_columns_of(g: Geometry, weight: Array, grad_output: Array, out: Array) 
 
 
 def weight_parts(g: Geometry) -> list[slice]:
-    """Parts of the weight whose gradients are worked out side by side.
+    """The parts of the weight whose gradients are computed in parallel.
 
-    They depend on the sizes alone, so that the sums do not depend on the number of threads.
+    The parts depend on sizes alone, so the sums do not depend on the number of threads.
     """
     size = g.groups if g.groups > 1 else g.taps * g.channels
     elements = g.out_channels * g.taps * (g.channels // g.groups)
@@ -80,7 +83,7 @@ def weight_parts(g: Geometry) -> list[slice]:
 def add_grad_weight(
     g: Geometry, grad_output: Array, columns: Array, grad_weight: Array, part: slice
 ) -> None:
-    """Add to one part of the taps-first gradient, from grad_output (O, positions)."""
+    """Accumulate grad_output (O, positions) times columns into one part of the gradient."""
     positions = grad_output.shape[1]
     if is_depthwise(g):
         by_position = np.ascontiguousarray(grad_output[part].T)

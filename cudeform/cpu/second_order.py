@@ -1,6 +1,6 @@
-"""Forward mode, and the gradients of the gradients.
+"""Forward mode, and gradients of gradients.
 
-The gradients ``G = backward(c)`` meet the cotangents ``v`` in one number,
+With the gradients ``G = backward(c)`` and their cotangents ``v``,
 
     sum(v * G) = sum(c * jvp(v)),
 
@@ -30,7 +30,7 @@ from cudeform.options import Options
 
 
 def costs(g: Geometry, itemsize: int) -> Costs:
-    """Scratch memory of such a call whose arithmetic has numbers of ``itemsize`` bytes."""
+    """Scratch memory of a call that computes on numbers of ``itemsize`` bytes."""
     columns, planes = g.taps * g.channels, (g.axes + 1) * g.taps * g.offset_groups
     weight = g.out_channels * g.taps * (g.channels // g.groups)
     return Costs(
@@ -44,7 +44,7 @@ def costs(g: Geometry, itemsize: int) -> Costs:
 def jvp(
     operands: Operands, g: Geometry, options: Options, tangents: Tangents, result: Array
 ) -> None:
-    """Write the tangent of the output; tangents that are None are zero."""
+    """Write the tangent of the output; a tangent that is None is zero."""
     call = Call.of(operands, g, options, costs)
     direction = Direction.of(call, tangents)
     with blas_on_one_thread():
@@ -92,7 +92,7 @@ def double_backward(
 
 @dataclass(frozen=True)
 class ImagePair:
-    """Some images with their channels last, and their tangents: flat, empty where they are 0."""
+    """A range of channels-last images and their tangents, flat; empty tangents are zero."""
 
     images: Images
     tangent: Array
@@ -100,7 +100,10 @@ class ImagePair:
 
 @dataclass(frozen=True)
 class _OutputScratch:
-    """A thread's memory for the tangent of the output; of no size where no weight changes."""
+    """Scratch memory of one thread for the tangent of the output.
+
+    The part for the weight's tangent is empty if the weight has no tangent.
+    """
 
     product: Array
     other: Array
@@ -117,7 +120,7 @@ class _OutputScratch:
 
 @dataclass(frozen=True)
 class _JvpScratch:
-    """A thread's memory in forward mode."""
+    """Scratch memory of one thread in forward mode."""
 
     tangent: Array
     output: _OutputScratch
@@ -140,7 +143,7 @@ class Direction:
 
     Attributes:
         call: the call.
-        tangents: arrays of any strides.
+        tangents: the caller's arrays, with any strides.
         weight: tangent of the weight, taps first, or None.
         samples: tangents of offset and mask.
     """
@@ -152,7 +155,7 @@ class Direction:
 
     @classmethod
     def of(cls, call: Call, tangents: Tangents) -> Direction:
-        """Prepare the tangents."""
+        """Convert the tangents for the loops."""
         weight = tangents.weight
         packed = None if weight is None else taps_first(call.g, weight, call.dtype)
         samples = SampleArrays.of(call.g, tangents.offset, tangents.mask, call.dtype)
@@ -160,11 +163,11 @@ class Direction:
 
     @property
     def weights(self) -> tuple[Array, ...]:
-        """The weight, and its tangent if it is not 0."""
+        """The weight, and its tangent if it is not zero."""
         return (self.call.weight,) if self.weight is None else (self.call.weight, self.weight)
 
     def pairs(self) -> Iterator[ImagePair]:
-        """The images of the call and their tangents, some at a time."""
+        """The images of the call and their tangents, a range of the batch at a time."""
         images = channels_last(self.call, self.call.operands.input)
         if self.tangents.input is None:
             return (ImagePair(some, some.pixels[:0]) for some in images)
@@ -218,12 +221,12 @@ class Direction:
 
 @dataclass(frozen=True)
 class _Scratch:
-    """A thread's memory in the double backward.
+    """Scratch memory of one thread in the double backward.
 
     Attributes:
-        grad_columns: gradients of the columns that meet the weight and its tangent, flat.
-        planes: copies of gradients of offset and mask.
-        output: for the tangent of the output.
+        grad_columns: products of grad_output with the weight and with its tangent, flat.
+        planes: buffers for the gradients of offset and mask.
+        output: memory for the tangent of the output.
     """
 
     grad_columns: tuple[Array, ...]
@@ -233,14 +236,14 @@ class _Scratch:
 
 @dataclass(frozen=True)
 class _Work:
-    """What the double backward does with boxes.
+    """The work of the double backward on each box.
 
     Attributes:
         direction: a call and the cotangents of its gradients.
-        pair: some images.
+        pair: the current images and their tangents.
         grads: gradients of offset and mask.
         grad_output: gradient of grad_output, or None.
-        grad_input: whether that of the images is wanted.
+        grad_input: whether to compute the gradient of the images.
     """
 
     direction: Direction
@@ -251,7 +254,7 @@ class _Work:
 
     @property
     def zero_boundary_grad(self) -> bool:
-        """Whether samples with a coordinate of -1 change with the offset."""
+        """Whether a sample with a coordinate of exactly -1 has a zero gradient of its offset."""
         return self.direction.call.options.boundary_grad == "zero"
 
     def scratch(self) -> _Scratch:

@@ -1,12 +1,12 @@
-"""The engine's threads: one pool a process, and BLAS held to one thread while they run.
+"""The engine's threads: one pool per process, and BLAS limited to one thread while they run.
 
-The thread that calls works too, so a call never waits for a thread that the pool does not have:
-where other calls keep the pool busy, or Python is shutting down, it works alone. A forked child has
-neither the threads of the pool nor the locks of its parent's other threads: both are made again.
+The calling thread works too, so a call never waits for a free thread of the pool: if other calls
+keep the pool busy, or if Python is shutting down, the caller does all the work. A forked child
+inherits neither the threads of the pool nor usable locks, so it makes a new pool and new locks.
 
-OpenBLAS as NumPy's wheels bring it has one pool of threads for the process: with two levels of
-threads the cores are oversubscribed, and with other numbers of them a long sum is split in other
-places, so rounded otherwise. Other BLAS libraries keep their threads.
+The OpenBLAS in NumPy's wheels has one pool of threads per process. Used from several threads, it
+would oversubscribe the cores, and with another number of BLAS threads a long sum is split elsewhere
+and rounded differently. Other BLAS libraries keep their number of threads.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Scratch = TypeVar("Scratch")
 
 
 class _Pool:
-    """Threads that are started when they are first needed."""
+    """A thread pool that starts threads when they are first needed."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -37,22 +37,22 @@ class _Pool:
         self.size = 0
 
     def submit(self, works: Sequence[Callable[[], None]]) -> list[Future[None]]:
-        """Have threads of the pool do the works, or as many of them as it can start."""
+        """Submit the works to the pool; return the futures of those that it accepted."""
         futures: list[Future[None]] = []
         count = len(works)
         with self.lock:
             if self.executor is None or count > self.size:
-                # The threads of a smaller pool end when their work does.
+                # The threads of the previous, smaller pool end when their work is done.
                 self.executor = ThreadPoolExecutor(count, thread_name_prefix="cudeform")
                 self.size = count
-            # Python may be shutting down, or the system may have no more threads.
+            # Python may be shutting down, or the system may refuse to start more threads.
             with suppress(RuntimeError):
                 futures.extend(map(self.executor.submit, works))
         return futures
 
 
 class _Blas:
-    """How many callers hold BLAS to one thread, and how many threads it had before."""
+    """The number of callers that limit BLAS to one thread, and the thread counts before."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -64,7 +64,7 @@ _pool, _blas = _Pool(), _Blas()
 
 
 def _begin_anew() -> None:
-    """In a forked child: no pool, no callers, BLAS as it was."""
+    """In a forked child, reset the pool and the callers, and restore the threads of BLAS."""
     global _pool, _blas
     held = _blas.before
     _pool, _blas = _Pool(), _Blas()
@@ -76,7 +76,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class _Items:
-    """Hands out items, one to each asker, until there are none or someone gives up."""
+    """Gives each item to one thread, until no item is left or :meth:`stop` is called."""
 
     def __init__(self, items: Sequence[Any]) -> None:
         self.lock = threading.Lock()
@@ -96,10 +96,10 @@ class _Items:
 
 
 class Turns:
-    """Lets threads that work on boxes next to each other take turns, in the order of the boxes.
+    """Makes threads accumulate in the order of their boxes.
 
-    What a box adds to is cut into parts. A box adds to a part when the box before it has done so:
-    the order of all sums is that of the boxes, and threads follow each other part by part.
+    The accumulator is cut into parts. A box adds to a part after the previous box has added to it.
+    So every sum has the order of the boxes, and threads still work in parallel on different parts.
     """
 
     def __init__(self, parts: int) -> None:
@@ -108,7 +108,7 @@ class Turns:
         self.stopped = False
 
     def take(self, part: int, box: int, add: Callable[[], None]) -> None:
-        """Add to a part when it is the turn of a box; never, if another box has failed."""
+        """Wait for the turn of ``box``, then add to a part; return at once if a box has failed."""
         with self.changed:
             self.changed.wait_for(lambda: self.stopped or self.next[part] == box)
             if self.stopped:
@@ -120,7 +120,7 @@ class Turns:
 
     @contextmanager
     def stopped_by_errors(self) -> Iterator[None]:
-        """Let nobody wait for a box that fails."""
+        """If the block raises, release all threads that wait for their turn."""
         try:
             yield
         except BaseException:
@@ -136,18 +136,18 @@ def run(
     threads: int,
     scratch: Callable[[], Scratch],
 ) -> None:
-    """Work on all items, each on one of ``threads`` threads, in any order.
+    """Process all items on ``threads`` threads, in any order.
 
     Args:
-        work: takes an item and the scratch memory of its thread.
-        items: none of them None.
-        threads: the caller's among them.
-        scratch: makes the memory of a thread.
+        work: function of an item and the scratch memory of its thread.
+        items: the items; None is not allowed among them.
+        threads: number of threads, including the caller.
+        scratch: function that allocates the scratch memory of a thread.
     """
     left = _Items(items)
 
     def share(cores: Cores | None) -> None:
-        # Threads do not inherit NumPy's error state; infinity and NaN are values like others.
+        # Threads do not inherit NumPy's error state. Infinities and NaNs are valid values here.
         with np.errstate(all="ignore"), on_cores(cores):
             memory = None
             try:
@@ -172,7 +172,7 @@ def run(
 
 @contextmanager
 def blas_on_one_thread() -> Iterator[None]:
-    """Hold BLAS to one thread while any caller is inside; the last one out lifts the limit."""
+    """Limit BLAS to one thread while any caller is inside; the last to leave lifts the limit."""
     blas = _blas
     with blas.lock:
         if blas.callers == 0:
@@ -191,7 +191,7 @@ def blas_on_one_thread() -> Iterator[None]:
 
 @cache
 def _blas_libraries() -> list[Any]:
-    """threadpoolctl's controllers of the pools that belong to the whole process."""
+    """threadpoolctl's controllers of the thread pools that the whole process shares."""
     return [
         library
         for library in threadpoolctl.ThreadpoolController().lib_controllers
@@ -203,8 +203,8 @@ def _set_blas_threads(counts: list[int]) -> None:
     for library, count in zip(_blas_libraries(), counts, strict=False):
         if library.get_num_threads() == count:
             continue
-        # Newer threadpoolctl lets one thread alone set the number until it gives up control, but
-        # the first caller in and the last one out may be different threads.
+        # In newer versions of threadpoolctl, one thread controls the number until it gives up
+        # control. Here the first caller to enter and the last to leave may be different threads.
         give_up_control = getattr(library, "clear_controlling_thread", lambda force: None)
         give_up_control(force=True)
         library.set_num_threads(count)

@@ -1,9 +1,9 @@
-"""How a call is cut, so that scratch memory stays within its limit: images, panels, boxes.
+"""Cuts a call into images, panels and boxes, so that scratch memory stays within its limit.
 
-Some images at a time are laid out with their channels last. Their output positions, counted through
-all of them, are cut into *boxes*, the work of a thread at a time; the backward keeps the columns of
-some boxes, a *panel*, for products over many positions. The cut depends on sizes and on the limit,
-never on the number of threads: this is what makes every sum independent of them.
+A range of images is converted to channels-last at a time. Their output positions, numbered through
+all of these images, are cut into *boxes*, the work items of threads. The backward stores the
+columns of a run of boxes, a *panel*, for products over many positions. The cut depends on sizes and
+the limit, never on the number of threads, so no sum depends on the number of threads.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from cudeform.settings import PerAxis
 
 DEFAULT_LIMIT = 64 * 2**20
 
-# The columns of a box should stay in a core's cache, but a product of fewer positions is slower
-# than columns that come from the next cache.
+# The columns of a box should fit into a core's cache. But a product of fewer than PRODUCT_POSITIONS
+# positions costs more than columns that are read from the next cache level.
 BOX_BYTES = 2**21
 PRODUCT_POSITIONS = 256
 
-# Two and four threads finish together if boxes come in fours; smaller ones than this are not worth
-# waking a thread for.
+# With a multiple of four boxes, two or four threads finish at the same time. Boxes below these
+# sizes are not worth waking a thread.
 FOURS = 4
 LEAST_BYTES = 2**16
 LEAST_POSITIONS = 32
 
-# Small images are worked through together: one after the other they would not fill the threads.
+# Small images are processed together: a single one would not occupy all threads.
 IMAGES_BYTES = 4 * 2**20
 
 
@@ -38,10 +38,10 @@ class Costs:
     """Bytes of scratch memory.
 
     Attributes:
-        image: a channels-last image, with its gradient in the backward.
-        fixed: what a call holds all the time.
-        kept: what an output position holds until its panel is done.
-        position: what an output position holds while its box is worked on.
+        image: bytes of a channels-last image, and of its gradient in the backward.
+        fixed: bytes that a call uses from start to end.
+        kept: bytes per output position until its panel is done.
+        position: bytes per output position while its box is processed.
     """
 
     image: int
@@ -52,11 +52,11 @@ class Costs:
 
 @dataclass(frozen=True)
 class Rectangle:
-    """Neighbouring positions of an image that a slice an axis selects.
+    """Positions of one image that form a rectangle: one slice per axis.
 
     Attributes:
-        image, slices: where they lie in an array (N, channels, *out).
-        part: which positions of the box they are.
+        image, slices: indices of the rectangle in an array (N, channels, *out).
+        part: the same positions as a slice of the box's positions.
     """
 
     image: int
@@ -71,12 +71,12 @@ class Rectangle:
 
 @dataclass(frozen=True)
 class Box:
-    """Some output positions.
+    """A range of output positions.
 
     Attributes:
-        first, last: counted through ``images``.
-        images: those that are laid out with it.
-        index: which box of these images it is.
+        first, last: begin and end of the range, numbered through ``images``.
+        images: the images that are converted together, a range of the batch.
+        index: index of this box among the boxes of these images.
     """
 
     first: int
@@ -85,11 +85,11 @@ class Box:
     index: int = 0
 
     def __len__(self) -> int:
-        """How many positions there are."""
+        """Number of positions."""
         return self.last - self.first
 
     def rectangles(self, g: Geometry) -> Iterator[Rectangle]:
-        """The box as rectangles of single images."""
+        """Cut the box into rectangles, each in one image."""
         at = self.first
         while at < self.last:
             n, position = divmod(at, g.out_pixels)
@@ -101,11 +101,12 @@ class Box:
 
 
 def _rectangle(out: PerAxis, position: int, left: int) -> tuple[tuple[slice, ...], int]:
-    """The largest rectangle that begins at a position of an image, and how many positions it has.
+    """The largest rectangle that starts at a position of an image, and its number of positions.
 
-    Along one axis it is a range; it is one index along those before and all along those after.
+    The rectangle is a range along one axis, a single index along the axes before it, and the whole
+    axis along those after it.
     """
-    behind = prod(out)  # positions that differ in the axes after this one
+    behind = prod(out)  # number of positions that one index of this axis covers
     slices: list[slice] = []
     for axis, size in enumerate(out):
         behind //= size
@@ -115,7 +116,7 @@ def _rectangle(out: PerAxis, position: int, left: int) -> tuple[tuple[slice, ...
             whole = (slice(0, each) for each in out[axis + 1 :])
             return (*slices, slice(index, index + several), *whole), several * behind
         slices.append(slice(index, index + 1))
-    raise AssertionError("a position has no position behind it along the last axis")
+    raise AssertionError("along the last axis, one index covers exactly one position")
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,10 @@ class Tiling:
     """How a call is cut.
 
     Attributes:
-        images: how many are laid out at a time.
-        positions: most output positions in a box.
-        panel: most output positions whose columns are kept.
-        workers: most boxes that are worked on at a time.
+        images: number of images that are converted at a time.
+        positions: maximum number of output positions in a box.
+        panel: maximum number of output positions whose columns are stored.
+        workers: maximum number of boxes that are processed at a time.
     """
 
     images: int
@@ -135,13 +136,13 @@ class Tiling:
     workers: int
 
     def boxes(self, g: Geometry, images: slice) -> list[Box]:
-        """Cover the output of some images with boxes."""
+        """Boxes that cover the output of a range of images."""
         size = (images.stop - images.start) * g.out_pixels
         parts = enumerate(split(size, self.positions))
         return [Box(part.start, part.stop, images, index) for index, part in parts]
 
     def panels(self, boxes: list[Box]) -> Iterator[list[Box]]:
-        """Join boxes, in order, into runs of at most ``panel`` positions (at least one box)."""
+        """Group boxes, in order, into runs of at most ``panel`` positions and at least one box."""
         run: list[Box] = []
         for box in boxes:
             if run and box.last - run[0].first > self.panel:
@@ -153,13 +154,13 @@ class Tiling:
 
 
 def tiling(g: Geometry, columns: int, costs: Costs, limit: int | None) -> Tiling:
-    """Cut a call.
+    """Choose the sizes of the parts of a call.
 
     Args:
-        g: sizes.
-        columns: bytes of the columns of a position.
-        costs: of scratch memory.
-        limit: of scratch memory; None for the default.
+        g: geometry of the call.
+        columns: bytes of the columns of one position.
+        costs: scratch memory that the parts need.
+        limit: limit of the scratch memory in bytes; None for the default.
 
     Raises:
         ValueError: the limit is too small for a single position.
@@ -187,7 +188,7 @@ def tiling(g: Geometry, columns: int, costs: Costs, limit: int | None) -> Tiling
 
 
 def _box_positions(size: int, columns: int) -> int:
-    """Positions of each box that ``size`` positions are cut into."""
+    """Number of positions per box when ``size`` positions are cut into boxes."""
     columns = max(1, columns)
     wanted = max(PRODUCT_POSITIONS, BOX_BYTES // columns)
     fours = max(1, round(size / (FOURS * wanted)))

@@ -1,4 +1,4 @@
-"""Where a layer samples: the locations of its taps, in numbers and in pictures."""
+"""Tools that show where a layer samples: locations, statistics and pictures."""
 
 from cudeform.inspect.locations import sampling_locations
 from cudeform.inspect.plots import plot_displacement, plot_sampling

@@ -1,4 +1,4 @@
-"""Mean displacements of all output positions, drawn as arrows or as colours."""
+"""Drawing of the mean displacement of every output position, as arrows or as colours."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 ARROWS_ACROSS = 16
 COLOUR_BAR = "mean displacement, px"
-# Colours by angle: right, down, left, up. Opposite ones differ in lightness or in blue against
-# yellow, so that people with any kind of colour blindness can tell them apart.
+# Colours by angle in degrees: right, down, left, up. Opposite directions differ in lightness or as
+# blue and yellow, so that people with any kind of colour blindness can tell them apart.
 DIRECTIONS = {
     0: (0.84, 0.37, 0.0),
     90: (0.94, 0.89, 0.26),
@@ -29,7 +29,7 @@ DIRECTIONS = {
 def draw_arrows(
     panel: Axes, centre: Floats, displacement: Floats, longest: float, on_image: bool
 ) -> Any:
-    """Draw arrows at some of the output positions; returns them for a colour bar."""
+    """Draw arrows at a regular selection of output positions; return them for a colour bar."""
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
@@ -37,7 +37,7 @@ def draw_arrows(
     some = (slice(step // 2, None, step), slice(step // 2, None, step))
     (y, x), (dy, dx) = (each[:, *some] for each in (centre, displacement))
     spacing = abs(float(y.flat[-1] - y.flat[0])) / max(1, y.shape[0] - 1) or 1.0
-    # True lengths if they are legible, else the longest arrow spans 1.6 times the spacing.
+    # Draw true lengths if they are legible. Otherwise scale the longest arrow to 1.6 spacings.
     factor = 1.0 if spacing / 2 < longest < 3 * spacing else 1.6 * spacing / longest
     arrows = panel.quiver(
         x,
@@ -64,14 +64,14 @@ def draw_arrows(
 
 
 def draw_colours(panel: Axes, displacement: Floats, longest: float) -> None:
-    """Draw a colour for each output position: direction and length of its displacement."""
+    """Draw each output position in the colour of its displacement's direction and length."""
     panel.imshow(_colours_of(displacement, longest), interpolation="nearest")
     panel.set_xlabel("output x")
     panel.set_ylabel("output y")
 
 
 def draw_wheel(panel: Axes, longest: float) -> None:
-    """Draw the colours of all directions and lengths beside a panel, as its legend."""
+    """Draw the legend of a panel: a wheel with the colours of all directions and lengths."""
     side = np.linspace(-1, 1, 201)
     disc = np.stack(np.meshgrid(side, side, indexing="ij"))
     inside = np.hypot(*disc) <= 1
@@ -85,9 +85,9 @@ def draw_wheel(panel: Axes, longest: float) -> None:
 
 
 def _colours_of(displacement: Floats, longest: float) -> Floats:
-    """Colours of displacements (2, H, W): hue for direction, strength for length.
+    """Colours of displacements (2, H, W): the hue is the direction, the saturation the length.
 
-    Zero is white; black where a displacement is not finite.
+    A displacement of zero is white; one that is not finite is black.
     """
     length = np.hypot(displacement[0], displacement[1]) / longest
     finite = np.isfinite(length)

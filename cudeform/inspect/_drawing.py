@@ -1,4 +1,4 @@
-"""A panel of ``plot_sampling``: an image, the taps of some output positions on it, a legend."""
+"""Drawing of a panel of ``plot_sampling``: image, taps of some output positions, legend."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from cudeform.inspect._namespace import Floats
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PALENESS = 0.45  # how far images are drawn towards white, so that marks stand out
-FAR = 3  # a tap is far if its distance from the median is this many times that of most taps
-MARGIN = 0.12  # of the image, for taps that are outside
+PALENESS = 0.45  # share of white blended into images, so that marks stand out
+FAR = 3  # a tap is far if its distance from the median exceeds this multiple of most distances
+MARGIN = 0.12  # width of the area around an image that shows taps outside, relative to its size
 
 TAP_COLOURS = "plasma"
 PLAIN_TAP = "#ffd92f"
@@ -24,13 +24,13 @@ MASKED_TAP = "#b12a90"
 REGULAR = "#1f78b4"
 OUTSIDE = "#ff3b30"
 SMALLEST_MARK, LARGEST_MARK = 4.5, 9.5  # points
-ENTRY_WIDTH = 1.1  # inches of the legend for each kind of marks
-LEGEND_GAP = 4.2  # font sizes between a panel and its legend, for tick labels and the axis' name
+ENTRY_WIDTH = 1.1  # inches for each entry of the legend
+LEGEND_GAP = 4.2  # space between a panel and its legend for the axis labels, in font sizes
 
 
 @dataclass(frozen=True)
 class Taps:
-    """The taps of one output position: (y, x) without and with the offset, and their mask."""
+    """The taps of one output position: (y, x) without and with the offset, and the mask."""
 
     regular: Floats
     sampled: Floats
@@ -38,14 +38,14 @@ class Taps:
 
     @property
     def spacing(self) -> float:
-        """Distance of neighbouring taps of the regular grid, 1 if there is one tap."""
+        """Distance between neighbouring taps of the regular grid; 1 for a single tap."""
         steps = np.abs(np.diff(self.regular, axis=0)).max(1)
         return float(steps.min()) if len(steps) else 1.0
 
 
 @dataclass(frozen=True)
 class View:
-    """The part of an image of ``size`` that a panel shows, between two corners (y, x)."""
+    """The area that a panel shows of an image of ``size``, given by two corners (y, x)."""
 
     size: tuple[int, int]
     first: Floats
@@ -71,7 +71,7 @@ class View:
 
     @classmethod
     def _of_taps(cls, size: tuple[int, int], points: Floats, zoom: float) -> View:
-        # A few taps that are far from all others stay out of view.
+        # The view leaves out a few taps if they are far from all others.
         distance = np.abs(points - np.median(points, 0))
         near = points[(distance <= FAR * np.quantile(distance, 0.9)).all(1)]
         near = points if len(near) == 0 else near
@@ -80,18 +80,18 @@ class View:
         return cls(size, centre - reach, centre + reach)
 
     def clip(self, points: Floats) -> Floats:
-        """The points, with those out of view moved to its edge."""
+        """Move points outside the view to its edge."""
         room = 0.02 * (self.last - self.first)
         return np.nan_to_num(points, nan=0.0).clip(self.first + room, self.last - room)
 
     def samples_image(self, points: Floats) -> NDArray[np.bool_]:
-        """Which points have a corner in the image; the others sample zeros."""
+        """Whether each point has a corner in bounds; points without one sample zeros."""
         in_range: NDArray[np.bool_] = (points > -1) & (points < np.array(self.size))
         return in_range[:, 0] & in_range[:, 1]
 
 
 def draw_image(panel: Axes, picture: Floats, view: View) -> None:
-    """Draw an image in pale colours and its edge, on a grey ground."""
+    """Draw an image in pale colours and its outline on a grey background."""
     height, width = view.size
     panel.set_facecolor("#d9d9d9")
     pale = PALENESS + (1 - PALENESS) * picture
@@ -111,7 +111,7 @@ def _rectangle(panel: Axes, corner: tuple[float, float], w: float, h: float, **s
 
 
 def draw_taps(panel: Axes, taps: list[Taps], view: View) -> Any:
-    """Draw all taps; returns the marks for a colour bar."""
+    """Draw all taps; return the marks of the sampled taps for a colour bar."""
     points_per_pixel = (
         panel.bbox.width * 72 / panel.figure.dpi / float((view.last - view.first).max())
     )
@@ -165,7 +165,7 @@ def draw_taps(panel: Axes, taps: list[Taps], view: View) -> Any:
 
 
 def _draw_arrows(panel: Axes, regular: Floats, drawn: Floats, gap: float) -> None:
-    """Arrows from regular taps to displaced ones, which end a gap before their marks."""
+    """Draw arrows from regular taps to displaced taps, ending a gap before the marks."""
     length = np.hypot(*(drawn - regular).T)
     far = length > 1.5 * gap
     regular, drawn, length = regular[far], drawn[far], length[far]
@@ -190,7 +190,7 @@ def _draw_arrows(panel: Axes, regular: Floats, drawn: Floats, gap: float) -> Non
 
 
 def draw_legend(panel: Axes, drawn: Sequence[Any], masked: bool) -> None:
-    """Name the kinds of marks that were drawn, below a panel."""
+    """Draw a legend below a panel, with an entry for each kind of mark in the picture."""
     from matplotlib.lines import Line2D
 
     kinds = {
@@ -219,7 +219,7 @@ def draw_legend(panel: Axes, drawn: Sequence[Any], masked: bool) -> None:
         loc="upper center",
         bbox_to_anchor=(0.5, 0),
         borderaxespad=LEGEND_GAP,
-        # A legend wider than its panel would push the panels beside it away.
+        # A legend wider than its panel would shrink the neighbouring panels.
         ncols=max(1, min(len(entries), int(panel.bbox.width / panel.figure.dpi / ENTRY_WIDTH))),
         fontsize=8.5,
         frameon=False,

@@ -1,4 +1,4 @@
-"""The arguments of a picture: arrays of any library, checked and copied to NumPy."""
+"""Checks the arguments of the plot functions and copies their arrays to NumPy."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class ImageTaps:
     """Locations of all taps of one image, (OG, KH, KW, 2, OH, OW).
 
     Attributes:
-        regular: without the offset.
-        sampled: with it.
+        regular: locations without the offset.
+        sampled: locations with the offset.
     """
 
     regular: Floats
@@ -40,7 +40,7 @@ class ImageTaps:
 
     @property
     def offset_groups(self) -> int:
-        """How many offset groups there are."""
+        """Number of offset groups."""
         return len(self.sampled)
 
 
@@ -60,7 +60,7 @@ def mask_of_image(mask: Any, taps: ImageTaps, index: int) -> Floats:
 
 
 def picture_of(image: Any, index: int) -> Floats:
-    """The image as ``imshow`` takes it, (H, W, 3) or (H, W), scaled to 0 ... 1."""
+    """Convert an image for ``imshow``: (H, W, 3) or (H, W), scaled to 0 ... 1."""
     image = import_foreign(image)
     if not hasattr(image, "shape") or len(image.shape) not in (2, 3, 4):
         raise ValueError(
@@ -75,7 +75,7 @@ def picture_of(image: Any, index: int) -> Floats:
         picture = picture.transpose(1, 2, 0) if len(picture) == 3 else picture.mean(0)
     finite = picture[np.isfinite(picture)]
     low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
-    # A constant image is drawn in middle grey.
+    # A constant image becomes middle grey.
     scaled = (picture - low) / (high - low) if high > low else np.full_like(picture, 0.5)
     return np.nan_to_num(scaled, nan=0.0, posinf=1.0, neginf=0.0)
 
@@ -83,7 +83,7 @@ def picture_of(image: Any, index: int) -> Floats:
 def chosen_positions(
     positions: Sequence[tuple[int, int]] | None, size: Sequence[int]
 ) -> list[tuple[int, int]]:
-    """The output positions to draw: the caller's, or the middle one."""
+    """The output positions to draw: the caller's choice, by default the middle one."""
     height, width = size
     if positions is None:
         return [(height // 2, width // 2)]
@@ -98,11 +98,11 @@ def chosen_positions(
 
 
 def chosen_groups(groups: Sequence[int] | None, count: int) -> list[int]:
-    """The offset groups to draw: the caller's, or all."""
+    """The offset groups to draw: the caller's choice, by default all."""
     chosen = list(range(count)) if groups is None else list(groups)
     for group in chosen:
         if not 0 <= group < count:
-            raise ValueError(f"groups must be among 0 to {count - 1}, got {group}")
+            raise ValueError(f"groups must be from 0 to {count - 1}, got {group}")
     if not chosen:
         raise ValueError("groups must name at least one offset group, got none")
     return chosen

@@ -1,7 +1,7 @@
-"""The functions of an array's own library, under the names that all libraries share.
+"""Access to the functions of an array's library, under the names that all libraries share.
 
 Results stay in the library of the array, on its device and in its autograd graph. No library is
-imported for it: an array of a library that is not imported cannot exist.
+imported to recognise an array: whoever made the array has imported its library.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[Any]
 
-# The module that has each library's functions.
+# The module with each library's functions.
 LIBRARIES = {"numpy": "numpy", "cupy": "cupy", "torch": "torch", "jax": "jax.numpy"}
 
 
@@ -26,10 +26,10 @@ class Namespace:
     """The library of an array.
 
     Attributes:
-        xp: module with its functions.
-        dtype: its dtype for coordinates, float64 for a float64 array, else float32.
-        device_context: context in which new arrays are on the array's device.
-        device_kwargs: arguments that put a new array there, for a library that needs them.
+        xp: the module with its functions.
+        dtype: the library's dtype for coordinates: float64 for a float64 array, else float32.
+        device_context: context manager in which new arrays are on the array's device.
+        device_kwargs: keyword arguments that put a new array on that device.
     """
 
     xp: Any
@@ -42,7 +42,7 @@ class Namespace:
         """The namespace of an array.
 
         Raises:
-            TypeError: its library is not known.
+            TypeError: the library of the array is unknown.
         """
         known = _known_library(array)
         if known is None:
@@ -60,31 +60,31 @@ class Namespace:
         )
 
     def arange(self, count: int) -> Any:
-        """0, 1, ... in the dtype for coordinates."""
+        """The numbers 0 to ``count - 1`` in the dtype for coordinates."""
         return self.xp.arange(count, dtype=self.dtype, **self.device_kwargs)
 
     def cast(self, array: Any) -> Any:
-        """The array in the dtype for coordinates."""
+        """Convert an array to the dtype for coordinates."""
         if array.dtype == self.dtype:
             return array
         return array.astype(self.dtype) if hasattr(array, "astype") else array.to(self.dtype)
 
 
 def dtype_name(array: Any) -> str:
-    """Name of an array's dtype, without that of its library."""
+    """Name of an array's dtype, without the name of its library."""
     return str(array.dtype).rpartition(".")[2]
 
 
 def import_foreign(array: Any) -> Any:
-    """An array of an unknown library as NumPy's or CuPy's over the same memory.
+    """Import an array of an unknown library into NumPy or CuPy, over the same memory.
 
-    Any other object is returned as it is.
+    Any other object is returned unchanged.
     """
     return _dlpack().import_array(array) if _is_foreign(array) else array
 
 
 def exporter_of(array: Any) -> Callable[[Any], Any]:
-    """A function that turns a result into an array of the library of ``array``."""
+    """A function that converts a result to the library of ``array``."""
     if _is_foreign(array):
         exporter: Callable[[Any], Any] = _dlpack().exporter_of(array)
         return exporter
@@ -92,7 +92,7 @@ def exporter_of(array: Any) -> Callable[[Any], Any]:
 
 
 def to_numpy(array: Any) -> Floats:
-    """A copy of an array on the host, in float64 for a float64 array, else in float32."""
+    """Copy an array to the host: float64 stays float64, every other dtype becomes float32."""
     if hasattr(array, "detach"):  # torch
         array = array.detach().cpu()
         array = array.double() if array.element_size() == 8 else array.float()
@@ -104,7 +104,7 @@ def to_numpy(array: Any) -> Floats:
 
 
 def _dlpack() -> Any:
-    # Imported late: it loads the engines, and `import cudeform` must stay fast.
+    # This import loads the engines, so it must not run during `import cudeform`.
     from cudeform.interop import dlpack
 
     return dlpack
@@ -116,7 +116,7 @@ def _is_foreign(array: Any) -> bool:
 
 
 def _known_library(array: Any) -> tuple[str, Any] | None:
-    """Name and module of the library that an array belongs to, if it is one of ``LIBRARIES``."""
+    """Name and module of an array's library; None if it is not one of ``LIBRARIES``."""
     for base in type(array).__mro__:
         # JAX's arrays are defined in jaxlib, its tracers in jax.
         name = base.__module__.partition(".")[0].replace("jaxlib", "jax")

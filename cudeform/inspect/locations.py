@@ -1,4 +1,4 @@
-"""The locations that the taps of a layer sample, and the meaning of an offset's channels."""
+"""The locations that the taps of a layer sample, and the layout of an offset's channels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def sampling_locations(
     padding: Padding = 0,
     dilation: Ints = 1,
 ) -> Any:
-    """Where every tap samples: absolute positions in pixels of the input, y first, then x.
+    """Compute where every tap samples: coordinates in pixels of the input, y first, then x.
 
     Tap ``(i, j)`` of output position ``(oy, ox)`` in offset group ``og`` of image ``n`` samples at
     ``y = locations[n, og, i, j, 0, oy, ox]`` and ``x = locations[n, og, i, j, 1, oy, ox]``; (0, 0)
@@ -29,17 +29,17 @@ def sampling_locations(
         offset: (N, 2*offset_groups*KH*KW, OH, OW), an array of any library, as for
             :func:`deform_conv2d`; (N, offset_groups*KW, OW) in one dimension,
             (N, 3*offset_groups*KD*KH*KW, OD, OH, OW) in three.
-        kernel_size: one number for all axes, or one an axis; what an offset alone does not tell.
+        kernel_size: one number for all axes, or one per axis. The offset's shape does not give it.
         stride, padding, dilation: as for :func:`deform_conv2d`.
 
     Returns:
         (N, offset_groups, KH, KW, 2, OH, OW), (N, offset_groups, KW, 1, OW) or
         (N, offset_groups, KD, KH, KW, 3, OD, OH, OW), an array of the same library and device;
-        float64 for a float64 offset, float32 for all others. Differentiable where its library is.
+        float64 for a float64 offset, float32 for all others. Differentiable if the library is.
 
     Raises:
-        TypeError: no array, an unsupported dtype.
-        ValueError: a shape that does not fit the kernel.
+        TypeError: the offset is not an array, or its dtype is not supported.
+        ValueError: the shape of the offset does not fit the kernel.
 
     Example:
         >>> import numpy as np, cudeform
@@ -65,7 +65,7 @@ def sampling_locations(
 
 @dataclass(frozen=True)
 class OffsetLayout:
-    """The sizes that give the channels of an offset their meaning; tuples have a number an axis."""
+    """The sizes that give an offset's channels their meaning; tuples have one size per axis."""
 
     batch: int
     offset_groups: int
@@ -79,7 +79,7 @@ class OffsetLayout:
     def of(
         cls, offset: Any, kernel_size: Ints, stride: Ints, padding: Padding, dilation: Ints
     ) -> OffsetLayout:
-        """The layout of an offset, which must fit the kernel; its rank tells the number of axes."""
+        """Check an offset against the kernel; its rank gives the number of axes."""
         if not hasattr(offset, "shape") or not hasattr(offset, "dtype"):
             raise TypeError(
                 f"offset must be an array, got {type(offset).__name__}; numpy.asarray makes one of "

@@ -1,4 +1,4 @@
-"""Pictures of where a layer samples. matplotlib is imported when one is drawn."""
+"""Pictures of where a layer samples. matplotlib is imported when a picture is drawn."""
 
 from __future__ import annotations
 
@@ -44,31 +44,31 @@ def plot_sampling(
 ) -> list[Axes]:
     """Draw where the taps of some output positions sample an image.
 
-    Rings are the taps of the regular grid, filled circles the same taps with the offset, coloured
-    by the mask if there is one; an arrow connects the two. A cross marks a tap that lies outside of
-    the image and samples zeros, a triangle a tap whose location is not finite. Marks that are out
-    of view are drawn at the edge of the picture.
+    Rings are the taps of the regular grid. Filled circles are the same taps with the offset,
+    coloured by the mask if there is one. An arrow connects the two. A cross marks a tap outside the
+    image, which samples zeros; a triangle marks a tap whose location is not finite. Marks that are
+    out of view are drawn at the edge of the picture.
 
     Args:
-        image: (H, W), (C, H, W) or (N, C, H, W), of any library: three channels are shown as
-            colours, any other number as their mean in grey.
+        image: (H, W), (C, H, W) or (N, C, H, W), of any library. Three channels are drawn in
+            colour; for any other number, their mean is drawn in grey.
         offset: (N, 2*offset_groups*KH*KW, OH, OW), of any library.
         kernel_size: KH and KW, or one number for both.
         stride, padding, dilation: as for :func:`deform_conv2d`.
         mask: (N, offset_groups*KH*KW, OH, OW), or None.
-        positions: output positions (oy, ox) whose taps are drawn; None takes the middle one.
-        index: which image of the batch.
-        groups: offset groups to draw, a panel each; None takes all.
+        positions: output positions (oy, ox) whose taps are drawn; None draws the middle one.
+        index: index of the image in the batch.
+        groups: offset groups to draw, one panel each; None draws all.
         zoom: show the taps and this many pixels around them, instead of the whole image.
-        ax: axes to draw on, as many as there are panels; None makes a figure.
+        ax: axes to draw on, one per panel; None makes a new figure.
 
     Returns:
         The axes, one for each panel.
 
     Raises:
         ImportError: matplotlib is missing.
-        TypeError, ValueError: as :func:`sampling_locations`, or for a position, an image or a group
-            that does not exist.
+        TypeError, ValueError: as :func:`sampling_locations`; also if a position, an image or a
+            group does not exist.
 
     Example:
         >>> import numpy as np, cudeform
@@ -104,7 +104,7 @@ def plot_sampling(
         if weights is not None and panel is axes[-1]:
             panel.figure.colorbar(shown, ax=axes, shrink=0.8, label="mask")
     drawn = [marks for panel in axes for marks in panel.collections]
-    # Below the middle of a short row, where it pushes no panel aside.
+    # Put the legend below the middle panel of a short row, where it does not displace a panel.
     draw_legend(axes[len(axes) // 2 if len(axes) < 4 else 0], drawn, weights is not None)
     return axes
 
@@ -127,12 +127,12 @@ def plot_displacement(
     Args:
         offset: (N, 2*offset_groups*KH*KW, OH, OW), of any library.
         kernel_size, stride, padding, dilation: as for :func:`plot_sampling`.
-        image: drawn behind the arrows, as in :func:`plot_sampling`; None for none.
-        index: which image of the batch.
-        groups: offset groups to draw, a panel each; None takes all.
-        colours: draw a colour for each position instead of arrows, and no image. The hue is the
-            direction, the strength the length; a wheel beside the panel explains them.
-        ax: axes to draw on, as many as there are panels; None makes a figure.
+        image: image to draw behind the arrows, as in :func:`plot_sampling`, or None.
+        index: index of the image in the batch.
+        groups: offset groups to draw, one panel each; None draws all.
+        colours: draw each position in a colour instead of an arrow, without the image. The hue
+            shows the direction, the saturation the length; a colour wheel is the legend.
+        ax: axes to draw on, one per panel; None makes a new figure.
 
     Returns:
         The axes, one for each panel.
@@ -155,7 +155,7 @@ def plot_displacement(
     displacements = image_taps.sampled.mean(tap_axes) - centres
     lengths = np.hypot(displacements[groups, 0], displacements[groups, 1])
     finite = lengths[np.isfinite(lengths)]
-    # A few long displacements must not make all others invisible.
+    # The quantile keeps a few long displacements from making all others invisible.
     longest = max(float(np.quantile(finite, 0.99)), 1e-6) if finite.size else 1.0
     for panel, group in zip(axes, groups, strict=True):
         if image_taps.offset_groups > 1:
@@ -176,12 +176,12 @@ def plot_displacement(
 
 
 def _axes(ax: Axes | Sequence[Axes] | None, panels: int) -> list[Axes]:
-    """The axes to draw on: the caller's, or new ones in rows."""
+    """The axes to draw on: the caller's, or those of a new figure."""
     if ax is not None:
         given = list(np.ravel(np.asarray(ax, dtype=object)))
         if len(given) != panels:
             raise ValueError(
-                f"ax must be one of axes for each of {panels} panels, got {len(given)}"
+                f"ax must have one axes object for each of {panels} panels, got {len(given)}"
             )
         return given
     try:

@@ -1,4 +1,4 @@
-"""How far the offsets of a layer displace its taps, in numbers."""
+"""Statistics of how far the offsets of a layer displace its taps."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class OffsetStats:
     """How far the taps of a layer are displaced; ``str()`` gives a line for a training log.
 
     Attributes:
-        mean: mean length of the finite displacements, pixels.
-        largest: largest of them.
-        outside: share of the taps, 0 to 1, that sample nothing, since their position is not in
-            ``-1 < y < H`` and ``-1 < x < W``, or in the same range along another axis. An infinite
-            position is outside, NaN is not.
-        non_finite: share of the taps with a NaN or an infinity in their displacement.
-        groups: the same for each offset group; empty in the statistics of one group.
+        mean: mean length of the finite displacements, in pixels.
+        largest: length of the longest finite displacement, in pixels.
+        outside: fraction of the taps that are out of bounds: ``-1 < y < H`` and ``-1 < x < W`` do
+            not both hold (likewise for one or three axes), so the tap samples zero. An infinite
+            coordinate is out of bounds; a NaN coordinate is not.
+        non_finite: fraction of the taps with a NaN or an infinity in their displacement.
+        groups: the statistics of each offset group; empty in the statistics of one group.
     """
 
     mean: float
@@ -36,7 +36,7 @@ class OffsetStats:
     groups: tuple[OffsetStats, ...] = ()
 
     def __str__(self) -> str:
-        """One line; it names the offset group with the largest mean if there are several."""
+        """The statistics in one line, with the group of the largest mean if there are several."""
         line = (
             f"offsets: mean {self.mean:.2f} px, largest {self.largest:.1f} px, "
             f"outside {self.outside:.1%}, non-finite {self.non_finite:.1%}"
@@ -56,23 +56,24 @@ def offset_stats(
     padding: Padding = 0,
     dilation: Ints = 1,
 ) -> OffsetStats:
-    """Statistics of offsets, for all and for each offset group.
+    """Compute statistics of the offsets, for all offset groups together and for each.
 
-    Computed on the offset's device; the call waits for the result, a few numbers per group.
+    The statistics are computed on the offset's device. The call waits for the result, a few numbers
+    per group.
 
     Args:
-        offset: (N, 2*offset_groups*KH*KW, OH, OW), an array of any library, or that of one or
-            three dimensions, as for :func:`sampling_locations`.
-        image_size: H and W of the input, one number an axis.
-        kernel_size: KH and KW, one number an axis or one for all.
+        offset: (N, 2*offset_groups*KH*KW, OH, OW), an array of any library; in one or three
+            dimensions, the shape is that of :func:`sampling_locations`.
+        image_size: H and W of the input, one number per axis.
+        kernel_size: KH and KW: one number per axis, or one number for all.
         stride, padding, dilation: as for :func:`deform_conv2d`.
 
     Returns:
-        Lengths in pixels of the input, shares of the taps; ``str()`` makes a line of them.
+        Lengths in pixels of the input and fractions of the taps; ``str()`` gives one line.
 
     Raises:
-        TypeError: no array, an unsupported dtype.
-        ValueError: sizes that do not fit each other, as in :func:`deform_conv2d`.
+        TypeError: the offset is not an array, or its dtype is not supported.
+        ValueError: sizes do not fit each other, as in :func:`deform_conv2d`.
 
     Example:
         >>> import numpy as np, cudeform
@@ -87,7 +88,7 @@ def offset_stats(
     offset = import_foreign(offset)
     layout = OffsetLayout.of(offset, kernel_size, stride, padding, dilation)
     size = as_ints("image_size", image_size, 1, layout.axes)
-    # Shapes without channels and filters, to check the other sizes.
+    # Shapes with 0 channels and 0 filters, to check the other sizes.
     image, weight = (layout.batch, 0, *size), (0, 0, *layout.kernel)
     settings = stride, padding, dilation
     geometry_of(image, offset.shape, weight, None, *settings, axes=layout.axes)
@@ -102,7 +103,7 @@ def offset_stats(
 
 
 def _measure(offset: Any, layout: OffsetLayout, size: PerAxis) -> list[list[float]]:
-    """For each group: sum and maximum of the finite lengths, taps outside, taps not finite."""
+    """Per group: sum and maximum of the finite lengths, number of taps outside, and not finite."""
     namespace, axes = Namespace.of(offset), layout.axes
     xp, all_but_group = namespace.xp, (0, *range(2, 2 + 2 * axes))
     every = slice(None)

@@ -1,8 +1,4 @@
-"""Deformable convolution and its derivatives: the functions that users call.
-
-Each packs its arguments, checks what does not depend on the library of the arrays, and hands the
-call to the adapter of that library.
-"""
+"""Deformable convolution in two dimensions and its derivatives."""
 
 from __future__ import annotations
 
@@ -10,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
-from cudeform.checks import DOUBLE_GRADIENTS, GRADIENTS, check_needs, check_tangents
-from cudeform.interop.adapter import adapter_of
-from cudeform.settings import Padding, Pair, settings_of
+from cudeform.checks import DOUBLE_GRADIENTS, GRADIENTS
+from cudeform.operators import call
+from cudeform.settings import Padding, Pair, Settings
 
 
 def deform_conv2d(
@@ -78,9 +74,7 @@ def deform_conv2d(
                [0., 0., 0.]])
     """
     operands = Operands(input, offset, weight, bias, mask)
-    adapter = adapter_of(operands.present())
-    settings = settings_of(input, weight, stride, padding, dilation)
-    return adapter.forward(operands, settings)
+    return call.forward(operands, Settings(stride, padding, dilation, axes=2))
 
 
 def deform_conv2d_backward(
@@ -128,10 +122,8 @@ def deform_conv2d_backward(
         (3.0, 1.0)
     """
     operands = Operands(input, offset, weight, bias, mask)
-    needed = check_needs(needs, GRADIENTS, operands)
-    adapter = adapter_of(operands.present() | {"grad_output": grad_output})
-    settings = settings_of(input, weight, stride, padding, dilation)
-    return adapter.backward(operands, settings, grad_output, needed)
+    settings = Settings(stride, padding, dilation, axes=2)
+    return call.backward(operands, settings, grad_output, needs)
 
 
 def deform_conv2d_jvp(
@@ -170,10 +162,7 @@ def deform_conv2d_jvp(
         3.0
     """
     operands = Operands(input, offset, weight, bias, mask)
-    tangents = check_tangents(tangents, operands)
-    adapter = adapter_of(operands.present() | tangents.present())
-    settings = settings_of(input, weight, stride, padding, dilation)
-    return adapter.jvp(operands, settings, tangents)
+    return call.jvp(operands, Settings(stride, padding, dilation, axes=2), tangents)
 
 
 def deform_conv2d_double_backward(
@@ -219,9 +208,5 @@ def deform_conv2d_double_backward(
         True
     """
     operands = Operands(input, offset, weight, bias, mask)
-    needed = check_needs(needs, DOUBLE_GRADIENTS, operands)
-    cotangents = check_tangents(cotangents, operands)
-    others = cotangents.present() | {"grad_output": grad_output}
-    adapter = adapter_of(operands.present() | others)
-    settings = settings_of(input, weight, stride, padding, dilation)
-    return adapter.double_backward(operands, settings, grad_output, cotangents, needed)
+    settings = Settings(stride, padding, dilation, axes=2)
+    return call.double_backward(operands, settings, grad_output, cotangents, needs)

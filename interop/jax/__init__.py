@@ -6,22 +6,22 @@
     ...     return cudeform.deform_conv2d(image, offset, weight, padding=1).sum()
     >>> gradient = jax.jit(jax.grad(loss))
 
-* Forward and reverse mode to the second order, ``vmap``, ``scan``, ``checkpoint``, ``shard_map``,
-  and arrays whose batch is spread over devices. ``jax.hessian`` works; forward mode over forward
-  mode does not where both directions have the offset.
-* ``jax.linear_transpose`` in input, weight or mask, each alone or with bias; as in JAX's own
-  functions, a bias that is a constant is ignored. The derivatives have transposes too.
-* NumPy arrays beside JAX arrays are constants, in JAX's dtype for them: without ``jax_enable_x64``
-  float64 becomes float32.
-* Shapes and dtypes are checked, and ``cudeform.options`` read, when JAX traces the call: a compiled
-  function keeps the options that it was traced with.
-* Outside of ``jit`` every call is a program of its own, compiled once for its shapes; inside, a
-  call costs a few microseconds.
+* Supported: forward and reverse mode to the second order, ``vmap``, ``scan``, ``checkpoint``,
+  ``shard_map``, and arrays whose batch is spread over devices. ``jax.hessian`` works. Forward mode
+  over forward mode is not supported if both directions include the offset.
+* ``jax.linear_transpose`` works for input, weight or mask, each alone or with bias. As in JAX's own
+  functions, a constant bias is ignored. The derivatives have transposes too.
+* NumPy arrays in a call with JAX arrays are constants. They are converted to JAX's dtype: without
+  ``jax_enable_x64``, float64 becomes float32.
+* Shapes and dtypes are checked, and ``cudeform.options`` are read, when JAX traces the call. A
+  compiled function keeps the options that were in force when it was traced.
+* Outside ``jit``, JAX compiles a program for each call signature and runs it. Inside ``jit``, a
+  call adds a few microseconds.
 * :func:`bridge` makes programs that can be cached on disk. ``jax.export`` needs no bridge, but must
   be told that the custom call is stable, ``disabled_checks=[jax.export.DisabledSafetyCheck.
   custom_call("cudeform_deform_conv2d")]``. A process that runs an exported program must have
   imported ``cudeform.interop.jax``.
-* A process that ends waits for the calls that are under way.
+* At exit, a process waits for the calls that are still running.
 * JAX 0.7.2 or newer.
 """
 
@@ -42,12 +42,12 @@ from cudeform.interop.numpy import ADAPTER as NUMPY_ADAPTER
 from cudeform.options import current
 from cudeform.settings import Settings
 
-MINIMUM_JAX = (0, 7, 2)  # the oldest that the tests were run with
+MINIMUM_JAX = (0, 7, 2)  # the oldest version with which the tests were run
 
-# Before the other modules of this folder, which an older JAX cannot import.
+# This check precedes the imports of the other modules, which fail with an older JAX.
 if jax.__version_info__ < MINIMUM_JAX:
     raise ImportError(
-        f"cudeform takes arrays of jax {'.'.join(map(str, MINIMUM_JAX))} or newer, this is "
+        f"cudeform needs jax {'.'.join(map(str, MINIMUM_JAX))} or newer, got "
         f"{jax.__version__}; pip install --upgrade jax"
     )
 
@@ -70,7 +70,7 @@ class JaxAdapter(CheckedAdapter):
         return str(array.dtype.name)
 
     def device_of(self, array: Any) -> str:
-        """Always the same: JAX itself checks which arrays may meet in a program."""
+        """The same for all arrays: JAX itself checks the devices of a program's arrays."""
         return "jax"
 
     def forward(self, operands: Operands, settings: Settings) -> Any:
@@ -150,11 +150,11 @@ def _constant_tangents(tangents: Tangents) -> Tangents:
 
 
 def _constant(name: str, array: Any) -> Any:
-    """A NumPy array as a JAX array in JAX's dtype for it; anything else as it is."""
+    """Convert a NumPy array to a JAX array of JAX's dtype; return anything else unchanged."""
     if not isinstance(array, np.ndarray):
         return array
     try:
-        # A copy: calls run later, and gradients read their operands again.
+        # A copy, because the call runs later, and gradients read the operands again.
         return jnp.array(array)
     except TypeError as error:
         raise TypeError(
@@ -175,7 +175,7 @@ def _tangents(tangents: Tangents) -> dict[Argument, Any]:
 def _run(
     operation: str, geometry: Geometry, arguments: Arguments, outputs: Iterable[str]
 ) -> dict[str, Any]:
-    """Results of an operation by name."""
+    """Run an operation and return its results by name."""
     spec = CallSpec(
         operation=operation,
         geometry=geometry,

@@ -1,6 +1,6 @@
-"""Forward and reverse mode of the primitives; ``primitives.py`` says which transposes which.
+"""Forward and reverse mode of the primitives; ``primitives.py`` lists their transposes.
 
-The rules take and return mappings of arrays. An array that a mapping lacks is zero.
+The rules take and return mappings of arrays. An array that is not in a mapping is zero.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .primitives import PRIMITIVES, bind, call
 Named = Mapping[str, Any]
 
 
-# ---- the products with derivatives that the rules are made of ------------------------------------
+# ---- products with derivatives, from which the rules are built -----------------------------------
 
 
 def _jvp(spec: CallSpec, operands: Named, tangents: Named) -> Any:
@@ -56,9 +56,9 @@ def _double_backward(
     tangents: Named,
     needs: Iterable[str],
 ) -> Named:
-    """``(J s, J' h + H s)`` for a tangent ``h`` of the gradient and tangents ``s``.
+    """``(J s, J' h + H s)`` for a tangent ``h`` of grad_output and tangents ``s`` of the operands.
 
-    The bias has no second derivatives: its part is ``J' h`` alone.
+    The second derivatives with respect to the bias are zero, so its result is ``J' h`` alone.
     """
     if not tangents:
         first = [name for name in needs if name != "grad_output"]
@@ -164,8 +164,8 @@ JVP_RULES = {
 
 # ---- reverse mode: (spec, arguments, linear ones, cotangents) -> cotangents of the linear ones ---
 #
-# Operands that are linear are zeros among the arguments, because the cotangent of a linear argument
-# does not depend on it. ``grad_output`` and tangents that are linear are missing.
+# The cotangent of a linear argument does not depend on that argument. So linear operands are passed
+# as zeros, and linear tangents and a linear ``grad_output`` are not passed.
 
 
 def _forward_transpose(
@@ -190,7 +190,7 @@ def _backward_transpose(
     spec: CallSpec, arguments: Arguments, linear: Sequence[Argument], cotangents: Named
 ) -> Arguments:
     operands = select("primal", arguments)
-    if GRAD_OUTPUT in linear:  # then no operand is: each term has grad_output
+    if GRAD_OUTPUT in linear:  # every term has grad_output, so no operand is linear
         return {GRAD_OUTPUT: _jvp(spec, operands, cotangents)}
     tangents, needs = _without_bias(cotangents), _names("primal", linear)
     grad_output = arguments[GRAD_OUTPUT]

@@ -1,9 +1,9 @@
 """``vmap`` of the primitives: one call of the engine on larger arrays.
 
-* Where all examples share weight and bias, the examples become images: ``(B, N, ...)`` is a batch
+* If all examples share weight and bias, the examples become images: ``(B, N, ...)`` becomes a batch
   of ``B*N``.
-* Where each example has its own weight or bias, or gradients of them, the examples become groups:
-  B convolutions of C channels are one of ``B*C`` channels in ``B*groups`` groups.
+* If each example has its own weight or bias, or a gradient of them, the examples become groups: B
+  convolutions of C channels become one of ``B*C`` channels in ``B*groups`` groups.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jax.interpreters import batching
 from .call_spec import CallSpec, is_parameter
 from .primitives import PRIMITIVES, bind
 
-Batched = tuple[list[Any], list[int]]  # results, and where each of them has the axis of examples
+Batched = tuple[list[Any], list[int]]  # results, and the axis of the examples in each of them
 
 
 def _batch(arrays: Sequence[Any], axes: Sequence[int | None], *, spec: CallSpec) -> Batched:
@@ -67,7 +67,7 @@ def _channel_axis(name: str) -> int:
 
 
 def _examples_at(target: int, array: Any, axis: int | None, size: int) -> Any:
-    """The array with its examples along axis ``target``, repeated if it has none."""
+    """Move the axis of the examples to ``target``; without such an axis, repeat the array."""
     if axis is not None:
         return jnp.moveaxis(array, axis, target)
     shape = (*array.shape[:target], size, *array.shape[target:])

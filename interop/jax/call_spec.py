@@ -1,8 +1,8 @@
 """The description of a call from JAX into the engine, and how its arrays reach the engine.
 
-A ``CallSpec`` holds everything about a call but the contents of its arrays. It is the static
-parameter of the primitives: JAX hashes it, so equal calls share a compilation. A compiled program
-can carry it as text. The options in force when JAX traces a call are part of it.
+A ``CallSpec`` describes a call completely, except for the contents of its arrays. It includes the
+options in force when JAX traces the call. It is the static parameter of the primitives: JAX hashes
+it, so equal calls share a compilation. A compiled program can contain it as text.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Role = Literal["primal", "tangent", "second_tangent"]
 
 
 class Argument(NamedTuple):
-    """An array that goes into a call.
+    """An input array of a call.
 
     Attributes:
         role: ``primal`` for an operand or ``grad_output`` itself, ``tangent`` for a tangent of it,
@@ -46,13 +46,13 @@ Arguments = Mapping[Argument, Any]
 
 
 def select(role: Role, arguments: Arguments) -> dict[str, Any]:
-    """The operands, or their tangents of one role, by name of the operand."""
+    """The arguments of one role, by name of the operand."""
     named = ((name, Argument(role, name)) for name in OPERANDS)
     return {name: arguments[key] for name, key in named if key in arguments}
 
 
 def with_role(role: Role, arrays: Mapping[str, Any]) -> dict[Argument, Any]:
-    """Arrays by name of the operand, as arguments of one role."""
+    """Convert arrays by name of the operand to arguments of one role."""
     return {Argument(role, name): array for name, array in arrays.items()}
 
 
@@ -62,12 +62,12 @@ class CallSpec:
 
     Attributes:
         operation: ``forward``, ``jvp``, ``backward``, ``double_backward``, ``second_jvp``.
-        geometry: sizes.
+        geometry: sizes of the call.
         options: the options in force when the call was traced.
         dtype: name of the dtype of all arrays.
-        inputs: the arrays that go in, in order.
-        outputs: the arrays that come out, in order: ``output``, or gradients by the name of their
-            argument.
+        inputs: the input arrays, in order.
+        outputs: the names of the results, in order: ``output``, or for a gradient the name of its
+            operand.
         bridge: how XLA calls Python, ``buffer`` or ``ffi``.
     """
 
@@ -84,22 +84,22 @@ class CallSpec:
         return replace(self, geometry=replace(self.geometry, **sizes))
 
     def input_index(self) -> int:
-        """Where the operand ``input`` is among the arrays that go in."""
+        """Index of the operand ``input`` among the input arrays."""
         return self.inputs.index(Argument("primal", "input"))
 
     def input_shapes(self) -> list[Shape]:
-        """Shapes of the arrays that go in."""
+        """Shapes of the input arrays."""
         return [_shape_of(argument.name, self.geometry) for argument in self.inputs]
 
     def output_shapes(self) -> list[Shape]:
-        """Shapes of the arrays that come out."""
+        """Shapes of the results."""
         return [_shape_of(name, self.geometry) for name in self.outputs]
 
     def to_text(self) -> str:
         """The spec as JSON.
 
         Raises:
-            TypeError: a size is a symbol, which ``jax.export`` makes of a dimension that varies.
+            TypeError: a size is symbolic, as ``jax.export`` makes it for a variable dimension.
         """
         try:
             return json.dumps(asdict(self))
@@ -110,7 +110,7 @@ class CallSpec:
 
     @classmethod
     def from_text(cls, text: bytes) -> CallSpec:
-        """The spec that :meth:`to_text` wrote."""
+        """The inverse of :meth:`to_text`."""
         fields = json.loads(text)
         parsed = {
             "geometry": _geometry(fields["geometry"]),
@@ -122,13 +122,13 @@ class CallSpec:
 
 
 def _geometry(fields: Mapping[str, Any]) -> Geometry:
-    """A geometry from JSON, which has lists for tuples."""
+    """Make a geometry from JSON, in which tuples are lists."""
     tuples = {n: tuple(value) for n, value in fields.items() if isinstance(value, list)}
     return Geometry(**{**fields, **tuples})
 
 
 def is_parameter(name: str) -> bool:
-    """Whether an operand or its gradient is a parameter; all others begin with the batch."""
+    """Whether an operand is a parameter; every other operand has the batch as its first axis."""
     return name in PARAMETERS
 
 
@@ -142,11 +142,11 @@ def _shape_of(name: str, geometry: Geometry) -> Shape:
 class EngineCall:
     """The engine's function for a spec, on arrays in the order of the spec.
 
-    Made once a spec: a call only picks its arrays from their positions.
+    One object is made per spec, so a call only selects its arrays by index.
     """
 
     def __init__(self, spec: CallSpec) -> None:
-        """Find where the arguments of the engine's function are among the arrays."""
+        """Compute the index of each argument of the engine's function among the arrays."""
         self.spec = spec
         self.input_shapes, self.output_shapes = spec.input_shapes(), spec.output_shapes()
         self._pack = _packer(spec)
@@ -179,7 +179,7 @@ def _packer(spec: CallSpec) -> Callable[[Sequence[Any], Sequence[Any]], tuple[An
         given, written = (
             [*inputs, None],
             [*outputs, None],
-        )  # index -1, of what is absent, finds None
+        )  # an absent array has index -1, which selects None
         call = Operands(*[given[at] for at in operands]), geometry, options
         if operation == "forward":
             return *call, written[0]

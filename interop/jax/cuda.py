@@ -1,7 +1,7 @@
 """A call on a GPU: XLA's device, stream and memory, described for the engine.
 
-Nothing is allocated outside XLA: the engine's workspace, one block a call, is the last result of
-the custom call. Its size is worked out when the program is lowered, for the GPUs that will run it.
+Nothing is allocated outside XLA: the engine's workspace, one block per call, is the last result of
+the custom call. Its size is computed when the program is lowered, for the GPUs that will run it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from .call_spec import CallSpec, EngineCall, Shape, engine_call
 
 ALIGNMENT = 256
 
-# The engine plans for a share of the free memory unless the caller limits its workspace. XLA holds
-# nearly all memory of the GPU, and lowering and call must plan alike, so this is a constant.
+# Unless the caller sets a limit, the engine plans its workspace from the free memory. XLA reserves
+# nearly all memory of the GPU, and the plan must be the same at lowering and in the call, so the
+# engine gets this constant instead.
 FREE_BYTES = 2**30
 
-# Whether XLA may record a call into a CUDA graph: CuPy refuses cuBLAS there.
+# Whether XLA may record a call into a CUDA graph. CuPy rejects cuBLAS calls during a capture.
 CAPTURABLE = False
 
 
@@ -32,9 +33,9 @@ CAPTURABLE = False
 
 
 def local_gpus(devices: Iterable[Any]) -> tuple[int, ...]:
-    """The GPUs of this process among some devices, by their CUDA ordinals.
+    """CUDA ordinals of the given devices that are GPUs of this process.
 
-    If there are none, as for a program that is exported, all GPUs of this process.
+    If there are none, as in an export, the result is all GPUs of this process.
 
     Raises:
         RuntimeError: this process has no GPU.
@@ -46,23 +47,23 @@ def local_gpus(devices: Iterable[Any]) -> tuple[int, ...]:
             gpus = jax.local_devices(backend="cuda")
         except RuntimeError as error:
             raise RuntimeError(
-                "deform_conv2d is lowered for CUDA only where JAX has a GPU, for the size of its "
-                f"workspace depends on the GPU that runs it: {error}"
+                "deform_conv2d can be lowered for CUDA only on a machine where JAX has a GPU, "
+                f"because the size of its workspace depends on the GPU: {error}"
             ) from error
     return tuple(sorted({each.local_hardware_id for each in gpus}))
 
 
 def workspace(spec: CallSpec, gpus: Sequence[int]) -> jax.ShapeDtypeStruct:
-    """The result of the custom call that serves as workspace on any of these GPUs."""
+    """The result of the custom call that is the workspace; it is large enough for all GPUs."""
     nbytes = max(workspace_bytes(spec, gpu) for gpu in gpus)
     return jax.ShapeDtypeStruct((nbytes + ALIGNMENT,), "uint8")
 
 
 @cache
 def workspace_bytes(spec: CallSpec, gpu: int) -> int:
-    """Bytes of workspace that a call takes on a GPU."""
+    """Bytes of workspace that a call needs on a GPU."""
     call = engine_call(spec)
-    # Only the alignment of addresses matters, and XLA aligns its buffers.
+    # Of the addresses only the alignment matters, and XLA aligns its buffers.
     inputs, outputs = (
         [_device_array(ALIGNMENT, shape, spec.dtype) for shape in shapes]
         for shapes in (call.input_shapes, call.output_shapes)
@@ -75,16 +76,16 @@ def workspace_bytes(spec: CallSpec, gpu: int) -> int:
 
 
 class Block(NamedTuple):
-    """Memory of XLA that serves as workspace."""
+    """XLA's memory for the workspace."""
 
     pointer: int
     nbytes: int
 
     def allocate(self, nbytes: int) -> Block:
-        """The part of the block that is aligned; the engine asks for it once a call.
+        """The aligned part of the block; the engine calls this once per call.
 
         Raises:
-            RuntimeError: it is too small.
+            RuntimeError: the block is too small.
         """
         skipped = -self.pointer % ALIGNMENT
         if skipped + nbytes > self.nbytes:
@@ -122,7 +123,7 @@ def run(
     stream: int,
     gpu: int,
 ) -> None:
-    """Queue a call on arrays at these addresses."""
+    """Queue a call on arrays at the given addresses."""
     given, written = (
         [
             _device_array(pointer, shape, call.spec.dtype)

@@ -1,8 +1,8 @@
 """A handler of XLA's foreign function interface in pure Python.
 
-XLA calls the handler with a frame: addresses of the arrays that go in and come out, and the spec of
-the call as text. The structures are the part of ``xla/ffi/api/c_api.h`` that is read here; it has
-not changed from version 0.1 of the interface to 0.5 (jaxlib 0.5 to 0.12).
+XLA calls the handler with a frame, which contains the addresses of inputs and results, and the spec
+of the call as text. The structures below are those parts of ``xla/ffi/api/c_api.h`` that this
+module reads. They are the same in versions 0.1 to 0.5 of the interface (jaxlib 0.5 to 0.12).
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ _Handler = c.CFUNCTYPE(c.c_void_p, c.POINTER(_Frame))
 
 
 def staged(spec: CallSpec, results: list[Any]) -> Callable[..., Any]:
-    """A function of arrays that stages a call of the handler with a spec."""
+    """A function of arrays that adds a call of the handler to the program being traced."""
     call = jax.ffi.ffi_call(TARGET, results)
     return partial(call, **{ATTRIBUTE: spec.to_text()})
 
@@ -98,13 +98,13 @@ def _on_cuda(frame: Any) -> Any:
 
 
 def _handle(pointer: Any, run: Callable[[Any, EngineCall], Any]) -> Any:
-    """Answer XLA: the address of an error, or None for success."""
+    """Run a call; return the address of an XLA error, or None for success."""
     frame = pointer.contents
     try:
         if _answer_metadata(frame) or frame.stage != EXECUTE_STAGE:
             return None
         return run(frame, _call_of(frame))
-    # An exception must not leave a function that C calls.
+    # An exception must not propagate into C code.
     except BaseException as error:
         message = f"cudeform: {type(error).__name__}: {error}".encode()
         arguments = _ErrorArguments(c.sizeof(_ErrorArguments), None, message, INTERNAL_ERROR)
@@ -112,7 +112,7 @@ def _handle(pointer: Any, run: Callable[[Any, EngineCall], Any]) -> Any:
 
 
 def _answer_metadata(frame: Any) -> bool:
-    """Fill in version and traits of the handler, if XLA asks for them."""
+    """If XLA asks for the metadata of the handler, fill them in and return True."""
     address = frame.extension_start
     while address:
         extension = _Extension.from_address(address)
@@ -174,7 +174,7 @@ def _run_on_cuda(frame: Any, call: EngineCall) -> Any:
     return None
 
 
-# XLA keeps the addresses of the handlers for ever, so these objects must live as long.
+# XLA keeps the addresses of the handlers until the process ends, so these objects must too.
 HANDLERS = {"cpu": _Handler(_on_cpu), "CUDA": _Handler(_on_cuda)}
 
 for _platform, _handler in HANDLERS.items():

@@ -1,4 +1,4 @@
-"""Deformable convolution as a layer of Flax NNX, with the branch that predicts its offsets.
+"""A layer of Flax NNX: deformable convolution with a branch that predicts its offsets.
 
 >>> import jax.numpy as jnp
 >>> from flax import nnx
@@ -22,7 +22,7 @@ from cudeform.settings import Padding, Pair, Settings, as_ints, as_padding
 
 from . import ADAPTER
 
-DTYPE = jnp.float32  # of the parameters, also where JAX's default is float64
+DTYPE = jnp.float32  # dtype of the parameters, even if JAX's default is float64
 
 _initialize = jax.nn.initializers.lecun_normal(in_axis=1, out_axis=0)
 
@@ -30,8 +30,9 @@ _initialize = jax.nn.initializers.lecun_normal(in_axis=1, out_axis=0)
 class DeformConv2d(nnx.Module):  # type: ignore[misc]
     """DCNv2, or DCNv1 if not ``modulated``; sizes are those of ``cudeform.deform_conv2d``.
 
-    The branch is an ordinary convolution of the same sizes whose parameters begin at zero: no tap
-    is displaced and the mask, a sigmoid, is one half. The layer computes in the images' dtype.
+    The branch is an ordinary convolution of the same sizes. Its parameters are initially zero, so
+    no tap is displaced, and the mask, which is a sigmoid, is one half. The layer computes in the
+    dtype of the images.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class DeformConv2d(nnx.Module):  # type: ignore[misc]
 
     def __call__(self, images: Any) -> Any:
         """Convolve images, (N, C, H, W)."""
-        images = jnp.asarray(images)  # NumPy's may have a dtype that JAX does not
+        images = jnp.asarray(images)  # converts NumPy dtypes that JAX does not use
         predicted = self._predict(images)
         offset, rest = jnp.split(predicted, [self.displaced], axis=1)
         mask = jax.nn.sigmoid(rest) if rest.shape[1] else None
@@ -76,7 +77,7 @@ class DeformConv2d(nnx.Module):  # type: ignore[misc]
         return ADAPTER.forward(operands, self.settings)
 
     def _predict(self, images: Any) -> Any:
-        stride, padding, dilation = self.settings
+        stride, padding, dilation, _ = self.settings
         weight, bias = (p[...].astype(images.dtype) for p in (self.branch_weight, self.branch_bias))
         product = jax.lax.conv_general_dilated(
             images,

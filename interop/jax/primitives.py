@@ -1,17 +1,17 @@
-"""The primitives: one for each function of the engine, and one that only reverse mode can use.
+"""The primitives: one for each function of the engine, and ``second_jvp``.
 
-They are primitives of JAX's own kind and not ``custom_vjp`` functions, because a ``custom_vjp``
-has no forward mode. Each derivative is a primitive that is linear in some of its inputs, and its
-transpose is a primitive again:
+They are JAX primitives rather than ``custom_vjp`` functions, because a ``custom_vjp`` has no
+forward mode. Each derivative is a primitive that is linear in some of its inputs. Its transpose is
+one of these primitives too:
 
     jvp               J t                          <->  backward          J' g
     double_backward   (J s, J' h + H s)            <->  itself
     second_jvp        the second derivative along t and s, transposed into double_backward
 
-``J`` is the derivative of the output by the operands, ``H`` the second derivative of
-``sum(g * output)``, which is symmetric; ``h`` is a tangent of the gradient ``g``. So forward mode,
-reverse mode, reverse over reverse, forward over reverse and reverse over forward all end in the
-engine's four functions.
+``J`` is the derivative of the output with respect to the operands. ``H`` is the second derivative
+of ``sum(g * output)``, which is symmetric. ``h`` is a tangent of ``g``, the ``grad_output``. So
+forward mode, reverse mode, reverse over reverse, forward over reverse and reverse over forward all
+call the engine's four functions.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ PLATFORMS = ("cpu", "cuda")
 def call(
     like: CallSpec, operation: str, arguments: Arguments, outputs: Iterable[str]
 ) -> dict[str, Any]:
-    """The results, by name, of another operation on arrays with the sizes of the call ``like``."""
+    """Call another operation with the sizes of the call ``like``; return its results by name."""
     spec = replace(like, operation=operation, inputs=tuple(arguments), outputs=tuple(outputs))
     return dict(zip(spec.outputs, bind(spec, arguments.values()), strict=True))
 
@@ -63,7 +63,10 @@ def bind(spec: CallSpec, arrays: Iterable[Any]) -> list[Any]:
 
 
 def _abstract(*avals: Any, spec: CallSpec) -> list[Any]:
-    """A gradient has the type of its argument, the output that of the input but for its shape."""
+    """Types of the results: a gradient has the type of its operand, the output that of the input.
+
+    The shape of the output follows from the geometry.
+    """
     primals = {
         argument.name: aval
         for argument, aval in zip(spec.inputs, avals, strict=True)
@@ -93,7 +96,7 @@ def _lower(context: Any, *arrays: Any, spec: CallSpec, platform: str) -> Any:
 
 
 def _both_terms(spec: CallSpec, *arrays: Any) -> list[Any]:
-    """``(J s, J' h + H s)``; the engine has ``J' h`` and ``(J s, H s)``."""
+    """``(J s, J' h + H s)``, from the engine's ``J' h`` and ``(J s, H s)``."""
     arguments = dict(zip(spec.inputs, arrays, strict=True))
     grad_output_tangent = arguments.pop(GRAD_OUTPUT_TANGENT)
     first = with_role("primal", select("primal", arguments)) | {GRAD_OUTPUT: grad_output_tangent}
@@ -109,16 +112,16 @@ def _refuse_two_tangents_of_the_offset(spec: CallSpec) -> None:
     directions = [argument for argument in spec.inputs if argument.role != "primal"]
     if [argument.name for argument in directions].count("offset") == 2:
         raise NotImplementedError(
-            "deform_conv2d has no forward mode over forward mode by the offset; take one of the "
-            "two derivatives in reverse mode: jax.hessian and jax.jacfwd(jax.grad(f)) do"
+            "deform_conv2d has no forward mode over forward mode with respect to the offset; take "
+            "one of the two derivatives in reverse mode, as jax.hessian does"
         )
 
 
 def _mixed_terms(spec: CallSpec, *arrays: Any) -> list[Any]:
-    """The second derivative along two directions, of which one at most has the offset.
+    """The second derivative along two directions, at most one of which includes the offset.
 
-    The output is linear in every other operand, so the derivative by it along its tangent is the
-    output with the tangent in its place.
+    The output is linear in every operand except the offset. So its derivative along the tangent of
+    such an operand is the output with the operand replaced by the tangent.
     """
     arguments = dict(zip(spec.inputs, arrays, strict=True))
     operands, first, second = (

@@ -1,8 +1,8 @@
-"""Arrays spread over devices: each device computes the images that it holds.
+"""Arrays spread over devices: each device computes its own images.
 
-Under plain ``jit`` a ``custom_partitioning`` rule keeps images on their devices, and gradients of
-weight and bias are summed over the devices. Inside ``shard_map`` all arrays are local, and so is
-the call.
+Under plain ``jit``, a ``custom_partitioning`` rule keeps images on their devices, and gradients of
+weight and bias are summed over the devices. Inside ``shard_map`` all arrays are local, so the call
+is local too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .lowering import Target, execute
 
 
 def require_devices(primitive: Any) -> None:
-    """Ask JAX to name the devices when it lowers a primitive."""
+    """Make JAX pass the devices to the lowering rule of a primitive."""
     # JAX has no public function for this. If the private one is missing, is_partitioned sees no
     # devices, and the primitive is not partitioned.
     try:
@@ -36,7 +36,7 @@ def require_devices(primitive: Any) -> None:
 
 
 def devices_of(context: Any) -> list[Any]:
-    """The devices that a program is lowered for; none if JAX does not know them."""
+    """The devices for which a program is lowered; empty if JAX does not know them."""
     axes = context.module_context.axis_context
     if isinstance(axes, mlir.ShardingContext):
         return list(axes.device_assignment or ())
@@ -45,7 +45,7 @@ def devices_of(context: Any) -> list[Any]:
 
 
 def is_partitioned(context: Any) -> bool:
-    """Whether the partitioner will cut the program that is being lowered."""
+    """Whether the partitioner will split the program that is being lowered."""
     axes = context.module_context.axis_context
     if isinstance(axes, mlir.SPMDAxisContext):
         return set(axes.manual_axes) != set(axes.mesh.axis_names)
@@ -56,10 +56,10 @@ def is_partitioned(context: Any) -> bool:
 
 
 def vary_alike(arrays: Iterable[Any]) -> list[Any]:
-    """Mark all arrays as varying over the axes of ``shard_map`` over which one of them varies.
+    """Mark all arrays as varying over every axis of ``shard_map`` over which any of them varies.
 
-    JAX's own operators do the same with their operands: the transpose of the mark is the sum over
-    devices that completes the gradient of an unsharded weight.
+    JAX's own operators do the same with their operands. The transpose of this mark is a sum over
+    devices, which completes the gradient of an unsharded weight.
     """
     arrays = list(arrays)
     varying = [_varying_axes(array) for array in arrays]
@@ -88,7 +88,7 @@ def _vary(array: Any, axes: tuple[Any, ...]) -> Any:
 
 @partial(custom_partitioning, static_argnums=(0, 1))
 def execute_sharded(spec: CallSpec, target: Target, *arrays: Any) -> list[Any]:
-    """Stage a call into a program for several devices."""
+    """Add a call to the traced program of several devices."""
     return execute(spec, target, *arrays)
 
 
@@ -110,7 +110,7 @@ def _partition(spec: CallSpec, target: Target, mesh: Any, arrays: Any, results: 
 
 
 def _batch_axes(spec: CallSpec, mesh: Any, arrays: Any) -> tuple[Any, ...]:
-    """Axes of the mesh over which the images are spread; none if they do not divide the batch."""
+    """Axes of the mesh over which the images are spread; empty if they do not divide the batch."""
     first = arrays[spec.input_index()].sharding.spec[0]
     axes = first if isinstance(first, tuple) else () if first is None else (first,)
     shards = prod(mesh.shape[axis] for axis in axes)
@@ -123,13 +123,13 @@ def _sharding(mesh: Any, name: str, batch_axes: tuple[Any, ...]) -> NamedShardin
 
 
 def _infer(spec: CallSpec, target: Target, mesh: Any, arrays: Any, results: Any) -> Any:
-    """Shardings of the results, for the partitioner that came before Shardy."""
+    """Shardings of the results, for GSPMD, the partitioner before Shardy."""
     batch_axes = _batch_axes(spec, mesh, arrays)
     return [_sharding(mesh, name, batch_axes) for name in spec.outputs]
 
 
 def _rule(spec: CallSpec, target: Target, mesh: Any, inputs: Any, outputs: Any) -> str:
-    """Shardy's rule, as in einsum: all arrays but the parameters share their first dimension."""
+    """Shardy's rule, in einsum notation: all arrays but parameters share their first dimension."""
     letters = (f"d{number}" for number in range(100))
 
     def dimensions(name: str, rank: int) -> str:

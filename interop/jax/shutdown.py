@@ -1,7 +1,7 @@
-"""A process that ends waits for calls that are under way.
+"""Makes a process wait at exit for calls that are still running.
 
-XLA runs programs in threads of its own. Once Python has begun to shut down, a thread that enters it
-is ended, and a process with calls under way would hang or abort.
+XLA runs programs in its own threads. After Python has started to shut down, it terminates any
+thread that enters the interpreter, and a process with running calls would hang or abort.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 @cache
 def wait_for_calls_at_exit() -> None:
-    """Make the process wait when it ends; called for each program that has calls."""
-    # Handlers run in reverse order: this one before those with which JAX takes itself down.
+    """Make the process wait at exit; called when a program with calls is lowered."""
+    # Exit handlers run in reverse order, so this one runs before JAX's own handlers.
     atexit.register(_wait)
-    # A forked child has none of XLA's threads and would wait for ever. Windows has no fork.
+    # A forked child has none of XLA's threads, so it would wait forever. Windows has no fork.
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=partial(atexit.unregister, _wait))
 
 
 def _wait() -> None:
     for array in jax.live_arrays():
-        # The error of a computation is reported to the reader of its result.
+        # The error of a computation is raised where its result is read.
         with suppress(Exception):
             array.block_until_ready()
     _wait_for_dropped_results()
 
 
 def _wait_for_dropped_results() -> None:
-    """Run a program on one device and one on all, after those whose results nobody holds.
+    """Wait for programs whose results were dropped, by running new programs after them.
 
-    A thread's programs run on a device in order, but programs for one device and programs for
-    several devices overtake each other.
+    The programs of a thread run on a device in order, but programs for one device and programs for
+    several devices can overtake each other. So one program runs on one device, and one on all.
     """
     jax.jit(partial(jnp.zeros, ()))().block_until_ready()
     devices = np.array(jax.local_devices())

@@ -37,7 +37,7 @@ class Call:
     """A call but for its tensors and the operation.
 
     Attributes:
-        settings: stride, padding, dilation.
+        settings: stride, padding, dilation, number of axes.
         options: those in force when the call was made or traced.
         layout: the order of the axes of tensors.
     """
@@ -70,7 +70,7 @@ class Call:
         """The results of eager tensors."""
         check_devices({name: device_of(tensor) for name, tensor in tensors.items()})
         memory = memory_of(tensors["input"])
-        with memory.current():
+        with memory.selected():
             arrays = {
                 name: self.layout.to_engine(name, memory.borrow(tensor))
                 for name, tensor in tensors.items()
@@ -117,14 +117,18 @@ class Call:
 
     def _geometry(self, shapes: Mapping[str, Shape], traced: bool = False) -> Geometry:
         """The geometry of a call, from shapes in the engine's order."""
+        stride, padding, dilation, axes = self.settings
         try:
             geometry = (uncached_geometry_of if traced else geometry_of)(
                 shapes["input"],
                 shapes["offset"],
                 shapes["weight"],
                 shapes.get("bias"),
-                *self.settings,
+                stride,
+                padding,
+                dilation,
                 shapes.get("mask"),
+                axes=axes,
             )
             if "grad_output" in shapes:
                 geometry.check_grad_output(shapes["grad_output"])

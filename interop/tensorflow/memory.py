@@ -44,7 +44,7 @@ class Host:
 
     executor: Executor | None = None
 
-    def current(self) -> AbstractContextManager[Any]:
+    def selected(self) -> AbstractContextManager[Any]:
         """Nothing to choose."""
         return nullcontext()
 
@@ -101,7 +101,7 @@ class Device:
         """The GPU, with CuPy's current stream."""
         return engine.gpu_device(self._index, self._stream().ptr, self._allocate)
 
-    def current(self) -> AbstractContextManager[Any]:
+    def selected(self) -> AbstractContextManager[Any]:
         """Makes the GPU the current one of CuPy."""
         device: AbstractContextManager[Any] = self._cupy.cuda.Device(self._index)
         return device

@@ -1,7 +1,7 @@
-"""The adapter for PyTorch: an ordinary differentiable operator, and layers made of it.
+"""The adapter for PyTorch: a differentiable operator, and layers that use it.
 
-``cudeform.deform_conv2d`` and its derivatives take tensors, CPU or CUDA. Nothing is copied; calls
-with CUDA tensors run in torch's current stream and take memory from torch's allocator.
+``cudeform.deform_conv2d`` and its derivatives accept CPU and CUDA tensors, without copies. Calls
+with CUDA tensors run in torch's current stream and use torch's allocator.
 
     >>> import torch
     >>> from cudeform.interop.torch import ModulatedDeformConv2dPack

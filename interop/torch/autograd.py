@@ -1,8 +1,8 @@
 """Derivatives of the four operators, as ``autograd.Function``s that torch.func can transform.
 
-Each Function names its arguments in its docstring. Gradients and tangents that are zero come and go
-as None. The derivatives of the forward and of the backward are operators again, and so are those of
-the jvp; the double backward has none, so third derivatives are not supported.
+The docstring of each Function lists its arguments. Zero gradients and tangents are passed and
+returned as None. The derivatives of the forward, of the backward and of the jvp are calls of
+operators. The double backward has no derivatives, so third derivatives are not supported.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ WITHOUT_BIAS = IMAGES + IMAGES + FILTERS + IMAGES
 
 
 def needed(needs: Any, tensors: Any) -> Gradient:
-    """Tensors that are needed, None for the empty ones that stand for the others."""
+    """The needed tensors, with None in place of each empty tensor that is not needed."""
     return tuple(t if need else None for need, t in zip(needs, tensors, strict=True))
 
 
 def _save(ctx: Any, tensors: Any, rest: Any) -> None:
-    """Keep tensors and other arguments; ask for None instead of gradients made of zeros."""
+    """Save tensors and other arguments; make torch pass None instead of zero gradients."""
     ctx.save_for_backward(*tensors)
     ctx.save_for_forward(*tensors)
     ctx.set_materialize_grads(False)
@@ -164,7 +164,7 @@ class Jvp(torch.autograd.Function):  # type: ignore[misc]
             second = dispatch.double_backward(*tensors, double_needs, *ctx.rest)
             of_operands = needed(double_needs, second)[1:]
         if grad is not None and any(needs[4:]):
-            bias = tangents[3]  # any tensor of its shape: no gradient depends on its values
+            bias = tangents[3]  # the shape suffices: no gradient depends on the bias's values
             tensors = grad, input, offset, weight, bias, mask
             first = dispatch.backward(*tensors, needs[4:], *ctx.rest)
             of_tangents = needed(needs[4:], first)
@@ -226,7 +226,7 @@ def _results_of(dims: str, tensors: Any, needs: Any) -> list[tuple[str, bool]]:
 
 
 def _filled(needs: Any, tangents: Gradient, operands: Gradient) -> Gradient:
-    """Zeros for None: torch.func takes a None for a result that is not floating point."""
+    """Replace None by zeros: torch.func treats a None as a result that is not floating point."""
     return tuple(
         tangent
         if tangent is not None

@@ -1,4 +1,4 @@
-"""Turn torchvision's layers in an existing model into this library's."""
+"""Conversion of torchvision's layers in an existing model to cudeform's."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from .nn import DeformConv2d
 
 
 def replace_torchvision(model: nn.Module) -> nn.Module:
-    """Turn every ``torchvision.ops.DeformConv2d`` in a model into this library's layer.
+    """Convert every ``torchvision.ops.DeformConv2d`` in a model to cudeform's layer.
 
-    The layers stay the same objects and change their class: parameters, hooks, parametrisations and
-    everything else that they had stay, and so does every reference to them. Instances of derived
-    classes stay as they are: they may do more than a deformable convolution.
+    The function changes the class of the layers, which remain the same objects. So parameters,
+    hooks, parametrisations and all references to the layers are preserved. Instances of derived
+    classes are not converted, because they may do more than a deformable convolution.
 
     Args:
-        model: changed in place. Its parameters stay the same objects, so an optimiser that holds
-            them keeps working.
+        model: the model, which is changed in place. Its parameters remain the same objects, so an
+            optimiser that refers to them keeps working.
 
     Returns:
         The model.
     """
     torchvision_layer = getattr(sys.modules.get("torchvision.ops"), "DeformConv2d", None)
-    if torchvision_layer is None:  # torchvision is not imported: the model has none of its layers
+    if torchvision_layer is None:  # without torchvision, the model has none of its layers
         return model
     classes: dict[type, type] = {torchvision_layer: DeformConv2d}
     for module in list(model.modules()):
@@ -39,7 +39,7 @@ def replace_torchvision(model: nn.Module) -> nn.Module:
 
 
 def _with_base(parametrized: type, base: type) -> type:
-    """The class that torch made for a layer with parametrisations, derived from another class."""
+    """Derive torch's class for a layer with parametrisations from another base class."""
     automatic = ("__dict__", "__weakref__")
     members = {name: m for name, m in vars(parametrized).items() if name not in automatic}
     return type(parametrized.__name__, (base,), members)

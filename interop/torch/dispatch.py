@@ -30,8 +30,8 @@ TANGENTS = ", ".join(
 )
 FIVE = "(Tensor, Tensor, Tensor, Tensor, Tensor)"
 
-# Private names of torch. Without them every call takes the general path, through a transformable
-# Function and the whole dispatcher: correct, but slower.
+# Private names of torch. If they are missing, every call takes the general path, through a
+# transformable Function and the whole dispatcher. That is correct, but slower.
 _functorch_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 _dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
 _below_autograd = getattr(torch._C, "_AutoDispatchBelowAutograd", nullcontext)
@@ -56,9 +56,9 @@ class TorchOp:
       dispatcher would add nothing.
 
     Attributes:
-        name: of the operator.
-        tensors: how many of its first arguments are tensors.
-        impl: its implementation on plain tensors (``impl.py``).
+        name: name of the operator.
+        tensors: number of its first arguments that are tensors.
+        impl: implementation on plain tensors (``impl.py``).
         overload: ``torch.ops.cudeform.<name>.default``.
         transformable, recorded: see above; set by :meth:`set_derivatives`.
     """
@@ -105,8 +105,8 @@ class TorchOp:
         torch.library.register_autograd(
             self._qualified, function.backward, setup_context=function.setup_context, lib=LIBRARY
         )
-        # Under torch.func the batched call must stay differentiable, so it goes through __call__.
-        # Inside the dispatcher derivatives are done with, and the operator itself is called.
+        # Under torch.func the batched call must be differentiable, so it goes through __call__.
+        # Inside the dispatcher, autograd has been handled already: call the operator itself.
         function.vmap = staticmethod(partial(function.batched, self))
         torch.library.register_vmap(
             self._qualified, partial(function.batched, self.overload), lib=LIBRARY
@@ -118,20 +118,20 @@ class TorchOp:
 
 
 def _recorded(op: TorchOp, function: Any) -> Any:
-    """An ``autograd.Function`` for calls that no transform of torch.func sees."""
+    """An ``autograd.Function`` for calls outside the transforms of torch.func."""
 
     def forward(ctx: Any, *args: Any) -> Any:
         output = op.compute(*args)
         function.setup_context(ctx, args, output)
         return output
 
-    # Users meet the name in grad_fn and in profiles.
+    # Users see this name in grad_fn and in profiles.
     name = op.name.title().replace("_", "")
     methods = {"forward": staticmethod(forward), "backward": staticmethod(function.backward)}
     return type(name, (torch.autograd.Function,), methods)
 
 
-# The next two functions run in every call, and a loop is faster than any() and all().
+# The next two functions run in every call. A loop is faster than any() and all().
 
 
 def _requires_grad(tensors: tuple[Any, ...]) -> bool:

@@ -1,7 +1,7 @@
-"""FLOPs of the operators for ``torch.utils.flop_counter``: those of the matrix products, as torch
-counts a convolution.
+"""FLOP formulas of the operators for ``torch.utils.flop_counter``.
 
-Importing the counter takes a tenth of a second, so nothing is registered before there is one.
+As in torch's formulas for convolutions, only the matrix products count. The import of the counter
+takes a tenth of a second, so the formulas are registered only after something else imports it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ FORMULAS: dict[str, Callable[..., int]] = {
 
 
 def register() -> None:
-    """Give the formulas to torch and to the counters that are active, where there are any."""
+    """Register the formulas with torch and with the active counters, if there are any."""
     counting: Any = sys.modules.get("torch.utils.flop_counter")
     if counting is None:
         return

@@ -1,6 +1,7 @@
-"""The functions of ``cudeform`` for callers that know their arrays are tensors.
+"""The functions of ``cudeform``, typed for tensors.
 
-They give what ``cudeform``'s own give; ``deform_conv2d`` also takes ``boundary_grad``, for layers.
+Their results are those of ``cudeform``'s functions. ``deform_conv2d`` also has ``boundary_grad``,
+for layers.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ def deform_conv2d(
     float32 and the output has the input's dtype, unless all tensors are float16 or all bfloat16.
 
     Args:
-        input, offset, weight, bias, stride, padding, dilation, mask: as there.
-        boundary_grad: as in ``cudeform.options``; None takes the option in force.
+        input, offset, weight, bias, stride, padding, dilation, mask: as for
+            ``cudeform.deform_conv2d``.
+        boundary_grad: as in ``cudeform.options``; None uses the option in force.
     """
     operands = Operands(input, offset, weight, bias, mask)
     return ADAPTER.forward(
@@ -55,7 +57,7 @@ def deform_conv2d_backward(
     *,
     needs: Sequence[str] = GRADIENTS,
 ) -> Gradients:
-    """``cudeform.deform_conv2d_backward`` of tensors; differentiable itself, once."""
+    """``cudeform.deform_conv2d_backward`` of tensors; it can be differentiated once."""
     operands = Operands(input, offset, weight, bias, mask)
     needed = check_needs(needs, GRADIENTS, operands)
     return ADAPTER.backward(

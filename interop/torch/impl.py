@@ -1,8 +1,8 @@
 """The four operators on plain tensors, without derivatives: check, allocate the results, compute.
 
-Each is written once and runs in one of two modes. ``Eager`` runs the engine. ``Fake`` serves
-tensors without contents, such as torch.compile traces: it checks the sizes, which may be symbols,
-and allocates the results.
+Each operator is written once and runs in one of two modes. ``Eager`` runs the engine. ``Fake`` is
+for tensors without contents, such as those of a trace by torch.compile: it checks the sizes, which
+may be symbolic, and allocates the results.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NO_TANGENTS = Tangents()
 
 
 class Eager:
-    """Tensors have contents: the engine runs, and equal calls are checked once."""
+    """For tensors with contents: runs the engine, and checks equal calls only once."""
 
     @staticmethod
     def geometry(arguments: Arguments, static: StaticArgs) -> Geometry:
@@ -37,7 +37,7 @@ class Eager:
 
 
 class Fake:
-    """Tensors have no contents: nothing runs; symbols have no hash, so nothing is cached."""
+    """For tensors without contents: runs nothing. Symbols have no hash, so nothing is cached."""
 
     @staticmethod
     def geometry(arguments: Arguments, static: StaticArgs) -> Geometry:
@@ -104,7 +104,7 @@ def jvp(
     mask_tangent: Tensor | None,
     static_args: Sequence[int],
 ) -> Tensor:
-    """The tangent of the output; a tangent that is None stands for zero."""
+    """The tangent of the output; a tangent that is None is zero."""
     static = unpack(static_args)
     operands = input, offset, weight, None, mask
     tangents = Tangents(input_tangent, offset_tangent, weight_tangent, bias_tangent, mask_tangent)
@@ -149,7 +149,7 @@ def for_dispatcher(impl: Callable[..., Any], mode: Mode, *args: Any) -> Any:
 
 
 def _results(needs: Sequence[bool], tensors: Tensors) -> Tensors:
-    """New tensors for the results; None where not needed or where there is no argument."""
+    """Allocate the results; None if a result is not needed or its argument is absent."""
     return tuple(
         torch.empty_like(tensor, memory_format=torch.contiguous_format)
         if need and tensor is not None
@@ -159,14 +159,14 @@ def _results(needs: Sequence[bool], tensors: Tensors) -> Tensors:
 
 
 class Argument(NamedTuple):
-    """What is checked of a tensor."""
+    """The properties of a tensor that are checked."""
 
     shape: Any
     dtype: Any
     device: Any
 
 
-# An Argument, or a plain tuple, which is faster, for each of NAMES; None for an absent tensor.
+# For each of NAMES an Argument or a plain tuple, which is faster; None for an absent tensor.
 Arguments = tuple[tuple[Any, Any, Any] | None, ...]
 NAMES = (*GRADIENTS, "grad_output", *(f"tangent of {name}" for name in GRADIENTS))
 
@@ -186,7 +186,7 @@ def in_forward_mode() -> bool:
 
 
 def _refuse_tangents(tensors: Tensors) -> None:
-    """An operator cannot see tangents: torch would drop them silently."""
+    """Reject tensors with tangents: an operator cannot see them, and torch drops them silently."""
     for tensor in tensors:
         if tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None:
             raise NotImplementedError(
@@ -209,6 +209,7 @@ def _checked_geometry(arguments: Arguments, stride: Any, padding: Any, dilation:
         padding,
         dilation,
         shapes.get("mask"),
+        axes=len(stride),
     )
     if "grad_output" in shapes:
         geometry.check_grad_output(shapes["grad_output"])

@@ -1,9 +1,9 @@
-"""Layers: torchvision's deformable convolution, and mmcv's that predict their own offsets.
+"""Layers: torchvision's deformable convolution, and mmcv's layers that predict their own offsets.
 
-Constructors, parameters and their names are those of the layers that they replace, so state dicts
-load both ways. mmcv's layers, ``DeformConv2dPack`` and ``ModulatedDeformConv2dPack``, add a branch
-``conv_offset``, initialised to zero; their gradient of the offset at the image's edge is mmcv's,
-unless ``boundary_grad`` says otherwise.
+The constructors and the names of the parameters are those of the original layers, so state dicts
+load both ways. mmcv's layers, ``DeformConv2dPack`` and ``ModulatedDeformConv2dPack``, have a branch
+``conv_offset``, initialised to zero. By default their gradient of the offset at the image's edge is
+mmcv's; ``boundary_grad`` changes it.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class DeformConv2d(nn.Module):  # type: ignore[misc]
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw weight and bias as ``torch.nn.Conv2d`` does."""
+        """Initialise weight and bias randomly, as ``torch.nn.Conv2d`` does."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.bias is not None:
             bound = 1 / math.sqrt(self.weight[0].numel())
@@ -110,10 +110,10 @@ class DeformConv2d(nn.Module):  # type: ignore[misc]
 class _Pack(DeformConv2d):
     """A deformable convolution whose offsets are predicted from its input by a convolution."""
 
-    # Channels that the branch predicts for each tap and offset group.
+    # Number of channels that the branch predicts for each tap and offset group.
     predicted: int
 
-    # In version 1 the branch was beside the layer: ``<name>_offset``.
+    # In version 1 the branch was a sibling of the layer: ``<name>_offset``.
     _version = 2
 
     def __init__(
@@ -221,7 +221,7 @@ class DeformConv2dPack(_Pack):
         *,
         boundary_grad: str | None = "zero",
     ) -> None:
-        """Make the layer; its offsets begin at zero."""
+        """Make the layer; its offsets are initially zero."""
         sizes = (kernel_size, stride, padding, dilation, groups, deform_groups, bias)
         super().__init__(in_channels, out_channels, *sizes, boundary_grad=boundary_grad)
 
@@ -255,17 +255,17 @@ class ModulatedDeformConv2dPack(_Pack):
     def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
         """(N, C, H, W) to (N, O, OH, OW)."""
         first, second, mask = self.conv_offset(input).chunk(3, dim=1)
-        # mmcv's order: the halves are not dy and dx. Concatenated they are (dy, dx) pairs again.
+        # In mmcv's order the two halves are not dy and dx. Together they are (dy, dx) pairs.
         return super().forward(input, torch.cat((first, second), dim=1), mask.sigmoid())
 
 
-# A layer is loaded with its own keys only, so the module that contains it hands the others down,
-# under this name.
+# torch loads a layer with its own keys only. So the module that contains it renames the keys of the
+# sibling branch, with this word, to keys of the layer.
 _BESIDE = "_branch_beside"
 
 
 def _hand_down(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Move the keys of branches beside layers to the layers, which know their version."""
+    """Rename the keys of sibling branches to keys of their layers, which know their version."""
     for name, child in module._modules.items():
         if not isinstance(child, _Pack) or f"{name}_offset" in module._modules:
             continue
@@ -285,5 +285,5 @@ def _on_registration(module: nn.Module, _: str, child: Any) -> None:
 
 @cache
 def _watch_registrations() -> None:
-    """From the first pack on, torch calls the hook for each module that another one registers."""
+    """From the first pack on, let torch call the hook for each module that is registered."""
     register_module_module_registration_hook(_on_registration)

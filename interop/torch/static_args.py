@@ -1,9 +1,9 @@
-"""Settings and options as one list of integers, which goes through torch's dispatcher.
+"""Packs settings and options into one list of integers for torch's dispatcher.
 
-Autograd runs the backward in threads of its own, where the caller's options are not in force. So an
-operator takes the options in force at the forward as an argument, and passes them to its
-derivatives. Everything that is no tensor is one argument, because each argument costs microseconds
-in every layer of the dispatcher.
+Autograd runs the backward in its own threads, where the caller's options are not in force. So an
+operator receives the options of the forward as an argument, and passes them to its derivatives. All
+non-tensor values form one argument, because each argument costs microseconds in every layer of the
+dispatcher.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from cudeform.options import BOUNDARY_GRADS, Options, boundary_grad_of, current
-from cudeform.settings import Padding, Pair, Settings, as_ints, as_padding
+from cudeform.settings import Ints, Padding, Pairs, PerAxis, Settings, as_ints, as_padding
 
 SCHEMA = "int[] static_args"
 
@@ -27,18 +27,18 @@ class StaticArgs(NamedTuple):
     """The contents of the list.
 
     Attributes:
-        stride, dilation: vertical, horizontal.
-        padding: ((top, bottom), (left, right)).
+        stride, dilation: one number an axis.
+        padding: begin and end of each axis.
         boundary_grad: as in Options.
-        assumed: boundary_grad was read from the options while the call was compiled. torch does not
-            compile again when the option changes, so the forward compares.
+        assumed: whether boundary_grad was read from the options while the call was compiled. torch
+            does not recompile when the option changes, so the forward compares it.
         tuning: deterministic, allow_tf32, workspace_limit and num_threads, 0 for None. Empty in
             compiled calls, which take the options in force when they run.
     """
 
-    stride: tuple[int, int]
-    padding: tuple[tuple[int, int], tuple[int, int]]
-    dilation: tuple[int, int]
+    stride: PerAxis
+    padding: Pairs
+    dilation: PerAxis
     boundary_grad: Any
     assumed: bool
     tuning: Packed
@@ -67,7 +67,7 @@ class StaticArgs(NamedTuple):
 
 
 def pack(settings: Settings, boundary_grad: str | None = None) -> Packed:
-    """Settings and the options in force; ``boundary_grad`` overrules the option."""
+    """Pack settings and the options in force; ``boundary_grad`` overrides the option."""
     if torch.compiler.is_compiling():
         assumed = boundary_grad is None and not torch.compiler.is_exporting()
         code = _boundary_grad_code(boundary_grad or _current_boundary_grad())
@@ -81,7 +81,12 @@ def pack(settings: Settings, boundary_grad: str | None = None) -> Packed:
 
 @lru_cache(maxsize=256, typed=True)
 def _pack_eager(
-    stride: Pair, padding: Padding, dilation: Pair, boundary_grad: str | None, options: Options
+    stride: Ints,
+    padding: Padding,
+    dilation: Ints,
+    axes: int,
+    boundary_grad: str | None,
+    options: Options,
 ) -> Packed:
     code = _boundary_grad_code(boundary_grad or options.boundary_grad)
     tuning = (
@@ -90,21 +95,21 @@ def _pack_eager(
         options.workspace_limit or 0,
         options.num_threads or 0,
     )
-    return *_sizes(stride, padding, dilation), code, 0, *tuning
+    return *_sizes(stride, padding, dilation, axes), code, 0, *tuning
 
 
-def _sizes(stride: Pair, padding: Padding, dilation: Pair) -> Packed:
-    vertical, horizontal = as_padding(padding, 2)
-    return (
-        *as_ints("stride", stride, 1, 2),
-        *vertical,
-        *horizontal,
-        *as_ints("dilation", dilation, 1, 2),
+def _sizes(stride: Ints, padding: Padding, dilation: Ints, axes: int) -> Packed:
+    """Settings as integers; minus the number of axes comes first unless there are two."""
+    pads = [each for both in as_padding(padding, axes) for each in both]
+    strides, dilations = (
+        as_ints(name, value, 1, axes)
+        for name, value in (("stride", stride), ("dilation", dilation))
     )
+    return (*strides, *pads, *dilations) if axes == 2 else (-axes, *strides, *pads, *dilations)
 
 
 def unpack(static_args: Sequence[int]) -> StaticArgs:
-    """The contents of a list.
+    """Unpack a list.
 
     Raises:
         ValueError: the list has an impossible length.
@@ -114,14 +119,25 @@ def unpack(static_args: Sequence[int]) -> StaticArgs:
 
 @lru_cache(maxsize=256)
 def _unpack(packed: Packed) -> StaticArgs:
-    if len(packed) not in (10, 14):
-        raise ValueError(f"static_args must be 10 or 14 integers, got {packed}")
-    stride_h, stride_w, top, bottom, left, right, dilation_h, dilation_w, *rest = packed
+    marked = bool(packed) and packed[0] < 0
+    axes, numbers = (-packed[0], packed[1:]) if marked else (2, packed)
+    lengths = 4 * axes + 2, 4 * axes + 6
+    if axes > 3 or len(numbers) not in lengths:
+        raise ValueError(
+            f"static_args must be {lengths[0]} or {lengths[1]} integers with {axes} axes, "
+            f"got {packed}"
+        )
+    stride, pads, dilation, rest = (
+        numbers[:axes],
+        numbers[axes : 3 * axes],
+        numbers[3 * axes : 4 * axes],
+        numbers[4 * axes :],
+    )
     code, assumed, *tuning = rest
     return StaticArgs(
-        stride=(stride_h, stride_w),
-        padding=((top, bottom), (left, right)),
-        dilation=(dilation_h, dilation_w),
+        stride=stride,
+        padding=tuple(zip(pads[::2], pads[1::2], strict=True)),
+        dilation=dilation,
         boundary_grad=BOUNDARY_GRADS[code],
         assumed=bool(assumed),
         tuning=tuple(tuning),
@@ -132,7 +148,7 @@ def _boundary_grad_code(boundary_grad: str) -> int:
     return BOUNDARY_GRADS.index(boundary_grad_of(boundary_grad))
 
 
-# Dynamo cannot read a context variable; it takes what this returns for a constant.
+# Dynamo cannot read a context variable, so it treats the result of this function as a constant.
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _current_boundary_grad() -> str:
     return current().boundary_grad

@@ -1,7 +1,7 @@
-"""Views of tensors for the engine, over the same memory: nothing is copied.
+"""Views of tensors for the engine, over the same memory, without copies.
 
-On the CPU the engine gets NumPy views of the tensors. On a GPU it gets their addresses, the stream
-that is current in torch, and memory from torch's allocator.
+On the CPU the engine gets NumPy views of the tensors. On a GPU it gets their addresses, torch's
+current stream, and memory from torch's allocator.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def run_engine(
     """Call a function of the engine.
 
     Args:
-        function: of ``cudeform.engine``.
+        function: a function of ``cudeform.engine``.
         operands: input, offset, weight, bias, mask.
-        geometry, options: of the call.
-        tensors: the function's other arguments, tensors and named tuples of tensors.
+        geometry, options: geometry and options of the call.
+        tensors: the other arguments of the function: tensors and named tuples of tensors.
     """
     if operands[0].is_cuda:
         run_engine_on_gpu(function, operands, geometry, options, *tensors)
@@ -71,7 +71,7 @@ def run_engine_on_gpu(
     if torch.are_deterministic_algorithms_enabled():
         options = replace(options, deterministic=True)
     with torch.cuda.device(index):
-        # torch's stream, not CuPy's: autograd sets only torch's in the threads of its own.
+        # This is torch's stream, not CuPy's: in its own threads, autograd sets only torch's.
         stream = torch.cuda.current_stream(index).cuda_stream
         full = (torch.cuda.OutOfMemoryError,)
         device = engine.gpu_device(index, stream, TorchMemory, out_of_memory=full)
@@ -101,9 +101,9 @@ def _each(view: Callable[[Tensor], Any], tensors: Tensors) -> list[Any]:
 
 
 def _as_numpy(tensor: Tensor) -> Any:
-    """A NumPy array over the memory of a tensor, which it does not keep alive.
+    """A NumPy array over the memory of a tensor. The array does not keep the tensor alive.
 
-    ``Tensor.numpy()`` marks the storage for good: nothing can resize or free it any more.
+    ``Tensor.numpy()`` is not used, because it makes the storage impossible to resize or free.
     """
     address = tensor.data_ptr()
     if not address and tensor.numel():
@@ -116,7 +116,7 @@ def _as_numpy(tensor: Tensor) -> Any:
     return np.ndarray(tensor.shape, dtype, memory, 0, strides)
 
 
-# All memory from an address on; shape and strides of an array bound what is accessed.
+# A buffer type that covers all memory after an address; an array's shape and strides bound access.
 _MEMORY = ctypes.c_char * 2 ** (8 * ctypes.sizeof(ctypes.c_void_p) - 2)
 
 

@@ -1,7 +1,7 @@
-"""vmap: one call for all examples, by folding their dimension into one that the operator has.
+"""vmap: one call for all examples, with their dimension folded into one of the operator's.
 
-Examples that share weight and bias become images of one batch. Examples with a weight each become
-groups: of channels, of filters and of offsets.
+Examples that share weight and bias become images of one batch. Examples with their own weights
+become groups of channels, filters and offsets.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from .views import Tensor
 
-# A letter for each tensor, by its leading dimensions: images and channels, or filters.
+# A letter for the leading dimensions of each tensor: images and channels, or filters.
 IMAGES, FILTERS = "i", "f"
 
 

@@ -8,8 +8,8 @@
 //   grad_columns_of_weight_tangent  as columns     o, product of grad_output and the tangent of the
 //                                                  weight; may be absent
 //   grad_input   (images, *size, C)  acc_t         accumulated in no fixed order; may be absent
-//   grad_offset  as offset, contiguous             each element of the launch written; may be absent
-//   grad_mask    as mask, contiguous               each element of the launch written; may be absent
+//   grad_offset  as offset, contiguous             elements of the launch written; may be absent
+//   grad_mask    as mask, contiguous               elements of the launch written; may be absent
 //
 // Threads work as in deform_backward. The gradients of offset and mask need two dot products over
 // channels per corner: dots = c.x and dots_tangent = c.v + o.x, where x is the pixel at the corner

@@ -54,7 +54,7 @@ __device__ inline void backprop_slice(
         acc_t* corner_dots) {
     const int slice = (shared_record.first_channel + c) / SLICE_IN;
     const InSlice grad = grad_columns_of(sampling, shared_record, weight, grad_output, slice);
-    // Copied to registers only here: computing `grad` takes registers, and few fields of the record.
+    // Copied to registers only here: the gradient above needs few fields, and registers are scarce.
     const SampleRecord record = shared_record;
     for (int i = 0; i < SLICE_IN; i += VECTOR) {
         Vector part;

@@ -5,7 +5,7 @@
 //   output   (N, O, OH, OW)                       any strides; every element of the launch written
 //                                                 once
 //
-// A thread adds up the splits of an element at a time, always in the same order.
+// A thread reduces the splits of one element at a time, always in the same order.
 
 extern "C" __global__ void reduce_split_k(
         const float* __restrict__ partial, const scalar_t* __restrict__ bias,

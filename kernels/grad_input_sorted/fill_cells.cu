@@ -6,7 +6,7 @@
 //   list    (samples,)  samples by cell, in no fixed order within a cell; written once for each
 //                       sample that has a cell
 //
-// A thread writes a sample at a time.
+// A thread lists one sample at a time.
 
 extern "C" __global__ void fill_cells(
         const index_t* __restrict__ cells, const int* __restrict__ slots,

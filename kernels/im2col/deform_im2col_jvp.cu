@@ -7,8 +7,8 @@
 //   columns        (groups, positions, ld_columns)  every element written once, none read
 //
 // Threads work as in deform_im2col; a second array in shared memory holds the samples' tangents.
-// The tangent of a column is the sum over the corners of dw * x + w * dx, where w is the weight of a
-// corner, x its pixel, and dw, dx are the tangents of these. Both w and dw include the mask here.
+// The tangent of a column is the sum over the corners of dw * x + w * dx: w is the weight of a
+// corner, x its pixel, dw and dx are the tangents of these. Both w and dw include the mask here.
 
 __device__ inline Vector tangent_vector(
         const Im2colJvp& params, const SampleRecord& record, const SampleTangent& tangent,

@@ -1,7 +1,7 @@
 // channels_last: copy pixels of some images so that their channels are contiguous.
 //
-//   source  (N, C, *size)         any strides
-//   target  (images, pixels, C)   every element written once
+//   source  (N, C, *size)        any strides
+//   target  (images, pixels, C)  every element written once
 //
 // A block takes a square of channels by pixels at a time; see transpose.cuh.
 

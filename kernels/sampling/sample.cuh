@@ -2,7 +2,8 @@
 //
 // A sample is one (position, tap, offset group) of the launch, numbered in that order with the
 // offset group fastest. A position is one output pixel of the launch's images and rows. The corners
-// of a sample are the CORNERS pixels around it; see axes.cuh.
+// of a sample are the CORNERS pixels around it; see axes.cuh. A launch has less than 2^31 samples
+// (checked on the host), so that 32-bit divisions find the index of a sample.
 
 struct SampleIndex {
     int image;     // numbered from the first of the launch
@@ -35,14 +36,13 @@ __device__ inline SampleIndex sample_index(
     index.offset_group = offset_group;
     index.tap = tap;
     index.position = position;
-    index_t row = position;
+    int row = static_cast<int>(position);
     if (AXES > 1) {
-        row = fast_div(position, problem.by_out[AXES - 1]);
-        index.at[AXES - 1] = static_cast<int>(position - row * problem.out[AXES - 1]);
+        row = fast_div(row, problem.by_out[AXES - 1]);
+        index.at[AXES - 1] = static_cast<int>(position) - row * problem.out[AXES - 1];
     }
-    index.image = static_cast<int>(fast_div(row, sampling.chunk.by_rows));
-    int rest = static_cast<int>(row - static_cast<index_t>(index.image) * sampling.chunk.rows)
-            + sampling.chunk.first_row;
+    index.image = fast_div(row, sampling.chunk.by_rows);
+    int rest = row - index.image * sampling.chunk.rows + sampling.chunk.first_row;
     for (int a = AXES - 2; a > 0; --a) {
         const int quotient = fast_div(rest, problem.by_out[a]);
         index.at[a] = rest - quotient * problem.out[a];
@@ -54,12 +54,11 @@ __device__ inline SampleIndex sample_index(
 
 // The index of a sample that is given by its number.
 __device__ inline SampleIndex unravel_sample(const Sampling& sampling, index_t sample) {
-    const index_t pair = fast_div(sample, sampling.problem.by_offset_groups);  // (position, tap)
-    const index_t position = fast_div(pair, sampling.problem.by_taps);
-    const int tap = static_cast<int>(pair - position * sampling.problem.taps);
-    return sample_index(
-            sampling, position, tap,
-            static_cast<int>(sample - pair * sampling.problem.offset_groups));
+    const int number = static_cast<int>(sample);
+    const int pair = fast_div(number, sampling.problem.by_offset_groups);  // (position, tap)
+    const int position = fast_div(pair, sampling.problem.by_taps);
+    const int tap = pair - position * sampling.problem.taps;
+    return sample_index(sampling, position, tap, number - pair * sampling.problem.offset_groups);
 }
 
 // Split the coordinate base + displacement into its floor `low` and the fraction above it. The

@@ -1,4 +1,4 @@
-// sample_record: samples worked out in shared memory: geometry costs once a sample, not a channel.
+// sample_record: samples in shared memory, computed once for all channels of an offset group.
 //
 // Kernels that use it share a scheme. Each thread of a block makes one record: it reads offset and
 // mask and computes what all channels of the sample share. After a barrier, each lane group takes

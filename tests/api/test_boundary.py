@@ -219,7 +219,7 @@ def test_an_infinite_pixel_contaminates_its_neighbour_to_the_left_and_above(
 
 @pytest.mark.parametrize("at", [(-1.0, 0.0), (0.0, -1.0), (1.0, 0.0), (0.0, 3.0), (5.0, 5.0)])
 @both
-def test_out_of_range_not_even_an_infinite_pixel_is_felt(
+def test_a_sample_out_of_range_ignores_even_an_infinite_pixel(
     compute: Any, at: tuple[float, float]
 ) -> None:
     one = sample(compute, [[INF, INF, INF]], *at)

@@ -94,7 +94,7 @@ def test_arguments_that_do_not_fit_are_refused(pyplot: Any) -> None:
     for text, changes in (
         ("positions must be", {"positions": [(5, 0)]}),
         ("positions must name at least one", {"positions": []}),
-        ("groups must be among 0 to 1", {"groups": [2]}),
+        ("groups must be from 0 to 1", {"groups": [2]}),
         ("groups must name at least one", {"groups": []}),
         ("index must be one of 2", {"index": 2}),
         ("mask must have shape", {"mask": np.ones((2, 6, 5, 7))}),

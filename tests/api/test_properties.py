@@ -1,4 +1,4 @@
-"""What must hold for any call: convolution, shift, padding, adjoint, linearity, chunking."""
+"""Properties of every call: convolution, shift, padding, adjoint, linearity, chunking."""
 
 from dataclasses import replace
 from typing import Any

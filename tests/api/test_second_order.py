@@ -1,4 +1,4 @@
-"""Forward mode and gradients of gradients are the slopes of what they are derivatives of."""
+"""Forward mode and gradients of gradients agree with finite differences."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib import import_module
 from typing import Any
 
@@ -138,6 +139,14 @@ def test_json_round_trip_gives_the_same_report() -> None:
     second = Report.from_json(first.to_json())
     assert second == first
     assert text(second) == text(first)
+
+
+def test_a_measurement_without_shares_is_read() -> None:
+    first = report(measurement(1.0, 2.0))
+    fields = json.loads(first.to_json())
+    for measured in fields["measurements"]:
+        del measured["shares"]
+    assert Report.from_json(json.dumps(fields)).measurements[0].shares == {}
 
 
 def test_ratio_is_above_1_where_the_peer_is_slower() -> None:

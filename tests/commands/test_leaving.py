@@ -1,4 +1,4 @@
-"""Ctrl-C ends a command with one line and status 130, a closed pipe without a word."""
+"""Ctrl-C ends a command with one line and status 130; a closed pipe ends it silently."""
 
 from __future__ import annotations
 

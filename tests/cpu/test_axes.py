@@ -12,34 +12,11 @@ import pytest
 from cases import DTYPES, LAYOUTS, Case, build
 from checks import assert_agrees, measured_peak, random_like
 from reference import reference
+from support.axes_cases import LINE, VOLUME
 from support.cpu_engine import DEFAULT, backward, double_backward, everything, forward, jvp
 
 from cudeform.options import Options
 
-# Nothing is alike along two axes: whatever is swapped with its neighbour changes the result.
-LINE: dict[str, Any] = {
-    "channels": 6,
-    "size": (11,),
-    "out_channels": 4,
-    "kernel": (3,),
-    "stride": (2,),
-    "padding": ((2, 1),),
-    "dilation": (2,),
-    "groups": 2,
-    "offset_groups": 3,
-}
-VOLUME: dict[str, Any] = {
-    "batch": 1,
-    "channels": 6,
-    "size": (4, 5, 6),
-    "out_channels": 2,
-    "kernel": (2, 3, 1),
-    "stride": (1, 2, 3),
-    "padding": ((1, 0), (2, 1), (0, 2)),
-    "dilation": (3, 1, 2),
-    "groups": 2,
-    "offset_groups": 3,
-}
 KINDS = ("normal", "half", "far", "nan and inf")
 CASES = [
     *(build(f"line, offset {kind}", **LINE, offset=kind) for kind in KINDS),

@@ -1,4 +1,4 @@
-"""Placement: the threads of a call have cores of their own, and the caller gets its cores back."""
+"""The threads of a call run on disjoint cores, and the caller gets its cores back."""
 
 import os
 import threading

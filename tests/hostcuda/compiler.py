@@ -1,4 +1,4 @@
-"""From the text of a kernel to a shared library: the host's C++ compiler, and a cache."""
+"""Compiles the text of a kernel to a shared library, by the host's C++ compiler, with a cache."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ WATCH_RACES = ("-DHOSTCUDA_RACES", "-fsanitize=thread")
 
 
 class CompileError(RuntimeError):
-    """The compiler refused the text of a kernel."""
+    """The text of a kernel does not compile."""
 
 
 def compiler_path() -> str | None:
@@ -76,9 +76,9 @@ def compiled(kernel: Kernel, more_flags: tuple[str, ...] = ()) -> Path:
 
 @cache
 def _precompiled_shim(flags: tuple[str, ...]) -> Path:
-    """A folder with the shim as the compiler reads it fastest; it saves a quarter of the time.
+    """A folder with the precompiled shim, which saves a quarter of the compilation time.
 
-    A compiler that cannot use it takes the header itself, from the next folder.
+    A compiler that cannot use it reads the header itself from the next folder.
     """
     folder = _folder() / f"shim-{_key('', flags)}"
     if not (folder / "shim.h.gch").exists():

@@ -44,7 +44,7 @@ def multiply(gemm: Gemm, pointers: Sequence[int], memory: Memory) -> None:
 
 
 def check(gemm: Gemm) -> None:
-    """Refuse what cuBLAS refuses, and results that would overwrite each other."""
+    """Raise ValueError for products that cuBLAS rejects, and for overlapping results."""
     if (gemm.dtype, gemm.output_dtype) not in SUPPORTED:
         raise ValueError(f"there is no product of {gemm.dtype} that gives {gemm.output_dtype}")
     sizes = (gemm.m, gemm.n, gemm.k, gemm.batch)

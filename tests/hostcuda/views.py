@@ -30,7 +30,7 @@ Memory = Callable[[int, int], NDArray[np.uint8]]
 
 
 def reach(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, int]:
-    """The lowest and the highest + 1 element of an array, relative to its first."""
+    """The lowest element of an array and one past the highest, relative to its first."""
     if 0 in shape:
         return 0, 0
     distances = [stride * (size - 1) for stride, size in zip(strides, shape, strict=True)]

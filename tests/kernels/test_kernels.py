@@ -1,4 +1,4 @@
-"""Every kernel compiles for every architecture without a GPU, and how many registers it takes."""
+"""Every kernel compiles for every architecture without a GPU, within its register budget."""
 
 from __future__ import annotations
 
@@ -54,17 +54,23 @@ def budget(job: Job) -> int:
 # Registers are given out by eights; another NVRTC may count a few more.
 MARGIN = 8
 
+SLOW = ("typical", "related")
 
-@pytest.fixture(scope="module", params=["few", pytest.param("typical", marks=pytest.mark.slow)])
+
+@pytest.fixture(
+    scope="module", params=["few", *[pytest.param(p, marks=pytest.mark.slow) for p in SLOW]]
+)
 def results(request: pytest.FixtureRequest) -> list[Compiled]:
+    if request.param == "related":
+        return nvrtc.run_all(one_of_each(list(nvrtc.jobs(nvrtc.archs(nvrtc.RELATED_ARCHS)))))
     typical = [job for job in nvrtc.jobs(nvrtc.archs()) if job.typical]
     return nvrtc.run_all(few(typical) if request.param == "few" else typical)
 
 
 def few(jobs: list[Job]) -> list[Job]:
-    """Each kernel once in half precision for a new architecture, and once in single for an old.
+    """Each kernel in float16 for a new architecture and in float32 for an old one.
 
-    For three axes, once in half precision.
+    Kernels with three axes are compiled in float16 only.
     """
     widest_first = sorted(jobs, key=lambda job: job.variant.vector, reverse=True)
     found: dict[tuple[str, str, int], Job] = {}
@@ -79,6 +85,19 @@ def few(jobs: list[Job]) -> list[Job]:
     return list(found.values())
 
 
+def one_of_each(jobs: list[Job]) -> list[Job]:
+    """Each kernel once for each architecture: two axes, the widest vectors and GEMM tiles."""
+
+    def size(job: Job) -> tuple[bool, int, int]:
+        v = job.variant
+        return v.axes == 2, v.vector, v.tile.n if v.tile else 0
+
+    found: dict[tuple[str, int], Job] = {}
+    for job in sorted(jobs, key=size, reverse=True):
+        found.setdefault((job.name, job.arch), job)
+    return list(found.values())
+
+
 @pytest.fixture(scope="module")
 def record() -> Any:
     return json.loads(nvrtc.RECORD.read_text(encoding="utf-8"))
@@ -89,7 +108,14 @@ def test_every_kernel_compiles(results: list[Compiled]) -> None:
     assert {r.job.name for r in results} == set(FILES)
 
 
-def test_the_list_of_what_is_typical_has_every_kernel_for_every_architecture() -> None:
+def test_one_variant_of_every_kernel_is_compiled_for_every_related_architecture() -> None:
+    related = nvrtc.archs(nvrtc.RELATED_ARCHS)
+    chosen = {(job.name, job.arch) for job in one_of_each(list(nvrtc.jobs(related)))}
+    assert chosen == {(name, arch) for name in FILES for arch in related}
+    assert related == list(nvrtc.RELATED_ARCHS) or float(nvrtc.version()) < 13
+
+
+def test_the_typical_jobs_include_every_kernel_for_every_architecture() -> None:
     typical = [job for job in nvrtc.jobs(nvrtc.archs()) if job.typical]
     done = {(job.name, job.variant.dtype, job.arch) for job in typical}
     archs = nvrtc.archs()
@@ -138,7 +164,10 @@ def test_registers_are_those_of_the_record(results: list[Compiled], record: Any)
 
 
 def beyond_record(results: list[Compiled], record: Any) -> list[str]:
-    """What takes more than was recorded; ``python tests/support/nvrtc.py --write`` records anew."""
+    """Kernels with more registers than recorded.
+
+    ``python tests/support/nvrtc.py --write`` writes a new record.
+    """
     margin = MARGIN if record["nvrtc"] == nvrtc.version() else 2 * MARGIN
     found = []
     for result in results:

@@ -17,11 +17,11 @@ from cases import Case
 from hostcuda import HostDevice, Launched
 from hostcuda.views import DTYPES, contiguous, reach, view
 from numpy.typing import NDArray
+from support.cpu_engine import geometry
 
 from cudeform import engine, gpu
 from cudeform.arrays import DeviceArray, DoubleGradients, Gradients, Operands, Tangents
 from cudeform.checks import GRADIENTS
-from cudeform.geometry import Geometry, geometry_of
 from cudeform.gpu import overrides
 from cudeform.gpu.algorithms import direct
 from cudeform.gpu.cuda.device import CupyDevice, PoolMemory, pool_allocate
@@ -149,21 +149,6 @@ def moved(device: HostDevice, kernel: str) -> tuple[int, int, int]:
     """Bytes that the one launch of a kernel loaded, stored and added."""
     [did] = [d for d in device.log if isinstance(d, Launched) and d.kernel == kernel]
     return did.loaded, did.stored, did.added
-
-
-def geometry(case: Case) -> Geometry:
-    """The sizes of a case."""
-    return geometry_of(
-        case.input.shape,
-        case.offset.shape,
-        case.weight.shape,
-        None if case.bias is None else case.bias.shape,
-        case.stride,
-        case.padding,
-        case.dilation,
-        None if case.mask is None else case.mask.shape,
-        axes=case.axes,
-    )
 
 
 def operands(device: TestDevice, case: Case, *, skew: int = 0) -> Operands:

@@ -43,13 +43,15 @@ from cudeform.options import available_threads
 
 RECORD = Path(__file__).resolve().parents[2] / "benchmarks" / "registers.json"
 
-# sm_70 is compiled by NVRTC 12 only.
+# Architectures for which many variants are compiled. Only NVRTC 12 and older support sm_70.
 ARCHS = (70, 75, 80, 86, 89, 90, 100, 120)
+# Relatives of these, for which one variant of each kernel is compiled.
+RELATED_ARCHS = (87, 103, 121)
 
 # Kernels of the fused forward.
 FUSED = ("pack_weight_fused", "deform_fused", "reduce_split_k")
 
-# Those that CuPy adds and the one that gpu/cuda/device.py does; and a report from the assembler.
+# The options that CuPy and gpu/cuda/device.py add, and an option for the assembler's report.
 OPTIONS = ("-ftz=true", "--device-as-default-execution-space", "-std=c++17")
 VERBOSE = "--ptxas-options=-v"
 
@@ -64,7 +66,7 @@ class Job:
 
     @property
     def key(self) -> str:
-        """What is compiled in, in words: the key of the record."""
+        """The compile-time parameters in words: the key of the record."""
         v = self.variant
         words = [v.dtype, f"{v.index_bits} bits", f"{v.vector} at a time"]
         words += [f"{v.axes} {'axis' if v.axes == 1 else 'axes'}"] if v.axes != 2 else []
@@ -79,10 +81,10 @@ class Job:
 
     @property
     def typical(self) -> bool:
-        """Whether to compile it by default: for one architecture, every variant of two axes is.
+        """Whether the tests compile this job: for sm_90 all with two axes, a selection of others.
 
-        On other architectures, small tiles, 64-bit indices, small groups, and atomic additions of
-        single numbers where vectors can be added, are left out: they differ little from the rest.
+        The selection leaves out small tiles, 64-bit indices, small groups, and atomic additions of
+        single numbers if vectors can be added: these variants differ little from the others.
         """
         v = self.variant
         if v.axes != 2:
@@ -117,7 +119,7 @@ class Compiled:
     registers: int
     stack: int
     spills: int
-    complaints: str  # all lines of the log that are not plain information
+    complaints: str  # the lines of the log that are not plain information
 
     def __str__(self) -> str:
         return f"{self.job.name}, {self.job.key}, sm_{self.job.arch}"
@@ -148,13 +150,13 @@ def version() -> str:
     return f"{major.value}.{minor.value}"
 
 
-def archs() -> list[int]:
-    """The architectures of ``ARCHS`` for which this NVRTC compiles."""
+def archs(among: Sequence[int] = ARCHS) -> list[int]:
+    """The given architectures for which this NVRTC compiles."""
     count = ctypes.c_int()
     _check(_library().nvrtcGetNumSupportedArchs(ctypes.byref(count)))
     supported = (ctypes.c_int * count.value)()
     _check(_library().nvrtcGetSupportedArchs(supported))
-    return [arch for arch in ARCHS if arch in set(supported)]
+    return [arch for arch in among if arch in set(supported)]
 
 
 def _check(status: int) -> None:

@@ -1,1 +1,1 @@
-"""The benchmark on a CPU: contestants on NumPy arrays, and how they are timed."""
+"""The benchmark on a CPU: contestants on NumPy arrays, timing, report."""

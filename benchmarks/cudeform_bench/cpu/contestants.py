@@ -1,7 +1,7 @@
 """The contestants on a CPU: cudeform, torchvision and onnxruntime.
 
-A contestant turns a problem into calls that can be timed. Preparation (conversions, sessions,
-graphs) is done before the calls, and their results share memory with the library's.
+A contestant turns a problem into calls that can be timed. Conversions, sessions and graphs are
+prepared before the calls. The NumPy results of a call share memory with the library's own results.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ import cudeform
 from cudeform_bench.configs import Problem
 from cudeform_bench.cpu.profile import shares
 
-Results = dict[str, NDArray[Any]]  # "output", "grad_input", ...: those that the call computes
+Results = dict[str, NDArray[Any]]  # "output", "grad_input", ...: the results that a call computes
 Call = Callable[[], Results]
-Calls = dict[str, Call]  # by direction; a contestant may lack some
+Calls = dict[str, Call]  # by direction; a contestant may lack a direction
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """A library.
+    """A library to measure.
 
     Attributes:
-        calls: makes the calls of a problem, with a number of threads or, if None, the default.
+        calls: function that makes the calls of a problem; the number of threads may be None for
+            the library's default.
         needs: packages that must be installed.
-        profile: shares of the time of a problem in a direction by part, such as "product" and
-            "sampling"; None where they are not known. The tables show them.
+        profile: function that gives the fraction of the time of each part, such as "product" and
+            "sampling", for a problem and a direction; None if the library has no profile.
     """
 
     calls: Callable[[Problem, int | None], Calls]
@@ -69,7 +70,7 @@ def cudeform_calls(problem: Problem, threads: int | None) -> Calls:
 
 
 def cudeform_profile(problem: Problem, direction: str) -> dict[str, float]:
-    """Shares of the time of a call: product, sampling, rest."""
+    """Fractions of the time of a call: product, sampling, rest."""
     return shares(cudeform_calls(problem, threads=1)[direction])
 
 
@@ -101,15 +102,15 @@ def torchvision_calls(problem: Problem, threads: int | None) -> Calls:
         new = output()
         return {"output": new.detach().numpy()} | gradients(new)
 
-    kept = cache(output)  # computed once, by the untimed first call of the backward
+    kept = cache(output)  # the untimed first call of the backward computes it
     return {FORWARD: forward, BACKWARD: lambda: gradients(kept()), BOTH: both}
 
 
 def onnxruntime_calls(problem: Problem, threads: int | None) -> Calls:
-    """The operator DeformConv on the CPU; it has no backward.
+    """onnxruntime's operator DeformConv on the CPU, which has no backward.
 
-    Its threads spin for a while after a call, which is their default: before the next contestant is
-    timed, the caller must wait until they sleep.
+    By default, onnxruntime's threads spin for a while after a call. Before timing the next
+    contestant, the caller must wait until they sleep.
     """
     import onnxruntime
 
@@ -147,7 +148,7 @@ def _onnx_model(problem: Problem) -> bytes:
         numpy_helper.from_array(getattr(problem, name), name) for name in ("weight", "bias")
     ]
     graph = helper.make_graph([node], "deform_conv", inputs, [output], constants)
-    # The oldest versions that have the operator, so that every onnxruntime with it reads the model.
+    # The oldest opset with this operator: every onnxruntime that has the operator reads the model.
     opset = helper.make_opsetid("", 19)
     model: bytes = helper.make_model(graph, opset_imports=[opset], ir_version=9).SerializeToString()
     return model
@@ -161,7 +162,7 @@ CONTESTANTS: dict[str, Contestant] = {
 
 
 def absence(name: str) -> str | None:
-    """Why a contestant cannot be measured; None where it can."""
+    """The reason why a contestant cannot be measured; None if it can."""
     lacking = [package for package in CONTESTANTS[name].needs if find_spec(package) is None]
     if lacking:
         return f"{' and '.join(lacking)} not installed"

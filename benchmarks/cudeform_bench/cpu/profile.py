@@ -1,7 +1,8 @@
-"""What share of cudeform's time on a CPU goes where: matrix products, loops over samples, the rest.
+"""Profile of cudeform on a CPU: fractions of matrix products, of loops over samples, of the rest.
 
-The engine's functions are timed where its modules call them, on one thread, by the time that the
-thread runs: shares of wall time would say what else the machine does.
+Each function of the engine is replaced by a timed one in the modules that call it. The call runs on
+one thread. The clock counts that thread's processor time, because wall time depends on the load of
+the machine.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 REPEATS = 3
 
-# Functions by the part that they belong to, and the modules of cudeform.cpu that call them.
+# For each part of the profile, its functions, each with the modules of cudeform.cpu that call it.
 PARTS: dict[str, dict[str, tuple[str, ...]]] = {
     "product": {
         "forward": ("output_of",),
@@ -29,8 +30,11 @@ PARTS: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 def shares(call: Callable[[], Any]) -> dict[str, float]:
-    """Shares of the time of a call on one thread by part, and "rest"; of the fastest of some."""
-    call()  # what is compiled and imported is there from now on
+    """Fractions of the time of a call on one thread by part, with "rest".
+
+    They are those of the fastest of several calls.
+    """
+    call()  # an untimed call, for compilation and imports
     fastest: tuple[float, dict[str, float]] | None = None
     for _ in range(REPEATS):
         with _timed() as seconds:
@@ -47,7 +51,7 @@ def shares(call: Callable[[], Any]) -> dict[str, float]:
 
 @contextmanager
 def _timed() -> Iterator[dict[str, float]]:
-    """Add up the seconds that the functions of each part take inside the block."""
+    """Sum the seconds that the functions of each part take inside the block."""
     seconds = dict.fromkeys(PARTS, 0.0)
     replaced: list[tuple[Any, str, Any]] = []
     try:

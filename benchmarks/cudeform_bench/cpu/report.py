@@ -40,7 +40,7 @@ class Report:
 
     @classmethod
     def from_json(cls, text: str) -> Report:
-        """The inverse of :meth:`to_json`; files of older versions are read, too."""
+        """The inverse of :meth:`to_json`. Measurements without ``shares`` are accepted too."""
         fields = json.loads(text)
         fields["machine"] = Machine.of(fields["machine"])
         fields["measurements"] = tuple(

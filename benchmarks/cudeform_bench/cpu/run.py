@@ -1,4 +1,4 @@
-"""A run on a CPU: every contestant in every configuration and direction."""
+"""A benchmark run on a CPU: every contestant in every configuration and direction."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ def measure_all(
     """Check and time configurations.
 
     Args:
-        configs: what to compute.
-        directions: of "forward", "backward" and "both".
-        threads: of every contestant; None leaves each library's default, which is what users have.
-        seconds: time for each configuration and direction.
+        configs: the configurations to measure.
+        directions: directions to measure, of "forward", "backward" and "both".
+        threads: number of threads of every contestant; None for each library's default, which is
+            what users have.
+        seconds: time to spend on each configuration and direction.
 
     Raises:
         WrongResult: two contestants disagree.
@@ -69,7 +70,7 @@ def measure_all(
 
 
 def _blas_threads(threads: int | None) -> AbstractContextManager[Any]:
-    """Limit NumPy's BLAS to ``threads``, where a number was asked for."""
+    """Limit NumPy's BLAS to ``threads``; None sets no limit."""
     if threads is None:
         return nullcontext()
     limits: AbstractContextManager[Any] = threadpool_limits(threads, user_api="blas")
@@ -77,7 +78,7 @@ def _blas_threads(threads: int | None) -> AbstractContextManager[Any]:
 
 
 class _NoBar:
-    """Replaces the progress bar where tqdm is not installed."""
+    """Replaces the progress bar if tqdm is not installed."""
 
     def set_description(self, text: str) -> None: ...
 
@@ -85,7 +86,7 @@ class _NoBar:
 
 
 def _progress(steps: int) -> AbstractContextManager[Any]:
-    """A progress bar on stderr, where that is a terminal."""
+    """A progress bar on stderr if it is a terminal."""
     try:
         from tqdm import tqdm
     except ImportError:

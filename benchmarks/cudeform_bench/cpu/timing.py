@@ -1,4 +1,4 @@
-"""How contestants are measured on a CPU: results are checked, times are taken in turns."""
+"""Measurement on a CPU: checks the results of the contestants, then times them in turns."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from cudeform_bench.configs import Config
 from cudeform_bench.cpu.contestants import Call, Results
 from cudeform_bench.table import OURS, Measurement
 
-# Largest difference from the float64 result, in units of its largest element. Rounding gives 1e-6;
-# an index that is wrong by one gives about 1.
+# Largest difference allowed from the float64 result, relative to its largest element. Rounding
+# gives 1e-6; an index that is wrong by one gives about 1.
 TOLERANCE = 1e-4
 
 LEAST_REPEATS, MOST_REPEATS = 3, 50
 
-# A call shorter than this is made once before it is timed: threads are then awake and memory is
-# mapped. For longer calls that changes nothing and doubles the time of the run.
+# A call shorter than this is made once, untimed, before each timing: its threads are then awake and
+# its memory is mapped. Longer calls do not need this, and it would double the time of the run.
 SHORT = 0.2
 
 
@@ -39,12 +39,12 @@ def measure(
     """Check the results of all ``calls``, by contestant, against ``exact``; then time them.
 
     Raises:
-        WrongResult: one of them differs by more than rounding.
+        WrongResult: a result differs by more than rounding.
     """
     errors = {}
     for name, call in calls.items():
         errors[name] = largest_error(call(), exact)
-        if not errors[name] <= TOLERANCE:  # true of NaN, too
+        if not errors[name] <= TOLERANCE:  # also true if the error is NaN
             raise WrongResult(
                 f"{name} is wrong at {config.name} {direction}: it differs from the float64 result "
                 f"by {errors[name]:.2g} of its largest element, {TOLERANCE:g} is allowed; "
@@ -63,7 +63,7 @@ def measure(
 
 
 def largest_error(results: Results, exact: Results) -> float:
-    """Largest difference of any array from the exact one, in units of its largest element."""
+    """Largest difference of any array from the exact one, relative to its largest element."""
     errors = [
         np.abs(results[name] - expected).max() / (np.abs(expected).max() or 1.0)
         for name, expected in exact.items()
@@ -72,8 +72,8 @@ def largest_error(results: Results, exact: Results) -> float:
 
 
 def time_in_turns(calls: dict[str, Call], seconds: float) -> dict[str, list[float]]:
-    """Seconds of each call, repeatedly: one repeat times every call once."""
-    first = {name: _time(call) for name, call in calls.items()}  # warm-up: not among the samples
+    """Time all calls repeatedly, in seconds; every repeat times each call once."""
+    first = {name: _time(call) for name, call in calls.items()}  # warm-up, not among the samples
     samples: dict[str, list[float]] = {name: [] for name in calls}
     started = time.perf_counter()
     for repeat in range(MOST_REPEATS):
@@ -96,10 +96,10 @@ def _time(call: Call) -> float:
 
 
 def _wait_for_idle_threads() -> None:
-    """Wait until the threads of the last contestant sleep; at most half a second.
+    """Wait until the threads of the previous contestant sleep, at most half a second.
 
-    Threads of a pool spin before they sleep: onnxruntime's for 30 ms, OpenBLAS's for 100 ms.
-    Meanwhile they would take a core from the next contestant.
+    The threads of a pool spin before they sleep: onnxruntime's for 30 ms, OpenBLAS's for 100 ms.
+    While they spin, they occupy cores that the next contestant needs.
     """
     for _ in range(50):
         busy = time.process_time()
@@ -109,7 +109,7 @@ def _wait_for_idle_threads() -> None:
 
 
 def peak_workspace(call: Call) -> int:
-    """Peak of the bytes that Python and NumPy allocated in a call, without those of its results."""
+    """Peak of the bytes that Python and NumPy allocate in a call, without its results."""
     tracemalloc.start()
     try:
         results = call()

@@ -1,1 +1,1 @@
-"""The benchmark on a GPU: contestants on torch tensors, and how they are timed."""
+"""The benchmark on a GPU: contestants on torch tensors, timing, model, report."""

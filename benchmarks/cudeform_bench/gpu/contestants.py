@@ -1,8 +1,8 @@
-"""The contestants on a GPU; all use torch's memory and its current stream.
+"""The contestants on a GPU. All of them use torch's memory and current stream.
 
-cudeform, on tensors and on CuPy's arrays, and torchvision compute the same results, which are
+cudeform on tensors, cudeform on CuPy arrays, and torchvision compute the same results, which are
 checked. cuDNN's ordinary convolution of the same shape and the matrix products alone compute
-something else: their times are goals.
+something else; their times serve as goals.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ ARGUMENTS = ("input", "offset", "weight", "bias", "mask")
 
 
 class TorchClock:
-    """A GPU through torch, as a ``timing.Clock``.
+    """The ``timing.Clock`` of torch's current GPU.
 
     Args:
-        flush_bytes: written to flush the cache.
+        flush_bytes: number of bytes to write in order to flush the cache.
         cycles_per_second: upper bound of the GPU's clock rate.
     """
 
@@ -84,7 +84,7 @@ class Tensors:
 
     @classmethod
     def of(cls, problem: Problem, dtype: str, device: str) -> Tensors:
-        """A problem on a device, in a dtype of torch."""
+        """Copy a problem to a device, in the torch dtype of this name."""
         import torch
 
         names = (*ARGUMENTS, "grad_output")
@@ -111,7 +111,7 @@ def set_tf32(allowed: bool) -> None:
 
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
-    torch.backends.cudnn.benchmark = True  # cuDNN tries its algorithms and takes the fastest
+    torch.backends.cudnn.benchmark = True  # cuDNN tries its algorithms and selects the fastest
 
 
 def cudeform_calls(tensors: Tensors, mode: Mode) -> Calls:
@@ -145,7 +145,7 @@ def _our_calls(config: Config, mode: Mode, arguments: dict[str, Any], grad_outpu
 
 
 def torchvision_calls(tensors: Tensors, mode: Mode) -> Calls:
-    """``torchvision.ops.deform_conv2d``; it lacks bfloat16 and gets float32, as under autocast."""
+    """``torchvision.ops.deform_conv2d``, in float32 for bfloat16, which it does not support."""
     import torch
     from torchvision.ops import deform_conv2d
 
@@ -208,7 +208,7 @@ def product_calls(tensors: Tensors, mode: Mode) -> Calls:
 
 
 def _group_sizes(config: Config) -> tuple[int, int]:
-    """Inner size of a group's product, and its output channels."""
+    """Inner size (k) of a group's matrix product, and its number of output channels."""
     depth = config.taps * config.channels // config.groups
     return depth, config.out_channels // config.groups
 
@@ -230,7 +230,7 @@ def _autograd_calls(
         new = output()
         return {"output": new.detach()} | gradients(new)
 
-    kept = cache(output)  # computed once, by the untimed first call of the backward
+    kept = cache(output)  # the untimed first call of the backward computes it
     return _three(forward, lambda: gradients(kept()), both)
 
 
@@ -246,7 +246,7 @@ CONTESTANTS: dict[str, Callable[[Tensors, Mode], Calls]] = {
     "products": product_calls,
 }
 
-# Contestants that compute a deformable convolution; of these, the ones that must be right.
+# Contestants that compute a deformable convolution; then those of them that must be right.
 SAME = ("cudeform", "on CuPy", "torchvision")
 OURS = {"cudeform", "on CuPy"}
 
@@ -255,7 +255,7 @@ ELSEWHERE = {"on CuPy"}
 
 
 def largest_error(results: Results, exact: Results) -> float:
-    """Largest difference from the exact results, in units of each one's largest element."""
+    """Largest difference from the exact results, relative to the largest element of each."""
     import torch
 
     errors = []

@@ -1,6 +1,7 @@
-"""cudeform with an algorithm or a scatter forced, to judge the choices of the engine.
+"""Contestants that force an algorithm of cudeform, to evaluate the engine's choices.
 
-Their names begin with "path" or "scatter"; a scatter is the way in which grad_input is summed.
+The names of these contestants begin with "path", for an algorithm of the whole call, or with
+"scatter", for a way to sum grad_input.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from cudeform_bench.configs import Config
 from cudeform_bench.gpu.contestants import Calls, Tensors, cudeform_calls
 from cudeform_bench.gpu.model import Mode
 
-# Prefixes of the names of these contestants.
+# Prefixes of the names.
 PATH, SCATTER = "path ", "scatter "
 
 
 @dataclass(frozen=True)
 class Processor:
-    """Properties of a GPU on which the engine's choices depend."""
+    """The properties of a GPU on which the engine's choices depend."""
 
     compute_capability: int
     multiprocessors: int
@@ -36,7 +37,7 @@ def is_forced(name: str) -> bool:
 def contestants(
     processor: Processor, path_names: Sequence[str], scatter_names: Sequence[str]
 ) -> dict[str, Callable[[Tensors, Mode], Calls]]:
-    """A contestant for each path and each scatter; it has no calls where a convolution lacks it."""
+    """A contestant for each path and scatter, without calls for convolutions that lack it."""
 
     def of_path(name: str) -> Callable[[Tensors, Mode], Calls]:
         def calls(tensors: Tensors, mode: Mode) -> Calls:
@@ -75,7 +76,7 @@ def geometry(config: Config) -> Geometry:
 
 
 def path_directions(name: str, g: Geometry, dtype: str, processor: Processor) -> tuple[str, ...]:
-    """Directions in which a convolution can take a path; "fused" has a forward only."""
+    """The directions in which a convolution supports a path; "fused" has only a forward."""
     with overrides.force(algorithm=name):
         taken: Any = forward_algorithm(g, dtype, processor)  # type: ignore[arg-type]
     if taken != name:
@@ -84,7 +85,7 @@ def path_directions(name: str, g: Geometry, dtype: str, processor: Processor) ->
 
 
 def can_scatter(name: str, g: Geometry, dtype: str, processor: Processor) -> bool:
-    """Whether a convolution can sum grad_input in this way."""
+    """Whether a convolution supports this way to sum grad_input."""
     if name != "vector":
         return True
     vector = (direct if direct.supports(g) else variants).vector_of(g, dtype)

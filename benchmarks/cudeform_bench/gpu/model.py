@@ -1,8 +1,9 @@
 """Lower bounds of the time of a configuration on a GPU, one for each resource.
 
-The rates are those of one H200; an H100 differs in its memory only. Rates of memory and products
-were measured or published. The rate of the L1 cache follows from its width and clock. The rate of
-additions to global memory is a guess, as it has not been measured. A report lists all rates.
+The rates are those of an H200. An H100 differs only in the rate of its memory. The rates of memory
+and of products are measured or published values. The rate of the L1 cache follows from its width
+and clock. The rate of additions to global memory is a guess, because it has not been measured. A
+report lists all rates.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from cudeform_bench.table import PRODUCTS
 
 # Bytes or operations per second.
 RATES = {
-    "memory": 4.3e12,  # a copy within the device's memory
+    "memory": 4.3e12,  # bandwidth of a copy in device memory
     "gather": 29.6e12,  # 132 multiprocessors, 128 bytes a cycle, 1.755 GHz
     "scatter": 2.7e12,  # float32 additions to global memory; a guess
     "fp32": 67e12,
@@ -33,13 +34,13 @@ def rates_of(gpu: str) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Mode:
-    """How numbers are stored and multiplied.
+    """The dtype of the arrays and the precision of the products.
 
     Attributes:
-        name: for ``--mode``.
-        dtype: of the arrays.
+        name: its name for ``--mode``.
+        dtype: dtype of the arrays.
         tf32: whether operands of float32 products may be rounded to TF32.
-        tolerance: largest difference from float64, in units of the largest element.
+        tolerance: largest difference allowed from float64, relative to the largest element.
     """
 
     name: str
@@ -63,17 +64,18 @@ MODES = {
     )
 }
 
-# How often a direction reads all corners.
+# The number of times that a direction reads all corners.
 GATHERS = {"forward": 1, "backward": 1, "both": 2}
 
 
 def floors_us(
     config: Config, mode: Mode, direction: str, rates: Mapping[str, float] = RATES
 ) -> dict[str, float]:
-    """Least time in microseconds on each resource; the largest bounds every implementation.
+    """Lower bound of the time for each resource, in microseconds.
 
-    ``memory`` counts every array once, ``gather`` the four corners of each sample. ``scatter``
-    counts one addition for each corner; only a backward has it.
+    The largest of them bounds every implementation. ``memory`` counts every array once, ``gather``
+    counts the four corners of each sample, and ``scatter`` counts one addition per corner, in a
+    backward only.
     """
     corners = 4 * _samples(config) * config.channels
     floors = {
@@ -93,13 +95,13 @@ def shares(
     microseconds: float,
     rates: Mapping[str, float] = RATES,
 ) -> dict[str, float]:
-    """Each floor as a share of a measured time."""
+    """Each lower bound as a fraction of a measured time."""
     floors = floors_us(config, mode, direction, rates)
     return {name: floor / microseconds for name, floor in floors.items()}
 
 
 def _samples(config: Config) -> int:
-    """Output positions times taps, of one offset group."""
+    """Number of samples of one offset group: output positions times taps."""
     return config.batch * config.out_height * config.out_width * config.taps
 
 

@@ -1,4 +1,4 @@
-"""A run on a GPU, as JSON and as text. Nothing is timed here."""
+"""The report of a GPU benchmark run, as JSON and as text. This module measures nothing."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ CACHES = {"warm": "operands in the L2 cache, where they fit", "cold": "L2 cache 
 
 @dataclass(frozen=True)
 class GpuMeasurement:
-    """One configuration in one direction and mode.
+    """Times and errors for one configuration in one direction and mode.
 
     Attributes:
-        config: what was computed.
+        config: the configuration.
         direction: "forward", "backward" or "both".
         mode: a name in ``model.MODES``.
-        samples_ms: times on the GPU's clock, by "warm" or "cold" and by contestant.
-        median_ms: their medians.
-        host_us: median of the host's time until a call returned, by contestant.
-        errors: largest difference from float64 of contestants that compute the same, in units of
-            the largest element.
-        workspace_mib: peak of torch's allocator without arguments and results, by contestant;
-            without contestants that allocate elsewhere.
-        shares: each floor of the model as a share of cudeform's cold time.
+        samples_ms: times on the GPU's clock, by "warm" or "cold", then by contestant.
+        median_ms: medians of these times.
+        host_us: by contestant, the median host time until a call returns.
+        errors: for contestants that compute the same results, the largest difference from float64,
+            relative to the largest element.
+        workspace_mib: by contestant, the peak of torch's allocator without arguments and results;
+            contestants that use another allocator are left out.
+        shares: each lower bound of the model as a fraction of cudeform's cold time.
     """
 
     config: Config
@@ -42,7 +42,7 @@ class GpuMeasurement:
     shares: dict[str, float]
 
     def row(self, cache: str) -> Measurement:
-        """A row of the table for one state of the cache."""
+        """The row of the table for a cache state, "warm" or "cold"."""
         return Measurement(
             config=self.config,
             direction=self.direction,
@@ -60,18 +60,18 @@ def _unforced(values: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class GpuReport:
-    """A run of ``bench --device gpu``.
+    """The results of one run of ``bench --device gpu``.
 
     Attributes:
         command: the command line.
-        date: of the run, UTC.
-        gpu: its name.
-        versions: of the libraries, by name.
-        rates: constants of the model, bytes or operations per second.
+        date: date of the run, in UTC.
+        gpu: name of the GPU.
+        versions: versions of the libraries, by name.
+        rates: constants of the model, in bytes or operations per second.
         tolerances: largest error allowed, by mode.
-        absent: contestants that were not measured, and why.
-        measurements: by configuration, mode and direction.
-        failures: wrong results and errors, in words; these were not timed.
+        absent: for each contestant that was not measured, the reason.
+        measurements: one for each configuration, mode and direction.
+        failures: texts about wrong results and errors, which were not timed.
         skipped: measurements that the deadline left out.
     """
 
@@ -87,7 +87,7 @@ class GpuReport:
     skipped: tuple[str, ...]
 
     def to_json(self) -> str:
-        """All fields, as text."""
+        """All fields as JSON text."""
         return json.dumps(asdict(self), indent=1)
 
     @classmethod
@@ -104,7 +104,7 @@ class GpuReport:
 
 
 def text(report: GpuReport) -> str:
-    """The report for a reader: tables for each mode and direction, notes."""
+    """The report as plain text: tables for each mode and direction, and notes."""
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     parts = [f"{versions}\n{report.gpu}\n{report.date}\n{report.command}"]
     kinds = dict.fromkeys((m.mode, m.direction) for m in report.measurements)
@@ -121,7 +121,7 @@ def text(report: GpuReport) -> str:
 
 
 def _details(measured: list[GpuMeasurement]) -> str:
-    """The table of floors, as shares of cudeform's cold time, and of the host's times."""
+    """The table of lower bounds, as fractions of cudeform's cold time, and of host times."""
     floors = list(measured[0].shares)
     names = list(dict.fromkeys(name for m in measured for name in _unforced(m.host_us)))
     rows = [["config", *floors, *names], ["", *("" for _ in floors), *("host us" for _ in names)]]
@@ -134,13 +134,13 @@ def _details(measured: list[GpuMeasurement]) -> str:
 
 
 def _label(m: GpuMeasurement, among: list[GpuMeasurement]) -> str:
-    """Name of a configuration, with its offsets if the table has several distributions."""
+    """Name of a configuration, with its offsets if the table has several distributions of them."""
     several = len({other.config.offsets for other in among}) > 1
     return f"{m.config.name} {m.config.offsets}" if several else m.config.name
 
 
 def _forced(measured: list[GpuMeasurement]) -> str:
-    """Times of each forced path and scatter, and of the engine's choice; "" if none was forced."""
+    """The table of forced paths and scatters, with the engine's choice; "" if none was forced."""
     names = dict.fromkeys(n for m in measured for n in m.median_ms["cold"] if is_forced(n))
     if not names:
         return ""
@@ -156,7 +156,7 @@ def _notes(report: GpuReport) -> list[str]:
     notes = [f"Floors are computed from these rates, bytes or operations per second: {rates}."]
     for m in report.measurements:
         for name, error in m.errors.items():
-            if not error <= report.tolerances[m.mode]:  # true of NaN, too
+            if not error <= report.tolerances[m.mode]:  # also true if the error is NaN
                 where = f"{m.config.name} {m.direction} {m.mode}"
                 notes.append(f"{name} differs by {error:.2g} of the largest element at {where}.")
     notes += [f"Without {name}: {why}." for name, why in report.absent.items()]

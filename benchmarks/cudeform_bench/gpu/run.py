@@ -1,4 +1,4 @@
-"""A run on a GPU: every contestant in every configuration, mode and direction."""
+"""A benchmark run on a GPU: every contestant in every configuration, mode and direction."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from cudeform_bench.gpu.model import MODES, Mode, rates_of, shares
 from cudeform_bench.gpu.report import GpuMeasurement, GpuReport
 from cudeform_bench.gpu.timing import Clock, measure_in_turns, workspace
 
-# Fourteen configurations, four modes and three directions fit into ten minutes, with some time to
-# start and to write the report.
+# With this default, fourteen configurations in four modes and three directions take less than ten
+# minutes, including the start and the report.
 SECONDS = 0.5
 DEADLINE = 540.0
 
@@ -36,18 +36,18 @@ class NoGpu(CommandError):
 
 @dataclass(frozen=True)
 class Gpu:
-    """What a run asks of the machine; tests replace it.
+    """The functions of the machine that a run needs; tests replace them.
 
     Attributes:
-        name: of the GPU.
-        clock: takes times.
-        tensors: copies a problem to the GPU, in a dtype.
+        name: name of the GPU.
+        clock: measures times.
+        tensors: copies a problem to the GPU in a dtype.
         set_tf32: allows or forbids TF32 for all contestants.
-        contestants: make calls by direction, from tensors and a mode.
-        absent: contestants that cannot be measured, and why.
+        contestants: by name, functions that make the calls of tensors and a mode, by direction.
+        absent: for each contestant that cannot be measured, the reason.
         exact: makes calls with float64 results, by direction.
-        error: largest difference of results from exact ones.
-        nbytes: size of results.
+        error: computes the largest difference of results from exact ones.
+        nbytes: computes the size of results in bytes.
         free: releases cached memory before the next configuration.
     """
 
@@ -67,8 +67,8 @@ def torch_gpu(paths: Sequence[str] = ALGORITHMS, scatters: Sequence[str] = SCATT
     """The first GPU, through torch.
 
     Args:
-        paths: forced paths of cudeform to measure in addition.
-        scatters: forced ways to sum grad_input to measure in addition.
+        paths: paths of cudeform to force and measure in addition.
+        scatters: ways to sum grad_input to force and measure in addition.
 
     Raises:
         NoGpu: torch, CuPy or a GPU is missing.
@@ -108,21 +108,21 @@ def _processor(torch: Any) -> forced.Processor:
 
 
 def exact_calls(tensors: Any, absent: dict[str, str]) -> Calls:
-    """Calls in float64 on the rounded operands, by torchvision, which shares no code with us."""
+    """Calls of torchvision in float64 on the rounded operands; it shares no code with cudeform."""
     name = "cudeform" if "torchvision" in absent else "torchvision"
     return contestants.CONTESTANTS[name](tensors.to("float64"), MODES["fp32"])
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a run measures.
+    """The measurements that a run makes.
 
     Attributes:
-        configs: what to compute.
-        directions: of "forward", "backward" and "both".
+        configs: the configurations.
+        directions: directions, of "forward", "backward" and "both".
         modes: names in ``MODES``.
-        seconds: time for each configuration, direction and mode.
-        deadline: seconds from the start after which no further measurement is started.
+        seconds: time to spend on each configuration, direction and mode.
+        deadline: seconds after the start from which no new measurement begins.
     """
 
     configs: Sequence[Config]
@@ -137,13 +137,13 @@ def measure_all(
 ) -> GpuReport:
     """Check and time configurations.
 
-    A wrong result or an error is named in the report and not timed; the run goes on, so that one
-    fault does not cost the other measurements.
+    A wrong result or an error appears in the report and is not timed. The run continues, so that
+    one failure does not cost the other measurements.
 
     Args:
         gpu: the GPU.
-        wanted: what to measure.
-        keep: called with the report so far after each configuration, as the run may be killed.
+        wanted: the measurements to make.
+        keep: called with the report so far after each configuration, because a run may be killed.
     """
     run = _Run(gpu, wanted)
     for config in wanted.configs:
@@ -156,12 +156,12 @@ def measure_all(
 
 
 class _Run:
-    """The measurements so far."""
+    """The state of a run: the measurements so far."""
 
     def __init__(self, gpu: Gpu, wanted: Wanted) -> None:
         self._gpu, self._wanted = gpu, wanted
         self._started = time.perf_counter()
-        # Once for all reports: it reads the metadata of every installed package.
+        # Computed once for all reports, because it reads the metadata of every installed package.
         self._versions = {"cudeform": cudeform.__version__} | info.versions()
         self._measurements: list[GpuMeasurement] = []
         self._failures: list[str] = []
@@ -181,7 +181,7 @@ class _Run:
                 self._measure(config, mode, direction, *ready)
             except (
                 Exception
-            ) as error:  # CUDA errors have many types, and some break all later calls
+            ) as error:  # CUDA errors have many types, and after some of them every call fails
                 self._fail(f"{where} broke: {_in_a_line(error)}")
 
     def _ready(self, problem: Problem, mode: Mode) -> tuple[dict[str, Calls], Calls]:
@@ -204,7 +204,7 @@ class _Run:
         checked = check(self._gpu, where, mode, able, exact[direction]())
         for failure in checked.failures:
             self._fail(failure)
-        if "cudeform" in checked.calls:  # ratios and shares need its time
+        if "cudeform" in checked.calls:  # ratios and lower bounds need its time
             seconds = self._wanted.seconds
             measured = _measured(self._gpu, config, mode, direction, checked, seconds)
             self._measurements.append(measured)
@@ -234,9 +234,9 @@ class Checked:
     """The calls of a configuration that may be timed.
 
     Attributes:
-        calls: those that ran with right results, by contestant.
-        errors: largest difference from float64, of contestants that compute the same.
-        failures: wrong results and errors, in words.
+        calls: by contestant, the calls whose results are right.
+        errors: for contestants that compute the same results, the largest difference from float64.
+        failures: texts about wrong results and errors.
     """
 
     calls: dict[str, Callable[[], Results]]
@@ -253,9 +253,9 @@ def check(
 ) -> Checked:
     """Call every contestant once and compare its results with the exact ones.
 
-    cudeform's results must be right to be timed. A peer is timed all the same and its difference is
-    reported: torchvision computes coordinates in float16 if that is the dtype, and no useful
-    tolerance allows that.
+    cudeform is timed only if its results are right. A peer is always timed, and its difference is
+    reported: for float16, torchvision computes coordinates in float16, and no useful tolerance
+    allows for that.
     """
     checked = Checked({}, {}, [])
     for name, call in calls.items():
@@ -264,13 +264,13 @@ def check(
             results = call()
             if name in contestants.SAME or forced_one:
                 checked.errors[name] = gpu.error(results, exact)
-            gpu.clock.wait()  # errors of a kernel are raised by the next synchronisation
+            gpu.clock.wait()  # the next synchronisation raises the errors of a kernel
         except Exception as broken:
             checked.failures.append(f"{name} broke at {where}: {_in_a_line(broken)}")
             continue
         error = checked.errors.get(name, 0.0)
         ours = name in contestants.OURS or forced_one
-        if ours and not error <= mode.tolerance:  # true of NaN, too
+        if ours and not error <= mode.tolerance:  # also true if the error is NaN
             checked.failures.append(
                 f"{name} is wrong at {where}: it differs from the float64 result by {error:.2g} of "
                 f"its largest element, {mode.tolerance:g} is allowed; not timed"
@@ -281,7 +281,7 @@ def check(
 
 
 def _in_a_line(error: Exception) -> str:
-    """The type and text of an error, in one line."""
+    """The type and the text of an error on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 

@@ -1,4 +1,4 @@
-"""How contestants are timed on a GPU: by its clock, in turns, with a warm and a cold cache."""
+"""Timing on a GPU: by the GPU's clock, in turns, with a warm and with a cold cache."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any, Protocol
 LEAST_REPEATS, MOST_REPEATS = 5, 200
 HOST_REPEATS = 30
 
-# A spinning kernel keeps the GPU busy while the host queues a call, for BUSY times the host's time.
-# LEAST_BUSY covers the host's work around a call; MOST_BUSY bounds the cost of slow hosts.
+# While the host queues a call, a spinning kernel keeps the GPU busy for BUSY times the host time of
+# the call. LEAST_BUSY covers the host's work around a call. MOST_BUSY limits it on slow hosts.
 BUSY, LEAST_BUSY, MOST_BUSY = 2.0, 3e-4, 0.05
 
 Call = Callable[[], Any]
 
 
 class Clock(Protocol):
-    """The operations that timing needs of a GPU; all are queued on one stream."""
+    """The GPU operations that timing needs, all queued on one stream."""
 
     def flush(self) -> None:
         """Queue work that evicts everything from the L2 cache."""
 
     def occupy(self, seconds: float) -> None:
-        """Queue work that lasts about ``seconds`` and accesses no memory."""
+        """Queue work that takes about ``seconds`` and accesses no memory."""
 
     def record(self) -> Any:
         """Queue an event."""
@@ -48,9 +48,9 @@ class Samples:
     """Times of one contestant.
 
     Attributes:
-        warm_ms: GPU time with operands in the L2 cache, where they fit.
-        cold_ms: GPU time after the cache was flushed.
-        host_us: host time until the call returned.
+        warm_ms: GPU times with the operands in the L2 cache, as far as they fit.
+        cold_ms: GPU times after a flush of the cache.
+        host_us: host times until the call returns.
     """
 
     warm_ms: list[float] = field(default_factory=list)
@@ -59,15 +59,15 @@ class Samples:
 
     @property
     def medians(self) -> tuple[float, float, float]:
-        """Medians of the three."""
+        """Medians of the three kinds of times."""
         return median(self.warm_ms), median(self.cold_ms), median(self.host_us)
 
 
 def measure_in_turns(clock: Clock, calls: dict[str, Call], seconds: float) -> dict[str, Samples]:
-    """Time all calls in turn, repeatedly, after an untimed first round.
+    """Time all calls in turns, repeatedly, after an untimed first round.
 
-    ``seconds`` limits the repeats on the GPU's clock, and again those on the host's. The GPU is
-    kept busy while a call is queued, so that the time between its events has no host time in it.
+    ``seconds`` limits the repeats on the GPU's clock, and likewise those on the host's clock. The
+    GPU is kept busy while a call is queued, so the time between its events includes no host time.
     """
     for call in calls.values():
         call()
@@ -76,7 +76,7 @@ def measure_in_turns(clock: Clock, calls: dict[str, Call], seconds: float) -> di
     samples = {name: Samples() for name in calls}
     for _ in _repeats(MOST_REPEATS, seconds):
         for name, call in calls.items():
-            call()  # loads its operands into the cache
+            call()  # loads the operands into the cache
             samples[name].warm_ms.append(_on_the_gpu(clock, call, busy[name]))
             clock.flush()
             samples[name].cold_ms.append(_on_the_gpu(clock, call, busy[name]))
@@ -96,7 +96,7 @@ def _repeats(most: int, seconds: float) -> Iterator[int]:
 
 
 def workspace(clock: Clock, call: Call, nbytes: Callable[[Any], int]) -> int:
-    """Peak of the memory of a call, without its results, in bytes."""
+    """Peak memory of a call in bytes, without its results."""
     clock.wait()
     before = clock.reset_peak()
     results = call()
@@ -105,7 +105,7 @@ def workspace(clock: Clock, call: Call, nbytes: Callable[[Any], int]) -> int:
 
 
 def _busy(clock: Clock, call: Call) -> float:
-    """Seconds for which the GPU is kept busy while a call is queued."""
+    """Seconds for which to keep the GPU busy while a call is queued."""
     slowest = max(_on_the_host(clock, call) for _ in range(3))
     return min(max(BUSY * slowest, LEAST_BUSY), MOST_BUSY)
 

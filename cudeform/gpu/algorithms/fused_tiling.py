@@ -50,7 +50,7 @@ MAX_SPLITS = 8
 
 
 def run_of(g: Geometry) -> int:
-    """Channels of a run: neighbours that lie in one group and in one offset group."""
+    """Channels of a run: contiguous ones that lie in one group and in one offset group."""
     return gcd(g.channels // g.groups, g.channels // g.offset_groups)
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import build
+from cases import Case, build
+from support.functions import FUNCTIONS, every
 
 import cudeform
 from cudeform.checks import GRADIENTS
@@ -23,6 +24,19 @@ def test_results_are_cupy_arrays_on_the_same_device(cupy: Any) -> None:
     assert isinstance(output, cupy.ndarray)
     wanted = cudeform.deform_conv2d(**CASE.arguments)
     np.testing.assert_allclose(cupy.asnumpy(output), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@every
+def test_other_numbers_of_axes(cupy: Any, case: Case) -> None:
+    case = case.cast("float32")
+    there, functions = case.map(cupy.asarray), FUNCTIONS[case.axes]
+    pairs = [(functions.forward(**there.arguments), functions.forward(**case.arguments))]
+    grads = functions.backward(**there.backward_arguments)
+    pairs += zip(grads, functions.backward(**case.backward_arguments), strict=True)
+    for got, wanted in pairs:
+        assert isinstance(got, cupy.ndarray)
+        np.testing.assert_allclose(cupy.asnumpy(got), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_only_needed_gradients_are_computed(cupy: Any) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import ARRAYS, build, named
+from cases import ARRAYS, Case, build, named
 from support.dlpackcases import CASE, Array, backward, forward, from_dlpack, plain
+from support.functions import FUNCTIONS, every
 
 import cudeform
 
@@ -22,6 +23,14 @@ def test_results_are_arrays_of_the_producers_library() -> None:
     for grad, wanted in zip(grads, backward(CASE), strict=True):
         assert type(grad) is Array
         np.testing.assert_array_equal(plain(grad), wanted)
+
+
+@every
+@pytest.mark.usefixtures("elsewhere")
+def test_other_numbers_of_axes(case: Case) -> None:
+    output = FUNCTIONS[case.axes].forward(**case.map(Array).arguments)
+    assert type(output) is Array
+    np.testing.assert_array_equal(plain(output), FUNCTIONS[case.axes].forward(**case.arguments))
 
 
 @pytest.mark.usefixtures("elsewhere")

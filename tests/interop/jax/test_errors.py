@@ -88,5 +88,5 @@ def test_a_third_library_beside_numpy_and_jax_is_refused() -> None:
 def test_a_jax_that_is_too_old_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "__version_info__", (0, 6, 2))
     monkeypatch.setattr(jax, "__version__", "0.6.2")
-    with pytest.raises(ImportError, match=r"jax 0\.7\.2 or newer, this is 0\.6\.2; pip install"):
+    with pytest.raises(ImportError, match=r"jax 0\.7\.2 or newer, got 0\.6\.2; pip install"):
         reload(adapter)

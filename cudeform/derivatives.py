@@ -1,0 +1,17 @@
+"""Forward mode and gradients of gradients, for arrays of libraries that do not differentiate.
+
+Tensors and JAX arrays need none of them: their libraries call these functions themselves.
+"""
+
+from cudeform.operators.deform_conv import deform_conv2d_double_backward, deform_conv2d_jvp
+from cudeform.operators.deform_conv1d import deform_conv1d_double_backward, deform_conv1d_jvp
+from cudeform.operators.deform_conv3d import deform_conv3d_double_backward, deform_conv3d_jvp
+
+__all__ = [
+    "deform_conv1d_double_backward",
+    "deform_conv1d_jvp",
+    "deform_conv2d_double_backward",
+    "deform_conv2d_jvp",
+    "deform_conv3d_double_backward",
+    "deform_conv3d_jvp",
+]
