@@ -122,7 +122,9 @@ def draw(folder: str, size: int, tile: int, path: str) -> None:
     figure, panels = pyplot.subplots(2, 3, figsize=(12, 8), layout="constrained")
     offset = on_blocks(field, 2, size, tile)
     detail = slice(size // 3, size // 3 + 256)
-    for row, part, step in zip(panels, (slice(None), detail), (max(1, size // 512), 1), strict=True):
+    for row, part, step in zip(
+        panels, (slice(None), detail), (max(1, size // 512), 1), strict=True
+    ):
         pictures = [
             da.from_zarr(f"{folder}/{name}.zarr")[0, 0, part, part][::step, ::step].compute()
             for name in ("scan", "straight")
