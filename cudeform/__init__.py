@@ -28,6 +28,18 @@ from cudeform.operators.deform_conv import (
 )
 from cudeform.operators.deform_conv1d import deform_conv1d, deform_conv1d_backward
 from cudeform.operators.deform_conv3d import deform_conv3d, deform_conv3d_backward
+from cudeform.operators.deform_conv_transpose1d import (
+    deform_conv_transpose1d,
+    deform_conv_transpose1d_backward,
+)
+from cudeform.operators.deform_conv_transpose2d import (
+    deform_conv_transpose2d,
+    deform_conv_transpose2d_backward,
+)
+from cudeform.operators.deform_conv_transpose3d import (
+    deform_conv_transpose3d,
+    deform_conv_transpose3d_backward,
+)
 from cudeform.options import Options, options, set_options
 
 __version__ = "0.1.0"
@@ -46,6 +58,12 @@ __all__ = [
     "deform_conv2d_jvp",
     "deform_conv3d",
     "deform_conv3d_backward",
+    "deform_conv_transpose1d",
+    "deform_conv_transpose1d_backward",
+    "deform_conv_transpose2d",
+    "deform_conv_transpose2d_backward",
+    "deform_conv_transpose3d",
+    "deform_conv_transpose3d_backward",
     "derivatives",
     "offset_stats",
     "options",

@@ -6,6 +6,18 @@ Tensors and JAX arrays need none of them: their libraries call these functions t
 from cudeform.operators.deform_conv import deform_conv2d_double_backward, deform_conv2d_jvp
 from cudeform.operators.deform_conv1d import deform_conv1d_double_backward, deform_conv1d_jvp
 from cudeform.operators.deform_conv3d import deform_conv3d_double_backward, deform_conv3d_jvp
+from cudeform.operators.deform_conv_transpose1d import (
+    deform_conv_transpose1d_double_backward,
+    deform_conv_transpose1d_jvp,
+)
+from cudeform.operators.deform_conv_transpose2d import (
+    deform_conv_transpose2d_double_backward,
+    deform_conv_transpose2d_jvp,
+)
+from cudeform.operators.deform_conv_transpose3d import (
+    deform_conv_transpose3d_double_backward,
+    deform_conv_transpose3d_jvp,
+)
 
 __all__ = [
     "deform_conv1d_double_backward",
@@ -14,4 +26,10 @@ __all__ = [
     "deform_conv2d_jvp",
     "deform_conv3d_double_backward",
     "deform_conv3d_jvp",
+    "deform_conv_transpose1d_double_backward",
+    "deform_conv_transpose1d_jvp",
+    "deform_conv_transpose2d_double_backward",
+    "deform_conv_transpose2d_jvp",
+    "deform_conv_transpose3d_double_backward",
+    "deform_conv_transpose3d_jvp",
 ]

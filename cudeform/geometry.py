@@ -13,13 +13,14 @@ arrays without contents, which compilers trace.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 from numbers import Integral
 from typing import Any
 
+from cudeform.arrays import Operands
 from cudeform.settings import (
     AXIS_NAMES,
     LARGEST,
@@ -27,6 +28,7 @@ from cudeform.settings import (
     Padding,
     Pairs,
     PerAxis,
+    Settings,
     as_ints,
     padding_of_shapes,
 )
@@ -115,9 +117,34 @@ class Geometry:
         return (self.out_channels, self.channels // self.groups, *self.kernel)
 
     @property
+    def bias_shape(self) -> Shape:
+        """(O,)."""
+        return (self.out_channels,)
+
+    @property
     def output_shape(self) -> Shape:
         """(N, O, OH, OW)."""
         return (self.batch, self.out_channels, *self.out)
+
+    def with_batch(self, batch: int) -> Geometry:
+        """The same call on another number of images."""
+        return replace(self, batch=batch)
+
+    def of_examples(self, count: int) -> Geometry:
+        """``count`` such calls as one, in which each has channels and groups of its own."""
+        return replace(
+            self,
+            channels=count * self.channels,
+            out_channels=count * self.out_channels,
+            groups=count * self.groups,
+            offset_groups=count * self.offset_groups,
+        )
+
+    @staticmethod
+    def of_fields(fields: Mapping[str, Any]) -> Geometry:
+        """A geometry from its fields as JSON has them, in which tuples are lists."""
+        tuples = {n: tuple(value) for n, value in fields.items() if isinstance(value, list)}
+        return Geometry(**{**fields, **tuples})
 
     def window(self, batch: int, out: Sequence[Span], read: Sequence[Span]) -> Geometry:
         """Geometry of a call for a part of the output that gets a part of the input.
@@ -144,7 +171,7 @@ class Geometry:
     def check_grad_output(self, shape: Sequence[int]) -> None:
         """Check that a gradient of the output has the output's shape."""
         rule = ShapeRules.of(self.axes).output
-        _expect("grad_output", rule, self.output_shape, tuple(shape))
+        expect("grad_output", rule, self.output_shape, tuple(shape))
 
 
 @dataclass(frozen=True)
@@ -167,11 +194,11 @@ class ShapeRules:
 
     @staticmethod
     @lru_cache
-    def of(axes: int) -> ShapeRules:
-        """Those for a number of axes."""
+    def of(axes: int, positions: str = "O") -> ShapeRules:
+        """Those for a number of axes; ``positions`` is the prefix of the positions' letters."""
         letters = [name[0].upper() for name in AXIS_NAMES[-axes:]]
-        size, kernel, out = (
-            ", ".join(prefix + letter for letter in letters) for prefix in ("", "K", "O")
+        size, kernel, out, at = (
+            ", ".join(prefix + letter for letter in letters) for prefix in ("", "K", "O", positions)
         )
         taps, several = kernel.replace(", ", "*"), f"{axes}*" if axes > 1 else ""
         return ShapeRules(
@@ -180,8 +207,8 @@ class ShapeRules:
             coordinates=several + taps,
             input=f"(N, C, {size})",
             weight=f"(O, C/groups, {kernel})",
-            offset=f"(N, {several}offset_groups*{taps}, {out})",
-            mask=f"(N, offset_groups*{taps}, {out})",
+            offset=f"(N, {several}offset_groups*{taps}, {at})",
+            mask=f"(N, offset_groups*{taps}, {at})",
             output=f"(N, O, {out})",
         )
 
@@ -234,6 +261,14 @@ def uncached_geometry_of(
     return _geometry(*_as_tuples(input, offset, weight, bias, mask), *settings)
 
 
+def convolution_geometry(
+    shapes: Operands, settings: Settings, axes: int, traced: bool = False
+) -> Geometry:
+    """:func:`geometry_of` for the table of operators; ``shapes`` has those of the operands."""
+    normal = _normal(shapes.input, shapes.weight, *settings, axes)
+    return (_geometry if traced else _cached_geometry)(*_as_tuples(*shapes), *normal)
+
+
 def _as_tuples(*shapes: Sequence[int] | None) -> Any:
     return [None if shape is None else tuple(shape) for shape in shapes]
 
@@ -262,8 +297,8 @@ def _geometry(
 ) -> Geometry:
     axes = len(stride)
     rules = ShapeRules.of(axes)
-    _check_rank("input", rules.input, input, axes)
-    _check_rank("weight", rules.weight, weight, axes)
+    check_rank("input", rules.input, input, axes)
+    check_rank("weight", rules.weight, weight, axes)
     (batch, channels, *size), (out_channels, _, *kernel) = input, weight
     for name, rule, letters, sizes in (
         ("input", rules.input, rules.size, input),
@@ -288,11 +323,11 @@ def _geometry(
         groups=groups,
         offset_groups=offset_groups_of(channels, offset, prod(kernel), axes),
     )
-    _expect("offset", rules.offset, geometry.offset_shape, offset)
+    expect("offset", rules.offset, geometry.offset_shape, offset)
     if mask is not None:
-        _expect("mask", rules.mask, geometry.mask_shape, mask)
+        expect("mask", rules.mask, geometry.mask_shape, mask)
     if bias is not None:
-        _expect("bias", "(O,)", (out_channels,), bias)
+        expect("bias", "(O,)", (out_channels,), bias)
     return geometry
 
 
@@ -317,15 +352,25 @@ def _groups(channels: int, weight: Shape, rules: ShapeRules) -> int:
     return groups
 
 
-def offset_groups_of(channels: int, offset: Shape, taps: int, axes: int) -> int:
+def offset_groups_of(
+    channels: int, offset: Shape, taps: int, axes: int, *, letter: str = "C", out: str = "O"
+) -> int:
     """Offset groups, inferred from the shape of the offset.
+
+    Args:
+        channels: those of the images that are sampled.
+        offset: the shape.
+        taps: positions of the kernel.
+        axes: number of spatial axes.
+        letter: of the channels, for error texts.
+        out: prefix of the letters of the positions, for error texts.
 
     Raises:
         ValueError: the channels of the offset are no multiple of ``axes * taps``, or the number of
             offset groups does not divide ``channels``.
     """
-    rules, coordinates = ShapeRules.of(axes), axes * taps
-    _check_rank("offset", rules.offset, offset, axes)
+    rules, coordinates = ShapeRules.of(axes, out), axes * taps
+    check_rank("offset", rules.offset, offset, axes)
     # divmod does not take the symbols of a compiler.
     offset_groups, rest = offset[1] // coordinates, offset[1] % coordinates
     if offset_groups < 1 or rest:
@@ -337,7 +382,7 @@ def offset_groups_of(channels: int, offset: Shape, taps: int, axes: int) -> int:
     if channels % offset_groups:
         raise ValueError(
             f"offset_groups = offset.shape[1] / ({rules.coordinates}) = {offset_groups} must "
-            f"divide C = {channels}, got offset of shape {offset}"
+            f"divide {letter} = {channels}, got offset of shape {offset}"
         )
     return offset_groups
 
@@ -363,11 +408,13 @@ def _out_size(
     return out
 
 
-def _expect(name: str, rule: str, expected: Shape, got: Shape) -> None:
+def expect(name: str, rule: str, expected: Shape, got: Shape) -> None:
+    """Check the shape of an array; ``rule`` is its shape in letters."""
     if got != expected:
         raise ValueError(f"{name} must have shape {rule} = {expected}, got {got}")
 
 
-def _check_rank(name: str, rule: str, shape: Shape, axes: int) -> None:
+def check_rank(name: str, rule: str, shape: Shape, axes: int) -> None:
+    """Check the number of axes of an array; ``rule`` is its shape in letters."""
     if len(shape) != axes + 2:
         raise ValueError(f"{name} must have shape {rule}, got {shape}")

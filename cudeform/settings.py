@@ -38,27 +38,48 @@ _LINES = {1: "columns", 2: "rows and columns", 3: "slices, rows and columns"}
 
 
 class Settings(NamedTuple):
-    """The arguments of a call that are not arrays, unchecked, and its number of dimensions."""
+    """The arguments of a convolution that are not arrays, unchecked."""
 
     stride: Ints = 1
     padding: Padding = 0
     dilation: Ints = 1
-    axes: int = 2
 
+    def resolved(self, input: Any, weight: Any, axes: int) -> Settings:
+        """The settings with arrays converted to tuples and a name of padding to numbers.
 
-def settings_of(
-    input: Any, weight: Any, stride: Any, padding: Any, dilation: Any, axes: int = 2
-) -> Settings:
-    """Settings of a call, with arrays converted to tuples and a name of padding to numbers.
+        If input or weight has no ``shape``, a name stays as it is; the geometry resolves it later.
+        """
+        stride, padding, dilation = plain(self.stride), plain(self.padding), plain(self.dilation)
+        if isinstance(padding, str):
+            in_shape, weight_shape = getattr(input, "shape", None), getattr(weight, "shape", None)
+            if in_shape is not None and weight_shape is not None:
+                padding = padding_of_shapes(padding, in_shape, weight_shape, stride, dilation, axes)
+        return Settings(stride, padding, dilation)
 
-    If input or weight has no ``shape``, a name stays as it is; the geometry resolves it later.
-    """
-    stride, padding, dilation = plain(stride), plain(padding), plain(dilation)
-    if isinstance(padding, str):
-        in_shape, weight_shape = getattr(input, "shape", None), getattr(weight, "shape", None)
-        if in_shape is not None and weight_shape is not None:
-            padding = padding_of_shapes(padding, in_shape, weight_shape, stride, dilation, axes)
-    return Settings(stride, padding, dilation, axes)
+    def packed(self, axes: int) -> PerAxis:
+        """The settings as integers in the order of the arguments, one or a pair per axis."""
+        pads = [each for both in as_padding(self.padding, axes) for each in both]
+        strides, dilations = (
+            as_ints(name, value, 1, axes)
+            for name, value in (("stride", self.stride), ("dilation", self.dilation))
+        )
+        return (*strides, *pads, *dilations)
+
+    @staticmethod
+    def length(axes: int) -> int:
+        """The number of integers of :meth:`packed`."""
+        return 4 * axes
+
+    @staticmethod
+    def unpacked(numbers: PerAxis, axes: int) -> Settings:
+        """The inverse of :meth:`packed`."""
+        stride, pads = numbers[:axes], numbers[axes : 3 * axes]
+        padding = tuple(zip(pads[::2], pads[1::2], strict=True))
+        return Settings(stride, padding, numbers[3 * axes :])
+
+    def of_examples(self, count: int) -> Settings:
+        """The settings of ``count`` calls that are made as one, each with groups of its own."""
+        return self  # groups follow from the shapes
 
 
 def padding_of_shapes(
@@ -162,13 +183,16 @@ def _named_padding(
         return ((0, 0),) * axes
     if name != "same":
         raise ValueError(f"padding must be {_padding_rule(axes)}, got {name!r}")
+    # A library that traces calls may not know a size yet.
+    if any(each is None for each in kernel):
+        raise ValueError(f'padding="same" needs a kernel of known size, got {tuple(kernel)}')
     strides = as_ints("stride", stride, 1, axes)
     dilations = as_ints("dilation", dilation, 1, axes)
     spans = [d * (k - 1) for k, d in zip(kernel, dilations, strict=True)]
     if strides == (1,) * axes:
         return _halves(spans)
     by_size = "depends on the size of the image"
-    if size is not None:
+    if size is not None and all(each is not None for each in size):
         last = [-(-n // s) * s - s for n, s in zip(size, strides, strict=True)]
         totals = [max(at + span + 1 - n, 0) for at, span, n in zip(last, spans, size, strict=True)]
         by_size = f"is {_halves(totals)} here"

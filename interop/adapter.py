@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
-from cudeform.settings import Settings
+from cudeform.family import Operator
 
 # Modules of this folder by the types they take: top-level package and name of the class. Each
 # module has its adapter as ``ADAPTER``.
@@ -46,7 +46,7 @@ REFUSED = {
 
 
 class Adapter(Protocol):
-    """The operator and its derivatives on arrays of one library.
+    """The operators and their derivatives on arrays of one library.
 
     Arrays come as the caller passed them, all of one library; settings, shapes, dtypes and devices
     are still to be checked. Libraries that trace calls need the check where the trace runs, so it
@@ -54,21 +54,27 @@ class Adapter(Protocol):
     library.
     """
 
-    def forward(self, operands: Operands, settings: Settings) -> Any:
-        """The deformable convolution."""
+    def forward(self, operator: Operator, operands: Operands, settings: Any) -> Any:
+        """The output."""
 
     def backward(
-        self, operands: Operands, settings: Settings, grad_output: Any, needs: frozenset[str]
+        self,
+        operator: Operator,
+        operands: Operands,
+        settings: Any,
+        grad_output: Any,
+        needs: frozenset[str],
     ) -> Gradients:
         """The gradients named in ``needs``."""
 
-    def jvp(self, operands: Operands, settings: Settings, tangents: Tangents) -> Any:
+    def jvp(self, operator: Operator, operands: Operands, settings: Any, tangents: Tangents) -> Any:
         """The tangent of the output."""
 
     def double_backward(
         self,
+        operator: Operator,
         operands: Operands,
-        settings: Settings,
+        settings: Any,
         grad_output: Any,
         cotangents: Tangents,
         needs: frozenset[str],

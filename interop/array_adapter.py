@@ -12,12 +12,10 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from cudeform import engine
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.checks import check_devices, check_dtypes
-from cudeform.geometry import Geometry, geometry_of
+from cudeform.family import Operator
 from cudeform.options import current
-from cudeform.settings import Settings
 
 if TYPE_CHECKING:
     from cudeform.gpu.device_api.protocol import Executor
@@ -35,81 +33,88 @@ class CheckedAdapter(ABC):
         """An array's device: anything that compares equal for equal devices."""
 
     @abstractmethod
-    def run_forward(self, operands: Operands, geometry: Geometry) -> Any:
-        """The deformable convolution."""
+    def run_forward(self, operator: Operator, operands: Operands, geometry: Any) -> Any:
+        """The output."""
 
     @abstractmethod
     def run_backward(
-        self, operands: Operands, geometry: Geometry, grad_output: Any, needs: frozenset[str]
+        self,
+        operator: Operator,
+        operands: Operands,
+        geometry: Any,
+        grad_output: Any,
+        needs: frozenset[str],
     ) -> Gradients:
         """The gradients named in ``needs``."""
 
     @abstractmethod
-    def run_jvp(self, operands: Operands, geometry: Geometry, tangents: Tangents) -> Any:
+    def run_jvp(
+        self, operator: Operator, operands: Operands, geometry: Any, tangents: Tangents
+    ) -> Any:
         """The tangent of the output."""
 
     @abstractmethod
     def run_double_backward(
         self,
+        operator: Operator,
         operands: Operands,
-        geometry: Geometry,
+        geometry: Any,
         grad_output: Any,
         cotangents: Tangents,
         needs: frozenset[str],
     ) -> DoubleGradients:
         """The gradients of the gradients named in ``needs``."""
 
-    def forward(self, operands: Operands, settings: Settings) -> Any:
+    def forward(self, operator: Operator, operands: Operands, settings: Any) -> Any:
         """Check the call and run it."""
-        return self.run_forward(operands, self._checked(operands, settings, {}))
+        return self.run_forward(operator, operands, self._checked(operator, operands, settings, {}))
 
     def backward(
-        self, operands: Operands, settings: Settings, grad_output: Any, needs: frozenset[str]
+        self,
+        operator: Operator,
+        operands: Operands,
+        settings: Any,
+        grad_output: Any,
+        needs: frozenset[str],
     ) -> Gradients:
         """Check the call and run it."""
-        geometry = self._checked(operands, settings, {"grad_output": grad_output})
+        geometry = self._checked(operator, operands, settings, {"grad_output": grad_output})
         geometry.check_grad_output(grad_output.shape)
-        return self.run_backward(operands, geometry, grad_output, needs)
+        return self.run_backward(operator, operands, geometry, grad_output, needs)
 
-    def jvp(self, operands: Operands, settings: Settings, tangents: Tangents) -> Any:
+    def jvp(self, operator: Operator, operands: Operands, settings: Any, tangents: Tangents) -> Any:
         """Check the call and run it."""
-        geometry = self._checked(operands, settings, tangents.present())
-        return self.run_jvp(operands, geometry, tangents)
+        geometry = self._checked(operator, operands, settings, tangents.present())
+        return self.run_jvp(operator, operands, geometry, tangents)
 
     def double_backward(
         self,
+        operator: Operator,
         operands: Operands,
-        settings: Settings,
+        settings: Any,
         grad_output: Any,
         cotangents: Tangents,
         needs: frozenset[str],
     ) -> DoubleGradients:
         """Check the call and run it."""
         others = cotangents.present() | {"grad_output": grad_output}
-        geometry = self._checked(operands, settings, others)
+        geometry = self._checked(operator, operands, settings, others)
         geometry.check_grad_output(grad_output.shape)
-        return self.run_double_backward(operands, geometry, grad_output, cotangents, needs)
+        return self.run_double_backward(
+            operator, operands, geometry, grad_output, cotangents, needs
+        )
 
     def _checked(
-        self, operands: Operands, settings: Settings, others: Mapping[str, Any]
-    ) -> Geometry:
+        self, operator: Operator, operands: Operands, settings: Any, others: Mapping[str, Any]
+    ) -> Any:
         """Geometry of a call whose arrays, the ``others`` included, fit together."""
         arrays = operands.present()
         if others:
             arrays.update(others)
         check_dtypes({name: self.dtype_name(array) for name, array in arrays.items()})
         check_devices({name: self.device_of(array) for name, array in arrays.items()})
-        return geometry_of(
-            operands.input.shape,
-            operands.offset.shape,
-            operands.weight.shape,
-            None if operands.bias is None else operands.bias.shape,
-            settings.stride,
-            settings.padding,
-            settings.dilation,
-            None if operands.mask is None else operands.mask.shape,
-            axes=settings.axes,
-        )
+        shapes = [None if array is None else array.shape for array in operands]
+        return operator.geometry(Operands(*shapes), settings)
 
 
 _NO_CONTEXT = nullcontext()
@@ -134,11 +139,11 @@ class ArrayAdapter(CheckedAdapter):
         """The GPU that ``array`` is on, with the caller's current stream; None on the CPU."""
         return None
 
-    def run_forward(self, operands: Operands, geometry: Geometry) -> Any:
-        """The deformable convolution."""
+    def run_forward(self, operator: Operator, operands: Operands, geometry: Any) -> Any:
+        """The output."""
         with self.device_context(operands.input):
             output = self.empty(geometry.output_shape, operands.input)
-            engine.forward(
+            operator.engine.forward(
                 self._described(operands),
                 geometry,
                 current(),
@@ -148,12 +153,17 @@ class ArrayAdapter(CheckedAdapter):
         return output
 
     def run_backward(
-        self, operands: Operands, geometry: Geometry, grad_output: Any, needs: frozenset[str]
+        self,
+        operator: Operator,
+        operands: Operands,
+        geometry: Any,
+        grad_output: Any,
+        needs: frozenset[str],
     ) -> Gradients:
         """The gradients named in ``needs``."""
         with self.device_context(operands.input):
             grads = Gradients(**self._empty_like(operands.present(), needs))
-            engine.backward(
+            operator.engine.backward(
                 self._described(operands),
                 geometry,
                 current(),
@@ -163,11 +173,13 @@ class ArrayAdapter(CheckedAdapter):
             )
         return grads
 
-    def run_jvp(self, operands: Operands, geometry: Geometry, tangents: Tangents) -> Any:
+    def run_jvp(
+        self, operator: Operator, operands: Operands, geometry: Any, tangents: Tangents
+    ) -> Any:
         """The tangent of the output."""
         with self.device_context(operands.input):
             output_tangent = self.empty(geometry.output_shape, operands.input)
-            engine.jvp(
+            operator.engine.jvp(
                 self._described(operands),
                 geometry,
                 current(),
@@ -179,8 +191,9 @@ class ArrayAdapter(CheckedAdapter):
 
     def run_double_backward(
         self,
+        operator: Operator,
         operands: Operands,
-        geometry: Geometry,
+        geometry: Any,
         grad_output: Any,
         cotangents: Tangents,
         needs: frozenset[str],
@@ -189,7 +202,7 @@ class ArrayAdapter(CheckedAdapter):
         with self.device_context(operands.input):
             arrays = operands.present() | {"grad_output": grad_output}
             results = DoubleGradients(**self._empty_like(arrays, needs))
-            engine.double_backward(
+            operator.engine.double_backward(
                 self._described(operands),
                 geometry,
                 current(),

@@ -17,7 +17,7 @@ import numpy as np
 from cudeform import engine
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.checks import check_devices
-from cudeform.settings import Settings
+from cudeform.family import Operator
 
 from . import cupy as cupy_module
 from . import numpy as numpy_module
@@ -33,28 +33,34 @@ Named = TypeVar("Named", Gradients, Tangents, DoubleGradients)
 class DlpackAdapter:
     """Imports the arrays of a call, lets NumPy's or CuPy's adapter do it, exports the results."""
 
-    def forward(self, operands: Operands, settings: Settings) -> Any:
-        """The deformable convolution."""
+    def forward(self, operator: Operator, operands: Operands, settings: Any) -> Any:
+        """The output."""
         adapter, imported, export = _imported(operands, {})
-        return export(adapter.forward(imported, settings))
+        return export(adapter.forward(operator, imported, settings))
 
     def backward(
-        self, operands: Operands, settings: Settings, grad_output: Any, needs: frozenset[str]
+        self,
+        operator: Operator,
+        operands: Operands,
+        settings: Any,
+        grad_output: Any,
+        needs: frozenset[str],
     ) -> Gradients:
         """The gradients named in ``needs``."""
         adapter, imported, export = _imported(operands, {"grad_output": grad_output})
-        grads = adapter.backward(imported, settings, import_array(grad_output), needs)
+        grads = adapter.backward(operator, imported, settings, import_array(grad_output), needs)
         return _each(export, grads)
 
-    def jvp(self, operands: Operands, settings: Settings, tangents: Tangents) -> Any:
+    def jvp(self, operator: Operator, operands: Operands, settings: Any, tangents: Tangents) -> Any:
         """The tangent of the output."""
         adapter, imported, export = _imported(operands, tangents.present())
-        return export(adapter.jvp(imported, settings, _each(import_array, tangents)))
+        return export(adapter.jvp(operator, imported, settings, _each(import_array, tangents)))
 
     def double_backward(
         self,
+        operator: Operator,
         operands: Operands,
-        settings: Settings,
+        settings: Any,
         grad_output: Any,
         cotangents: Tangents,
         needs: frozenset[str],
@@ -63,7 +69,9 @@ class DlpackAdapter:
         others = cotangents.present() | {"grad_output": grad_output}
         adapter, imported, export = _imported(operands, others)
         directions = import_array(grad_output), _each(import_array, cotangents)
-        return _each(export, adapter.double_backward(imported, settings, *directions, needs))
+        return _each(
+            export, adapter.double_backward(operator, imported, settings, *directions, needs)
+        )
 
 
 ADAPTER = DlpackAdapter()

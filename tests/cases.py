@@ -26,7 +26,7 @@ ARRAYS = (*OPERANDS, "grad_output")
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One call of a deformable convolution, and a gradient of its output."""
+    """One call of an operator, a convolution here, and a gradient of its output."""
 
     name: str
     input: Any
@@ -40,10 +40,19 @@ class Case:
     dilation: Any = 1
 
     @property
+    def operator(self) -> str:
+        """Name of the function."""
+        return f"deform_conv{self.axes}d"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments that are no arrays."""
+        return {name: getattr(self, name) for name in ("stride", "padding", "dilation")}
+
+    @property
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of ``deform_conv2d``, or of what it is in other dimensions."""
-        names = ("input", "offset", "weight", "bias", "stride", "padding", "dilation", "mask")
-        return {name: getattr(self, name) for name in names}
+        """Keyword arguments of the function."""
+        return {name: getattr(self, name) for name in OPERANDS} | self.settings
 
     @property
     def backward_arguments(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 import cudeform
+from cudeform import derivatives
 from cudeform.arrays import Tangents
 from cudeform.commands import gpus, info
 from cudeform.gpu import overrides
@@ -47,11 +48,13 @@ class Operation:
         call: function that computes the results from arrays.
         forced: algorithms to force on the GPU engine; the CPU engine has no such choice.
         options: options of cudeform for the call.
+        problems: makes the arrays of each call in a dtype.
     """
 
     call: Callable[[Arrays], list[Any]]
     forced: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    problems: Callable[[str], Iterator[Arrays]] = lambda dtype: _problems(dtype)
 
     def __call__(self, arrays: Arrays) -> list[Any]:
         """Compute the results for arrays on the GPU or on the CPU."""
@@ -114,7 +117,7 @@ def _row(cupy: Any, name: str) -> list[str]:
 def _largest_error(cupy: Any, operation: Operation, dtype: str) -> float:
     """The largest relative error of an operation over all problems; NaN if any error is NaN."""
     errors = [0.0]
-    for arrays in _problems(dtype):
+    for arrays in operation.problems(dtype):
         on_gpu = {name: cupy.asarray(array) for name, array in arrays.items()}
         for result, expected in zip(operation(on_gpu), operation(arrays), strict=True):
             wanted = np.asarray(expected, np.float64)
@@ -152,6 +155,14 @@ def _problems(dtype: str) -> Iterator[Arrays]:
         yield {name: array.astype(dtype) for name, array in arrays.items()}
 
 
+def _transposed_problems(dtype: str) -> Iterator[Arrays]:
+    """The same from the size of the output to that of the input."""
+    for arrays in _problems(dtype):
+        image = arrays["input"]
+        bias = image[0, :, 0, 0].copy()
+        yield arrays | {"input": arrays["grad_output"], "grad_output": image, "bias": bias}
+
+
 def _forward(arrays: Arrays) -> list[Any]:
     return [cudeform.deform_conv2d(**_without_grad_output(arrays), padding=1)]
 
@@ -175,6 +186,31 @@ def _double_backward(arrays: Arrays) -> list[Any]:
     return list(cudeform.deform_conv2d_double_backward(cotangents, **arrays, padding=1))
 
 
+def _transposed(arrays: Arrays) -> list[Any]:
+    arguments, groups = _without_grad_output(arrays), _groups(arrays)
+    output = cudeform.deform_conv_transpose2d(**arguments, padding=1, groups=groups)
+    return [
+        output,
+        *cudeform.deform_conv_transpose2d_backward(**arrays, padding=1, groups=groups),
+    ]
+
+
+def _transposed_second_order(arrays: Arrays) -> list[Any]:
+    arguments, groups = _without_grad_output(arrays), _groups(arrays)
+    along = Tangents(**arguments)
+    jvp = derivatives.deform_conv_transpose2d_jvp
+    double_backward = derivatives.deform_conv_transpose2d_double_backward
+    return [
+        jvp(along, **arguments, padding=1, groups=groups),
+        *double_backward(along, **arrays, padding=1, groups=groups),
+    ]
+
+
+def _groups(arrays: Arrays) -> int:
+    """Groups of a transposed convolution."""
+    return int(arrays["bias"].shape[0] // arrays["weight"].shape[1])
+
+
 def _without_grad_output(arrays: Arrays) -> Arrays:
     return {name: array for name, array in arrays.items() if name != "grad_output"}
 
@@ -190,4 +226,9 @@ OPERATIONS: dict[str, Operation] = {
     "backward, deterministic": Operation(_backward, options={"deterministic": True}),
     "forward mode": Operation(_jvp),
     "double backward": Operation(_double_backward),
+    "transposed": Operation(_transposed, problems=_transposed_problems),
+    "transposed, deterministic": Operation(
+        _transposed, options={"deterministic": True}, problems=_transposed_problems
+    ),
+    "transposed, second order": Operation(_transposed_second_order, problems=_transposed_problems),
 }

@@ -3,8 +3,9 @@
 Results do not depend on the number of threads. float16 and bfloat16 arrays are computed in float32.
 """
 
+from cudeform.cpu.arithmetic import Arithmetic
 from cudeform.cpu.backward import backward
 from cudeform.cpu.forward import forward
 from cudeform.cpu.second_order import double_backward, jvp
 
-__all__ = ["backward", "double_backward", "forward", "jvp"]
+__all__ = ["Arithmetic", "backward", "double_backward", "forward", "jvp"]

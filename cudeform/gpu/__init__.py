@@ -6,9 +6,19 @@ replays the plan on the GPU, for this call and for every later call like it (``r
 function that is read here runs once per kind of call, and its cost in Python hardly matters.
 """
 
+from cudeform.gpu.arithmetic import Arithmetic, OnDevice
 from cudeform.gpu.backward import backward
 from cudeform.gpu.forward import forward
 from cudeform.gpu.replay.launch_plans import run, workspace_bytes
 from cudeform.gpu.second_order import double_backward, jvp
 
-__all__ = ["backward", "double_backward", "forward", "jvp", "run", "workspace_bytes"]
+__all__ = [
+    "Arithmetic",
+    "OnDevice",
+    "backward",
+    "double_backward",
+    "forward",
+    "jvp",
+    "run",
+    "workspace_bytes",
+]

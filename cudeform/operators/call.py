@@ -1,4 +1,4 @@
-"""What the functions that users call have in common: pack, check, hand over to the adapter.
+"""What the functions that users call have in common: check, hand over to the adapter.
 
 What does not depend on the library of the arrays is checked here, all else by its adapter.
 """
@@ -10,34 +10,41 @@ from typing import Any
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.checks import DOUBLE_GRADIENTS, GRADIENTS, check_needs, check_tangents
+from cudeform.family import AnySettings, Operator
 from cudeform.interop.adapter import adapter_of
-from cudeform.settings import Settings, settings_of
 
 
-def forward(operands: Operands, settings: Settings) -> Any:
+def forward(operator: Operator, operands: Operands, settings: AnySettings) -> Any:
     """The output."""
-    return adapter_of(operands.present()).forward(operands, _resolved(operands, settings))
+    adapter = adapter_of(operands.present())
+    return adapter.forward(operator, operands, _resolved(operator, operands, settings))
 
 
 def backward(
-    operands: Operands, settings: Settings, grad_output: Any, needs: Sequence[str]
+    operator: Operator,
+    operands: Operands,
+    settings: AnySettings,
+    grad_output: Any,
+    needs: Sequence[str],
 ) -> Gradients:
     """The gradients that ``needs`` names."""
     needed = check_needs(needs, GRADIENTS, operands)
     adapter = adapter_of(operands.present() | {"grad_output": grad_output})
-    return adapter.backward(operands, _resolved(operands, settings), grad_output, needed)
+    resolved = _resolved(operator, operands, settings)
+    return adapter.backward(operator, operands, resolved, grad_output, needed)
 
 
-def jvp(operands: Operands, settings: Settings, tangents: Tangents) -> Any:
+def jvp(operator: Operator, operands: Operands, settings: AnySettings, tangents: Tangents) -> Any:
     """The tangent of the output."""
     tangents = check_tangents(tangents, operands)
     adapter = adapter_of(operands.present() | tangents.present())
-    return adapter.jvp(operands, _resolved(operands, settings), tangents)
+    return adapter.jvp(operator, operands, _resolved(operator, operands, settings), tangents)
 
 
 def double_backward(
+    operator: Operator,
     operands: Operands,
-    settings: Settings,
+    settings: AnySettings,
     grad_output: Any,
     cotangents: Tangents,
     needs: Sequence[str],
@@ -47,9 +54,10 @@ def double_backward(
     cotangents = check_tangents(cotangents, operands)
     others = cotangents.present() | {"grad_output": grad_output}
     adapter = adapter_of(operands.present() | others)
-    resolved = _resolved(operands, settings)
-    return adapter.double_backward(operands, resolved, grad_output, cotangents, needed)
+    resolved = _resolved(operator, operands, settings)
+    directions = grad_output, cotangents
+    return adapter.double_backward(operator, operands, resolved, *directions, needed)
 
 
-def _resolved(operands: Operands, settings: Settings) -> Settings:
-    return settings_of(operands.input, operands.weight, *settings)
+def _resolved(operator: Operator, operands: Operands, settings: AnySettings) -> AnySettings:
+    return settings.resolved(operands.input, operands.weight, operator.axes)

@@ -7,6 +7,7 @@ from typing import Any
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.checks import DOUBLE_GRADIENTS, GRADIENTS
+from cudeform.family import DEFORM_CONV2D
 from cudeform.operators import call
 from cudeform.settings import Padding, Pair, Settings
 
@@ -74,7 +75,7 @@ def deform_conv2d(
                [0., 0., 0.]])
     """
     operands = Operands(input, offset, weight, bias, mask)
-    return call.forward(operands, Settings(stride, padding, dilation, axes=2))
+    return call.forward(DEFORM_CONV2D, operands, Settings(stride, padding, dilation))
 
 
 def deform_conv2d_backward(
@@ -122,8 +123,8 @@ def deform_conv2d_backward(
         (3.0, 1.0)
     """
     operands = Operands(input, offset, weight, bias, mask)
-    settings = Settings(stride, padding, dilation, axes=2)
-    return call.backward(operands, settings, grad_output, needs)
+    settings = Settings(stride, padding, dilation)
+    return call.backward(DEFORM_CONV2D, operands, settings, grad_output, needs)
 
 
 def deform_conv2d_jvp(
@@ -162,7 +163,7 @@ def deform_conv2d_jvp(
         3.0
     """
     operands = Operands(input, offset, weight, bias, mask)
-    return call.jvp(operands, Settings(stride, padding, dilation, axes=2), tangents)
+    return call.jvp(DEFORM_CONV2D, operands, Settings(stride, padding, dilation), tangents)
 
 
 def deform_conv2d_double_backward(
@@ -208,5 +209,5 @@ def deform_conv2d_double_backward(
         True
     """
     operands = Operands(input, offset, weight, bias, mask)
-    settings = Settings(stride, padding, dilation, axes=2)
-    return call.double_backward(operands, settings, grad_output, cotangents, needs)
+    settings = Settings(stride, padding, dilation)
+    return call.double_backward(DEFORM_CONV2D, operands, settings, grad_output, cotangents, needs)

@@ -7,6 +7,7 @@ from typing import Any
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.checks import DOUBLE_GRADIENTS, GRADIENTS
+from cudeform.family import DEFORM_CONV1D
 from cudeform.operators import call
 from cudeform.settings import Ints, Padding, Settings
 
@@ -65,7 +66,7 @@ def deform_conv1d(
         array([0.5, 1.5, 2.5, 3.5, 2. ])
     """
     operands = Operands(input, offset, weight, bias, mask)
-    return call.forward(operands, Settings(stride, padding, dilation, axes=1))
+    return call.forward(DEFORM_CONV1D, operands, Settings(stride, padding, dilation))
 
 
 def deform_conv1d_backward(
@@ -107,8 +108,8 @@ def deform_conv1d_backward(
         array([ 1.,  3.,  5., -9.])
     """
     operands = Operands(input, offset, weight, bias, mask)
-    settings = Settings(stride, padding, dilation, axes=1)
-    return call.backward(operands, settings, grad_output, needs)
+    settings = Settings(stride, padding, dilation)
+    return call.backward(DEFORM_CONV1D, operands, settings, grad_output, needs)
 
 
 def deform_conv1d_jvp(
@@ -146,7 +147,7 @@ def deform_conv1d_jvp(
         array([ 1.,  3.,  5., -9.])
     """
     operands = Operands(input, offset, weight, bias, mask)
-    return call.jvp(operands, Settings(stride, padding, dilation, axes=1), tangents)
+    return call.jvp(DEFORM_CONV1D, operands, Settings(stride, padding, dilation), tangents)
 
 
 def deform_conv1d_double_backward(
@@ -192,5 +193,5 @@ def deform_conv1d_double_backward(
         array([ 1.,  3.,  5., -9.])
     """
     operands = Operands(input, offset, weight, bias, mask)
-    settings = Settings(stride, padding, dilation, axes=1)
-    return call.double_backward(operands, settings, grad_output, cotangents, needs)
+    settings = Settings(stride, padding, dilation)
+    return call.double_backward(DEFORM_CONV1D, operands, settings, grad_output, cotangents, needs)

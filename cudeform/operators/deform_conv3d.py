@@ -7,6 +7,7 @@ from typing import Any
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.checks import DOUBLE_GRADIENTS, GRADIENTS
+from cudeform.family import DEFORM_CONV3D
 from cudeform.operators import call
 from cudeform.settings import Ints, Padding, Settings
 
@@ -75,7 +76,7 @@ def deform_conv3d(
                 [0., 0.]]])
     """
     operands = Operands(input, offset, weight, bias, mask)
-    return call.forward(operands, Settings(stride, padding, dilation, axes=3))
+    return call.forward(DEFORM_CONV3D, operands, Settings(stride, padding, dilation))
 
 
 def deform_conv3d_backward(
@@ -118,8 +119,8 @@ def deform_conv3d_backward(
         array([4., 2., 1.])
     """
     operands = Operands(input, offset, weight, bias, mask)
-    settings = Settings(stride, padding, dilation, axes=3)
-    return call.backward(operands, settings, grad_output, needs)
+    settings = Settings(stride, padding, dilation)
+    return call.backward(DEFORM_CONV3D, operands, settings, grad_output, needs)
 
 
 def deform_conv3d_jvp(
@@ -159,7 +160,7 @@ def deform_conv3d_jvp(
         4.0
     """
     operands = Operands(input, offset, weight, bias, mask)
-    return call.jvp(operands, Settings(stride, padding, dilation, axes=3), tangents)
+    return call.jvp(DEFORM_CONV3D, operands, Settings(stride, padding, dilation), tangents)
 
 
 def deform_conv3d_double_backward(
@@ -205,5 +206,5 @@ def deform_conv3d_double_backward(
         array([4., 2., 1.])
     """
     operands = Operands(input, offset, weight, bias, mask)
-    settings = Settings(stride, padding, dilation, axes=3)
-    return call.double_backward(operands, settings, grad_output, cotangents, needs)
+    settings = Settings(stride, padding, dilation)
+    return call.double_backward(DEFORM_CONV3D, operands, settings, grad_output, cotangents, needs)

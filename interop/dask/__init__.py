@@ -16,8 +16,9 @@ import dask.array as da
 
 from cudeform.arrays import Gradients, Operands
 from cudeform.checks import GRADIENTS, check_needs
+from cudeform.family import DEFORM_CONV2D
 from cudeform.options import options
-from cudeform.settings import Padding, Pair, settings_of
+from cudeform.settings import Padding, Pair, Settings
 
 from .adapter import ADAPTER
 
@@ -63,8 +64,9 @@ def deform_conv2d(
         (((32, 32), (32, 32)), 4096.0)
     """
     operands = Operands(input, offset, weight, bias, mask)
+    settings = Settings(stride, padding, dilation).resolved(input, weight, 2)
     with _bounded(max_displacement):
-        return ADAPTER.forward(operands, settings_of(input, weight, stride, padding, dilation))
+        return ADAPTER.forward(DEFORM_CONV2D, operands, settings)
 
 
 def deform_conv2d_backward(
@@ -100,9 +102,9 @@ def deform_conv2d_backward(
     """
     operands = Operands(input, offset, weight, bias, mask)
     needed = check_needs(needs, GRADIENTS, operands)
-    settings = settings_of(input, weight, stride, padding, dilation)
+    settings = Settings(stride, padding, dilation).resolved(input, weight, 2)
     with _bounded(max_displacement):
-        return ADAPTER.backward(operands, settings, grad_output, needed)
+        return ADAPTER.backward(DEFORM_CONV2D, operands, settings, grad_output, needed)
 
 
 def displacement_range(offset: Any) -> Any:

@@ -23,12 +23,12 @@ from dask.array.utils import meta_from_array
 from dask.base import tokenize
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
+from cudeform.family import POSITIONS, Operator
 from cudeform.geometry import Geometry
 from cudeform.interop.adapter import adapter_of
 from cudeform.interop.array_adapter import CheckedAdapter
 from cudeform.interop.numpy import ADAPTER as NUMPY
 from cudeform.options import current
-from cudeform.settings import Settings
 
 from . import tasks
 from .tiles import Tiles
@@ -51,25 +51,33 @@ class DaskAdapter(CheckedAdapter):
         """Where the blocks are: "cpu", or "gpu" for CuPy's."""
         return "cpu" if isinstance(_meta(array), np.ndarray) else "gpu"
 
-    def run_forward(self, operands: Operands, geometry: Geometry) -> Any:
+    def run_forward(self, operator: Operator, operands: Operands, geometry: Any) -> Any:
         """The deformable convolution, lazily."""
-        return _Call(operands, geometry).over_positions("forward", {})
+        return _Call(operator, operands, geometry).over_positions("forward", {})
 
-    def run_jvp(self, operands: Operands, geometry: Geometry, tangents: Tangents) -> Any:
+    def run_jvp(
+        self, operator: Operator, operands: Operands, geometry: Any, tangents: Tangents
+    ) -> Any:
         """The tangent of the output, lazily."""
-        return _Call(operands, geometry).over_positions("jvp", tangents.present())
+        return _Call(operator, operands, geometry).over_positions("jvp", tangents.present())
 
     def run_backward(
-        self, operands: Operands, geometry: Geometry, grad_output: Any, needs: frozenset[str]
+        self,
+        operator: Operator,
+        operands: Operands,
+        geometry: Any,
+        grad_output: Any,
+        needs: frozenset[str],
     ) -> Gradients:
         """The gradients named in ``needs``, lazily."""
-        call = _Call(operands, geometry)
+        call = _Call(operator, operands, geometry)
         return Gradients(**call.results("backward", {"grad_output": grad_output}, needs))
 
     def run_double_backward(
         self,
+        operator: Operator,
         operands: Operands,
-        geometry: Geometry,
+        geometry: Any,
         grad_output: Any,
         cotangents: Tangents,
         needs: frozenset[str],
@@ -77,12 +85,17 @@ class DaskAdapter(CheckedAdapter):
         """The gradients of the gradients named in ``needs``, lazily."""
         others = {"grad_output": grad_output} | cotangents.present()
         return DoubleGradients(
-            **_Call(operands, geometry).results("double_backward", others, needs)
+            **_Call(operator, operands, geometry).results("double_backward", others, needs)
         )
 
     def _checked(
-        self, operands: Operands, settings: Settings, others: Mapping[str, Any]
-    ) -> Geometry:
+        self, operator: Operator, operands: Operands, settings: Any, others: Mapping[str, Any]
+    ) -> Any:
+        if operator.output != POSITIONS:
+            raise NotImplementedError(
+                f"{operator.name} does not take arrays of dask: its tasks would add to overlapping "
+                "parts of the output; call it on blocks, by dask.array.map_blocks over the batch"
+            )
         for name, array in (operands.present() | dict(others)).items():
             if any(isnan(size) for size in array.shape):
                 raise ValueError(
@@ -90,7 +103,7 @@ class DaskAdapter(CheckedAdapter):
                     f"call {name}.compute_chunk_sizes() before"
                 )
             adapter_of({f"a block of {name}": _meta(array)})
-        return super()._checked(operands, settings, others)
+        return super()._checked(operator, operands, settings, others)
 
 
 ADAPTER = DaskAdapter()
@@ -99,7 +112,8 @@ ADAPTER = DaskAdapter()
 class _Call:
     """A call that is being turned into a graph."""
 
-    def __init__(self, operands: Operands, geometry: Geometry) -> None:
+    def __init__(self, operator: Operator, operands: Operands, geometry: Geometry) -> None:
+        self.operator = operator
         self.geometry = geometry
         self.arrays = operands.present()
         self.offset_chunks = _offset_chunks(operands, geometry)
@@ -139,14 +153,16 @@ class _Call:
     ) -> Any:
         arrays = self.arrays | dict(others)
         blocks = [self._blocks(name, array) for name, array in arrays.items()]
-        task = tasks.Task(operation, self.tiles, tuple(arrays), needs, self.options)
+        task = tasks.Task(
+            self.operator.name, operation, self.tiles, tuple(arrays), needs, self.options
+        )
         return da.map_blocks(
             tasks.run,
             *blocks,
             task=task,
             chunks=chunks,
             meta=meta,
-            name=f"deform-conv-{operation}-{tokenize(task, *blocks)}",
+            name=f"{self.operator.name}-{operation}-{tokenize(task, *blocks)}",
         )
 
     def _blocks(self, name: str, array: Any) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from cudeform.arrays import Operands, Tangents
+from cudeform.family import OPERATORS
 from cudeform.interop.adapter import adapter_of
 from cudeform.options import Options, options
 
@@ -28,12 +29,14 @@ class Task:
     """What all tasks of a call share.
 
     Attributes:
+        operator: name of the operator.
         operation: forward, backward, jvp or double_backward.
         names: of the blocks that a task gets, in their order.
         needs: names of the results, where there are several.
         options: those in force where the call was made, with the threads of a task.
     """
 
+    operator: str
     operation: str
     tiles: Tiles
     names: tuple[str, ...]
@@ -53,17 +56,18 @@ def run(*blocks: Any, task: Task, block_id: Sequence[int]) -> Any:
             arrays[name] = arrays[name].reshape(-1)
     operands = Operands(**{name: arrays.get(name) for name in Operands._fields})
     geometry = task.tiles.tile(index, len(operands.input))
+    operator = OPERATORS[task.operator]
     adapter: Any = adapter_of({"input": operands.input})
     with options(**vars(task.options)):
         if task.operation == "forward":
-            return adapter.run_forward(operands, geometry)
+            return adapter.run_forward(operator, operands, geometry)
         if task.operation == "jvp":
-            return adapter.run_jvp(operands, geometry, _tangents(arrays))
+            return adapter.run_jvp(operator, operands, geometry, _tangents(arrays))
         directions = [arrays["grad_output"]]
         if task.operation == "double_backward":
             directions.append(_tangents(arrays))
         run_operation = getattr(adapter, f"run_{task.operation}")
-        results = run_operation(operands, geometry, *directions, frozenset(task.needs))
+        results = run_operation(operator, operands, geometry, *directions, frozenset(task.needs))
     return _boxed(results, len(block_id))
 
 

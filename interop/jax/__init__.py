@@ -19,8 +19,8 @@
   call adds a few microseconds.
 * :func:`bridge` makes programs that can be cached on disk. ``jax.export`` needs no bridge, but must
   be told that the custom call is stable, ``disabled_checks=[jax.export.DisabledSafetyCheck.
-  custom_call("cudeform_deform_conv2d")]``. A process that runs an exported program must have
-  imported ``cudeform.interop.jax``.
+  custom_call("cudeform_deform_conv2d")]``, or that of another operator. A process that
+  runs an exported program must have imported ``cudeform.interop.jax``.
 * At exit, a process waits for the calls that are still running.
 * JAX 0.7.2 or newer.
 """
@@ -36,11 +36,10 @@ import numpy as np
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.checks import DTYPES
-from cudeform.geometry import Geometry
+from cudeform.family import AnyGeometry, AnySettings, Operator
 from cudeform.interop.array_adapter import CheckedAdapter
 from cudeform.interop.numpy import ADAPTER as NUMPY_ADAPTER
 from cudeform.options import current
-from cudeform.settings import Settings
 
 MINIMUM_JAX = (0, 7, 2)  # the oldest version with which the tests were run
 
@@ -73,25 +72,33 @@ class JaxAdapter(CheckedAdapter):
         """The same for all arrays: JAX itself checks the devices of a program's arrays."""
         return "jax"
 
-    def forward(self, operands: Operands, settings: Settings) -> Any:
+    def forward(self, operator: Operator, operands: Operands, settings: AnySettings) -> Any:
         """Check the call and run it."""
-        return super().forward(_operands(operands), settings)
+        return super().forward(operator, _operands(operands), settings)
 
     def backward(
-        self, operands: Operands, settings: Settings, grad_output: Any, needs: frozenset[str]
+        self,
+        operator: Operator,
+        operands: Operands,
+        settings: AnySettings,
+        grad_output: Any,
+        needs: frozenset[str],
     ) -> Gradients:
         """Check the call and run it."""
         grad_output = _constant("grad_output", grad_output)
-        return super().backward(_operands(operands), settings, grad_output, needs)
+        return super().backward(operator, _operands(operands), settings, grad_output, needs)
 
-    def jvp(self, operands: Operands, settings: Settings, tangents: Tangents) -> Any:
+    def jvp(
+        self, operator: Operator, operands: Operands, settings: AnySettings, tangents: Tangents
+    ) -> Any:
         """Check the call and run it."""
-        return super().jvp(_operands(operands), settings, _constant_tangents(tangents))
+        return super().jvp(operator, _operands(operands), settings, _constant_tangents(tangents))
 
     def double_backward(
         self,
+        operator: Operator,
         operands: Operands,
-        settings: Settings,
+        settings: AnySettings,
         grad_output: Any,
         cotangents: Tangents,
         needs: frozenset[str],
@@ -99,29 +106,37 @@ class JaxAdapter(CheckedAdapter):
         """Check the call and run it."""
         grad_output = _constant("grad_output", grad_output)
         directions = grad_output, _constant_tangents(cotangents)
-        return super().double_backward(_operands(operands), settings, *directions, needs)
+        return super().double_backward(operator, _operands(operands), settings, *directions, needs)
 
-    def run_forward(self, operands: Operands, geometry: Geometry) -> Any:
-        """The deformable convolution."""
-        return _run("forward", geometry, _primals(operands), ["output"])["output"]
+    def run_forward(self, operator: Operator, operands: Operands, geometry: AnyGeometry) -> Any:
+        """The output."""
+        return _run(operator, "forward", geometry, _primals(operands), ["output"])["output"]
 
-    def run_jvp(self, operands: Operands, geometry: Geometry, tangents: Tangents) -> Any:
+    def run_jvp(
+        self, operator: Operator, operands: Operands, geometry: AnyGeometry, tangents: Tangents
+    ) -> Any:
         """The tangent of the output."""
         arguments = _primals(operands) | _tangents(tangents)
-        return _run("jvp", geometry, arguments, ["output"])["output"]
+        return _run(operator, "jvp", geometry, arguments, ["output"])["output"]
 
     def run_backward(
-        self, operands: Operands, geometry: Geometry, grad_output: Any, needs: frozenset[str]
+        self,
+        operator: Operator,
+        operands: Operands,
+        geometry: AnyGeometry,
+        grad_output: Any,
+        needs: frozenset[str],
     ) -> Gradients:
         """The gradients named in ``needs``."""
         outputs = [name for name in Gradients._fields if name in needs]
         arguments = _primals(operands) | {GRAD_OUTPUT: grad_output}
-        return Gradients(**_run("backward", geometry, arguments, outputs))
+        return Gradients(**_run(operator, "backward", geometry, arguments, outputs))
 
     def run_double_backward(
         self,
+        operator: Operator,
         operands: Operands,
-        geometry: Geometry,
+        geometry: AnyGeometry,
         grad_output: Any,
         cotangents: Tangents,
         needs: frozenset[str],
@@ -130,7 +145,7 @@ class JaxAdapter(CheckedAdapter):
         outputs = [name for name in DoubleGradients._fields if name in needs]
         arguments = _primals(operands) | {GRAD_OUTPUT: grad_output}
         arguments |= _tangents(cotangents)
-        return DoubleGradients(**_run("double_backward", geometry, arguments, outputs))
+        return DoubleGradients(**_run(operator, "double_backward", geometry, arguments, outputs))
 
 
 ADAPTER = JaxAdapter()
@@ -173,10 +188,15 @@ def _tangents(tangents: Tangents) -> dict[Argument, Any]:
 
 
 def _run(
-    operation: str, geometry: Geometry, arguments: Arguments, outputs: Iterable[str]
+    operator: Operator,
+    operation: str,
+    geometry: AnyGeometry,
+    arguments: Arguments,
+    outputs: Iterable[str],
 ) -> dict[str, Any]:
     """Run an operation and return its results by name."""
     spec = CallSpec(
+        operator=operator.name,
         operation=operation,
         geometry=geometry,
         options=current(),

@@ -121,7 +121,7 @@ def _backward_jvp(spec: CallSpec, arguments: Arguments, tangents: Arguments) -> 
 
 
 def _double_backward_jvp(spec: CallSpec, arguments: Arguments, tangents: Arguments) -> Named:
-    _refuse_third_derivatives(argument for argument in tangents if argument != GRAD_OUTPUT)
+    _refuse_third_derivatives(spec, (key for key in tangents if key != GRAD_OUTPUT))
     operands = select("primal", arguments)
     one = _double_backward(
         spec,
@@ -140,7 +140,7 @@ def _double_backward_jvp(spec: CallSpec, arguments: Arguments, tangents: Argumen
 
 
 def _second_jvp_jvp(spec: CallSpec, arguments: Arguments, tangents: Arguments) -> Named:
-    _refuse_third_derivatives(tangents)
+    _refuse_third_derivatives(spec, tangents)
     operands = select("primal", arguments)
     first, second = select("tangent", arguments), select("second_tangent", arguments)
     one = _second_jvp(spec, operands, select("tangent", tangents), second)
@@ -148,9 +148,9 @@ def _second_jvp_jvp(spec: CallSpec, arguments: Arguments, tangents: Arguments) -
     return {"output": _sum(one, two)}
 
 
-def _refuse_third_derivatives(differentiated: Iterable[Argument]) -> None:
+def _refuse_third_derivatives(spec: CallSpec, differentiated: Iterable[Argument]) -> None:
     if any(argument.role == "primal" for argument in differentiated):
-        raise NotImplementedError("deform_conv2d has no third derivatives")
+        raise NotImplementedError(f"{spec.operator} has no third derivatives")
 
 
 JVP_RULES = {
@@ -200,7 +200,7 @@ def _backward_transpose(
 def _double_backward_transpose(
     spec: CallSpec, arguments: Arguments, linear: Sequence[Argument], cotangents: Named
 ) -> Arguments:
-    _refuse_third_derivatives([argument for argument in linear if argument != GRAD_OUTPUT])
+    _refuse_third_derivatives(spec, [argument for argument in linear if argument != GRAD_OUTPUT])
     operands = select("primal", arguments)
     directions = {name: array for name, array in cotangents.items() if name != "grad_output"}
     found: dict[Argument, Any] = {}
@@ -220,7 +220,7 @@ def _double_backward_transpose(
 def _second_jvp_transpose(
     spec: CallSpec, arguments: Arguments, linear: Sequence[Argument], cotangents: Named
 ) -> Arguments:
-    _refuse_third_derivatives(linear)
+    _refuse_third_derivatives(spec, linear)
     operands, cotangent = select("primal", arguments), cotangents["output"]
     found: dict[Argument, Any] = {}
     roles: tuple[Role, Role] = ("tangent", "second_tangent")
@@ -291,7 +291,6 @@ def _zeros(unknown: Any) -> Any:
 
 def register() -> None:
     """Register the rules with JAX."""
-    for operation, jvp_rule in JVP_RULES.items():
-        ad.primitive_jvps[PRIMITIVES[operation]] = _jvp_for_jax(jvp_rule)
-    for operation, transpose_rule in TRANSPOSE_RULES.items():
-        ad.primitive_transposes[PRIMITIVES[operation]] = _transpose_for_jax(transpose_rule)
+    for (_, operation), primitive in PRIMITIVES.items():
+        ad.primitive_jvps[primitive] = _jvp_for_jax(JVP_RULES[operation])
+        ad.primitive_transposes[primitive] = _transpose_for_jax(TRANSPOSE_RULES[operation])

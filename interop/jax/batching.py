@@ -14,7 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.interpreters import batching
 
-from .call_spec import CallSpec, is_parameter
+from .call_spec import CallSpec
 from .primitives import PRIMITIVES, bind
 
 Batched = tuple[list[Any], list[int]]  # results, and the axis of the examples in each of them
@@ -23,7 +23,7 @@ Batched = tuple[list[Any], list[int]]  # results, and the axis of the examples i
 def _batch(arrays: Sequence[Any], axes: Sequence[int | None], *, spec: CallSpec) -> Batched:
     size = next(a.shape[axis] for a, axis in zip(arrays, axes, strict=True) if axis is not None)
     mapped = [key.name for key, axis in zip(spec.inputs, axes, strict=True) if axis is not None]
-    if not any(map(is_parameter, (*mapped, *spec.outputs))):
+    if not any(map(spec.is_parameter, (*mapped, *spec.outputs))):
         return _as_images(spec, size, arrays, axes)
     if size == 0:
         results = [jnp.zeros((0, *shape), spec.dtype) for shape in spec.output_shapes()]
@@ -36,34 +36,27 @@ def _as_images(
 ) -> Batched:
     batch = spec.geometry.batch
     folded = [
-        array if is_parameter(key.name) else _merge(_examples_at(0, array, axis, size), 0)
+        array if spec.is_parameter(key.name) else _merge(_examples_at(0, array, axis, size), 0)
         for key, array, axis in zip(spec.inputs, arrays, axes, strict=True)
     ]
-    results = bind(spec.with_sizes(batch=size * batch), folded)
+    results = bind(spec.with_batch(size * batch), folded)
     return [r.reshape(size, batch, *r.shape[1:]) for r in results], [0] * len(results)
 
 
 def _as_groups(
     spec: CallSpec, size: int, arrays: Sequence[Any], axes: Sequence[int | None]
 ) -> Batched:
-    g = spec.geometry
     folded = []
     for key, array, axis in zip(spec.inputs, arrays, axes, strict=True):
-        channels = _channel_axis(key.name)
+        channels = _channel_axis(spec, key.name)
         folded.append(_merge(_examples_at(channels, array, axis, size), channels))
-    wide = spec.with_sizes(
-        channels=size * g.channels,
-        out_channels=size * g.out_channels,
-        groups=size * g.groups,
-        offset_groups=size * g.offset_groups,
-    )
-    out_axes = [_channel_axis(name) for name in spec.outputs]
-    results = zip(bind(wide, folded), out_axes, strict=True)
+    out_axes = [_channel_axis(spec, name) for name in spec.outputs]
+    results = zip(bind(spec.of_examples(size), folded), out_axes, strict=True)
     return [_split(result, axis, size) for result, axis in results], out_axes
 
 
-def _channel_axis(name: str) -> int:
-    return 0 if is_parameter(name) else 1
+def _channel_axis(spec: CallSpec, name: str) -> int:
+    return 0 if spec.is_parameter(name) else 1
 
 
 def _examples_at(target: int, array: Any, axis: int | None, size: int) -> Any:

@@ -13,13 +13,11 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
-from cudeform import engine
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
-from cudeform.geometry import Geometry
+from cudeform.family import OPERATORS, AnyGeometry, Operator
 from cudeform.options import Options
 
 OPERANDS = Tangents._fields
-PARAMETERS = ("weight", "bias")
 
 Shape = tuple[int, ...]
 Role = Literal["primal", "tangent", "second_tangent"]
@@ -61,6 +59,7 @@ class CallSpec:
     """One call into the engine.
 
     Attributes:
+        operator: name of the operator.
         operation: ``forward``, ``jvp``, ``backward``, ``double_backward``, ``second_jvp``.
         geometry: sizes of the call.
         options: the options in force when the call was traced.
@@ -71,17 +70,31 @@ class CallSpec:
         bridge: how XLA calls Python, ``buffer`` or ``ffi``.
     """
 
+    operator: str
     operation: str
-    geometry: Geometry
+    geometry: AnyGeometry
     options: Options
     dtype: str
     inputs: tuple[Argument, ...]
     outputs: tuple[str, ...]
     bridge: str
 
-    def with_sizes(self, **sizes: Any) -> CallSpec:
-        """The same call on arrays of other sizes."""
-        return replace(self, geometry=replace(self.geometry, **sizes))
+    @property
+    def entry(self) -> Operator:
+        """The operator in the table."""
+        return OPERATORS[self.operator]
+
+    def with_batch(self, batch: int) -> CallSpec:
+        """The same call on another number of images."""
+        return replace(self, geometry=self.geometry.with_batch(batch))
+
+    def of_examples(self, count: int) -> CallSpec:
+        """``count`` such calls as one, each with channels and groups of its own."""
+        return replace(self, geometry=self.geometry.of_examples(count))
+
+    def is_parameter(self, name: str) -> bool:
+        """Whether all images share an operand; any other one has the batch as its first axis."""
+        return name in self.entry.parameters
 
     def input_index(self) -> int:
         """Index of the operand ``input`` among the input arrays."""
@@ -105,7 +118,7 @@ class CallSpec:
             return json.dumps(asdict(self))
         except TypeError as error:
             raise TypeError(
-                "deform_conv2d needs sizes that are numbers; export it once for each shape"
+                f"{self.operator} needs sizes that are numbers; export it once for each shape"
             ) from error
 
     @classmethod
@@ -113,7 +126,7 @@ class CallSpec:
         """The inverse of :meth:`to_text`."""
         fields = json.loads(text)
         parsed = {
-            "geometry": _geometry(fields["geometry"]),
+            "geometry": OPERATORS[fields["operator"]].geometry_type.of_fields(fields["geometry"]),
             "options": Options(**fields["options"]),
             "inputs": tuple(Argument(*each) for each in fields["inputs"]),
             "outputs": tuple(fields["outputs"]),
@@ -121,20 +134,7 @@ class CallSpec:
         return cls(**fields | parsed)
 
 
-def _geometry(fields: Mapping[str, Any]) -> Geometry:
-    """Make a geometry from JSON, in which tuples are lists."""
-    tuples = {n: tuple(value) for n, value in fields.items() if isinstance(value, list)}
-    return Geometry(**{**fields, **tuples})
-
-
-def is_parameter(name: str) -> bool:
-    """Whether an operand is a parameter; every other operand has the batch as its first axis."""
-    return name in PARAMETERS
-
-
-def _shape_of(name: str, geometry: Geometry) -> Shape:
-    if name == "bias":
-        return (geometry.out_channels,)
+def _shape_of(name: str, geometry: AnyGeometry) -> Shape:
     shape: Shape = getattr(geometry, f"{name.removeprefix('grad_')}_shape")
     return shape
 
@@ -153,10 +153,11 @@ class EngineCall:
 
     def run(self, inputs: Sequence[Any], outputs: Sequence[Any], device: Any = None) -> None:
         """Write the outputs, on the CPU or on a GPU."""
-        getattr(engine, self.spec.operation)(*self._pack(inputs, outputs), device)
+        getattr(self.spec.entry.engine, self.spec.operation)(*self._pack(inputs, outputs), device)
 
     def workspace_bytes(self, inputs: Sequence[Any], outputs: Sequence[Any], device: Any) -> int:
         """Bytes of workspace that :meth:`run` allocates on a GPU, as one block."""
+        engine = self.spec.entry.engine
         function = getattr(engine, self.spec.operation)
         return engine.workspace_bytes(function, *self._pack(inputs, outputs), device=device)
 

@@ -16,10 +16,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from cudeform.family import OPERATORS
+
 from . import cuda
 from .call_spec import CallSpec, EngineCall, engine_call
 
-TARGET = "cudeform_deform_conv2d"
 ATTRIBUTE = "spec"
 
 EXECUTE_STAGE = 3
@@ -83,9 +84,14 @@ _Frame = _struct(
 _Handler = c.CFUNCTYPE(c.c_void_p, c.POINTER(_Frame))
 
 
+def target_of(operator: str) -> str:
+    """Name of the handler for calls of an operator."""
+    return f"cudeform_{operator}"
+
+
 def staged(spec: CallSpec, results: list[Any]) -> Callable[..., Any]:
     """A function of arrays that adds a call of the handler to the program being traced."""
-    call = jax.ffi.ffi_call(TARGET, results)
+    call = jax.ffi.ffi_call(target_of(spec.operator), results)
     return partial(call, **{ATTRIBUTE: spec.to_text()})
 
 
@@ -179,4 +185,5 @@ HANDLERS = {"cpu": _Handler(_on_cpu), "CUDA": _Handler(_on_cuda)}
 
 for _platform, _handler in HANDLERS.items():
     _capsule = jax.ffi.pycapsule(c.cast(_handler, c.c_void_p).value)
-    jax.ffi.register_ffi_target(TARGET, _capsule, platform=_platform)
+    for _operator in OPERATORS:
+        jax.ffi.register_ffi_target(target_of(_operator), _capsule, platform=_platform)

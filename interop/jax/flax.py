@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cudeform.arrays import Operands
+from cudeform.family import DEFORM_CONV2D
 from cudeform.settings import Padding, Pair, Settings, as_ints, as_padding
 
 from . import ADAPTER
@@ -74,10 +75,10 @@ class DeformConv2d(nnx.Module):  # type: ignore[misc]
         weight = self.weight[...].astype(images.dtype)
         bias = None if self.bias is None else self.bias[...].astype(images.dtype)
         operands = Operands(images, offset, weight, bias, mask)
-        return ADAPTER.forward(operands, self.settings)
+        return ADAPTER.forward(DEFORM_CONV2D, operands, self.settings)
 
     def _predict(self, images: Any) -> Any:
-        stride, padding, dilation, _ = self.settings
+        stride, padding, dilation = self.settings
         weight, bias = (p[...].astype(images.dtype) for p in (self.branch_weight, self.branch_bias))
         product = jax.lax.conv_general_dilated(
             images,

@@ -36,16 +36,16 @@ def linear_arguments(
     for term in _terms(spec, outputs):
         found = [argument for argument in spec.inputs if argument in term and argument in unknown]
         if OFFSET in found or len(found) > 1:
-            _refuse([OFFSET] if OFFSET in found else found)
+            _refuse(spec, [OFFSET] if OFFSET in found else found)
         used.update(found)
     return [argument for argument in unknown if argument in used]
 
 
-def _refuse(arguments: list[Argument]) -> None:
+def _refuse(spec: CallSpec, arguments: list[Argument]) -> None:
     names = " and ".join(_MEANINGS[each.role] + each.name for each in arguments)
     together = " together" if len(arguments) > 1 else ""
     raise ValueError(
-        f"cannot transpose deform_conv2d: it is not linear in {names}{together}; it is linear in "
+        f"cannot transpose {spec.operator}: it is not linear in {names}{together}; it is linear in "
         "input, weight or mask, each with or without bias, where the others are constants. jax.vjp "
         "differentiates it by all arguments"
     )

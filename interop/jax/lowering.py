@@ -122,7 +122,7 @@ def host_callback(context: Any, spec: CallSpec, platform: str) -> int | None:
     inputs, images = len(spec.inputs), spec.input_index()
 
     def run(context: Any, *buffers: Any) -> tuple[()]:
-        local = spec.with_sizes(batch=buffers[images].shape[0])
+        local = spec.with_batch(buffers[images].shape[0])
         _callback(local, platform)(context, buffers[inputs:], *buffers[:inputs])
         return ()
 

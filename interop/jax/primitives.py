@@ -1,4 +1,4 @@
-"""The primitives: one for each function of the engine, and ``second_jvp``.
+"""The primitives of an operator: one for each function of its engine, and ``second_jvp``.
 
 They are JAX primitives rather than ``custom_vjp`` functions, because a ``custom_vjp`` has no
 forward mode. Each derivative is a primitive that is linear in some of its inputs. Its transpose is
@@ -25,6 +25,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
+
+from cudeform.family import OPERATORS
 
 from . import cuda
 from .call_spec import (
@@ -58,7 +60,9 @@ def call(
 
 def bind(spec: CallSpec, arrays: Iterable[Any]) -> list[Any]:
     """Bind the primitive of a spec."""
-    results: list[Any] = PRIMITIVES[spec.operation].bind(*vary_alike(arrays), spec=spec)
+    results: list[Any] = PRIMITIVES[spec.operator, spec.operation].bind(
+        *vary_alike(arrays), spec=spec
+    )
     return results
 
 
@@ -112,8 +116,8 @@ def _refuse_two_tangents_of_the_offset(spec: CallSpec) -> None:
     directions = [argument for argument in spec.inputs if argument.role != "primal"]
     if [argument.name for argument in directions].count("offset") == 2:
         raise NotImplementedError(
-            "deform_conv2d has no forward mode over forward mode with respect to the offset; take "
-            "one of the two derivatives in reverse mode, as jax.hessian does"
+            f"{spec.operator} has no forward mode over forward mode with respect to the offset; "
+            "take one of the two derivatives in reverse mode, as jax.hessian does"
         )
 
 
@@ -141,9 +145,9 @@ def _mixed_terms(spec: CallSpec, *arrays: Any) -> list[Any]:
     return [total]
 
 
-def _primitive(operation: str) -> Primitive:
+def _primitive(operator: str, operation: str) -> Primitive:
     suffix = "" if operation == "forward" else f"_{operation}"
-    primitive = Primitive(f"deform_conv2d{suffix}")
+    primitive = Primitive(f"{operator}{suffix}")
     primitive.multiple_results = True
     primitive.def_abstract_eval(_abstract)
 
@@ -159,4 +163,8 @@ def _primitive(operation: str) -> Primitive:
     return primitive
 
 
-PRIMITIVES = {operation: _primitive(operation) for operation in OPERATIONS}
+PRIMITIVES = {
+    (operator, operation): _primitive(operator, operation)
+    for operator in OPERATORS
+    for operation in OPERATIONS
+}

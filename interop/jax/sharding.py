@@ -17,7 +17,7 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.interpreters import mlir
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from .call_spec import CallSpec, is_parameter
+from .call_spec import CallSpec
 from .lowering import Target, execute
 
 # ---- devices, when a primitive is lowered --------------------------------------------------------
@@ -95,17 +95,17 @@ def execute_sharded(spec: CallSpec, target: Target, *arrays: Any) -> list[Any]:
 def _partition(spec: CallSpec, target: Target, mesh: Any, arrays: Any, results: Any) -> Any:
     batch_axes = _batch_axes(spec, mesh, arrays)
     shards = prod(mesh.shape[axis] for axis in batch_axes)
-    local = spec.with_sizes(batch=spec.geometry.batch // shards)
+    local = spec.with_batch(spec.geometry.batch // shards)
 
     def run(*arrays: Any) -> list[Any]:
         results = execute(local, target, *arrays)
         return [
-            jax.lax.psum(result, batch_axes) if batch_axes and is_parameter(name) else result
+            jax.lax.psum(result, batch_axes) if batch_axes and spec.is_parameter(name) else result
             for name, result in zip(spec.outputs, results, strict=True)
         ]
 
-    inputs = [_sharding(mesh, argument.name, batch_axes) for argument in spec.inputs]
-    outputs = [_sharding(mesh, name, batch_axes) for name in spec.outputs]
+    inputs = [_sharding(spec, mesh, argument.name, batch_axes) for argument in spec.inputs]
+    outputs = [_sharding(spec, mesh, name, batch_axes) for name in spec.outputs]
     return mesh, run, outputs, tuple(inputs)
 
 
@@ -117,15 +117,15 @@ def _batch_axes(spec: CallSpec, mesh: Any, arrays: Any) -> tuple[Any, ...]:
     return axes if spec.geometry.batch % shards == 0 else ()
 
 
-def _sharding(mesh: Any, name: str, batch_axes: tuple[Any, ...]) -> NamedSharding:
-    sharded = batch_axes and not is_parameter(name)
+def _sharding(spec: CallSpec, mesh: Any, name: str, batch_axes: tuple[Any, ...]) -> NamedSharding:
+    sharded = batch_axes and not spec.is_parameter(name)
     return NamedSharding(mesh, PartitionSpec(batch_axes) if sharded else PartitionSpec())
 
 
 def _infer(spec: CallSpec, target: Target, mesh: Any, arrays: Any, results: Any) -> Any:
     """Shardings of the results, for GSPMD, the partitioner before Shardy."""
     batch_axes = _batch_axes(spec, mesh, arrays)
-    return [_sharding(mesh, name, batch_axes) for name in spec.outputs]
+    return [_sharding(spec, mesh, name, batch_axes) for name in spec.outputs]
 
 
 def _rule(spec: CallSpec, target: Target, mesh: Any, inputs: Any, outputs: Any) -> str:
@@ -134,7 +134,7 @@ def _rule(spec: CallSpec, target: Target, mesh: Any, inputs: Any, outputs: Any) 
 
     def dimensions(name: str, rank: int) -> str:
         each = [next(letters) for _ in range(rank)]
-        return " ".join(each if is_parameter(name) else ["n", *each[1:]])
+        return " ".join(each if spec.is_parameter(name) else ["n", *each[1:]])
 
     def side(names: Iterable[str], shapes: Iterable[Any]) -> str:
         return ", ".join(map(dimensions, names, map(len, shapes)))

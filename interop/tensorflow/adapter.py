@@ -8,8 +8,8 @@ from typing import Any
 import tensorflow as tf
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
+from cudeform.family import AnySettings, Operator
 from cudeform.options import Options, current
-from cudeform.settings import Settings
 
 from . import derivatives
 from .call import Call
@@ -24,29 +24,45 @@ class TensorflowAdapter:
     """Runs calls on eager tensors, and puts nodes for them into graphs."""
 
     @unchanged  # type: ignore[untyped-decorator]
-    def forward(self, operands: Operands, settings: Settings, layout: Layout = NCHW) -> Any:
-        """The deformable convolution."""
-        return derivatives.forward(_call(settings, layout), _tensors(operands.present()))
+    def forward(
+        self,
+        operator: Operator,
+        operands: Operands,
+        settings: AnySettings,
+        layout: Layout = NCHW,
+    ) -> Any:
+        """The output."""
+        return derivatives.forward(_call(operator, settings, layout), _tensors(operands.present()))
 
     @unchanged  # type: ignore[untyped-decorator]
     def backward(
-        self, operands: Operands, settings: Settings, grad_output: Any, needs: frozenset[str]
+        self,
+        operator: Operator,
+        operands: Operands,
+        settings: AnySettings,
+        grad_output: Any,
+        needs: frozenset[str],
     ) -> Gradients:
         """The gradients named in ``needs``."""
         tensors = _tensors(operands.present())
-        return Gradients(**derivatives.backward(_call(settings), tensors, grad_output, needs))
+        return Gradients(
+            **derivatives.backward(_call(operator, settings), tensors, grad_output, needs)
+        )
 
     @unchanged  # type: ignore[untyped-decorator]
-    def jvp(self, operands: Operands, settings: Settings, tangents: Tangents) -> Any:
+    def jvp(
+        self, operator: Operator, operands: Operands, settings: AnySettings, tangents: Tangents
+    ) -> Any:
         """The tangent of the output."""
         tensors, directions = _tensors(operands.present()), _tensors(tangents.present())
-        return derivatives.jvp(_call(settings), tensors, directions)
+        return derivatives.jvp(_call(operator, settings), tensors, directions)
 
     @unchanged  # type: ignore[untyped-decorator]
     def double_backward(
         self,
+        operator: Operator,
         operands: Operands,
-        settings: Settings,
+        settings: AnySettings,
         grad_output: Any,
         cotangents: Tangents,
         needs: frozenset[str],
@@ -54,15 +70,15 @@ class TensorflowAdapter:
         """The gradients of the gradients named in ``needs``."""
         tensors = _tensors(operands.present() | {"grad_output": grad_output})
         directions = _tensors(cotangents.present())
-        call = _call(settings)
+        call = _call(operator, settings)
         return DoubleGradients(**derivatives.double_backward(call, tensors, directions, needs))
 
 
 ADAPTER = TensorflowAdapter()
 
 
-def _call(settings: Settings, layout: Layout = NCHW) -> Call:
-    return Call(settings, _options(), layout)
+def _call(operator: Operator, settings: AnySettings, layout: Layout = NCHW) -> Call:
+    return Call(operator, settings, _options(), layout)
 
 
 def _options() -> Options:

@@ -13,12 +13,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from cudeform import engine
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.checks import check_devices, check_dtypes
-from cudeform.geometry import Geometry, geometry_of, uncached_geometry_of
+from cudeform.family import POSITIONS, AnyGeometry, AnySettings, Engine, Operator
 from cudeform.options import Options
-from cudeform.settings import Settings
 
 from .layout import Layout
 from .memory import Shape, device_of, memory_of
@@ -37,12 +35,14 @@ class Call:
     """A call but for its tensors and the operation.
 
     Attributes:
-        settings: stride, padding, dilation, number of axes.
+        operator: the entry of the table.
+        settings: those of the call.
         options: those in force when the call was made or traced.
         layout: the order of the axes of tensors.
     """
 
-    settings: Settings
+    operator: Operator
+    settings: AnySettings
     options: Options
     layout: Layout
 
@@ -83,13 +83,21 @@ class Call:
                 written[name] = memory.describe(self.layout.to_engine(name, array))
                 lent.append(handle)
             read = {name: memory.describe(array) for name, array in arrays.items()}
-            _run_engine(operation, geometry, self.options, read, written, memory.executor)
+            _run_engine(
+                self.operator.engine,
+                operation,
+                geometry,
+                self.options,
+                read,
+                written,
+                memory.executor,
+            )
             memory.finish()
         return [memory.lend(handle) for handle in lent]
 
     def _trace(self, operation: str, tensors: Tensors, results: Sequence[str]) -> list[Any]:
         """A node that computes the results when the graph runs."""
-        _refuse_what_a_node_cannot(tensors)
+        _refuse_what_a_node_cannot(self.operator, tensors)
         output_shape = self._checked_output_shape(tensors)
         names = tuple(tensors)
 
@@ -112,24 +120,15 @@ class Call:
         }
         shape = self._geometry(shapes, traced=True).output_shape
         by_offset = shapes["offset"]
-        known = merged(shape, (by_offset[0], shape[1], *by_offset[2:]))
+        out = by_offset[2:] if self.operator.output == POSITIONS else shape[2:]
+        known = merged(shape, (by_offset[0], shape[1], *out))
         return tf.TensorShape(self.layout.outside("output", tuple(known)))
 
-    def _geometry(self, shapes: Mapping[str, Shape], traced: bool = False) -> Geometry:
+    def _geometry(self, shapes: Mapping[str, Shape], traced: bool = False) -> AnyGeometry:
         """The geometry of a call, from shapes in the engine's order."""
-        stride, padding, dilation, axes = self.settings
         try:
-            geometry = (uncached_geometry_of if traced else geometry_of)(
-                shapes["input"],
-                shapes["offset"],
-                shapes["weight"],
-                shapes.get("bias"),
-                stride,
-                padding,
-                dilation,
-                shapes.get("mask"),
-                axes=axes,
-            )
+            operands = Operands(*map(shapes.get, OPERANDS))
+            geometry = self.operator.geometry(operands, self.settings, traced=traced)
             if "grad_output" in shapes:
                 geometry.check_grad_output(shapes["grad_output"])
         except ValueError as error:
@@ -137,22 +136,23 @@ class Call:
         return geometry
 
 
-def _refuse_what_a_node_cannot(tensors: Tensors) -> None:
+def _refuse_what_a_node_cannot(operator: Operator, tensors: Tensors) -> None:
     if compiled_by_xla():
         raise NotImplementedError(
-            "deform_conv2d cannot be compiled by XLA in TensorFlow: use tf.function without "
+            f"{operator.name} cannot be compiled by XLA in TensorFlow: use tf.function without "
             "jit_compile, or compile the parts around it"
         )
     if has_tangents(tensors):
         # TensorFlow would take the node for one without derivatives and give zeros.
         raise NotImplementedError(
-            "forward-mode differentiation of deform_conv2d works outside of tf.function only"
+            f"forward-mode differentiation of {operator.name} works outside of tf.function only"
         )
 
 
 def _run_engine(
+    engine: Engine,
     operation: str,
-    geometry: Geometry,
+    geometry: AnyGeometry,
     options: Options,
     read: Mapping[str, Any],
     written: Mapping[str, Any],

@@ -76,8 +76,8 @@ def double_backward(
 
     def gradient(_: Request) -> Named:
         raise NotImplementedError(
-            "deform_conv2d has no third derivatives, and no forward mode over reverse mode: for "
-            "second derivatives take a GradientTape over a GradientTape"
+            f"{call.operator.name} has no third derivatives, and no forward mode over reverse "
+            "mode: for second derivatives take a GradientTape over a GradientTape"
         )
 
     follows = list(tensors) if followed else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cudeform.arrays import Operands
+from cudeform.family import DEFORM_CONV2D
 from cudeform.interop.adapter import adapter_of
 from cudeform.settings import Padding, Pair, Settings, padding_of_shapes, plain
 
@@ -61,4 +62,4 @@ def deform_conv2d(
         in_shape = layout.inside("input", tuple(input.shape))
         weight_shape = layout.inside("weight", tuple(weight.shape))
         padding = padding_of_shapes(padding, in_shape, weight_shape, stride, dilation, 2)
-    return ADAPTER.forward(operands, Settings(stride, padding, dilation), layout)
+    return ADAPTER.forward(DEFORM_CONV2D, operands, Settings(stride, padding, dilation), layout)

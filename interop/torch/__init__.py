@@ -20,11 +20,33 @@ from .functional import (
     deform_conv2d_double_backward,
     deform_conv2d_jvp,
 )
+from .layers import (
+    DeformConv1d,
+    DeformConv1dPack,
+    DeformConv3d,
+    DeformConv3dPack,
+    DeformConvTranspose1d,
+    DeformConvTranspose1dPack,
+    DeformConvTranspose2d,
+    DeformConvTranspose2dPack,
+    DeformConvTranspose3d,
+    DeformConvTranspose3dPack,
+)
 from .nn import DeformConv2d, DeformConv2dPack, ModulatedDeformConv2dPack
 
 __all__ = [
+    "DeformConv1d",
+    "DeformConv1dPack",
     "DeformConv2d",
     "DeformConv2dPack",
+    "DeformConv3d",
+    "DeformConv3dPack",
+    "DeformConvTranspose1d",
+    "DeformConvTranspose1dPack",
+    "DeformConvTranspose2d",
+    "DeformConvTranspose2dPack",
+    "DeformConvTranspose3d",
+    "DeformConvTranspose3dPack",
     "ModulatedDeformConv2dPack",
     "deform_conv2d",
     "deform_conv2d_backward",

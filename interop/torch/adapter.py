@@ -12,9 +12,10 @@ import torch
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.checks import DOUBLE_GRADIENTS, GRADIENTS
-from cudeform.settings import Settings
+from cudeform.family import AnySettings, Operator
 
-from . import autograd, dispatch
+from . import autograd
+from .dispatch import FUNCTIONS
 from .static_args import pack
 from .views import Tensor
 
@@ -25,37 +26,55 @@ class TorchAdapter:
     """Calls the operators of ``torch.ops.cudeform``."""
 
     def forward(
-        self, operands: Operands, settings: Settings, boundary_grad: str | None = None
+        self,
+        operator: Operator,
+        operands: Operands,
+        settings: AnySettings,
+        boundary_grad: str | None = None,
     ) -> Tensor:
-        """The deformable convolution; ``boundary_grad`` overrules the option in force."""
-        static_args = pack(settings, boundary_grad)
+        """The output; ``boundary_grad`` overrules the option in force."""
+        static_args = pack(operator, settings, boundary_grad)
         if not _autocast_applies(operands):
-            return dispatch.forward(*operands, static_args)
-        return dispatch.forward(*map(_to_float32, operands), static_args).to(operands.input.dtype)
+            return FUNCTIONS[operator.name].forward(*operands, static_args)
+        return (
+            FUNCTIONS[operator.name]
+            .forward(*map(_to_float32, operands), static_args)
+            .to(operands.input.dtype)
+        )
 
     def backward(
-        self, operands: Operands, settings: Settings, grad_output: Tensor, needs: frozenset[str]
+        self,
+        operator: Operator,
+        operands: Operands,
+        settings: AnySettings,
+        grad_output: Tensor,
+        needs: frozenset[str],
     ) -> Gradients:
         """The gradients named in ``needs``."""
-        static_args = pack(settings)
+        static_args = pack(operator, settings)
         flags = [name in needs for name in GRADIENTS]
         tensors = (grad_output, *operands)
         if not _autocast_applies(tensors):
-            grads = dispatch.backward(*tensors, flags, static_args)
+            grads = FUNCTIONS[operator.name].backward(*tensors, flags, static_args)
             return Gradients(*autograd.needed(flags, grads))
-        grads = dispatch.backward(*map(_to_float32, tensors), flags, static_args)
+        grads = FUNCTIONS[operator.name].backward(*map(_to_float32, tensors), flags, static_args)
         pairs = zip(flags, grads, operands, strict=True)
         return Gradients(*(grad.to(of.dtype) if need else None for need, grad, of in pairs))
 
-    def jvp(self, operands: Operands, settings: Settings, tangents: Tangents) -> Tensor:
+    def jvp(
+        self, operator: Operator, operands: Operands, settings: AnySettings, tangents: Tangents
+    ) -> Tensor:
         """The tangent of the output."""
         o = operands
-        return dispatch.jvp(o.input, o.offset, o.weight, o.mask, *tangents, pack(settings))
+        return FUNCTIONS[operator.name].jvp(
+            o.input, o.offset, o.weight, o.mask, *tangents, pack(operator, settings)
+        )
 
     def double_backward(
         self,
+        operator: Operator,
         operands: Operands,
-        settings: Settings,
+        settings: AnySettings,
         grad_output: Tensor,
         cotangents: Tangents,
         needs: frozenset[str],
@@ -64,7 +83,7 @@ class TorchAdapter:
         o = operands
         flags = [name in needs for name in DOUBLE_GRADIENTS]
         tensors = (grad_output, o.input, o.offset, o.weight, o.mask, *cotangents)
-        grads = dispatch.double_backward(*tensors, flags, pack(settings))
+        grads = FUNCTIONS[operator.name].double_backward(*tensors, flags, pack(operator, settings))
         return DoubleGradients(*autograd.needed(flags, grads))
 
 

@@ -1,6 +1,7 @@
-"""Derivatives of the four operators, as ``autograd.Function``s that torch.func can transform.
+"""Derivatives of the operators, as ``autograd.Function``s that torch.func can transform.
 
-The docstring of each Function lists its arguments. Zero gradients and tangents are passed and
+A factory for each of the four functions of an operator makes its Function, whose docstring lists
+the arguments. Zero gradients and tangents are passed and
 returned as None. The derivatives of the forward, of the backward and of the jvp are calls of
 operators. The double backward has no derivatives, so third derivatives are not supported.
 """
@@ -11,15 +12,13 @@ from typing import Any
 
 import torch
 
-from . import dispatch
+from cudeform.family import BIAS, OPERATORS, Operator
+
+from .dispatch import FUNCTIONS, Functions
 from .views import Tensor
-from .vmap import FILTERS, IMAGES, vmapped
+from .vmap import IMAGES, letters_of, vmapped
 
 Gradient = tuple[Any, ...]
-
-# The leading dimensions of tensors, for vmap.
-OPERANDS = IMAGES + IMAGES + FILTERS + FILTERS + IMAGES  # input, offset, weight, bias, mask
-WITHOUT_BIAS = IMAGES + IMAGES + FILTERS + IMAGES
 
 
 def needed(needs: Any, tensors: Any) -> Gradient:
@@ -35,186 +34,214 @@ def _save(ctx: Any, tensors: Any, rest: Any) -> None:
     ctx.rest = tuple(rest)
 
 
-class Forward(torch.autograd.Function):  # type: ignore[misc]
-    """(input, offset, weight, bias, mask, static_args) -> output."""
+def _forward(operator: Operator, functions: Functions) -> Any:
+    letters = letters_of(operator)
 
-    generate_vmap_rule = False
+    class Forward(torch.autograd.Function):  # type: ignore[misc]
+        """(input, offset, weight, bias, mask, static_args) -> output."""
 
-    @staticmethod
-    def forward(*args: Any) -> Tensor:
-        """Call the operator."""
-        return dispatch.forward.overload(*args)
+        generate_vmap_rule = False
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Save the operands."""
-        _save(ctx, inputs[:5], inputs[5:])
+        @staticmethod
+        def forward(*args: Any) -> Tensor:
+            """Call the operator."""
+            return functions.forward.overload(*args)
 
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor | None) -> Gradient:
-        """The gradients that are needed."""
-        needs, nothing = list(ctx.needs_input_grad[:5]), (None,) * len(ctx.rest)
-        if grad_output is None:
-            return (None,) * 5 + nothing
-        grads = dispatch.backward(grad_output, *ctx.saved_tensors, needs, *ctx.rest)
-        return needed(needs, grads) + nothing
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            """Save the operands."""
+            _save(ctx, inputs[:5], inputs[5:])
 
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        """The tangent of the output."""
-        input, offset, weight, _, mask = ctx.saved_tensors
-        return dispatch.jvp(input, offset, weight, mask, *tangents[:5], *ctx.rest)
+        @staticmethod
+        def backward(ctx: Any, grad_output: Tensor | None) -> Gradient:
+            """The gradients that are needed."""
+            needs, nothing = list(ctx.needs_input_grad[:5]), (None,) * len(ctx.rest)
+            if grad_output is None:
+                return (None,) * 5 + nothing
+            grads = functions.backward(grad_output, *ctx.saved_tensors, needs, *ctx.rest)
+            return needed(needs, grads) + nothing
 
-    @staticmethod
-    def batched(call: Any, info: Any, in_dims: Any, *args: Any) -> Any:
-        """The rule for vmap: all examples in one ``call``."""
-        return vmapped(call, OPERANDS, [(IMAGES, True)], info, in_dims, args)
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Any) -> Tensor:
+            """The tangent of the output."""
+            input, offset, weight, _, mask = ctx.saved_tensors
+            return functions.jvp(input, offset, weight, mask, *tangents[:5], *ctx.rest)
 
+        @staticmethod
+        def batched(call: Any, info: Any, in_dims: Any, *args: Any) -> Any:
+            """The rule for vmap: all examples in one ``call``."""
+            return vmapped(operator, call, letters, [(IMAGES, True)], info, in_dims, args)
 
-class Backward(torch.autograd.Function):  # type: ignore[misc]
-    """(grad_output, input, offset, weight, bias, mask, needs, static_args) -> five gradients."""
-
-    generate_vmap_rule = False
-
-    @staticmethod
-    def forward(*args: Any) -> Gradient:
-        """Call the operator."""
-        grads: Gradient = dispatch.backward.overload(*args)
-        return grads
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Save grad_output and the operands."""
-        _save(ctx, inputs[:6], inputs[6:])
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor | None) -> Gradient:
-        """Gradients of ``sum(cotangents * gradients)``."""
-        grad_output, input, offset, weight, _, mask = ctx.saved_tensors
-        were_needed, *static_args = ctx.rest
-        cotangents = needed(were_needed, cotangents)
-        nothing = (None,) * len(ctx.rest)
-        if all(cotangent is None for cotangent in cotangents):
-            return (None,) * 6 + nothing
-        needs = [*ctx.needs_input_grad[:4], ctx.needs_input_grad[5]]
-        tensors = grad_output, input, offset, weight, mask, *cotangents
-        grads = needed(needs, dispatch.double_backward(*tensors, needs, *static_args))
-        *grads_before_bias, grad_mask = grads
-        return (*grads_before_bias, None, grad_mask, *nothing)
-
-    @staticmethod
-    def jvp(ctx: Any, grad_output_tangent: Tensor | None, *tangents: Any) -> Gradient:
-        """Tangents of the gradients, empty where a gradient was not needed.
-
-        The gradients are linear in grad_output: its tangent contributes another backward. The
-        tangents of the operands contribute second derivatives.
-        """
-        grad_output, input, offset, weight, bias, mask = ctx.saved_tensors
-        needs, *static_args = ctx.rest
-        operands = input, offset, weight, bias, mask
-        linear: Gradient = (None,) * 5
-        if grad_output_tangent is not None:
-            grads = dispatch.backward(grad_output_tangent, *operands, needs, *static_args)
-            linear = needed(needs, grads)
-        if all(tangent is None for tangent in tangents[:5]):
-            return _filled(needs, linear, operands)
-        double_needs = [False, *needs[:3], needs[4]]
-        tensors = grad_output, input, offset, weight, mask, *tangents[:5]
-        second = dispatch.double_backward(*tensors, double_needs, *static_args)
-        _, *before_bias, of_mask = needed(double_needs, second)
-        total = tuple(map(_sum, linear, (*before_bias, None, of_mask)))
-        return _filled(needs, total, operands)
-
-    @staticmethod
-    def batched(call: Any, info: Any, in_dims: Any, *args: Any) -> Any:
-        """The rule for vmap: all examples in one ``call``."""
-        results = _results_of(OPERANDS, args[1:6], args[6])
-        return vmapped(call, IMAGES + OPERANDS, results, info, in_dims, args)
+    return Forward
 
 
-class Jvp(torch.autograd.Function):  # type: ignore[misc]
-    """(input, offset, weight, mask, five tangents, static_args) -> tangent of the output."""
+def _backward(operator: Operator, functions: Functions) -> Any:
+    letters = letters_of(operator)
 
-    generate_vmap_rule = False
+    class Backward(torch.autograd.Function):  # type: ignore[misc]
+        """(grad_output, input, offset, weight, bias, mask, needs, static_args) -> five results."""
 
-    @staticmethod
-    def forward(*args: Any) -> Tensor:
-        """Call the operator."""
-        return dispatch.jvp.overload(*args)
+        generate_vmap_rule = False
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Save the operands and the tangents."""
-        _save(ctx, inputs[:9], inputs[9:])
+        @staticmethod
+        def forward(*args: Any) -> Gradient:
+            """Call the operator."""
+            grads: Gradient = functions.backward.overload(*args)
+            return grads
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None) -> Gradient:
-        """Gradients with respect to the operands and to the tangents.
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            """Save grad_output and the operands."""
+            _save(ctx, inputs[:6], inputs[6:])
 
-        Those with respect to the tangents are the ordinary backward; those with respect to the
-        operands need second derivatives.
-        """
-        input, offset, weight, mask, *tangents = ctx.saved_tensors
-        needs, nothing = list(ctx.needs_input_grad[:9]), (None,) * len(ctx.rest)
-        of_operands: Gradient = (None,) * 4
-        of_tangents: Gradient = (None,) * 5
-        if grad is not None and any(needs[:4]):
-            double_needs = [False, *needs[:4]]
-            tensors = grad, input, offset, weight, mask, *tangents
-            second = dispatch.double_backward(*tensors, double_needs, *ctx.rest)
-            of_operands = needed(double_needs, second)[1:]
-        if grad is not None and any(needs[4:]):
-            bias = tangents[3]  # the shape suffices: no gradient depends on the bias's values
-            tensors = grad, input, offset, weight, bias, mask
-            first = dispatch.backward(*tensors, needs[4:], *ctx.rest)
-            of_tangents = needed(needs[4:], first)
-        return of_operands + of_tangents + nothing
+        @staticmethod
+        def backward(ctx: Any, *cotangents: Tensor | None) -> Gradient:
+            """Gradients of ``sum(cotangents * gradients)``."""
+            grad_output, input, offset, weight, _, mask = ctx.saved_tensors
+            were_needed, *static_args = ctx.rest
+            cotangents = needed(were_needed, cotangents)
+            nothing = (None,) * len(ctx.rest)
+            if all(cotangent is None for cotangent in cotangents):
+                return (None,) * 6 + nothing
+            needs = [*ctx.needs_input_grad[:4], ctx.needs_input_grad[5]]
+            tensors = grad_output, input, offset, weight, mask, *cotangents
+            grads = needed(needs, functions.double_backward(*tensors, needs, *static_args))
+            *grads_before_bias, grad_mask = grads
+            return (*grads_before_bias, None, grad_mask, *nothing)
 
-    @staticmethod
-    def jvp(ctx: Any, *_: Any) -> Any:
-        """Raise: not implemented."""
-        raise NotImplementedError(
-            "forward mode of forward mode is not implemented for deform_conv2d; for a Hessian use "
-            "torch.func.hessian or jacrev inside"
-        )
+        @staticmethod
+        def jvp(ctx: Any, grad_output_tangent: Tensor | None, *tangents: Any) -> Gradient:
+            """Tangents of the gradients, empty where a gradient was not needed.
 
-    @staticmethod
-    def batched(call: Any, info: Any, in_dims: Any, *args: Any) -> Any:
-        """The rule for vmap: all examples in one ``call``."""
-        return vmapped(call, WITHOUT_BIAS + OPERANDS, [(IMAGES, True)], info, in_dims, args)
+            The gradients are linear in grad_output: its tangent contributes another backward. The
+            tangents of the operands contribute second derivatives.
+            """
+            grad_output, input, offset, weight, bias, mask = ctx.saved_tensors
+            needs, *static_args = ctx.rest
+            operands = input, offset, weight, bias, mask
+            linear: Gradient = (None,) * 5
+            if grad_output_tangent is not None:
+                grads = functions.backward(grad_output_tangent, *operands, needs, *static_args)
+                linear = needed(needs, grads)
+            if all(tangent is None for tangent in tangents[:5]):
+                return _filled(needs, linear, operands)
+            double_needs = [False, *needs[:3], needs[4]]
+            tensors = grad_output, input, offset, weight, mask, *tangents[:5]
+            second = functions.double_backward(*tensors, double_needs, *static_args)
+            _, *before_bias, of_mask = needed(double_needs, second)
+            total = tuple(map(_sum, linear, (*before_bias, None, of_mask)))
+            return _filled(needs, total, operands)
+
+        @staticmethod
+        def batched(call: Any, info: Any, in_dims: Any, *args: Any) -> Any:
+            """The rule for vmap: all examples in one ``call``."""
+            results = _results_of(letters, args[1:6], args[6])
+            return vmapped(operator, call, IMAGES + letters, results, info, in_dims, args)
+
+    return Backward
 
 
-class DoubleBackward(torch.autograd.Function):  # type: ignore[misc]
-    """(grad_output, input, offset, weight, mask, five tangents, needs, static_args) -> five."""
+def _jvp(operator: Operator, functions: Functions) -> Any:
+    letters, without_bias = letters_of(operator), _letters_without_bias(operator)
 
-    generate_vmap_rule = False
+    class Jvp(torch.autograd.Function):  # type: ignore[misc]
+        """(input, offset, weight, mask, five tangents, static_args) -> tangent of the output."""
 
-    @staticmethod
-    def forward(*args: Any) -> Gradient:
-        """Call the operator."""
-        grads: Gradient = dispatch.double_backward.overload(*args)
-        return grads
+        generate_vmap_rule = False
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Save nothing: there is no derivative."""
+        @staticmethod
+        def forward(*args: Any) -> Tensor:
+            """Call the operator."""
+            return functions.jvp.overload(*args)
 
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> Any:
-        """Raise: not implemented."""
-        raise NotImplementedError("third derivatives of deform_conv2d are not implemented")
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            """Save the operands and the tangents."""
+            _save(ctx, inputs[:9], inputs[9:])
 
-    @staticmethod
-    def jvp(ctx: Any, *_: Any) -> Any:
-        """Raise: not implemented."""
-        raise NotImplementedError("third derivatives of deform_conv2d are not implemented")
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor | None) -> Gradient:
+            """Gradients with respect to the operands and to the tangents.
 
-    @staticmethod
-    def batched(call: Any, info: Any, in_dims: Any, *args: Any) -> Any:
-        """The rule for vmap: all examples in one ``call``."""
-        arguments = IMAGES + WITHOUT_BIAS
-        results = _results_of(arguments, args[:5], args[10])
-        return vmapped(call, arguments + OPERANDS, results, info, in_dims, args)
+            Those with respect to the tangents are the ordinary backward; those with respect to the
+            operands need second derivatives.
+            """
+            input, offset, weight, mask, *tangents = ctx.saved_tensors
+            needs, nothing = list(ctx.needs_input_grad[:9]), (None,) * len(ctx.rest)
+            of_operands: Gradient = (None,) * 4
+            of_tangents: Gradient = (None,) * 5
+            if grad is not None and any(needs[:4]):
+                double_needs = [False, *needs[:4]]
+                tensors = grad, input, offset, weight, mask, *tangents
+                second = functions.double_backward(*tensors, double_needs, *ctx.rest)
+                of_operands = needed(double_needs, second)[1:]
+            if grad is not None and any(needs[4:]):
+                bias = tangents[3]  # the shape suffices: no gradient depends on the bias's values
+                tensors = grad, input, offset, weight, bias, mask
+                first = functions.backward(*tensors, needs[4:], *ctx.rest)
+                of_tangents = needed(needs[4:], first)
+            return of_operands + of_tangents + nothing
+
+        @staticmethod
+        def jvp(ctx: Any, *_: Any) -> Any:
+            """Raise: not implemented."""
+            raise NotImplementedError(
+                f"forward mode of forward mode is not implemented for {operator.name}; for a "
+                "Hessian use "
+                "torch.func.hessian or jacrev inside"
+            )
+
+        @staticmethod
+        def batched(call: Any, info: Any, in_dims: Any, *args: Any) -> Any:
+            """The rule for vmap: all examples in one ``call``."""
+            return vmapped(
+                operator, call, without_bias + letters, [(IMAGES, True)], info, in_dims, args
+            )
+
+    return Jvp
+
+
+def _double_backward(operator: Operator, functions: Functions) -> Any:
+    letters, without_bias = letters_of(operator), _letters_without_bias(operator)
+
+    class DoubleBackward(torch.autograd.Function):  # type: ignore[misc]
+        """(grad_output, input, offset, weight, mask, five tangents, needs, static_args) -> five."""
+
+        generate_vmap_rule = False
+
+        @staticmethod
+        def forward(*args: Any) -> Gradient:
+            """Call the operator."""
+            grads: Gradient = functions.double_backward.overload(*args)
+            return grads
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            """Save nothing: there is no derivative."""
+
+        @staticmethod
+        def backward(ctx: Any, *_: Any) -> Any:
+            """Raise: not implemented."""
+            raise NotImplementedError(f"third derivatives of {operator.name} are not implemented")
+
+        @staticmethod
+        def jvp(ctx: Any, *_: Any) -> Any:
+            """Raise: not implemented."""
+            raise NotImplementedError(f"third derivatives of {operator.name} are not implemented")
+
+        @staticmethod
+        def batched(call: Any, info: Any, in_dims: Any, *args: Any) -> Any:
+            """The rule for vmap: all examples in one ``call``."""
+            arguments = IMAGES + without_bias
+            results = _results_of(arguments, args[:5], args[10])
+            return vmapped(operator, call, arguments + letters, results, info, in_dims, args)
+
+    return DoubleBackward
+
+
+def _letters_without_bias(operator: Operator) -> str:
+    pairs = zip(letters_of(operator), operator.operands, strict=True)
+    return "".join(letter for letter, operand in pairs if operand.role != BIAS)
 
 
 def _results_of(dims: str, tensors: Any, needs: Any) -> list[tuple[str, bool]]:
@@ -243,7 +270,9 @@ def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     return one + other
 
 
-dispatch.forward.set_derivatives(Forward)
-dispatch.backward.set_derivatives(Backward)
-dispatch.jvp.set_derivatives(Jvp)
-dispatch.double_backward.set_derivatives(DoubleBackward)
+# The Function of each function, in their order.
+FACTORIES = (_forward, _backward, _jvp, _double_backward)
+
+for _name, _functions in FUNCTIONS.items():
+    for _function, _factory in zip(_functions, FACTORIES, strict=True):
+        _function.set_derivatives(_factory(OPERATORS[_name], _functions))

@@ -1,6 +1,7 @@
 """The operators of ``torch.ops.cudeform``: schemas, implementations, and how they are called.
 
-With ``L = sum(grad_output * output)``, four functions of the engine give all derivatives:
+An operator of the table has four functions, and each is an operator for torch. With
+``L = sum(grad_output * output)`` they give all derivatives:
 
 * ``forward``: the output; ``backward``: the gradient of L;
 * ``jvp``: the tangent of the output;
@@ -13,9 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+
+from cudeform.family import BIAS, OPERATORS, Operand, Operator
 
 from . import flops, impl
 from .static_args import SCHEMA
@@ -23,11 +26,6 @@ from .static_args import SCHEMA
 LIBRARY = torch.library.Library("cudeform", "FRAGMENT")
 KEYS = ("CPU", "CUDA")
 
-OPERANDS = "Tensor input, Tensor offset, Tensor weight, Tensor? bias, Tensor? mask"
-WITHOUT_BIAS = "Tensor input, Tensor offset, Tensor weight, Tensor? mask"
-TANGENTS = ", ".join(
-    f"Tensor? {name}_tangent" for name in ("input", "offset", "weight", "bias", "mask")
-)
 FIVE = "(Tensor, Tensor, Tensor, Tensor, Tensor)"
 
 # Private names of torch. If they are missing, every call takes the general path, through a
@@ -63,15 +61,17 @@ class TorchOp:
         transformable, recorded: see above; set by :meth:`set_derivatives`.
     """
 
-    def __init__(self, schema: str, function: Callable[..., Any]) -> None:
+    def __init__(self, schema: str, operator: Operator, function: Callable[..., Any]) -> None:
         """Define the operator of a schema, implemented by a function of ``impl.py``."""
         self.name, _, arguments = schema.partition("(")
         self.tensors = arguments.count("Tensor", 0, arguments.index("->"))
         LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-        self.impl = partial(function, impl.Eager)
+        self.impl = partial(function, operator, impl.Eager)
         for key in KEYS:
-            LIBRARY.impl(self.name, partial(impl.for_dispatcher, function, impl.Eager), key)
-        fake = partial(impl.for_dispatcher, function, impl.Fake)
+            LIBRARY.impl(
+                self.name, partial(impl.for_dispatcher, function, operator, impl.Eager), key
+            )
+        fake = partial(impl.for_dispatcher, function, operator, impl.Fake)
         torch.library.register_fake(self._qualified, fake, lib=LIBRARY)
         self.overload = getattr(torch.ops.cudeform, self.name).default
         self.transformable: Any = None
@@ -153,16 +153,43 @@ def _are_plain(tensors: tuple[Any, ...]) -> bool:
     return True
 
 
-forward = TorchOp(f"deform_conv2d({OPERANDS}, {SCHEMA}) -> Tensor", impl.forward)
-backward = TorchOp(
-    f"deform_conv2d_backward(Tensor grad_output, {OPERANDS}, bool[5] needs, {SCHEMA}) -> {FIVE}",
-    impl.backward,
-)
-jvp = TorchOp(f"deform_conv2d_jvp({WITHOUT_BIAS}, {TANGENTS}, {SCHEMA}) -> Tensor", impl.jvp)
-double_backward = TorchOp(
-    f"deform_conv2d_double_backward(Tensor grad_output, {WITHOUT_BIAS}, {TANGENTS}, "
-    f"bool[5] needs, {SCHEMA}) -> {FIVE}",
-    impl.double_backward,
-)
+class Functions(NamedTuple):
+    """The functions of an operator."""
+
+    forward: TorchOp
+    backward: TorchOp
+    jvp: TorchOp
+    double_backward: TorchOp
+
+
+def _functions(operator: Operator) -> Functions:
+    """Define the functions of an operator for torch."""
+    name, declared = operator.name, [_declared(operand) for operand in operator.operands]
+    differentiated = [_declared(operand) for operand in operator.operands if operand.role != BIAS]
+    operands, without_bias = ", ".join(declared), ", ".join(differentiated)
+    tangents = ", ".join(f"Tensor? {operand.name}_tangent" for operand in operator.operands)
+    grad_output = "Tensor grad_output"
+    return Functions(
+        TorchOp(f"{name}({operands}, {SCHEMA}) -> Tensor", operator, impl.forward),
+        TorchOp(
+            f"{name}_backward({grad_output}, {operands}, bool[5] needs, {SCHEMA}) -> {FIVE}",
+            operator,
+            impl.backward,
+        ),
+        TorchOp(f"{name}_jvp({without_bias}, {tangents}, {SCHEMA}) -> Tensor", operator, impl.jvp),
+        TorchOp(
+            f"{name}_double_backward({grad_output}, {without_bias}, {tangents}, bool[5] needs, "
+            f"{SCHEMA}) -> {FIVE}",
+            operator,
+            impl.double_backward,
+        ),
+    )
+
+
+def _declared(operand: Operand) -> str:
+    return f"Tensor{'?' * operand.optional} {operand.name}"
+
+
+FUNCTIONS = {name: _functions(operator) for name, operator in OPERATORS.items()}
 
 flops.register()

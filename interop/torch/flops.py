@@ -8,51 +8,81 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
+from cudeform.family import IMAGES, OPERATORS, Operator
 
-def _product(output: Any, weight: Any) -> int:
+# Formulas are those of a convolution, in which a product has a column of each output position for
+# each of the weight's numbers. In a transposed convolution positions are those of the input. The
+# shape of the offset ends with the positions of either.
+
+
+def _product(offset: Any, weight: Any) -> int:
     """FLOPs of the product of a weight and its columns."""
-    return int(2 * prod(output) * prod(weight[1:]))
+    return int(2 * offset[0] * prod(offset[2:]) * prod(weight))
 
 
-def _forward(_: Any, __: Any, weight: Any, *rest: Any, out_shape: Any) -> int:
-    return _product(out_shape, weight)
+def _forward(_: Operator, __: Any, offset: Any, weight: Any, *rest: Any, out_shape: Any) -> int:
+    return _product(offset, weight)
 
 
-def _backward(grad_output: Any, *args: Any, out_shape: Any) -> int:
-    weight, needs = args[2], args[5]
-    of_columns = needs[0] or needs[1] or needs[4]
-    return _product(grad_output, weight) * (bool(of_columns) + bool(needs[2]))
+def _backward(operator: Operator, *args: Any, out_shape: Any) -> int:
+    offset, weight, needs = args[2], args[3], args[6]
+    return _product(offset, weight) * sum(_products(operator, needs))
 
 
-def _jvp(*args: Any, out_shape: Any) -> int:
-    return _product(out_shape, args[2]) * sum(_kinds(args[4:9]))
+def _products(operator: Operator, needs: Any) -> tuple[bool, ...]:
+    """Which products the gradients of the operands need."""
+    input, offset, filters, _, mask = needs
+    if operator.output == IMAGES:  # a transposed convolution's gradient of the input is a forward
+        return bool(input), bool(offset or mask), bool(filters)
+    return bool(input or offset or mask), bool(filters)
 
 
-def _double_backward(grad_output: Any, *args: Any, out_shape: Any) -> int:
-    weight, needs = args[2], args[9]
-    columns, filters = _kinds(args[4:9])
-    of_columns = needs[1] or needs[2] or needs[4]
-    products = (columns + filters) * (bool(needs[0]) + bool(of_columns))
-    return _product(grad_output, weight) * (products + (columns and bool(needs[3])))
+def _jvp(operator: Operator, *args: Any, out_shape: Any) -> int:
+    along, filters = _kinds(operator, args[4:9])
+    return _product(args[1], args[2]) * (along + filters)
 
 
-def _kinds(tangents: Any) -> tuple[bool, bool]:
-    """Whether the columns have a tangent, and whether the weight has one."""
+def _double_backward(operator: Operator, *args: Any, out_shape: Any) -> int:
+    offset, weight, tangents = args[2], args[3], args[5:10]
+    of_output, of_input, of_offset, of_weight, of_mask = map(bool, args[10])
+    first = 0
+    if operator.output == IMAGES:
+        # The convolution reads what is grad_output here; one of its backwards has the tangent of
+        # the input for a grad_output.
+        of_output, of_input = of_input, of_output
+        if tangents[0] is not None:
+            first = (of_input or of_offset or of_mask) + of_weight
+        tangents = (None, *tangents[1:])
+    input, along, filters, _, mask = (tangent is not None for tangent in tangents)
+    columns = input or along or mask
+    products = (columns + filters) * (of_output + (of_input or of_offset or of_mask))
+    return _product(offset, weight) * (first + products + (columns and of_weight))
+
+
+def _kinds(operator: Operator, tangents: Any) -> tuple[int, int]:
+    """Products along tangents of the columns, and along that of the weight."""
     input, offset, weight, _, mask = (tangent is not None for tangent in tangents)
-    return input or offset or mask, weight
+    if operator.output == IMAGES:
+        return int(input) + int(offset or mask), int(weight)
+    return int(input or offset or mask), int(weight)
 
 
 FORMULAS: dict[str, Callable[..., int]] = {
-    "deform_conv2d": _forward,
-    "deform_conv2d_backward": _backward,
-    "deform_conv2d_jvp": _jvp,
-    "deform_conv2d_double_backward": _double_backward,
+    f"{operator.name}{suffix}": partial(formula, operator)
+    for operator in OPERATORS.values()
+    for suffix, formula in (
+        ("", _forward),
+        ("_backward", _backward),
+        ("_jvp", _jvp),
+        ("_double_backward", _double_backward),
+    )
 }
 
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.checks import DOUBLE_GRADIENTS, GRADIENTS, check_needs, check_tangents
-from cudeform.settings import Padding, Pair, settings_of
+from cudeform.family import DEFORM_CONV2D
+from cudeform.settings import Padding, Pair, Settings
 
 from .adapter import ADAPTER
 from .views import Tensor
@@ -40,7 +41,7 @@ def deform_conv2d(
     """
     operands = Operands(input, offset, weight, bias, mask)
     return ADAPTER.forward(
-        operands, settings_of(input, weight, stride, padding, dilation), boundary_grad
+        DEFORM_CONV2D, operands, _settings(input, weight, stride, padding, dilation), boundary_grad
     )
 
 
@@ -61,7 +62,11 @@ def deform_conv2d_backward(
     operands = Operands(input, offset, weight, bias, mask)
     needed = check_needs(needs, GRADIENTS, operands)
     return ADAPTER.backward(
-        operands, settings_of(input, weight, stride, padding, dilation), grad_output, needed
+        DEFORM_CONV2D,
+        operands,
+        _settings(input, weight, stride, padding, dilation),
+        grad_output,
+        needed,
     )
 
 
@@ -79,8 +84,8 @@ def deform_conv2d_jvp(
     """``cudeform.deform_conv2d_jvp`` of tensors."""
     operands = Operands(input, offset, weight, bias, mask)
     tangents = check_tangents(tangents, operands)
-    settings = settings_of(input, weight, stride, padding, dilation)
-    return ADAPTER.jvp(operands, settings, tangents)
+    settings = _settings(input, weight, stride, padding, dilation)
+    return ADAPTER.jvp(DEFORM_CONV2D, operands, settings, tangents)
 
 
 def deform_conv2d_double_backward(
@@ -101,5 +106,13 @@ def deform_conv2d_double_backward(
     operands = Operands(input, offset, weight, bias, mask)
     needed = check_needs(needs, DOUBLE_GRADIENTS, operands)
     cotangents = check_tangents(cotangents, operands)
-    settings = settings_of(input, weight, stride, padding, dilation)
-    return ADAPTER.double_backward(operands, settings, grad_output, cotangents, needed)
+    settings = _settings(input, weight, stride, padding, dilation)
+    return ADAPTER.double_backward(
+        DEFORM_CONV2D, operands, settings, grad_output, cotangents, needed
+    )
+
+
+def _settings(
+    input: Tensor, weight: Tensor, stride: Pair, padding: Padding, dilation: Pair
+) -> Settings:
+    return Settings(stride, padding, dilation).resolved(input, weight, DEFORM_CONV2D.axes)

@@ -1,6 +1,6 @@
-"""The four operators on plain tensors, without derivatives: check, allocate the results, compute.
+"""The functions of an operator on plain tensors: check, allocate the results, compute.
 
-Each operator is written once and runs in one of two modes. ``Eager`` runs the engine. ``Fake`` is
+Each function is written once and runs in one of two modes. ``Eager`` runs the engine. ``Fake`` is
 for tensors without contents, such as those of a trace by torch.compile: it checks the sizes, which
 may be symbolic, and allocates the results.
 """
@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch.autograd import forward_ad
 
-from cudeform import engine
-from cudeform.arrays import DoubleGradients, Gradients, Tangents
+from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.checks import GRADIENTS, check_devices, check_dtypes
-from cudeform.geometry import Geometry, uncached_geometry_of
+from cudeform.family import AnyGeometry, AnySettings, Operator
 
 from .static_args import StaticArgs, unpack
 from .views import Tensor, Tensors, dtype_name, run_engine
@@ -29,9 +28,9 @@ class Eager:
     """For tensors with contents: runs the engine, and checks equal calls only once."""
 
     @staticmethod
-    def geometry(arguments: Arguments, static: StaticArgs) -> Geometry:
+    def geometry(operator: Operator, arguments: Arguments, static: StaticArgs) -> AnyGeometry:
         """Geometry of a call whose tensors all fit together."""
-        return _cached_geometry(arguments, static.stride, static.padding, static.dilation)
+        return _cached_geometry(operator, arguments, static.settings)
 
     run = staticmethod(run_engine)
 
@@ -40,9 +39,9 @@ class Fake:
     """For tensors without contents: runs nothing. Symbols have no hash, so nothing is cached."""
 
     @staticmethod
-    def geometry(arguments: Arguments, static: StaticArgs) -> Geometry:
+    def geometry(operator: Operator, arguments: Arguments, static: StaticArgs) -> AnyGeometry:
         """Geometry of a call whose tensors all fit together."""
-        return _checked_geometry(arguments, static.stride, static.padding, static.dilation)
+        return _checked_geometry(operator, arguments, static.settings)
 
     @staticmethod
     def run(*_: Any) -> None:
@@ -53,6 +52,7 @@ Mode = type[Eager] | type[Fake]
 
 
 def forward(
+    operator: Operator,
     mode: Mode,
     input: Tensor,
     offset: Tensor,
@@ -61,17 +61,18 @@ def forward(
     mask: Tensor | None,
     static_args: Sequence[int],
 ) -> Tensor:
-    """The output, (N, O, OH, OW)."""
-    static = unpack(static_args)
+    """The output."""
+    static = unpack(operator, static_args)
     static.check_assumed()
     operands = input, offset, weight, bias, mask
-    geometry = mode.geometry(_arguments(operands), static)
+    geometry = mode.geometry(operator, _arguments(operator, operands), static)
     output = input.new_empty(*geometry.output_shape)
-    mode.run(engine.forward, operands, geometry, static.options(), output)
+    mode.run(operator.engine.forward, operands, geometry, static.options(), output)
     return output
 
 
 def backward(
+    operator: Operator,
     mode: Mode,
     grad_output: Tensor,
     input: Tensor,
@@ -83,15 +84,16 @@ def backward(
     static_args: Sequence[int],
 ) -> Tensors:
     """Gradients in the order of ``Gradients``; None for one that is not needed."""
-    static = unpack(static_args)
+    static = unpack(operator, static_args)
     operands = input, offset, weight, bias, mask
-    geometry = mode.geometry(_arguments(operands, grad_output), static)
+    geometry = mode.geometry(operator, _arguments(operator, operands, grad_output), static)
     grads = Gradients(*_results(needs, operands))
-    mode.run(engine.backward, operands, geometry, static.options(), grad_output, grads)
+    mode.run(operator.engine.backward, operands, geometry, static.options(), grad_output, grads)
     return grads
 
 
 def jvp(
+    operator: Operator,
     mode: Mode,
     input: Tensor,
     offset: Tensor,
@@ -105,16 +107,17 @@ def jvp(
     static_args: Sequence[int],
 ) -> Tensor:
     """The tangent of the output; a tangent that is None is zero."""
-    static = unpack(static_args)
+    static = unpack(operator, static_args)
     operands = input, offset, weight, None, mask
     tangents = Tangents(input_tangent, offset_tangent, weight_tangent, bias_tangent, mask_tangent)
-    geometry = mode.geometry(_arguments(operands, None, tangents), static)
+    geometry = mode.geometry(operator, _arguments(operator, operands, None, tangents), static)
     output_tangent = input.new_empty(*geometry.output_shape)
-    mode.run(engine.jvp, operands, geometry, static.options(), tangents, output_tangent)
+    mode.run(operator.engine.jvp, operands, geometry, static.options(), tangents, output_tangent)
     return output_tangent
 
 
 def double_backward(
+    operator: Operator,
     mode: Mode,
     grad_output: Tensor,
     input: Tensor,
@@ -130,19 +133,23 @@ def double_backward(
     static_args: Sequence[int],
 ) -> Tensors:
     """Gradients of ``sum(tangents * backward(...))`` in the order of ``DoubleGradients``."""
-    static = unpack(static_args)
+    static = unpack(operator, static_args)
     operands = input, offset, weight, None, mask
     tangents = Tangents(input_tangent, offset_tangent, weight_tangent, bias_tangent, mask_tangent)
-    geometry = mode.geometry(_arguments(operands, grad_output, tangents), static)
+    geometry = mode.geometry(
+        operator, _arguments(operator, operands, grad_output, tangents), static
+    )
     results = DoubleGradients(*_results(needs, (grad_output, input, offset, weight, mask)))
     directions = grad_output, tangents
-    mode.run(engine.double_backward, operands, geometry, static.options(), *directions, results)
+    mode.run(
+        operator.engine.double_backward, operands, geometry, static.options(), *directions, results
+    )
     return results
 
 
-def for_dispatcher(impl: Callable[..., Any], mode: Mode, *args: Any) -> Any:
+def for_dispatcher(impl: Callable[..., Any], operator: Operator, mode: Mode, *args: Any) -> Any:
     """Call ``impl`` and replace None by an empty tensor: an operator cannot return None."""
-    results = impl(mode, *args)
+    results = impl(operator, mode, *args)
     if not isinstance(results, tuple):
         return results
     return tuple(args[0].new_empty(0) if tensor is None else tensor for tensor in results)
@@ -172,11 +179,14 @@ NAMES = (*GRADIENTS, "grad_output", *(f"tangent of {name}" for name in GRADIENTS
 
 
 def _arguments(
-    operands: Tensors, grad_output: Tensor | None = None, tangents: Tangents = NO_TANGENTS
+    operator: Operator,
+    operands: Tensors,
+    grad_output: Tensor | None = None,
+    tangents: Tangents = NO_TANGENTS,
 ) -> Arguments:
     tensors = (*operands, grad_output, *tangents)
     if in_forward_mode():
-        _refuse_tangents(tensors)
+        _refuse_tangents(operator, tensors)
     return tuple([None if t is None else (t.shape, t.dtype, t.device) for t in tensors])
 
 
@@ -185,32 +195,25 @@ def in_forward_mode() -> bool:
     return getattr(forward_ad, "_current_level", 0) >= 0
 
 
-def _refuse_tangents(tensors: Tensors) -> None:
+def _refuse_tangents(operator: Operator, tensors: Tensors) -> None:
     """Reject tensors with tangents: an operator cannot see them, and torch drops them silently."""
     for tensor in tensors:
         if tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None:
             raise NotImplementedError(
-                "forward-mode differentiation of cudeform works through cudeform.deform_conv2d, "
+                f"forward-mode differentiation of cudeform works through cudeform.{operator.name}, "
                 "neither through the operators in torch.ops.cudeform nor under torch.compile"
             )
 
 
-def _checked_geometry(arguments: Arguments, stride: Any, padding: Any, dilation: Any) -> Geometry:
+def _checked_geometry(
+    operator: Operator, arguments: Arguments, settings: AnySettings
+) -> AnyGeometry:
     present = {n: Argument(*a) for n, a in zip(NAMES, arguments, strict=True) if a is not None}
     check_dtypes({name: dtype_name(argument.dtype) for name, argument in present.items()})
     check_devices({name: argument.device for name, argument in present.items()})
     shapes = {name: tuple(argument.shape) for name, argument in present.items()}
-    geometry = uncached_geometry_of(
-        shapes["input"],
-        shapes["offset"],
-        shapes["weight"],
-        shapes.get("bias"),
-        stride,
-        padding,
-        dilation,
-        shapes.get("mask"),
-        axes=len(stride),
-    )
+    operands = Operands(*map(shapes.get, GRADIENTS))
+    geometry = operator.geometry(operands, settings, traced=True)
     if "grad_output" in shapes:
         geometry.check_grad_output(shapes["grad_output"])
     _check_tangents(geometry, shapes)
@@ -220,8 +223,8 @@ def _checked_geometry(arguments: Arguments, stride: Any, padding: Any, dilation:
 _cached_geometry = lru_cache(maxsize=256)(_checked_geometry)
 
 
-def _check_tangents(g: Geometry, shapes: dict[str, Any]) -> None:
-    expected = (g.input_shape, g.offset_shape, g.weight_shape, (g.out_channels,), g.mask_shape)
+def _check_tangents(g: AnyGeometry, shapes: dict[str, Any]) -> None:
+    expected = (g.input_shape, g.offset_shape, g.weight_shape, g.bias_shape, g.mask_shape)
     for name, shape in zip(GRADIENTS, expected, strict=True):
         got = shapes.get(f"tangent of {name}", shape)
         if got != shape:

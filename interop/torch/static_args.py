@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from cudeform.family import AnySettings, Operator
 from cudeform.options import BOUNDARY_GRADS, Options, boundary_grad_of, current
-from cudeform.settings import Ints, Padding, Pairs, PerAxis, Settings, as_ints, as_padding
 
 SCHEMA = "int[] static_args"
 
@@ -27,8 +27,7 @@ class StaticArgs(NamedTuple):
     """The contents of the list.
 
     Attributes:
-        stride, dilation: one number an axis.
-        padding: begin and end of each axis.
+        settings: those of the call, integers per axis.
         boundary_grad: as in Options.
         assumed: whether boundary_grad was read from the options while the call was compiled. torch
             does not recompile when the option changes, so the forward compares it.
@@ -36,9 +35,7 @@ class StaticArgs(NamedTuple):
             compiled calls, which take the options in force when they run.
     """
 
-    stride: PerAxis
-    padding: Pairs
-    dilation: PerAxis
+    settings: AnySettings
     boundary_grad: Any
     assumed: bool
     tuning: Packed
@@ -66,27 +63,22 @@ class StaticArgs(NamedTuple):
             )
 
 
-def pack(settings: Settings, boundary_grad: str | None = None) -> Packed:
+def pack(operator: Operator, settings: AnySettings, boundary_grad: str | None = None) -> Packed:
     """Pack settings and the options in force; ``boundary_grad`` overrides the option."""
     if torch.compiler.is_compiling():
         assumed = boundary_grad is None and not torch.compiler.is_exporting()
         code = _boundary_grad_code(boundary_grad or _current_boundary_grad())
-        return *_sizes(*settings), code, int(assumed)
+        return *settings.packed(operator.axes), code, int(assumed)
     options = current()
     try:
-        return _pack_eager(*settings, boundary_grad, options)
+        return _pack_eager(operator, boundary_grad, options, *settings)
     except TypeError:  # a list has no hash, and a wrong argument may have none either
-        return _pack_eager.__wrapped__(*settings, boundary_grad, options)
+        return _pack_eager.__wrapped__(operator, boundary_grad, options, *settings)
 
 
 @lru_cache(maxsize=256, typed=True)
 def _pack_eager(
-    stride: Ints,
-    padding: Padding,
-    dilation: Ints,
-    axes: int,
-    boundary_grad: str | None,
-    options: Options,
+    operator: Operator, boundary_grad: str | None, options: Options, *settings: Any
 ) -> Packed:
     code = _boundary_grad_code(boundary_grad or options.boundary_grad)
     tuning = (
@@ -95,53 +87,40 @@ def _pack_eager(
         options.workspace_limit or 0,
         options.num_threads or 0,
     )
-    return *_sizes(stride, padding, dilation, axes), code, 0, *tuning
+    return *operator.settings(*settings).packed(operator.axes), code, 0, *tuning
 
 
-def _sizes(stride: Ints, padding: Padding, dilation: Ints, axes: int) -> Packed:
-    """Settings as integers; minus the number of axes comes first unless there are two."""
-    pads = [each for both in as_padding(padding, axes) for each in both]
-    strides, dilations = (
-        as_ints(name, value, 1, axes)
-        for name, value in (("stride", stride), ("dilation", dilation))
-    )
-    return (*strides, *pads, *dilations) if axes == 2 else (-axes, *strides, *pads, *dilations)
-
-
-def unpack(static_args: Sequence[int]) -> StaticArgs:
+def unpack(operator: Operator, static_args: Sequence[int]) -> StaticArgs:
     """Unpack a list.
 
     Raises:
         ValueError: the list has an impossible length.
     """
-    return _unpack(tuple(static_args))
+    return _unpack(operator, tuple(static_args))
 
 
 @lru_cache(maxsize=256)
-def _unpack(packed: Packed) -> StaticArgs:
-    marked = bool(packed) and packed[0] < 0
-    axes, numbers = (-packed[0], packed[1:]) if marked else (2, packed)
-    lengths = 4 * axes + 2, 4 * axes + 6
-    if axes > 3 or len(numbers) not in lengths:
+def _unpack(operator: Operator, packed: Packed) -> StaticArgs:
+    length = operator.settings.length(operator.axes)
+    if len(packed) not in (length + 2, length + 6):
         raise ValueError(
-            f"static_args must be {lengths[0]} or {lengths[1]} integers with {axes} axes, "
+            f"static_args must be {length + 2} or {length + 6} integers for {operator.name}, "
             f"got {packed}"
         )
-    stride, pads, dilation, rest = (
-        numbers[:axes],
-        numbers[axes : 3 * axes],
-        numbers[3 * axes : 4 * axes],
-        numbers[4 * axes :],
-    )
-    code, assumed, *tuning = rest
+    code, assumed, *tuning = packed[length:]
     return StaticArgs(
-        stride=stride,
-        padding=tuple(zip(pads[::2], pads[1::2], strict=True)),
-        dilation=dilation,
+        settings=operator.settings.unpacked(packed[:length], operator.axes),
         boundary_grad=BOUNDARY_GRADS[code],
         assumed=bool(assumed),
         tuning=tuple(tuning),
     )
+
+
+def of_examples(operator: Operator, static_args: Sequence[int], count: int) -> Sequence[int]:
+    """The list of ``count`` calls that are made as one, each with groups of its own."""
+    length = operator.settings.length(operator.axes)
+    settings = operator.settings.unpacked(tuple(static_args[:length]), operator.axes)
+    return [*settings.of_examples(count).packed(operator.axes), *static_args[length:]]
 
 
 def _boundary_grad_code(boundary_grad: str) -> int:

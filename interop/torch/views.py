@@ -16,7 +16,6 @@ import torch
 
 from cudeform import engine
 from cudeform.arrays import DeviceArray, Operands
-from cudeform.geometry import Geometry
 from cudeform.options import Options
 
 Tensor = Any
@@ -40,7 +39,7 @@ def dtype_name(dtype: Any) -> str:
 def run_engine(
     function: Callable[..., None],
     operands: Tensors,
-    geometry: Geometry,
+    geometry: Any,
     options: Options,
     *tensors: Any,
 ) -> None:
@@ -62,7 +61,7 @@ def run_engine(
 def run_engine_on_gpu(
     function: Callable[..., None],
     operands: Tensors,
-    geometry: Geometry,
+    geometry: Any,
     options: Options,
     *tensors: Any,
 ) -> None:

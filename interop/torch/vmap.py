@@ -9,13 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cudeform.family import Operator
+
+from .static_args import of_examples
 from .views import Tensor
 
 # A letter for the leading dimensions of each tensor: images and channels, or filters.
 IMAGES, FILTERS = "i", "f"
 
 
+def letters_of(operator: Operator) -> str:
+    """The letters of the operands."""
+    return "".join(FILTERS if each.is_parameter else IMAGES for each in operator.operands)
+
+
 def vmapped(
+    operator: Operator,
     call: Callable[..., Any],
     arguments: str,
     results: Sequence[tuple[str, bool]],
@@ -26,7 +35,8 @@ def vmapped(
     """Results of ``call`` for all examples at once, and the dimension of the examples in each.
 
     Args:
-        call: an operator, of tensors and static arguments.
+        operator: the entry of the table.
+        call: one of its functions, of tensors and static arguments.
         arguments: letters of the tensors among ``args``, which come first.
         results: letter of each result, and whether it is computed or left empty.
         info: torch's description of the map.
@@ -39,7 +49,10 @@ def vmapped(
         letter == FILTERS and dim is not None for letter, _, dim in tensors
     )
     fold = _Fold(info.batch_size, as_groups)
-    outcome = call(*(fold.folded(*each) for each in tensors), *args[count:])
+    *rest, static_args = args[count:]
+    if as_groups:
+        static_args = of_examples(operator, static_args, info.batch_size)
+    outcome = call(*(fold.folded(*each) for each in tensors), *rest, static_args)
     if len(results) == 1:
         return fold.unfolded(*results[0], outcome)
     pairs = [fold.unfolded(*each, tensor) for each, tensor in zip(results, outcome, strict=True)]

@@ -14,9 +14,13 @@ SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setup
 
 # From the ground floor up. A module imports modules of its own floor and of those below.
 FLOORS = (
-    ("checks", "geometry", "settings", "arrays", "options", "partition", "kernels"),
+    (
+        *("checks", "geometry", "settings", "arrays", "options", "partition", "kernels"),
+        "transposed_geometry",
+    ),
     ("cpu", "gpu"),
-    ("engine",),
+    ("engine", "transposed"),
+    ("family",),
     ("interop",),
     ("operators", "inspect"),
     ("derivatives",),

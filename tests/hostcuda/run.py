@@ -4,12 +4,13 @@
 
 CASES.npz holds the arguments of a public function for each case, all of one dtype:
 
-* ``<case>/operator``: the name of the function, ``deform_conv1d``, ``deform_conv2d`` or
-  ``deform_conv3d``; by default ``deform_conv2d``;
+* ``<case>/operator``: the name of the function, ``deform_conv1d``, ``deform_conv_transpose2d`` or
+  another one of the table in ``cudeform/family.py``; by default ``deform_conv2d``;
 * ``<case>/input``, ``<case>/offset``, ``<case>/weight`` and, where present, ``<case>/bias``,
   ``<case>/mask``: arrays named as its arguments;
 * ``<case>/params``: its settings as integers in the order of its signature, with a number for each
-  axis: strides, paddings, dilations. ``groups`` and ``offset_groups`` may follow, and are checked;
+  axis: strides, paddings, dilations. ``groups`` and ``offset_groups`` may follow, and are checked.
+  Transposed convolutions have output paddings before the dilations, and need ``groups``;
 * ``<case>/grad_output``, if the gradients are wanted.
 
 So in two dimensions ``params = [stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups,
@@ -35,10 +36,10 @@ if __name__ == "__main__":
     # Python puts this folder first; its files would shadow modules of the same names.
     sys.path[0] = str(ROOT / "tests")
 
-from cudeform import gpu  # noqa: E402
 from cudeform.arrays import Gradients, Operands  # noqa: E402
 from cudeform.checks import GRADIENTS, check_dtypes  # noqa: E402
-from cudeform.geometry import Geometry, ShapeRules, geometry_of  # noqa: E402
+from cudeform.family import OPERATORS, AnyGeometry, AnySettings, Operator  # noqa: E402
+from cudeform.geometry import ShapeRules  # noqa: E402
 from cudeform.options import Options  # noqa: E402
 from cudeform.settings import AXIS_NAMES  # noqa: E402
 from hostcuda import HostDevice  # noqa: E402
@@ -49,8 +50,7 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 REQUIRED = ("input", "offset", "weight", "params")
 OPTIONAL = ("operator", "bias", "mask", "grad_output")
 DEFAULT_OPERATOR = "deform_conv2d"
-AXES = {"deform_conv1d": 1, DEFAULT_OPERATOR: 2, "deform_conv3d": 3}  # of each operator
-PER_AXIS = ("stride", "pad", "dilation")
+SHORT = {"padding": "pad"}  # names of settings in error texts
 INFERRED = ("groups", "offset_groups")
 NOT_OPERANDS = ("operator", "params")
 
@@ -70,57 +70,74 @@ def read_cases(path: str) -> dict[str, Arrays]:
     return cases
 
 
-def geometry(arrays: Arrays) -> Geometry:
+def geometry(arrays: Arrays) -> AnyGeometry:
     """The sizes of a case; raises ValueError if arrays and ``params`` do not fit together."""
     for name in REQUIRED:
         if name not in arrays:
             raise ValueError(f"{name} is missing")
-    operator = arrays["operator"].item() if "operator" in arrays else DEFAULT_OPERATOR
-    if operator not in AXES:
-        raise ValueError(f"operator must be one of {', '.join(AXES)}, got {operator!r}")
-    axes = AXES[operator]
-    stride, pad, dilation, inferred = settings(arrays["params"], axes)
+    operator, axes = operator_of(arrays), operator_of(arrays).axes
+    settings, inferred = settings_of(operator, arrays["params"])
     operands = {name: arrays[name] for name in GRADIENTS if name in arrays}
     check_dtypes({n: array.dtype.name for n, array in arrays.items() if n not in NOT_OPERANDS})
-    shapes = {name: array.shape for name, array in operands.items()}
-    g = geometry_of(**shapes, stride=stride, padding=pad, dilation=dilation, axes=axes)
+    shapes = Operands(*(arrays[n].shape if n in operands else None for n in GRADIENTS))
+    g = operator.geometry(shapes, settings)
     coordinates = ShapeRules.of(axes).coordinates
     rules = ("C / weight.shape[1]", f"offset.shape[1] / ({coordinates})")
+    found = getattr(g, "convolution", g)
     for name, rule, value in zip(INFERRED, rules, inferred, strict=False):
-        if getattr(g, name) != value:
-            raise ValueError(f"{name} must be {rule} = {getattr(g, name)}, got {value}")
+        if getattr(found, name) != value:
+            raise ValueError(f"{name} must be {rule} = {getattr(found, name)}, got {value}")
     grad_output = arrays.get("grad_output")
     if grad_output is not None and grad_output.shape != g.output_shape:
         raise ValueError(f"grad_output must have shape {g.output_shape}, got {grad_output.shape}")
     return g
 
 
-def settings(params: NDArray[Any], axes: int) -> list[tuple[int, ...]]:
-    """Stride, padding and dilation by axis; then groups and offset groups, if they are given."""
+def operator_of(arrays: Arrays) -> Operator:
+    """The entry of the table that a case names."""
+    name = arrays["operator"].item() if "operator" in arrays else DEFAULT_OPERATOR
+    if name not in OPERATORS:
+        raise ValueError(f"operator must be one of {', '.join(OPERATORS)}, got {name!r}")
+    return OPERATORS[name]
+
+
+def settings_of(operator: Operator, params: NDArray[Any]) -> tuple[AnySettings, tuple[int, ...]]:
+    """The settings of a case; then groups and offset groups, if they are given to be checked."""
+    axes = operator.axes
     letters = [name[0] for name in AXIS_NAMES[-axes:]]
-    names = [f"{setting}_{letter}" for setting in PER_AXIS for letter in letters]
+    fields = [name for name in operator.settings._fields if name != "groups"]
+    names = [f"{SHORT.get(field, field)}_{letter}" for field in fields for letter in letters]
     fits = params.shape in ((len(names),), (len(names) + len(INFERRED),))
+    needs_groups = "groups" in operator.settings._fields
+    fits = fits and not (needs_groups and params.shape == (len(names),))
+    fits = fits or (needs_groups and params.shape == (len(names) + 1,))
     if not fits or params.dtype.kind not in "iu":
         raise ValueError(
             f"params must be the integers {', '.join(names)} and, where they are to be checked, "
             f"{', '.join(INFERRED)}, got {params!r}"
         )
     values = tuple(params.tolist())
-    return [values[i * axes : (i + 1) * axes] for i in range(len(PER_AXIS))] + [values[3 * axes :]]
+    given = {field: values[i * axes : (i + 1) * axes] for i, field in enumerate(fields)}
+    rest = values[len(names) :]
+    if needs_groups:
+        given["groups"] = rest[0]
+    settings: AnySettings = operator.settings(**given)
+    return settings, rest
 
 
 def results_of(arrays: Arrays) -> Arrays:
     """Output and gradients of a case."""
     g, device, options = geometry(arrays), HostDevice(), Options()
+    engine: Any = operator_of(arrays).engine
     dtype = arrays["input"].dtype.name
     operands = Operands(**{n: device.put(arrays[n]) for n in GRADIENTS if n in arrays})
     output = device.empty(g.output_shape, dtype)
-    gpu.forward(device, operands, g, options, output)
+    engine.forward(operands, g, options, output, device)
     results = {"output": device.read(output)}
     if "grad_output" in arrays:
         grads = {n: device.empty(a.shape, dtype) for n, a in operands.present().items()}
         grad_output = device.put(arrays["grad_output"])
-        gpu.backward(device, operands, g, options, grad_output, Gradients(**grads))
+        engine.backward(operands, g, options, grad_output, Gradients(**grads), device)
         results |= {f"grad_{name}": device.read(grad) for name, grad in grads.items()}
     return results
 

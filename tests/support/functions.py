@@ -1,18 +1,24 @@
-"""Small calls in one and three dimensions, and the functions for them, by number of axes."""
+"""Small calls of every operator of the table, and the functions that users call, by its name."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from math import prod
 from typing import Any, NamedTuple
+from zlib import crc32
 
+import numpy as np
 import pytest
-from cases import Case, build
+from cases import ASYMMETRIC, Case, build
+from reference import Sum, indices, reference
 
 import cudeform
 from cudeform import derivatives
+from cudeform.family import OPERATORS
 
 
 class Functions(NamedTuple):
-    """What users call in one, two or three dimensions."""
+    """What users call."""
 
     forward: Any
     backward: Any
@@ -21,28 +27,96 @@ class Functions(NamedTuple):
 
 
 FUNCTIONS = {
-    1: Functions(
-        cudeform.deform_conv1d,
-        cudeform.deform_conv1d_backward,
-        derivatives.deform_conv1d_jvp,
-        derivatives.deform_conv1d_double_backward,
-    ),
-    2: Functions(
-        cudeform.deform_conv2d,
-        cudeform.deform_conv2d_backward,
-        derivatives.deform_conv2d_jvp,
-        derivatives.deform_conv2d_double_backward,
-    ),
-    3: Functions(
-        cudeform.deform_conv3d,
-        cudeform.deform_conv3d_backward,
-        derivatives.deform_conv3d_jvp,
-        derivatives.deform_conv3d_double_backward,
-    ),
+    name: Functions(
+        getattr(cudeform, name),
+        getattr(cudeform, f"{name}_backward"),
+        getattr(derivatives, f"{name}_jvp"),
+        getattr(derivatives, f"{name}_double_backward"),
+    )
+    for name in OPERATORS
 }
 
+
+@dataclass(frozen=True, eq=False)
+class TransposedCase(Case):
+    """One call of a transposed convolution, and a gradient of its output."""
+
+    output_padding: Any = 0
+    groups: int = 1
+
+    @property
+    def operator(self) -> str:
+        """Name of the function."""
+        return f"deform_conv_transpose{self.axes}d"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments that are no arrays."""
+        more = {name: getattr(self, name) for name in ("output_padding", "groups")}
+        return super().settings | more
+
+    @property
+    def convolution(self) -> Case:
+        """The convolution whose gradient by the input it is, with exchanged roles."""
+        settings = {name: getattr(self, name) for name in ("stride", "padding", "dilation")}
+        return Case(
+            self.name,
+            self.grad_output,
+            self.offset,
+            self.weight,
+            None,
+            self.mask,
+            self.input,
+            **settings,
+        )
+
+
+def build_transposed(
+    name: str,
+    *,
+    batch: int = 2,
+    channels: int = 4,
+    size: tuple[int, ...],
+    out_channels: int = 4,
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[tuple[int, int], ...],
+    output_padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    groups: int = 2,
+    offset_groups: int = 2,
+    bias: bool = True,
+    mask: bool = True,
+) -> TransposedCase:
+    """A case with values that depend on its name alone, in as many dimensions as the size has."""
+    rng = np.random.default_rng(crc32(name.encode()))
+    taps, axes = prod(kernel), len(size)
+    out = tuple(
+        (size[a] - 1) * stride[a]
+        - sum(padding[a])
+        + dilation[a] * (kernel[a] - 1)
+        + 1
+        + output_padding[a]
+        for a in range(axes)
+    )
+    return TransposedCase(
+        name=name,
+        input=rng.standard_normal((batch, channels, *size)),
+        offset=0.1 * rng.standard_normal((batch, axes * offset_groups * taps, *size)),
+        weight=rng.standard_normal((channels, out_channels // groups, *kernel)),
+        bias=rng.standard_normal(out_channels) if bias else None,
+        mask=rng.standard_normal((batch, offset_groups * taps, *size)) if mask else None,
+        grad_output=rng.standard_normal((batch, out_channels, *out)),
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        output_padding=output_padding,
+        groups=groups,
+    )
+
+
 # Nothing is alike along two axes.
-CASES = [
+CASES: list[Case] = [
     build(
         "line",
         channels=4,
@@ -55,6 +129,7 @@ CASES = [
         offset_groups=2,
         offset="small",
     ),
+    build("image", **ASYMMETRIC, offset="small"),
     build(
         "volume",
         batch=1,
@@ -68,11 +143,68 @@ CASES = [
         offset_groups=2,
         offset="small",
     ),
+    build_transposed(
+        "transposed line",
+        size=(5,),
+        kernel=(3,),
+        stride=(2,),
+        padding=((1, 0),),
+        output_padding=(1,),
+        dilation=(2,),
+    ),
+    build_transposed(
+        "transposed image",
+        channels=6,
+        size=(3, 4),
+        out_channels=4,
+        kernel=(3, 2),
+        stride=(1, 3),
+        padding=((2, 1), (0, 1)),
+        output_padding=(1, 2),
+        dilation=(2, 1),
+    ),
+    build_transposed(
+        "transposed volume",
+        batch=1,
+        channels=2,
+        size=(2, 1, 3),
+        out_channels=2,
+        kernel=(1, 3, 2),
+        stride=(2, 1, 3),
+        padding=((0, 1), (1, 0), (0, 0)),
+        output_padding=(1, 0, 2),
+        dilation=(1, 2, 1),
+        offset_groups=1,
+    ),
 ]
 
-every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.operator)
+
+# For tests that take seconds: the default run has the operators of two dimensions.
+every_slowly = pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, id=c.operator, marks=[pytest.mark.slow] * (c.axes != 2)) for c in CASES],
+)
 
 
-def settings(case: Case) -> dict[str, Any]:
-    """The arguments of a case that are no arrays."""
-    return {name: getattr(case, name) for name in ("stride", "padding", "dilation")}
+def functions_of(case: Case) -> Functions:
+    """The functions that a case is a call of."""
+    return FUNCTIONS[case.operator]
+
+
+def definition(case: Case) -> dict[str, Sum]:
+    """``output`` and the gradients of a case, by name of the argument."""
+    if not isinstance(case, TransposedCase):
+        return reference(**case.backward_arguments)
+    exchanged = reference(**case.convolution.backward_arguments)
+    results = {
+        **{name: exchanged[name] for name in ("offset", "weight", "mask") if name in exchanged},
+        "output": exchanged["input"],
+        "input": exchanged["output"],
+    }
+    if case.bias is not None:
+        results["bias"] = Sum(case.bias.shape)
+        for index in indices(case.grad_output.shape):
+            results["output"].add(index, 1.0, [float(case.bias[index[1]])])
+            results["bias"].add(index[1:2], 1.0, [float(case.grad_output[index])])
+    return results

@@ -34,6 +34,7 @@ FILES = {
     "channels_first": (*_INDEXING, "layout/transpose.cuh", "layout/channels_first.cu"),
     "pack_weight": (*_AXES, "layout/pack_weight.cu"),
     "unpack_weight": (*_INDEXING, "layout/unpack_weight.cu"),
+    "add_arrays": (*_INDEXING, "layout/add_arrays.cu"),
     "deform_im2col": (*_COLUMNS, "im2col/deform_im2col.cu"),
     "deform_im2col_jvp": (*_COLUMNS, _TANGENT, "im2col/deform_im2col_jvp.cu"),
     "deform_backward": (*_COLUMNS, _GRADS, "backward/deform_backward.cu"),

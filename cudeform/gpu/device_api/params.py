@@ -61,6 +61,16 @@ class UnpackWeight(Struct):
     ld_columns: Index
 
 
+@dataclass(frozen=True)
+class AddArrays(Struct):
+    """Sizes of the array that is added to, and the stride of the bias."""
+
+    channels: Int
+    pixels: Index  # of an image
+    bias_stride: Index
+    items: Index
+
+
 # ---- im2col/ and backward/ -----------------------------------------------------------------------
 
 
@@ -225,6 +235,7 @@ PARAMS: dict[str, type[Struct]] = {
     "channels_first": ChannelsFirst,
     "pack_weight": PackWeight,
     "unpack_weight": UnpackWeight,
+    "add_arrays": AddArrays,
     "deform_im2col": Im2col,
     "deform_im2col_jvp": Im2colJvp,
     "deform_backward": Backward,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import Case, build
-from support.functions import FUNCTIONS, every
+from support.functions import every, functions_of
 
 import cudeform
 from cudeform.checks import GRADIENTS
@@ -28,9 +28,9 @@ def test_results_are_cupy_arrays_on_the_same_device(cupy: Any) -> None:
 
 @pytest.mark.slow
 @every
-def test_other_numbers_of_axes(cupy: Any, case: Case) -> None:
+def test_every_operator(cupy: Any, case: Case) -> None:
     case = case.cast("float32")
-    there, functions = case.map(cupy.asarray), FUNCTIONS[case.axes]
+    there, functions = case.map(cupy.asarray), functions_of(case)
     pairs = [(functions.forward(**there.arguments), functions.forward(**case.arguments))]
     grads = functions.backward(**there.backward_arguments)
     pairs += zip(grads, functions.backward(**case.backward_arguments), strict=True)

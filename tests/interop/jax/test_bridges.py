@@ -15,8 +15,7 @@ from cases import named
 from support import jaxcpu
 from support.jaxcpu import function_of, jax, operands
 
-from cudeform import engine
-from cudeform.interop import array_adapter
+from cudeform import engine, geometry
 from cudeform.interop import jax as adapter
 from cudeform.interop.jax import call_spec
 
@@ -147,7 +146,7 @@ def test_a_compiled_call_does_nothing_in_python_but_run_the_engine(
         (call_spec, "_shape_of"),
         (call_spec.CallSpec, "from_text"),
         (adapter, "bind"),
-        (array_adapter, "geometry_of"),
+        (geometry, "_cached_geometry"),
     ):
         monkeypatch.setattr(module, name, unexpected)
     np.testing.assert_array_equal(call(arrays), wanted)

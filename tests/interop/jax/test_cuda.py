@@ -67,7 +67,9 @@ def spec_of(operation: str) -> CallSpec:
     sizes = {"stride": CASE.stride, "padding": CASE.padding, "dilation": CASE.dilation}
     geometry = geometry_of(**shapes, **sizes)
     inputs, outputs = OPERATIONS[operation]
-    return CallSpec(operation, geometry, cudeform.Options(), "float32", inputs, outputs, "buffer")
+    options = cudeform.Options()
+    call = "deform_conv2d", operation, geometry, options
+    return CallSpec(*call, "float32", inputs, outputs, "buffer")
 
 
 class Buffer:

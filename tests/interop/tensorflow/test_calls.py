@@ -1,5 +1,7 @@
 """Calls on tensors: NumPy's bits, eager and in graphs; nothing copied; every shape and layout."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -204,3 +206,35 @@ def test_threads_share_a_function():
     with ThreadPoolExecutor(8) as pool:
         outputs = list(pool.map(lambda _: function(*tensors()), range(16)))
     assert all(same_bits(output, expected) for output in outputs)
+
+
+@pytest.mark.slow
+def test_replicas_on_several_devices_agree():
+    """A process of its own, for logical devices are made before TensorFlow is used."""
+    code = """
+import numpy as np, tensorflow as tf, cudeform
+cpu, = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+image, offset = tf.random.normal((2, 3, 5, 5)), tf.random.normal((2, 18, 5, 5))
+with strategy.scope():
+    weight = tf.Variable(tf.random.normal((4, 3, 3, 3)))
+
+@tf.function
+def step():
+    def replica():
+        at = tf.distribute.get_replica_context().replica_id_in_sync_group
+        with tf.GradientTape() as tape:
+            output = cudeform.deform_conv2d(image[at:][:1], offset[at:][:1], weight, padding=1)
+            loss = tf.reduce_sum(output ** 2)
+        return tape.gradient(loss, weight)
+    return strategy.reduce("SUM", strategy.run(replica), axis=None)
+
+with tf.GradientTape() as tape:
+    kernel = tf.convert_to_tensor(weight)
+    tape.watch(kernel)
+    loss = tf.reduce_sum(cudeform.deform_conv2d(image, offset, kernel, padding=1) ** 2)
+np.testing.assert_allclose(step(), tape.gradient(loss, kernel), rtol=1e-4, atol=1e-4)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

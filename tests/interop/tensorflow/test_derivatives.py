@@ -167,3 +167,24 @@ def test_jacobians_and_vectorized_map_loop():
         cudeform.Tangents(input=direction), image, displaced, kernel
     )
     np.testing.assert_allclose(tf.reduce_sum(jacobian, (4, 5, 6, 7)), tangent, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "kernel"), [("1d", (7,), (3,)), ("3d", (3, 4, 5), (2, 3, 2))]
+)
+@pytest.mark.parametrize("traced", [False, True])
+def test_other_numbers_of_axes_have_numpys_bits(name, size, kernel, traced):
+    operator = getattr(cudeform, f"deform_conv{name}")
+    backward = getattr(cudeform, f"deform_conv{name}_backward")
+    out = [s - k + 1 for s, k in zip(size, kernel, strict=True)]
+    rng = np.random.default_rng(0)
+    shapes = (2, 4, *size), (2, len(size) * np.prod(kernel), *out), (6, 4, *kernel), (2, 6, *out)
+    *arrays, grad_output = [rng.standard_normal(shape) for shape in shapes]
+    operands = [tf.constant(array) for array in arrays]
+    with tf.GradientTape() as tape:
+        tape.watch(operands)
+        output = (tf.function(operator) if traced else operator)(*operands)
+    assert same_bits(output, operator(*arrays))
+    expected = backward(grad_output, *arrays)
+    for grad, array in zip(tape.gradient(output, operands, grad_output), expected, strict=False):
+        assert same_bits(grad, array)

@@ -182,3 +182,19 @@ def test_settings_may_be_arrays_of_numpy():
         *tensors()[:3], **{name: np.array(value) for name, value in SETTINGS.items()}
     )
     assert output.shape == CASE.grad_output.shape
+
+
+def test_same_needs_a_known_kernel_and_no_stride():
+    offset, weight = tensors()[1:3]
+    unknown = tf.TensorSpec([None, CASE.input.shape[1], None, None], offset.dtype)
+
+    def same(image, offset, weight=weight, stride=1):
+        return cudeform.deform_conv2d(image, offset, weight, padding="same", stride=stride)
+
+    function = tf.function(lambda image, offset: same(image, offset, stride=2))
+    with pytest.raises(ValueError, match="depends on the size of the image"):
+        function.get_concrete_function(unknown, unknown)
+    with pytest.raises(ValueError, match="needs a kernel of known size"):
+        tf.function(same).get_concrete_function(
+            unknown, unknown, tf.TensorSpec([None] * 4, offset.dtype)
+        )

@@ -95,5 +95,5 @@ def test_shapes_are_known_without_contents() -> None:
 
 
 def test_static_args_of_impossible_length_are_refused() -> None:
-    with pytest.raises(ValueError, match="static_args must be 10 or 14 integers with 2 axes"):
+    with pytest.raises(ValueError, match="static_args must be 10 or 14 integers for deform_conv2d"):
         torch.ops.cudeform.deform_conv2d(*tensors("cpu"), STATIC_ARGS[:3])

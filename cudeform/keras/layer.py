@@ -1,16 +1,4 @@
-"""Deformable convolution as a layer of Keras 3, for the backends tensorflow, jax and torch.
-
-    >>> import keras
-    >>> from cudeform.keras import DeformConv2D
-    >>> layer = DeformConv2D(8, 3, padding="same")
-    >>> layer(keras.ops.ones((1, 16, 16, 3))).shape == (1, 16, 16, 8)
-    True
-
-* Import this module before ``keras.models.load_model``: Keras then finds the class.
-* Under TensorFlow a model with this layer is not compiled by XLA (``supports_jit`` is False), and
-  ``Model.export`` writes what only the same process can run: save ``.keras`` files.
-* ``cudeform.options`` are read when a call is traced, so set them before ``fit``.
-"""
+"""The layer: its weights, its call, its shapes and its config."""
 
 from __future__ import annotations
 
@@ -21,10 +9,9 @@ from typing import Any
 import keras
 from keras import activations, constraints, initializers, ops, regularizers
 
-from cudeform.operators.deform_conv import deform_conv2d
 from cudeform.settings import Pair, as_ints
 
-BACKEND = keras.config.backend()
+from .convolution import BACKEND, convolve_first, convolve_last, same_padding
 
 SETTINGS = (
     "filters",
@@ -182,7 +169,7 @@ class DeformConv2D(keras.layers.Layer):  # type: ignore[misc]
         kernel = ops.convert_to_tensor(self.kernel)
         bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
         settings = self.strides, padding, self.dilation_rate
-        run = _deform_conv2d_last if self.channels_last else _deform_conv2d_first
+        run = convolve_last if self.channels_last else convolve_first
         return self.activation(run(images, offset, kernel, bias, *settings, mask))
 
     def _predict(self, images: Any) -> tuple[Any, Any]:
@@ -214,7 +201,7 @@ class DeformConv2D(keras.layers.Layer):  # type: ignore[misc]
                 f"shape {tuple(shape)}; pad the images, or give keras.Input their size"
             )
         axes = zip(sizes, self.kernel_size, self.strides, self.dilation_rate, strict=True)
-        return tuple(_same(*axis) for axis in axes)
+        return tuple(same_padding(*axis) for axis in axes)
 
     def _sizes(self, shape: Sequence[int | None]) -> Sequence[int | None]:
         return shape[1:3] if self.channels_last else shape[2:4]
@@ -261,31 +248,6 @@ _SERIALIZED: Mapping[str, Callable[[Any], Any]] = {
     "kernel_constraint": constraints.serialize,
     "bias_constraint": constraints.serialize,
 }
-
-
-def _deform_conv2d_last(images: Any, offset: Any, kernel: Any, bias: Any, *settings: Any) -> Any:
-    """On arrays with channels last; ``settings`` are stride, padding, dilation and the mask."""
-    if BACKEND == "tensorflow":
-        from cudeform.interop import tensorflow
-
-        return tensorflow.deform_conv2d(images, offset, kernel, bias, *settings)
-    *sizes, mask = settings
-    first = [None if a is None else ops.transpose(a, (0, 3, 1, 2)) for a in (images, offset, mask)]
-    out = _deform_conv2d_first(first[0], first[1], kernel, bias, *sizes, first[2])
-    return ops.transpose(out, (0, 2, 3, 1))
-
-
-def _deform_conv2d_first(images: Any, offset: Any, kernel: Any, bias: Any, *settings: Any) -> Any:
-    """The same on arrays with channels first; the kernel is Keras's all the same."""
-    return deform_conv2d(images, offset, ops.transpose(kernel, (3, 2, 0, 1)), bias, *settings)
-
-
-def _same(size: int | None, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
-    """Begin and end of the padding for ``ceil(size / stride)`` positions, TensorFlow's "same"."""
-    span = dilation * (kernel - 1)
-    last = 0 if size is None else -(-size // stride) * stride - stride - size + 1
-    total = max(last + span, 0)
-    return total // 2, total - total // 2
 
 
 def _is_list(inputs: Any) -> bool:

@@ -1,0 +1,20 @@
+"""Deformable convolution as a layer of Keras 3, for the backends tensorflow, jax and torch.
+
+    >>> import keras
+    >>> from cudeform.keras import DeformConv2D
+    >>> layer = DeformConv2D(8, 3, padding="same")
+    >>> layer(keras.ops.ones((1, 16, 16, 3))).shape == (1, 16, 16, 8)
+    True
+
+* Import this module before ``keras.models.load_model``: Keras then finds the class.
+* Under TensorFlow a model with this layer is not compiled by XLA (``supports_jit`` is False), and
+  ``Model.export`` writes what only the same process can run: save ``.keras`` files.
+* ``cudeform.options`` are read when a call is traced, so set them before ``fit``.
+"""
+
+from __future__ import annotations
+
+from .convolution import BACKEND
+from .layer import DeformConv2D
+
+__all__ = ["BACKEND", "DeformConv2D"]

@@ -1,0 +1,43 @@
+"""The convolution on arrays of Keras's backend, and TensorFlow's rule for "same"."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from cudeform.operators.deform_conv import deform_conv2d
+
+BACKEND = keras.config.backend()
+
+
+def convolve_last(images: Any, offset: Any, kernel: Any, bias: Any, *settings: Any) -> Any:
+    """The convolution of images (N, H, W, C).
+
+    Args:
+        images, offset, bias: with channels last.
+        kernel: (KH, KW, C/groups, O).
+        settings: stride, padding and dilation as for ``cudeform.deform_conv2d``, and the mask.
+    """
+    if BACKEND == "tensorflow":
+        from cudeform.interop import tensorflow
+
+        return tensorflow.deform_conv2d(images, offset, kernel, bias, *settings)
+    *sizes, mask = settings
+    first = [None if a is None else ops.transpose(a, (0, 3, 1, 2)) for a in (images, offset, mask)]
+    out = convolve_first(first[0], first[1], kernel, bias, *sizes, first[2])
+    return ops.transpose(out, (0, 2, 3, 1))
+
+
+def convolve_first(images: Any, offset: Any, kernel: Any, bias: Any, *settings: Any) -> Any:
+    """The same for images, offset and mask with channels first; the kernel is as above."""
+    return deform_conv2d(images, offset, ops.transpose(kernel, (3, 2, 0, 1)), bias, *settings)
+
+
+def same_padding(size: int | None, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    """Begin and end of the padding for ``ceil(size / stride)`` positions, TensorFlow's "same"."""
+    span = dilation * (kernel - 1)
+    last = 0 if size is None else -(-size // stride) * stride - stride - size + 1
+    total = max(last + span, 0)
+    return total // 2, total - total // 2

@@ -1,0 +1,229 @@
+"""Transposed deformable convolution in two dimensions and its derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
+from cudeform.checks import DOUBLE_GRADIENTS, GRADIENTS
+from cudeform.family import DEFORM_CONV_TRANSPOSE2D
+from cudeform.operators import call
+from cudeform.settings import Ints
+from cudeform.transposed_geometry import TransposedPadding, TransposedSettings
+
+
+def deform_conv_transpose2d(
+    input: Any,
+    offset: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Ints = 1,
+    padding: TransposedPadding = 0,
+    output_padding: Ints = 0,
+    dilation: Ints = 1,
+    mask: Any = None,
+    *,
+    groups: int = 1,
+) -> Any:
+    """Transposed deformable convolution: each tap adds to the output at a displaced position.
+
+    The adjoint of :func:`deform_conv2d` with the same weight, for upsampling. The offset, seen as
+    ``(N, offset_groups, KH, KW, 2, H, W)``, holds **dy first, then dx**, in pixels of the output.
+    Tap ``(i, j)`` of input position ``(iy, ix)`` adds to the output at::
+
+        y = iy * stride_h - pad_top  + i * dilation_h + dy
+        x = ix * stride_w - pad_left + j * dilation_w + dx
+
+    Each product is shared by four pixels, bilinearly. What falls outside of the output is lost.
+    Channel ``c`` of the output follows offset group ``c // (O / offset_groups)``. With zero offset
+    and no mask it is ``torch.nn.functional.conv_transpose2d``.
+
+    Args:
+        input: (N, C, H, W), float16, bfloat16, float32 or float64, any strides.
+        offset: (N, 2*offset_groups*KH*KW, H, W), at the *input's* positions. Broadcast
+            (stride-0) arrays are read as they are.
+        weight: (C, O/groups, KH, KW).
+        bias: (O,), or None.
+        stride: vertical and horizontal, or one number for both.
+        padding: what is cut off on each side of the output: a number, (vertical, horizontal),
+            or ((top, bottom), (left, right)).
+        output_padding: rows and columns added at the bottom and at the right; each less than
+            stride or dilation.
+        dilation: vertical and horizontal distance of taps, or one number for both.
+        mask: (N, offset_groups*KH*KW, H, W), the factor of each sample, or None for 1. No
+            sigmoid is applied.
+        groups: groups of channels; it must divide C.
+
+    All arrays share one library, dtype and device. ``O = groups * weight.shape[1]``, and
+    ``offset_groups = offset.shape[1] // (2*KH*KW)``, which must divide O, is inferred.
+
+    Returns:
+        (N, O, OH, OW), an array of the same library, dtype and device.
+        ``OH = (H - 1)*stride_h - top - bottom + dilation_h*(KH - 1) + 1 + output_padding_h``.
+
+    Raises:
+        TypeError: an argument that is no array, arrays of different libraries or dtypes, an
+            unsupported dtype.
+        ValueError: arrays on different devices, shapes that do not fit, an impossible size.
+
+    Example:
+        >>> import numpy as np, cudeform
+        >>> image = np.array([[[[1.0, 2.0], [3.0, 4.0]]]])
+        >>> offset = np.zeros((1, 2, 2, 2))
+        >>> offset[:, 1] = 1.0  # dx: every position adds one column to the right
+        >>> weight = np.ones((1, 1, 1, 1))
+        >>> cudeform.deform_conv_transpose2d(image, offset, weight, stride=2)[0, 0]
+        array([[0., 1., 0.],
+               [0., 0., 0.],
+               [0., 3., 0.]])
+    """
+    operands = Operands(input, offset, weight, bias, mask)
+    settings = TransposedSettings(stride, padding, output_padding, dilation, groups)
+    return call.forward(DEFORM_CONV_TRANSPOSE2D, operands, settings)
+
+
+def deform_conv_transpose2d_backward(
+    grad_output: Any,
+    input: Any,
+    offset: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Ints = 1,
+    padding: TransposedPadding = 0,
+    output_padding: Ints = 0,
+    dilation: Ints = 1,
+    mask: Any = None,
+    *,
+    groups: int = 1,
+    needs: Sequence[str] = GRADIENTS,
+) -> Gradients:
+    """Gradients of ``(grad_output * deform_conv_transpose2d(...)).sum()``.
+
+    Conventions at whole coordinates and at the edge are those of :func:`deform_conv2d_backward`.
+
+    Args:
+        grad_output: (N, O, OH, OW), same library, dtype and device as the input.
+        input, offset, weight, bias, stride, padding, output_padding, dilation, mask, groups: as for
+            :func:`deform_conv_transpose2d`.
+        needs: names of the arguments whose gradients are needed; the others are not computed.
+
+    Returns:
+        A named tuple ``(input, offset, weight, bias, mask)``, each of its argument's shape and
+        dtype, None where not needed or where there is no such argument.
+
+    Raises:
+        TypeError, ValueError: as :func:`deform_conv_transpose2d`, or a name in ``needs`` that is no
+            argument.
+
+    Example:
+        >>> import numpy as np, cudeform
+        >>> image = np.array([[[[1.0, 2.0], [3.0, 4.0]]]])
+        >>> offset, weight = np.zeros((1, 2, 2, 2)), np.ones((1, 1, 1, 1))
+        >>> grad_output = np.arange(9.0).reshape(1, 1, 3, 3)
+        >>> grads = cudeform.deform_conv_transpose2d_backward(
+        ...     grad_output, image, offset, weight, stride=2
+        ... )
+        >>> grads.input[0, 0]
+        array([[0., 2.],
+               [6., 8.]])
+    """
+    operands = Operands(input, offset, weight, bias, mask)
+    settings = TransposedSettings(stride, padding, output_padding, dilation, groups)
+    return call.backward(DEFORM_CONV_TRANSPOSE2D, operands, settings, grad_output, needs)
+
+
+def deform_conv_transpose2d_jvp(
+    tangents: Tangents,
+    input: Any,
+    offset: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Ints = 1,
+    padding: TransposedPadding = 0,
+    output_padding: Ints = 0,
+    dilation: Ints = 1,
+    mask: Any = None,
+    *,
+    groups: int = 1,
+) -> Any:
+    """Forward mode: the derivative of the output in the direction of ``tangents``.
+
+    Args:
+        tangents: :class:`cudeform.Tangents`: one direction for each argument, of its shape and
+            dtype; None stands for zero.
+        input, offset, weight, bias, stride, padding, output_padding, dilation, mask, groups: as for
+            :func:`deform_conv_transpose2d`.
+
+    Returns:
+        Tangent of the output, (N, O, OH, OW).
+
+    Raises:
+        TypeError, ValueError: as :func:`deform_conv_transpose2d`.
+
+    Example:
+        >>> import numpy as np
+        >>> from cudeform import Tangents, derivatives
+        >>> image = np.array([[[[1.0, 2.0], [3.0, 4.0]]]])
+        >>> offset, weight = np.zeros((1, 2, 2, 2)), np.ones((1, 1, 1, 1))
+        >>> derivatives.deform_conv_transpose2d_jvp(
+        ...     Tangents(weight=weight), image, offset, weight, stride=2
+        ... )[0, 0]
+        array([[1., 0., 2.],
+               [0., 0., 0.],
+               [3., 0., 4.]])
+    """
+    operands = Operands(input, offset, weight, bias, mask)
+    settings = TransposedSettings(stride, padding, output_padding, dilation, groups)
+    return call.jvp(DEFORM_CONV_TRANSPOSE2D, operands, settings, tangents)
+
+
+def deform_conv_transpose2d_double_backward(
+    cotangents: Tangents,
+    grad_output: Any,
+    input: Any,
+    offset: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Ints = 1,
+    padding: TransposedPadding = 0,
+    output_padding: Ints = 0,
+    dilation: Ints = 1,
+    mask: Any = None,
+    *,
+    groups: int = 1,
+    needs: Sequence[str] = DOUBLE_GRADIENTS,
+) -> DoubleGradients:
+    """Gradients of the gradients: of ``sum(cotangents * deform_conv_transpose2d_backward(...))``.
+
+    Args:
+        cotangents: :class:`cudeform.Tangents`: one cotangent for each gradient, of its shape and
+            dtype; None stands for zero.
+        grad_output: (N, O, OH, OW), as for :func:`deform_conv_transpose2d_backward`.
+        input, offset, weight, bias, stride, padding, output_padding, dilation, mask, groups: as for
+            :func:`deform_conv_transpose2d`.
+        needs: names of the results that are needed; the others are not computed.
+
+    Returns:
+        A named tuple ``(grad_output, input, offset, weight, mask)``. It has no bias: no gradient
+        depends on the bias.
+
+    Raises:
+        TypeError, ValueError: as :func:`deform_conv_transpose2d_backward`.
+
+    Example:
+        >>> import numpy as np
+        >>> from cudeform import Tangents, derivatives
+        >>> image = np.array([[[[1.0, 2.0], [3.0, 4.0]]]])
+        >>> offset, weight = np.zeros((1, 2, 2, 2)), np.ones((1, 1, 1, 1))
+        >>> second = derivatives.deform_conv_transpose2d_double_backward(
+        ...     Tangents(weight=weight), np.ones((1, 1, 3, 3)), image, offset, weight, stride=2
+        ... )
+        >>> second.input[0, 0]  # d/dx of sum(output)
+        array([[1., 1.],
+               [1., 1.]])
+    """
+    operands = Operands(input, offset, weight, bias, mask)
+    settings = TransposedSettings(stride, padding, output_padding, dilation, groups)
+    directions = grad_output, cotangents
+    return call.double_backward(DEFORM_CONV_TRANSPOSE2D, operands, settings, *directions, needs)

@@ -1,0 +1,245 @@
+"""The transposed deformable convolution, composed of the four functions of a convolution.
+
+Let ``F`` be the convolution, ``B(x, c) = sum(x * F(c))``, where ``c`` is an image of the size of
+the transposed one's output. The transposed convolution is ``T(x) = dB/dc``, plus the bias:
+
+* forward: the gradient of F's input, for the ``grad_output`` x;
+* backward for a gradient c of the output: ``F(c)`` for x; F's backward at the input c with the
+  ``grad_output`` x for offset, weight and mask; sums of c over images and pixels for the bias;
+* jvp: the forward of x's tangent, and the gradient of ``c`` in F's double backward along the
+  tangents of offset, weight and mask;
+* double backward along cotangents v: F's backward at the input c with the ``grad_output`` v_x, and
+  F's double backward along the other cotangents.
+
+As in ``cudeform.engine``, nothing is checked here, and arrays are NumPy's or ``DeviceArray``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
+from cudeform.options import Options
+from cudeform.transposed_geometry import TransposedGeometry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cudeform.gpu.device_api.protocol import Executor
+
+
+def workspace_bytes(
+    function: Callable[..., None],
+    operands: Operands,
+    geometry: TransposedGeometry,
+    options: Options,
+    *arrays: Any,
+    device: Executor,
+) -> int:
+    """As ``engine.workspace_bytes``, for a function of this module."""
+    from cudeform import gpu
+
+    composed, g = _ON_DEVICE[function.__name__], cast(Any, geometry)
+    return gpu.workspace_bytes(composed, device, operands, g, options, *arrays)
+
+
+def forward(
+    operands: Operands,
+    geometry: TransposedGeometry,
+    options: Options,
+    output: Any,
+    device: Executor | None = None,
+) -> None:
+    """Write the transposed convolution of ``operands`` into ``output``, (N, O, OH, OW)."""
+    _run("forward", device, operands, geometry, options, output)
+
+
+def backward(
+    operands: Operands,
+    geometry: TransposedGeometry,
+    options: Options,
+    grad_output: Any,
+    grads: Gradients,
+    device: Executor | None = None,
+) -> None:
+    """Write gradients into the arrays of ``grads``; those that are None are not computed."""
+    _run("backward", device, operands, geometry, options, grad_output, grads)
+
+
+def jvp(
+    operands: Operands,
+    geometry: TransposedGeometry,
+    options: Options,
+    tangents: Tangents,
+    output_tangent: Any,
+    device: Executor | None = None,
+) -> None:
+    """Write the tangent of the output, given tangents of the operands; None stands for zero."""
+    _run("jvp", device, operands, geometry, options, tangents, output_tangent)
+
+
+def double_backward(
+    operands: Operands,
+    geometry: TransposedGeometry,
+    options: Options,
+    grad_output: Any,
+    cotangents: Tangents,
+    results: DoubleGradients,
+    device: Executor | None = None,
+) -> None:
+    """Write the gradients of ``sum(cotangents * backward(...))`` into ``results``.
+
+    A cotangent that is None stands for zero; a result that is None is not computed.
+    """
+    arrays = grad_output, cotangents, results
+    _run("double_backward", device, operands, geometry, options, *arrays)
+
+
+def _run(operation: str, device: Executor | None, *call: Any) -> None:
+    if device is None:
+        from cudeform import cpu
+
+        _COMPOSED[operation](cpu, cpu.Arithmetic(), *call)
+        return
+    from cudeform import gpu
+
+    gpu.run(_ON_DEVICE[operation], device, *call)
+
+
+def _on_device(operation: str) -> Callable[..., None]:
+    """A composition as ``gpu.run`` records it: all of it is one launch plan."""
+    composed = _COMPOSED[operation]
+
+    def recorded(
+        device: Any, operands: Operands, geometry: TransposedGeometry, options: Options, *rest: Any
+    ) -> None:
+        from cudeform import gpu
+
+        composed(gpu.OnDevice(device), gpu.Arithmetic(device), operands, geometry, options, *rest)
+
+    return recorded
+
+
+# ---- compositions: (engine of the convolution, arithmetic on its arrays, arguments) --------------
+
+
+def _forward(
+    engine: Any, arithmetic: Any, operands: Operands, geometry: Any, options: Options, output: Any
+) -> None:
+    _write_transposed(engine, arithmetic, operands, geometry, options, operands.input, output)
+    if operands.bias is not None:
+        arithmetic.add_bias(output, operands.bias)
+
+
+def _backward(
+    engine: Any,
+    arithmetic: Any,
+    operands: Operands,
+    geometry: Any,
+    options: Options,
+    grad_output: Any,
+    grads: Gradients,
+) -> None:
+    convolution, g = _convolution(operands, grad_output), geometry.convolution
+    if grads.input is not None:
+        engine.forward(convolution, g, options, grads.input)
+    others = Gradients(offset=grads.offset, weight=grads.weight, mask=grads.mask)
+    if _any(others):
+        engine.backward(convolution, g, options, operands.input, others)
+    if grads.bias is not None:
+        arithmetic.sum_channels(grad_output, grads.bias)
+
+
+def _jvp(
+    engine: Any,
+    arithmetic: Any,
+    operands: Operands,
+    geometry: Any,
+    options: Options,
+    tangents: Tangents,
+    result: Any,
+) -> None:
+    along = Tangents(offset=tangents.offset, weight=tangents.weight, mask=tangents.mask)
+    if tangents.input is not None:
+        _write_transposed(engine, arithmetic, operands, geometry, options, tangents.input, result)
+    elif not _any(along):
+        arithmetic.fill_zero(result)
+    if _any(along):
+        g, grad_output = geometry.convolution, operands.input
+        target = result if tangents.input is None else arithmetic.empty_like(result)
+        convolution = _convolution(operands, arithmetic.blank(g.input_shape, operands.input))
+        grads = DoubleGradients(input=target)
+        engine.double_backward(convolution, g, options, grad_output, along, grads)
+        if target is not result:
+            arithmetic.add(result, target)
+    if tangents.bias is not None:
+        arithmetic.add_bias(result, tangents.bias)
+
+
+def _double_backward(
+    engine: Any,
+    arithmetic: Any,
+    operands: Operands,
+    geometry: Any,
+    options: Options,
+    grad_output: Any,
+    cotangents: Tangents,
+    results: DoubleGradients,
+) -> None:
+    convolution, g = _convolution(operands, grad_output), geometry.convolution
+    along = Tangents(offset=cotangents.offset, weight=cotangents.weight, mask=cotangents.mask)
+    # The convolution's input is grad_output here, and its grad_output is the input.
+    wanted = results._replace(grad_output=results.input, input=results.grad_output)
+    first = Gradients(wanted.input, wanted.offset, wanted.weight, None, wanted.mask)
+    if cotangents.input is not None:
+        engine.backward(convolution, g, options, cotangents.input, first)
+    if _any(along):
+        second = wanted
+        if cotangents.input is not None:
+            second = DoubleGradients(
+                wanted.grad_output,
+                *(a if a is None else arithmetic.empty_like(a) for a in wanted[1:]),
+            )
+        engine.double_backward(convolution, g, options, operands.input, along, second)
+        if second is not wanted:
+            for target, other in zip(wanted[1:], second[1:], strict=True):
+                if target is not None:
+                    arithmetic.add(target, other)
+    else:
+        for unwritten in wanted[:1] if cotangents.input is not None else wanted:
+            if unwritten is not None:
+                arithmetic.fill_zero(unwritten)
+    if cotangents.bias is not None and results.grad_output is not None:
+        arithmetic.add_bias(results.grad_output, cotangents.bias)
+
+
+def _write_transposed(
+    engine: Any,
+    arithmetic: Any,
+    operands: Operands,
+    geometry: Any,
+    options: Options,
+    input: Any,
+    output: Any,
+) -> None:
+    g = geometry.convolution
+    convolution = _convolution(operands, arithmetic.blank(g.input_shape, input))
+    engine.backward(convolution, g, options, input, Gradients(input=output))
+
+
+def _convolution(operands: Operands, input: Any) -> Operands:
+    """Operands of the convolution, whose bias no gradient depends on."""
+    return operands._replace(input=input, bias=None)
+
+
+def _any(arrays: tuple[Any, ...]) -> bool:
+    return any(array is not None for array in arrays)
+
+
+_COMPOSED: dict[str, Callable[..., None]] = {
+    "forward": _forward,
+    "backward": _backward,
+    "jvp": _jvp,
+    "double_backward": _double_backward,
+}
+_ON_DEVICE = {operation: _on_device(operation) for operation in _COMPOSED}

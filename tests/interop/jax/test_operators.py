@@ -1,0 +1,116 @@
+"""JAX arrays of every operator: compiled, differentiated twice, mapped, as text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import OPERANDS, Case
+from support.functions import every, every_slowly, functions_of
+from support.jaxcpu import assert_close, bridge, jax, jnp, on_jax, operands
+
+from cudeform.interop.jax.call_spec import CallSpec
+from cudeform.interop.jax.lowering import BRIDGES
+
+from jax import test_util  # isort: skip
+
+
+def function_of(case: Case) -> Any:
+    """The operator of operands by name, with the sizes of a case."""
+    return lambda arrays: functions_of(case).forward(**arrays, **case.settings)
+
+
+@pytest.mark.promise("any array")
+@every
+def test_gradients_of_a_compiled_call_are_those_of_numpy(case: Case) -> None:
+    there = on_jax(case)
+    output, pull = jax.vjp(jax.jit(function_of(case)), operands(case))
+    assert_close(output, functions_of(case).forward(**case.arguments))
+    (grads,) = pull(there.grad_output)
+    wanted = functions_of(case).backward(**case.backward_arguments)._asdict()
+    assert_close(grads, {name: wanted[name] for name in grads})
+
+
+@pytest.mark.promise("differentiable twice")
+@every_slowly
+def test_derivatives(case: Case) -> None:
+    offset = np.floor(case.offset * 8) / 8 + 1 / 16  # away from whole coordinates
+    arrays = operands(case) | {"offset": jnp.asarray(offset)}
+    loss = lambda given: jnp.sum(jnp.sin(function_of(case)(given)))  # noqa: E731
+    how = {"eps": 1e-6, "atol": 1e-6, "rtol": 1e-6}
+    test_util.check_grads(loss, (arrays,), 1, ["fwd"], **how)
+    test_util.check_grads(loss, (arrays,), 2, ["rev"], **how)
+
+
+@every_slowly
+def test_the_hessian_is_that_of_gradients_of_gradients(case: Case) -> None:
+    arrays = operands(case)
+    loss = lambda weight, mask: jnp.sum(  # noqa: E731
+        jnp.sin(function_of(case)(arrays | {"weight": weight, "mask": mask}))
+    )
+    given = arrays["weight"], arrays["mask"]
+    got = jax.jit(jax.hessian(loss, (0, 1)))(*given)
+    assert_close(got, jax.jacrev(jax.grad(loss, (0, 1)), (0, 1))(*given))
+
+
+@every
+@pytest.mark.parametrize("name", ["input", "weight", "mask"])
+def test_it_can_be_transposed(case: Case, name: str) -> None:
+    arrays = operands(case)
+    del arrays["bias"]
+    function = lambda array: function_of(case)(arrays | {name: array})  # noqa: E731
+    cotangent = jnp.cos(jnp.arange(case.grad_output.size).reshape(case.grad_output.shape))
+    (transposed,) = jax.linear_transpose(function, arrays[name])(cotangent)
+    assert_close(jax.vjp(function, arrays[name])[1](cotangent)[0], transposed)
+    twice = jax.linear_transpose(
+        lambda c: jax.linear_transpose(function, arrays[name])(c)[0], cotangent
+    )(arrays[name])[0]
+    assert_close(twice, function(arrays[name]))
+
+
+@every_slowly
+@pytest.mark.parametrize("mapped", [OPERANDS, ("input",), ("weight",), ("bias", "offset")], ids=str)
+def test_vmap_is_a_loop(case: Case, mapped: tuple[str, ...]) -> None:
+    arrays, function = operands(case), function_of(case)
+    scaled = [{n: arrays[n] * factor for n in mapped} for factor in (1.0, 0.5)]
+    pairs = {name: jnp.stack([each[name] for each in scaled]) for name in mapped}
+    for call in (function, jax.grad(lambda given: jnp.sum(jnp.sin(function(given))))):
+        got = jax.vmap(lambda some, call=call: call(arrays | some))(pairs)
+        for i in range(2):
+            assert_close(jax.tree.map(lambda a, i=i: a[i], got), call(arrays | scaled[i]))
+
+
+@every
+@pytest.mark.parametrize("name", BRIDGES)
+def test_bridges(case: Case, name: str) -> None:
+    with bridge(name):
+        got = jax.jit(jax.grad(lambda given: jnp.sum(function_of(case)(given))))(operands(case))
+    ones = np.ones_like(case.grad_output)
+    wanted = functions_of(case).backward(ones, **case.arguments)._asdict()
+    assert_close(got, wanted)
+
+
+@every
+def test_images_stay_on_their_devices(case: Case) -> None:
+    if jax.device_count() < 2 or len(case.input) != 2:
+        pytest.skip("needs two devices and two images")
+    mesh = jax.make_mesh((2,), ("images",), axis_types=(jax.sharding.AxisType.Auto,))
+    shared, spread = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("images")
+    place = {n: shared if n in ("weight", "bias") else spread for n in OPERANDS}
+    there = {
+        name: jax.device_put(array, jax.sharding.NamedSharding(mesh, place[name]))
+        for name, array in operands(case).items()
+    }
+    function = jax.jit(jax.value_and_grad(lambda given: jnp.sum(jnp.sin(function_of(case)(given)))))
+    assert "all-gather" not in function.lower(there).compile().as_text()
+    assert_close(function(there), function(operands(case)))
+
+
+@every
+def test_a_spec_survives_as_text(case: Case) -> None:
+    jaxpr = jax.make_jaxpr(function_of(case))(operands(case))
+    specs = [e.params["spec"] for e in jaxpr.eqns if "spec" in e.params]
+    assert specs
+    for spec in specs:
+        assert CallSpec.from_text(spec.to_text().encode()) == spec
