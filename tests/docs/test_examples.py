@@ -15,8 +15,9 @@ NEEDS = {
     "keras": ("keras", "sklearn"),
     "load": ("torch", "cudeform.interop.torch:ModulatedDeformConv2dPack"),
     "align": ("matplotlib", "scipy"),
+    "dask": ("distributed", "zarr"),
 }
-PICTURES = {"align_frames", "rotate_texture"}
+PICTURES = {"align_frames", "dask_straighten", "rotate_texture"}
 SECONDS = 120  # a few on a machine that does nothing else
 
 
