@@ -87,7 +87,7 @@ def slowly(block: Any, log: str, block_id: Any = None) -> Any:
     name = "-".join(map(str, block_id))
     with Path(log, f"{name} {os.getpid()} {time.monotonic_ns()}").open("w"):
         pass
-    time.sleep(0.05)
+    time.sleep(0.2)
     return block
 
 
@@ -101,11 +101,13 @@ def test_a_worker_that_dies_in_the_middle_changes_nothing(tmp_path: Path) -> Non
         grads = deform_conv2d_backward(there.grad_output, **call, max_displacement=REACH)
         futures = client.compute([output, *grads])
         blocks = int(np.prod(there.offset.numblocks))
-        victim = next(iter(client.run(os.getpid).values()))
-        # Some blocks have been read by each worker, and some by none.
-        while not any(f" {victim} " in path.name for path in tmp_path.iterdir()):
+        # A worker dies that has read a block, while other blocks are still unread.
+        deadline = time.monotonic() + 60
+        while not (begun := list(tmp_path.iterdir())):
+            assert time.monotonic() < deadline, [future.status for future in futures]
             time.sleep(0.01)
-        assert len(list(tmp_path.iterdir())) < blocks
+        assert len(begun) < blocks
+        victim = int(begun[0].name.split(" ")[1])
         os.kill(victim, signal.SIGKILL)
         wait(futures, timeout=120)
         got = client.gather(futures)
