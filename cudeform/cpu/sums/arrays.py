@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cudeform.cpu.layouts import read_only
-from cudeform.cpu.loops.sum_arguments import Positions
+from cudeform.cpu.loops.sums.arguments import Positions
 from cudeform.cpu.tiling import Box, Rectangle
 from cudeform.sums_geometry import SumGeometry
 

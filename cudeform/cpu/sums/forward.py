@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cudeform.arrays import Operands
-from cudeform.cpu.loops.sum_arguments import SumSamples
-from cudeform.cpu.loops.sum_gather import sum_samples
+from cudeform.cpu.loops.sums.arguments import SumSamples
+from cudeform.cpu.loops.sums.gather import sum_samples
 from cudeform.cpu.sums.arrays import BoxArrays
 from cudeform.cpu.sums.call import Array, SumCall, output_array, sample_arrays
 from cudeform.cpu.sums.images import SumImages, images_of

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cudeform.cpu.images import copy_images
 from cudeform.cpu.layouts import read_only
-from cudeform.cpu.loops.sum_arguments import SumSizes, TapTable
+from cudeform.cpu.loops.sums.arguments import SumSizes, TapTable
 from cudeform.cpu.sums.arrays import (
     element_strides,
     first_element,

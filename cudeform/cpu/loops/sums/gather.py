@@ -21,8 +21,8 @@ from cudeform.cpu.loops.coordinates import BLOCK, FLAGS, MASK, fractions
 from cudeform.cpu.loops.corners import corner_weights
 from cudeform.cpu.loops.jit import inlined, loop
 from cudeform.cpu.loops.sampling import contributing_corners, weighted_corners
-from cudeform.cpu.loops.sum_arguments import positions_pointer, sum_pointers
-from cudeform.cpu.loops.sum_coordinates import (
+from cudeform.cpu.loops.sums.arguments import positions_pointer, sum_pointers
+from cudeform.cpu.loops.sums.coordinates import (
     begin_positions,
     begin_taps,
     index_in,

@@ -25,7 +25,7 @@ from cudeform.cpu.loops.coordinates import (
     locate_axis,
 )
 from cudeform.cpu.loops.jit import inlined
-from cudeform.cpu.loops.sum_arguments import element_index
+from cudeform.cpu.loops.sums.arguments import element_index
 from cudeform.cpu.loops.unrolled import all_corners, next_index, over_axes, unravel
 from cudeform.cpu.loops.vectors import local_array, scalar_like
 
