@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from cudeform import cpu
-from cudeform.arrays import Operands
+from cudeform.arrays import Gradients, Operands
 from cudeform.options import Options
 from cudeform.sums_geometry import Level, ScaledGrid, SumGeometry
 
@@ -141,3 +141,20 @@ def forward(case: SumCase, options: Options = DEFAULT) -> Array:
     output = np.full(case.output_shape, np.nan, case.input.dtype)
     cpu.sums_forward(case.operands, case.g, options, output)
     return output
+
+
+def backward(
+    case: SumCase,
+    grad_output: Array,
+    options: Options = DEFAULT,
+    needs: tuple[bool, bool, bool] = (True, True, True),
+) -> tuple[Array, Array, Array]:
+    """The gradients of input, offset and mask."""
+    arrays = case.input, case.offset, case.mask
+    grads = tuple(
+        np.full(array.shape, np.nan, array.dtype) if need else None
+        for array, need in zip(arrays, needs, strict=True)
+    )
+    into = Gradients(grads[0], grads[1], mask=grads[2])
+    cpu.sums_backward(case.operands, case.g, options, grad_output, into)
+    return grads

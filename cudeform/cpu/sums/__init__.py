@@ -4,6 +4,7 @@
 place, and there are no columns.
 """
 
+from cudeform.cpu.sums.backward import sums_backward
 from cudeform.cpu.sums.forward import sums_forward
 
-__all__ = ["sums_forward"]
+__all__ = ["sums_backward", "sums_forward"]
