@@ -1,4 +1,4 @@
-"""Arrays in and arrays out: strides, broadcasts, dtypes, aliases, and what is not needed."""
+"""Arguments and results: strides, broadcasts, dtypes, aliases, and omitted gradients."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""At the edge of the image, outside it, and where values are not finite: value by value."""
+"""Values at the edge of the image, outside it, and with coordinates that are not finite."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What kernels move, counted by the harness, is what the benchmark's model says they have to.
+"""The bytes that kernels load and store are those of the benchmark's model.
 
 Samples all lie between four pixels, so that each of them reads four corners. Counted are vectors of
 channels; single numbers, such as offsets, are not.

@@ -1,4 +1,4 @@
-"""Wrong results, errors and the deadline are reported, and the other measurements go on."""
+"""Wrong results, errors and the deadline are reported; the other measurements continue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine in one and three dimensions: the definition, and what it shares with two."""
+"""The CPU engine in one and three dimensions agrees with the definition and with two dimensions."""
 
 from __future__ import annotations
 

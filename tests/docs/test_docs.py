@@ -1,4 +1,4 @@
-"""What docstrings, README and pages show runs and gives what they say; pages build."""
+"""The examples in docstrings, README and pages run with the shown results; the pages build."""
 
 import doctest
 import importlib

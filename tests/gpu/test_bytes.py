@@ -1,4 +1,4 @@
-"""Each kernel loads and stores every byte that it needs once."""
+"""Each kernel loads and stores every necessary byte once."""
 
 from __future__ import annotations
 

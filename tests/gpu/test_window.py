@@ -1,4 +1,4 @@
-"""A part of a call, with padding that may be negative, gives the part of its result."""
+"""A window of a call, with padding that may be negative, gives the same part of the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A wrong access, number or barrier stops a kernel on the host, and the message says where."""
+"""A wrong access, number or barrier stops a kernel with an error that names the line."""
 
 from __future__ import annotations
 

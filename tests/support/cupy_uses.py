@@ -1,4 +1,4 @@
-"""Which names of CuPy cudeform uses, and with how many arguments: found in its own text.
+"""Finds the names of CuPy that cudeform's source uses, and the numbers of their arguments.
 
 Names are followed from ``import cupy`` and from parameters called ``cupy`` through assignments,
 attributes and calls. A use is written as a path: ``cupy.cuda.Device().id`` is the attribute ``id``

@@ -1,4 +1,4 @@
-"""The GPU engine on a device of the tests: the one on the CPU, or a real GPU.
+"""The GPU engine on a test device: the host device, or a real GPU.
 
 Unless a call is ``planned``, the engine's functions queue their commands on the device at once. On
 the CPU, each block of workspace then lies between guard pages.

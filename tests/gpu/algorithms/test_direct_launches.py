@@ -1,4 +1,4 @@
-"""Convolutions in groups of a few channels: launches, workspace and bytes of the direct kernels."""
+"""The direct kernels: launches, workspace and bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is refused, when the call is made or by a task, and in which words."""
+"""Errors of a call and of its tasks."""
 
 from __future__ import annotations
 
