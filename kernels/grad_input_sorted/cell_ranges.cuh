@@ -19,27 +19,28 @@ __device__ inline CellRange range_of(
     return {start, end, sample_at(ordered, start, end)};
 }
 
-// A sample, and the corner of it that the pixel is.
-struct SampleCorner {
-    int sample, corner;
+// The range whose next sample is the least, and the corner that the pixel is of its samples.
+struct LeastRange {
+    CellRange range;
+    int corner;
 };
 
-// Take the least sample out of the ranges; NO_SAMPLE if all are empty.
-__device__ inline SampleCorner take_least(const int* __restrict__ ordered, CellRange* ranges) {
-    CellRange least = ranges[0];
-    int corner = 0;
+__device__ inline LeastRange least_range(const CellRange* ranges) {
+    LeastRange least = {ranges[0], 0};
     for (int j = 1; j < CORNERS; ++j) {
-        const bool less = ranges[j].sample < least.sample;
-        corner = less ? j : corner;
-        least = less ? ranges[j] : least;
+        const bool less = ranges[j].sample < least.range.sample;
+        least.corner = less ? j : least.corner;
+        least.range = less ? ranges[j] : least.range;
     }
-    const int sample = least.sample;
-    if (sample != NO_SAMPLE) {
-        ++least.next;
-        least.sample = sample_at(ordered, least.next, least.end);
-        for (int j = 0; j < CORNERS; ++j) {
-            ranges[j] = j == corner ? least : ranges[j];
-        }
+    return least;
+}
+
+// Take the next sample out of a range.
+__device__ inline void advance(
+        const int* __restrict__ ordered, LeastRange least, CellRange* ranges) {
+    ++least.range.next;
+    least.range.sample = sample_at(ordered, least.range.next, least.range.end);
+    for (int j = 0; j < CORNERS; ++j) {
+        ranges[j] = j == least.corner ? least.range : ranges[j];
     }
-    return {sample, corner};
 }

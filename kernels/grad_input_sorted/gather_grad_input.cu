@@ -23,17 +23,18 @@ __device__ inline Vector gather_vector(
         ranges[j] = cell_ranges[j];
     }
     while (true) {
-        const SampleCorner taken = take_least(ordered, ranges);
-        if (taken.sample == NO_SAMPLE) {
+        const LeastRange least = least_range(ranges);
+        const int sample = least.range.sample;
+        if (sample == NO_SAMPLE) {
             return sum;
         }
-        const int pair = fast_div(taken.sample, params.problem.by_offset_groups);  // (position, tap)
+        advance(ordered, least, ranges);
+        const int pair = fast_div(sample, params.problem.by_offset_groups);  // (position, tap)
         const int position = fast_div(pair, params.problem.by_taps);
         const index_t row = first + position * params.layout.ld_columns;
         const index_t from =
                 row + (pair - position * params.problem.taps) * params.problem.group_channels;
-        const acc_t weight =
-                weights[CORNERS * static_cast<index_t>(taken.sample) + taken.corner];
+        const acc_t weight = weights[CORNERS * static_cast<index_t>(sample) + least.corner];
         if (weight != 0) {
             add_scaled(&sum, weight, load_vector(columns + from));
         }

@@ -58,8 +58,13 @@ __device__ inline SumGrads sum_grads(const SumProblem& problem, const SumSample&
     return grads;
 }
 
-// Resident blocks per multiprocessor, as many as the registers allow.
+// Resident blocks per multiprocessor, as many as the registers allow. Code for sm_100 and
+// later takes more of them.
+#if __CUDA_ARCH__ >= 1000
+const int BLOCKS = 2;
+#else
 const int BLOCKS = sizeof(index_t) == 8 || sizeof(acc_t) == 8 ? 2 : 3;
+#endif
 
 extern "C" __global__ void __launch_bounds__(256, BLOCKS) deform_sum_backward(
         const scalar_t* __restrict__ input, const coord_t* __restrict__ offset,

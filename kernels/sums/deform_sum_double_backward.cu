@@ -52,7 +52,7 @@ __device__ inline SumGrads sum_double_grads(
 }
 
 // Resident blocks per multiprocessor: more would spill registers.
-const int BLOCKS = 2;
+const int BLOCKS = sizeof(index_t) == 8 || sizeof(acc_t) == 8 ? 1 : 2;
 
 extern "C" __global__ void __launch_bounds__(256, BLOCKS) deform_sum_double_backward(
         const scalar_t* __restrict__ input, const scalar_t* __restrict__ input_tangent,

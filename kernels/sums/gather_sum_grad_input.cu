@@ -20,14 +20,15 @@ __device__ inline Vector gather_vector(
         ranges[j] = cell_ranges[j];
     }
     while (true) {
-        const SampleCorner taken = take_least(ordered, ranges);
-        if (taken.sample == NO_SAMPLE) {
+        const LeastRange least = least_range(ranges);
+        const int sample = least.range.sample;
+        if (sample == NO_SAMPLE) {
             return sum;
         }
-        const acc_t weight =
-                weights[CORNERS * static_cast<index_t>(taken.sample) + taken.corner];
+        advance(ordered, least, ranges);
+        const acc_t weight = weights[CORNERS * static_cast<index_t>(sample) + least.corner];
         if (weight != 0) {
-            const int number = fast_div(taken.sample, params.sampling.problem.by_taps);
+            const int number = fast_div(sample, params.sampling.problem.by_taps);
             const SumItem item = sum_item(params.sampling, number);
             add_scaled(
                     &sum, weight, load_grad_output(params.grad_output, grad_output, item, c));

@@ -165,7 +165,7 @@ def samples(case: SumCase) -> Iterator[tuple[tuple[int, ...], int]]:
 def expected(case: SumCase, rule: str = "one_sided") -> Arrays:
     """Output and gradients in float64, sample by sample."""
     g = case.g
-    images = np.asarray(case.input, float).reshape(g.batch, -1, g.groups, g.channels)
+    images = np.asarray(case.input, float).reshape(g.batch, g.pixels, g.groups, g.channels)
     results = {"output": np.zeros(output_shape(g)), "input": np.zeros(images.shape)}
     results |= {name: np.zeros(getattr(case, name).shape) for name in ("offset", "mask")}
     for at, tap in samples(case):
@@ -231,8 +231,11 @@ class OnGpu:
         return {n: self.device.read(getattr(results, n)) for n in wanted}
 
     def _like(self, name: str) -> DeviceArray:
-        array = getattr(self.case, name)
-        return self.device.empty(array.shape, array.dtype.name)
+        """An array for a gradient; that of offset or mask has the strides of its operand."""
+        array, strides = getattr(self.case, name), None
+        if name in ("offset", "mask") and 0 not in array.strides:
+            strides = tuple(stride // array.itemsize for stride in array.strides)
+        return self.device.empty(array.shape, array.dtype.name, strides=strides)
 
     def _put(self, tangents: Arrays) -> Tangents:
         return Tangents(**{name: self.device.put(array) for name, array in tangents.items()})

@@ -94,7 +94,7 @@ class SumCall(Launcher):
 
     def item_threads(self, positions: slice) -> int:
         """Threads of a kernel in which the lanes of an item take all its channels."""
-        return (positions.stop - positions.start) * self.g.groups * self.problem.lanes
+        return int(positions.stop - positions.start) * self.g.groups * self.problem.lanes
 
     def sampling(self, positions: slice) -> SumSampling:
         """The parameters of a kernel that samples the input at a range of positions."""

@@ -179,7 +179,8 @@ class SumGradInput:
         return self._result_pointer(chunk) if self.images is None else self.images.pointer
 
     def _result_pointer(self, chunk: SumChunk) -> int:
-        return self.result.pointer + chunk.images.start * _elements(self.call) * self.call.itemsize
+        first = int(chunk.images.start) * _elements(self.call)
+        return self.result.pointer + first * self.call.itemsize
 
     def _gather(
         self, chunk: SumChunk, grad_output: DeviceArray, s: Scratch, tangents: Tangents | None
