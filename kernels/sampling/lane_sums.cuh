@@ -24,9 +24,9 @@ __device__ inline acc_t sum_of_own_corner(int lanes, int lane, const acc_t* dots
     for (int distance = 1; distance < CORNERS; distance *= 2) {
         const bool upper = lane & distance;
         for (int k = 0; k < CORNERS / 2 / distance; ++k) {
-            const acc_t kept = upper ? partial[2 * k + 1] : partial[2 * k];
-            const acc_t given = upper ? partial[2 * k] : partial[2 * k + 1];
-            partial[k] = kept + __shfl_xor_sync(0xffffffff, given, distance);
+            const acc_t mine = upper ? partial[2 * k + 1] : partial[2 * k];
+            const acc_t sent = upper ? partial[2 * k] : partial[2 * k + 1];
+            partial[k] = mine + __shfl_xor_sync(0xffffffff, sent, distance);
         }
     }
     acc_t sum = partial[0];

@@ -1,7 +1,7 @@
 // offset_mask_grads: gradients of offset and mask of a sample, from its corner dots.
 //
-// The corner dots of a sample are dot products over channels, one for each corner: of the gradient
-// of the sample's columns with the pixel at the corner.
+// The corner dots of a sample are dot products over channels, one for each corner: the product of
+// the gradient of the sample's columns and the pixel at the corner.
 
 struct OffsetMaskGrads {
     acc_t offset[AXES], mask;
