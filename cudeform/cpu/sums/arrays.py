@@ -78,11 +78,11 @@ class PositionArray:
         adjacent = not channels or has_adjacent_channels(array)
         return cls(array, dtype, is_addressable(array, dtype) and adjacent, channels)
 
-    def of_group(self, group: int) -> PositionArray:
-        """The part of one group."""
+    def of_groups(self, groups: slice) -> PositionArray:
+        """The part of a range of groups."""
         if self.array is None:
             return self
-        return replace(self, array=self.array[:, :, :, group : group + 1], first_group=group)
+        return replace(self, array=self.array[:, :, :, groups], first_group=groups.start)
 
     @property
     def copied(self) -> int:
@@ -150,10 +150,11 @@ class BoxArrays:
     read: tuple[PositionArray, ...]
     written: tuple[PositionArray, ...] = ()
 
-    def of_group(self, group: int) -> BoxArrays:
-        """The parts of one group."""
+    def of_groups(self, groups: slice) -> BoxArrays:
+        """The parts of a range of groups."""
         read, written = (
-            tuple([each.of_group(group) for each in arrays]) for arrays in (self.read, self.written)
+            tuple([each.of_groups(groups) for each in arrays])
+            for arrays in (self.read, self.written)
         )
         return BoxArrays(self.g, read, written)
 

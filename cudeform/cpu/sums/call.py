@@ -75,7 +75,7 @@ class SumCall:
             )
         image = len(images) * prod(images[0].shape[1:]) * dtype.itemsize
         together = 1
-        if not in_place(images, dtype):
+        if not in_place(g, images, dtype):
             together = max(1, min(g.batch, min(IMAGES_BYTES, limit // 4) // max(1, image)))
             limit -= image * together if together > 1 else 0
         positions = _box_positions(g)

@@ -19,6 +19,7 @@ from cudeform.cpu.sums.arrays import (
     is_addressable,
 )
 from cudeform.partition import split
+from cudeform.sums_geometry import SumGeometry
 
 if TYPE_CHECKING:
     from cudeform.cpu.sums.call import SumCall
@@ -55,14 +56,24 @@ class SumImages:
         return read_only(first_element(self.arrays[which][image - self.images.start]))
 
 
-def in_place(arrays: Sequence[Array], dtype: np.dtype[Any]) -> bool:
-    """Whether the loops read and write images with the strides that they have."""
+def in_place(g: SumGeometry, arrays: Sequence[Array], dtype: np.dtype[Any]) -> bool:
+    """Whether the loops read and write images with the strides that they have.
+
+    The loops have 32 bits for steps between pixels.
+    """
+    width = 1 if g.grid else max(level.width for level in g.levels)
     return all(
         is_addressable(array, dtype)
         and has_adjacent_channels(array)
         and array.strides == arrays[0].strides
+        and width * max(map(abs, array.strides[1:3])) < 2**31
         for array in arrays
     )
+
+
+def image_memory(call: SumCall, like: Array) -> Array:
+    """Allocate memory for the images that are converted at a time."""
+    return np.empty((min(call.images, call.g.batch), *like.shape[1:]), call.dtype)
 
 
 def images_of(call: SumCall, *arrays: Array | None) -> Iterator[SumImages]:
@@ -71,11 +82,10 @@ def images_of(call: SumCall, *arrays: Array | None) -> Iterator[SumImages]:
     Converted images share their memory: the next iteration overwrites it.
     """
     present = [array for array in arrays if array is not None]
-    if in_place(present, call.dtype):
+    if in_place(call.g, present, call.dtype):
         yield SumImages.of(call, slice(0, call.g.batch), tuple(present))
         return
-    shape = (min(call.images, call.g.batch), *present[0].shape[1:])
-    memory = [np.empty(shape, call.dtype) for _ in present]
+    memory = [image_memory(call, array) for array in present]
     for images in split(call.g.batch, call.images):
         converted = tuple([each[: images.stop - images.start] for each in memory])
         for source, target in zip(present, converted, strict=True):

@@ -48,9 +48,10 @@ class TapTable(NamedTuple):
     """Properties of the taps, in flat arrays of rows with one element per tap.
 
     Attributes:
-        integers: width and height of the level; base along x and y.
+        integers: width and height of the level; base along x and y; elements from one row of the
+            level to the next.
         numbers: shift along x and y; factor along x and y.
-        elements: first element of the level in an image; elements from one row to the next.
+        elements: first element of the level in an image.
     """
 
     integers: Array
@@ -70,19 +71,17 @@ class TapTable(NamedTuple):
             [level.width for level in levels],
             [level.height for level in levels],
             *zip(*[tap.base for tap in taps], strict=True),
+            [row_step(level) for level in levels],
         ]
         numbers = [
             *zip(*[tap.shift for tap in taps], strict=True),
             *zip(*[tap.factor for tap in taps], strict=True),
         ]
-        elements = [
-            [level.first * strides[1] for level in levels],
-            [row_step(level) for level in levels],
-        ]
+        elements = [level.first * strides[1] for level in levels]
         return cls(
             np.array(integers, np.int32).reshape(-1),
             np.array(numbers, dtype).reshape(-1),
-            np.array(elements, np.int64).reshape(-1),
+            np.array(elements, np.int64),
         )
 
 

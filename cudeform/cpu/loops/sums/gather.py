@@ -125,10 +125,10 @@ def sum_samples(
     block = new_sum_block(image)
     for first_tap in range(0, sizes.taps, BLOCK):
         taps, positions = begin_taps(sizes, block, table, first_tap)
-        for group in range(sizes.groups):
-            for position in range(first, last, positions):
-                count = min(positions, last - position)
-                begin_positions(sizes, block, position, count)
+        for position in range(first, last, positions):
+            count = min(positions, last - position)
+            begin_positions(sizes, block, position, count)
+            for group in range(sizes.groups):
                 locate_samples(sizes, block, count, first_tap, taps, group, samples)
                 for k in range(count):
                     index = index_in(sums, block, k, group, 0)
