@@ -116,8 +116,9 @@ class SumGeometry:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the output has no elements, or no samples."""
-        return 0 in (self.batch, self.groups, self.channels, self.taps, self.out_pixels)
+        """Whether the output or the images have no elements, or no sample is taken."""
+        sizes = (self.batch, self.groups, self.channels, self.taps, self.pixels, *self.out)
+        return 0 in sizes
 
     @property
     def taps(self) -> int:
