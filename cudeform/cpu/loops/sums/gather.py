@@ -1,8 +1,8 @@
 """The loop that sums samples: for each position and group, all taps, each times its mask.
 
 The sums of a group at a position are kept in registers, for four vectors of channels at a time,
-then for the remaining vectors. The mask multiplies the sample, not the weights of the corners, because
-infinity times a weight of 0 is NaN.
+then for the remaining vectors. The mask multiplies the sample, not the weights of the corners,
+because infinity times a weight of 0 is NaN.
 
 Arguments of the loops over sums:
 
