@@ -1,8 +1,8 @@
 """Backward: gradients of offset and mask box by box, then the gradient of the images.
 
-Each group of an image receives from all positions of that image. One thread adds them up, in the
-order of the positions, for a range of channels of a group; so the sums have the same order for any
-number of threads.
+All positions of an image contribute to the gradient of each of its groups. For a range of channels
+of a group, one thread adds the contributions in the order of the positions, so the order of the
+sums does not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from cudeform.options import Options
 from cudeform.partition import split
 from cudeform.sums_geometry import SumGeometry
 
-# Parts of the gradient of the images per thread: with several, no thread waits long for the last.
+# Number of parts of the gradient of the images per thread. With several parts, the threads finish
+# at about the same time.
 PARTS_PER_THREAD = 2
 
 
@@ -50,7 +51,7 @@ def sums_backward(
 
 
 def fill_zero(results: tuple[Array | None, ...]) -> None:
-    """Set results that no sample contributes to."""
+    """Set results to which no sample contributes to 0."""
     for array in results:
         if array is not None:
             array[...] = 0
@@ -79,12 +80,12 @@ def _write_sample_gradients(call: SumCall, input: Array, arrays: BoxArrays) -> N
 
 
 class Target(NamedTuple):
-    """What a thread adds to: a range of groups of an image, and a range of their channels.
+    """The part of a gradient that one thread computes: some groups of an image, some channels.
 
     Attributes:
-        sizes, table: of the call, for images with the strides of the gradient.
+        sizes, table: sizes and taps of the call, for images with the strides of the gradient.
         image: number of the image in the batch.
-        groups, channels: the ranges.
+        groups, channels: the ranges of groups and channels.
         grad_image: first element of the gradient of the image.
     """
 
@@ -117,7 +118,7 @@ def _scatter(call: SumCall, target: Target, box: Box, layouts: list[Positions]) 
 
 
 def scatter_images(call: SumCall, result: Array, arrays: BoxArrays, add: Add) -> None:
-    """Write a gradient of images, to which ``add`` adds the part of a box and a target."""
+    """Write a gradient of images; ``add`` adds the contribution of a box to a target."""
     if in_place(call.g, [result], call.dtype):
         clear_images(call, result)
         _scatter_into(call, result, 0, arrays, add)
@@ -157,10 +158,11 @@ def _scatter_into(
 
 
 def group_parts(call: SumCall, images: int) -> tuple[list[slice], list[slice]]:
-    """Ranges of groups, and of the channels of a group, so that all threads have work.
+    """Ranges of groups, and of the channels of a group, that occupy all threads.
 
-    They do not change the result: the order of the sums of a channel is the same for any ranges.
-    Samples of several groups at a position are often close, so a range has several groups.
+    The ranges do not change the result: the order of the sums of a channel is the same for any
+    ranges. The samples of several groups at a position are often close to each other, so a range
+    has several groups.
     """
     g, wanted = call.g, -(-PARTS_PER_THREAD * call.threads // images)
     groups = split(g.groups, max(1, g.groups // wanted))

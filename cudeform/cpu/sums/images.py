@@ -46,7 +46,7 @@ class SumImages:
 
     @classmethod
     def of(cls, call: SumCall, images: slice, arrays: tuple[Array, ...]) -> SumImages:
-        """The range ``images`` of a batch, which ``arrays`` contain and nothing else."""
+        """The images of a range of the batch; ``arrays`` contain only these."""
         strides = element_strides(arrays[0])
         sizes, table = SumSizes.of(call.g, strides), TapTable.of(call.g, strides, call.dtype)
         return cls(images, arrays, sizes, table)
@@ -57,9 +57,9 @@ class SumImages:
 
 
 def in_place(g: SumGeometry, arrays: Sequence[Array], dtype: np.dtype[Any]) -> bool:
-    """Whether the loops read and write images with the strides that they have.
+    """Whether the loops can use images with their own strides.
 
-    The loops have 32 bits for steps between pixels.
+    The loops use 32-bit integers for the distances between pixels.
     """
     width = 1 if g.grid else max(level.width for level in g.levels)
     return all(
@@ -77,7 +77,7 @@ def image_memory(call: SumCall, like: Array) -> Array:
 
 
 def images_of(call: SumCall, *arrays: Array | None) -> Iterator[SumImages]:
-    """Images, and their tangents if there are any, a range of the batch at a time.
+    """The images and, if there are any, their tangents, a range of the batch at a time.
 
     Converted images share their memory: the next iteration overwrites it.
     """

@@ -1,7 +1,7 @@
 """The loop over samples of the backward: gradients of offset and mask. Arguments as in gather.py.
 
-They follow from corner dots, see ``loops/gradients.py``; here the gradient of a sample is that of
-the output at its position and group.
+The gradients follow from the corner dots, see ``loops/gradients.py``. Here the gradient of a sample
+is the gradient of the output at its position and group.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def corner_dots(
     level, flags = level_of(sizes, block, k), block.integers[FLAGS + k]
     pixel, every = block.pixels[k], all_corners(level.size)
     dots = per_corner(level.size, same_for, (splat(scalar_like(image, 0)),))
-    # The value of the sample is not used, so the compiler leaves out the weights.
+    # The value of the sample is not used, so the compiler removes the weights.
     weights = per_corner(level.size, same_for, (scalar_like(image, 0),))
     corners, channel = flags & every, 0
     if corners == every:

@@ -1,4 +1,5 @@
-"""The gradient of the output scattered to the gradient of the images. Arguments as in gather.py."""
+"""The loop that scatters the gradient of the output to that of the images. Arguments as in
+gather.py."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from cudeform.cpu.loops.vectors import pointer_to
 
 
 class RunSizes(NamedTuple):
-    """The level of a sample, and the number of channels that a loop scatters."""
+    """The level of a sample, and the number of channels to scatter."""
 
     size: Any
     steps: Any
@@ -49,10 +50,10 @@ def sum_scatter(
     grad_output: Any,
     grad_image: Any,
 ) -> None:
-    """Add to the gradient of an image, for a range of groups and of the channels of each.
+    """Add to the gradient of an image, for a range of groups and a range of their channels.
 
-    Samples are added in the order of positions and taps, if they are at most BLOCK taps. Threads
-    with disjoint groups or ranges of channels write disjoint elements.
+    With at most BLOCK taps, samples are added in the order of positions and taps. Threads with
+    disjoint groups or ranges of channels write disjoint elements.
 
     Args:
         sizes, first, last, table, samples: as in ``gather.py``, for the strides of ``grad_image``.
