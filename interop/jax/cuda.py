@@ -32,8 +32,8 @@ CAPTURABLE = False
 # ---- while a program is lowered ------------------------------------------------------------------
 
 
-def local_gpus(devices: Iterable[Any]) -> tuple[int, ...]:
-    """CUDA ordinals of the given devices that are GPUs of this process.
+def local_gpus(operator: str, devices: Iterable[Any]) -> tuple[int, ...]:
+    """CUDA ordinals of the devices, for a call of ``operator``, that are GPUs of this process.
 
     If there are none, as in an export, the result is all GPUs of this process.
 
@@ -47,7 +47,7 @@ def local_gpus(devices: Iterable[Any]) -> tuple[int, ...]:
             gpus = jax.local_devices(backend="cuda")
         except RuntimeError as error:
             raise RuntimeError(
-                "deform_conv2d can be lowered for CUDA only on a machine where JAX has a GPU, "
+                f"{operator} can be lowered for CUDA only on a machine where JAX has a GPU, "
                 f"because the size of its workspace depends on the GPU: {error}"
             ) from error
     return tuple(sorted({each.local_hardware_id for each in gpus}))

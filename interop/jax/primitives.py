@@ -89,7 +89,7 @@ def _lower(context: Any, *arrays: Any, spec: CallSpec, platform: str) -> Any:
     elif GRAD_OUTPUT_TANGENT in spec.inputs:
         staged = partial(_both_terms, spec)
     else:
-        gpus = cuda.local_gpus(devices_of(context)) if platform == "cuda" else ()
+        gpus = cuda.local_gpus(spec.operator, devices_of(context)) if platform == "cuda" else ()
         target = Target(platform, gpus)
         if is_partitioned(context):
             target = replace(target, callback=host_callback(context, spec, platform))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from cases import Case, build
 from checks import measured_peak
+from support.functions import functions_of
 
 import cudeform
 
@@ -16,16 +17,17 @@ SLACK = MIB  # Python objects, threads, what is not an array
 
 def call(shape: tuple[int, ...], out_channels: int) -> Case:
     """A large float32 case of cheap contents: the values do not matter here."""
-    batch, channels, height, width = shape
+    batch, channels, *size = shape
+    axes, taps = len(size), 3 ** len(size)
     fill = np.float32(0.25)
     return Case(
         name="large",
         input=np.full(shape, fill),
-        offset=np.full((batch, 18, height, width), fill),
-        weight=np.full((out_channels, channels, 3, 3), fill),
+        offset=np.full((batch, axes * taps, *size), fill),
+        weight=np.full((out_channels, channels, *[3] * axes), fill),
         bias=np.full(out_channels, fill),
-        mask=np.full((batch, 9, height, width), fill),
-        grad_output=np.full((batch, out_channels, height, width), fill),
+        mask=np.full((batch, taps, *size), fill),
+        grad_output=np.full((batch, out_channels, *size), fill),
         padding=1,
     )
 
@@ -55,13 +57,13 @@ def _everything_is_imported() -> None:
 
 def forward_peak(case: Case) -> int:
     with measured_peak() as peak:
-        cudeform.deform_conv2d(**case.arguments)
+        functions_of(case).forward(**case.arguments)
     return peak.nbytes
 
 
 def backward_peak(case: Case) -> int:
     with measured_peak() as peak:
-        cudeform.deform_conv2d_backward(**case.backward_arguments)
+        functions_of(case).backward(**case.backward_arguments)
     return peak.nbytes
 
 
@@ -82,6 +84,17 @@ def test_forward_copies_nothing_that_is_channels_last(large: Case, limit: int) -
 
 def test_backward_holds_two_channels_last_images_and_the_workspace(large: Case, limit: int) -> None:
     assert backward_peak(large) <= gradients(large) + 2 * large.input.nbytes + limit + SLACK
+
+
+@pytest.mark.slow
+@pytest.mark.promise("bounded memory")
+def test_a_volume_whose_columns_are_a_gigabyte() -> None:
+    case = call((1, 16, 96, 96, 96), out_channels=16)
+    output, image = case.grad_output.nbytes, case.input.nbytes
+    columns = 27 * image
+    assert columns > 1400 * MIB
+    assert forward_peak(case) <= output + image + DEFAULT_WORKSPACE + SLACK
+    assert backward_peak(case) <= gradients(case) + 2 * image + DEFAULT_WORKSPACE + SLACK
 
 
 MEDIUM = call((2, 128, 96, 96), out_channels=8)  # two images of 4.5 MiB each, one at a time

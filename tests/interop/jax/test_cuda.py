@@ -150,7 +150,7 @@ def test_only_gpus_of_this_process_are_selected() -> None:
     def gpu(number: int, process: int) -> Any:
         return SimpleNamespace(platform="gpu", process_index=process, local_hardware_id=number)
 
-    assert jax_cuda.local_gpus([gpu(5, 0), gpu(2, 0), gpu(0, 1)]) == (2, 5)
+    assert jax_cuda.local_gpus("deform_conv3d", [gpu(5, 0), gpu(2, 0), gpu(0, 1)]) == (2, 5)
 
 
 def test_the_workspace_is_large_enough_for_each_gpu_that_may_run(
@@ -190,7 +190,7 @@ def test_lowering_without_a_gpu_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(RuntimeError, match="for CUDA only on a machine where JAX has a GPU"):
         traced.lower(lowering_platforms=("cuda",))
     jax_cuda.workspace_bytes.cache_clear()
-    monkeypatch.setattr(jax_cuda, "local_gpus", lambda devices: (0,))
+    monkeypatch.setattr(jax_cuda, "local_gpus", lambda operator, devices: (0,))
     with pytest.raises(RuntimeError, match="CuPy"):
         traced.lower(lowering_platforms=("cuda",))
 

@@ -114,3 +114,23 @@ def test_a_spec_survives_as_text(case: Case) -> None:
     assert specs
     for spec in specs:
         assert CallSpec.from_text(spec.to_text().encode()) == spec
+
+
+@every
+def test_refusals_name_the_operator_that_was_called(case: Case) -> None:
+    arrays = operands(case)
+
+    def loss(weight: Any) -> Any:
+        return jnp.sum(jnp.sin(function_of(case)(arrays | {"weight": weight})))
+
+    def sum_of_gradient(function: Any) -> Any:
+        return lambda weight: (jax.grad(function)(weight) ** 2).sum()
+
+    with pytest.raises(NotImplementedError, match=f"{case.operator} has no third derivatives"):
+        jax.grad(sum_of_gradient(sum_of_gradient(loss)))(arrays["weight"])
+    try:
+        jax.local_devices(backend="cuda")
+    except RuntimeError:
+        lower = jax.jit(function_of(case)).trace(arrays).lower
+        with pytest.raises(RuntimeError, match=f"{case.operator} can be lowered for CUDA only"):
+            lower(lowering_platforms=("cuda",))

@@ -15,7 +15,7 @@ from cudeform.arrays import Tangents
 from cudeform.family import OPERATORS
 from cudeform.interop.torch.static_args import pack
 
-from torch.autograd import gradcheck, gradgradcheck  # isort: skip
+from torch.autograd import forward_ad, gradcheck, gradgradcheck  # isort: skip
 from torch.utils.flop_counter import FlopCounterMode  # isort: skip
 
 pytestmark = quiet
@@ -225,3 +225,19 @@ def test_a_list_of_another_length_is_refused(count: int) -> None:
     operands = [torch.ones(1, 1, 3), torch.zeros(1, 1, 3), torch.ones(1, 1, 1), None, None]
     with pytest.raises(ValueError, match="static_args must be"):
         torch.ops.cudeform.deform_conv1d(*operands, [1] * count)
+
+
+@every
+def test_refusals_name_the_operator_that_was_called(case: Case) -> None:
+    leaves = tensors("cpu", case, grad=True)
+    output = function_of(case)(*leaves)
+    for _ in range(2):
+        (output,) = torch.autograd.grad(output.sin().sum(), leaves[2:3], create_graph=True)
+    with pytest.raises(NotImplementedError, match=rf"derivatives of {case.operator} are not"):
+        torch.autograd.grad(output.sum(), leaves[0])
+    operator = getattr(torch.ops.cudeform, case.operator)
+    with forward_ad.dual_level():
+        input, *others = tensors("cpu", case)
+        dual = forward_ad.make_dual(input, input)
+        with pytest.raises(NotImplementedError, match=rf"through cudeform\.{case.operator},"):
+            operator(dual, *others, static_args(case))
