@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.sums_cases import (
+    OPERANDS,
     OnGpu,
     assert_close,
     attention,
@@ -29,6 +30,38 @@ def test_a_coordinate_of_minus_one(rule: Any, deterministic: bool, new_device: A
     assert abs(wanted["offset"] - other["offset"]).max() > 0
     for operand, grad in on.grads().items():
         assert_close(grad, wanted[operand], 4e-6, operand)
+
+
+@pytest.mark.parametrize("rule", ["one_sided", "zero"])
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_tangents_at_minus_one_follow_the_rule_of_the_gradients(
+    rule: Any, deterministic: bool, new_device: Any
+) -> None:
+    """Each derivative is linear in its directions, and in the input and the mask."""
+    case = grid((3, 3), scale=1.0, remove_center=False, channels=8)
+    case.offset[...] = np.round(case.offset)
+    on = OnGpu(new_device(), case, Options(boundary_grad=rule, deterministic=deterministic))
+    grads, along = on.grads(), directions(case)
+    parts = {name: (grads[name] * along[name]).sum() for name in OPERANDS}
+    assert_close((on.jvp(along) * case.grad_output).sum(), sum(parts.values()), 1e-12)
+    double = on.double(along)
+    for name, others in (("input", ("offset", "mask")), ("mask", ("input", "offset"))):
+        wanted = sum(parts[other] for other in others)
+        assert_close((double[name] * getattr(case, name)).sum(), wanted, 1e-12, name)
+
+
+def test_an_infinite_gradient_does_not_meet_corners_out_of_bounds(new_device: Any) -> None:
+    """Nor does an infinite mask meet corners of weight 0."""
+    case = attention(((3, 4, 1),), channels=8).cast("float32")
+    case.offset[...] = 0  # half a pixel outside: a single corner is in bounds
+    case.input[...], case.grad_output[...] = 1, np.inf
+    on = OnGpu(new_device(), case)
+    assert np.isposinf(on.grads(("mask",))["mask"]).all()
+    case.offset[...] = -9  # out of range
+    assert all((grad == 0).all() for grad in on.grads().values())
+    case.offset[...] = (0.5 / 4, 0.5 / 3)  # the first pixel
+    case.mask[...] = np.inf
+    assert np.isposinf(on.output()).all()
 
 
 def test_nan_and_infinite_coordinates(new_device: Any) -> None:

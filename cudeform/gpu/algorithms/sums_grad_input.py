@@ -163,7 +163,7 @@ class SumGradInput:
             self._gather(chunk, grad_output, self.scratch, tangents)
             return 0
         nbytes = chunk.count * _elements(self.call) * self.call.variant.acc_itemsize
-        if chunk.is_first and nbytes:
+        if nbytes:  # only a gather has chunks of less than an image
             self.call.device.queue(FillZero(nbytes), [self._pointer(chunk)])
         return self._pointer(chunk)
 
