@@ -85,11 +85,11 @@ class CallSpec:
         return OPERATORS[self.operator]
 
     def with_batch(self, batch: int) -> CallSpec:
-        """The same call on another number of images."""
+        """This call with another number of images."""
         return replace(self, geometry=self.geometry.with_batch(batch))
 
     def of_examples(self, count: int) -> CallSpec:
-        """``count`` such calls as one, each with channels and groups of its own."""
+        """``count`` such calls merged into one, each with its own channels and groups."""
         return replace(self, geometry=self.geometry.of_examples(count))
 
     def is_parameter(self, name: str) -> bool:

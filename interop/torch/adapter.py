@@ -1,4 +1,4 @@
-"""The adapter for tensors: packs what is not a tensor, applies autocast, calls the operators.
+"""The adapter for tensors: it packs the settings, applies autocast, and calls the operators.
 
 torch traces and differentiates the operators of ``dispatch.py``, so the checks of sizes, dtypes and
 devices are in the operators (``impl.py``), where a compiled call runs them too.
@@ -91,7 +91,7 @@ ADAPTER = TorchAdapter()
 
 
 def _autocast_applies(tensors: tuple[Any, ...]) -> bool:
-    """Whether autocast is on, and the tensors are not all of one half precision already."""
+    """Whether autocast is on, and the tensors do not all have the same 16-bit dtype."""
     device = tensors[1].device.type
     if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
         return False
@@ -100,7 +100,7 @@ def _autocast_applies(tensors: tuple[Any, ...]) -> bool:
 
 
 def _to_float32(tensor: Tensor | None) -> Tensor | None:
-    """Half precision becomes float32; autocast leaves float64 and integers as they are."""
+    """Convert 16-bit tensors to float32; like autocast, leave float64 and integers unchanged."""
     if tensor is None or tensor.dtype not in HALVES:
         return tensor
     return tensor.float()

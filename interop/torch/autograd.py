@@ -1,9 +1,9 @@
 """Derivatives of the operators, as ``autograd.Function``s that torch.func can transform.
 
-A factory for each of the four functions of an operator makes its Function, whose docstring lists
-the arguments. Zero gradients and tangents are passed and
-returned as None. The derivatives of the forward, of the backward and of the jvp are calls of
-operators. The double backward has no derivatives, so third derivatives are not supported.
+There is one factory for each of the four functions of an operator; the docstring of the Function
+lists its arguments. Zero gradients and tangents are passed and returned as None. The derivatives of
+the forward, of the backward and of the jvp are calls of operators. The double backward has no
+derivatives, so third derivatives are not supported.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Gradient = tuple[Any, ...]
 
 
 def needed(needs: Any, tensors: Any) -> Gradient:
-    """The needed tensors, with None in place of each empty tensor that is not needed."""
+    """The tensors, with None for each that is not needed; torch has an empty tensor there."""
     return tuple(t if need else None for need, t in zip(needs, tensors, strict=True))
 
 
@@ -55,11 +55,11 @@ def _forward(operator: Operator, functions: Functions) -> Any:
         @staticmethod
         def backward(ctx: Any, grad_output: Tensor | None) -> Gradient:
             """The gradients that are needed."""
-            needs, nothing = list(ctx.needs_input_grad[:5]), (None,) * len(ctx.rest)
+            needs, no_grads = list(ctx.needs_input_grad[:5]), (None,) * len(ctx.rest)
             if grad_output is None:
-                return (None,) * 5 + nothing
+                return (None,) * 5 + no_grads
             grads = functions.backward(grad_output, *ctx.saved_tensors, needs, *ctx.rest)
-            return needed(needs, grads) + nothing
+            return needed(needs, grads) + no_grads
 
         @staticmethod
         def jvp(ctx: Any, *tangents: Any) -> Tensor:
@@ -79,7 +79,7 @@ def _backward(operator: Operator, functions: Functions) -> Any:
     letters = letters_of(operator)
 
     class Backward(torch.autograd.Function):  # type: ignore[misc]
-        """(grad_output, input, offset, weight, bias, mask, needs, static_args) -> five results."""
+        """(grad_output, input, offset, weight, bias, mask, needs, static_args) -> gradients."""
 
         generate_vmap_rule = False
 
@@ -100,14 +100,14 @@ def _backward(operator: Operator, functions: Functions) -> Any:
             grad_output, input, offset, weight, _, mask = ctx.saved_tensors
             were_needed, *static_args = ctx.rest
             cotangents = needed(were_needed, cotangents)
-            nothing = (None,) * len(ctx.rest)
+            no_grads = (None,) * len(ctx.rest)
             if all(cotangent is None for cotangent in cotangents):
-                return (None,) * 6 + nothing
+                return (None,) * 6 + no_grads
             needs = [*ctx.needs_input_grad[:4], ctx.needs_input_grad[5]]
             tensors = grad_output, input, offset, weight, mask, *cotangents
             grads = needed(needs, functions.double_backward(*tensors, needs, *static_args))
             *grads_before_bias, grad_mask = grads
-            return (*grads_before_bias, None, grad_mask, *nothing)
+            return (*grads_before_bias, None, grad_mask, *no_grads)
 
         @staticmethod
         def jvp(ctx: Any, grad_output_tangent: Tensor | None, *tangents: Any) -> Gradient:
@@ -167,7 +167,7 @@ def _jvp(operator: Operator, functions: Functions) -> Any:
             operands need second derivatives.
             """
             input, offset, weight, mask, *tangents = ctx.saved_tensors
-            needs, nothing = list(ctx.needs_input_grad[:9]), (None,) * len(ctx.rest)
+            needs, no_grads = list(ctx.needs_input_grad[:9]), (None,) * len(ctx.rest)
             of_operands: Gradient = (None,) * 4
             of_tangents: Gradient = (None,) * 5
             if grad is not None and any(needs[:4]):
@@ -180,15 +180,14 @@ def _jvp(operator: Operator, functions: Functions) -> Any:
                 tensors = grad, input, offset, weight, bias, mask
                 first = functions.backward(*tensors, needs[4:], *ctx.rest)
                 of_tangents = needed(needs[4:], first)
-            return of_operands + of_tangents + nothing
+            return of_operands + of_tangents + no_grads
 
         @staticmethod
         def jvp(ctx: Any, *_: Any) -> Any:
             """Raise: not implemented."""
             raise NotImplementedError(
                 f"forward mode of forward mode is not implemented for {operator.name}; for a "
-                "Hessian use "
-                "torch.func.hessian or jacrev inside"
+                "Hessian use torch.func.hessian or jacrev inside"
             )
 
         @staticmethod
@@ -205,7 +204,10 @@ def _double_backward(operator: Operator, functions: Functions) -> Any:
     letters, without_bias = letters_of(operator), _letters_without_bias(operator)
 
     class DoubleBackward(torch.autograd.Function):  # type: ignore[misc]
-        """(grad_output, input, offset, weight, mask, five tangents, needs, static_args) -> five."""
+        """(grad_output, input, offset, weight, mask, five tangents, needs, static_args)
+
+        -> gradients of grad_output, input, offset, weight and mask.
+        """
 
         generate_vmap_rule = False
 
@@ -217,7 +219,7 @@ def _double_backward(operator: Operator, functions: Functions) -> Any:
 
         @staticmethod
         def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-            """Save nothing: there is no derivative."""
+            """Save no_grads: there is no derivative."""
 
         @staticmethod
         def backward(ctx: Any, *_: Any) -> Any:
@@ -245,7 +247,7 @@ def _letters_without_bias(operator: Operator) -> str:
 
 
 def _results_of(dims: str, tensors: Any, needs: Any) -> list[tuple[str, bool]]:
-    """Leading dimensions of each gradient, and whether it is computed, for vmap."""
+    """For vmap: the letters of each gradient, and whether it is computed."""
     return [
         (letter, need and tensor is not None)
         for letter, tensor, need in zip(dims, tensors, needs, strict=True)
@@ -270,7 +272,7 @@ def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     return one + other
 
 
-# The Function of each function, in their order.
+# The factories, in the order of the functions of an operator.
 FACTORIES = (_forward, _backward, _jvp, _double_backward)
 
 for _name, _functions in FUNCTIONS.items():

@@ -1,7 +1,7 @@
 // offset_mask_grads: gradients of offset and mask of a sample, from its corner dots.
 //
-// The corner dots of a sample are dot products over channels, one for each corner: of the gradient
-// of the sample's columns with the pixel at the corner.
+// The corner dots of a sample are dot products over channels, one for each corner: the product of
+// the gradient of the sample's columns and the pixel at the corner.
 
 struct OffsetMaskGrads {
     acc_t offset[AXES], mask;
@@ -49,9 +49,9 @@ __device__ inline void reduce_lanes(int lanes, const acc_t* dots, bool valid, ac
     for (int distance = 1; distance < CORNERS; distance *= 2) {
         const bool upper = lane & distance;
         for (int k = 0; k < CORNERS / 2 / distance; ++k) {
-            const acc_t kept = upper ? partial[2 * k + 1] : partial[2 * k];
-            const acc_t given = upper ? partial[2 * k] : partial[2 * k + 1];
-            partial[k] = kept + __shfl_xor_sync(0xffffffff, given, distance);
+            const acc_t mine = upper ? partial[2 * k + 1] : partial[2 * k];
+            const acc_t sent = upper ? partial[2 * k] : partial[2 * k + 1];
+            partial[k] = mine + __shfl_xor_sync(0xffffffff, sent, distance);
         }
     }
     acc_t sum = partial[0];
@@ -75,33 +75,6 @@ __device__ inline void zero_out_of_bounds_dots(
         dots[j] = problem.offset_channels && record.flags >> j & 1 ? reduced[j]
                                                                    : static_cast<acc_t>(0);
     }
-}
-
-// Interpolate between `count` values along the axes that are not in `fixed`, a set of corner bits:
-// there is a value for each combination of the ends of these axes, ordered like the corners.
-__device__ inline acc_t interpolate(const acc_t* frac, int fixed, acc_t* values, int count) {
-    for (int a = AXES - 1; a >= 0; --a) {
-        if (!(fixed & corner_bit(a))) {
-            count /= 2;
-            for (int k = 0; k < count; ++k) {
-                values[k] = frac[a] * values[2 * k + 1] + (1 - frac[a]) * values[2 * k];
-            }
-        }
-    }
-    return values[0];
-}
-
-// Derivative along axis a of the multilinear function that has the values d at the corners.
-__device__ inline acc_t slope_along(const acc_t* frac, const acc_t* d, int a) {
-    const int upper = corner_bit(a);
-    acc_t differences[CORNERS / 2];
-    int count = 0;
-    for (int j = 0; j < CORNERS; ++j) {
-        if (!(j & upper)) {
-            differences[count++] = d[j | upper] - d[j];
-        }
-    }
-    return interpolate(frac, upper, differences, CORNERS / 2);
 }
 
 __device__ inline OffsetMaskGrads nan_grads() {
