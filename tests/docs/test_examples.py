@@ -1,4 +1,4 @@
-"""Every example runs as a reader would run it, in seconds, and without a warning."""
+"""Every example runs from the command line, in seconds, without a warning."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ NEEDS = {
     "align": ("matplotlib", "scipy"),
     "dask": ("distributed", "zarr"),
 }
-PICTURES = {"align_frames", "dask_straighten", "rotate_texture"}
+PICTURES = {"align_frames", "align_videos", "dask_straighten", "rotate_texture"}
 SECONDS = 120  # a few on a machine that does nothing else
 
 
