@@ -20,6 +20,7 @@ from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.checks import GRADIENTS, check_devices, check_dtypes
 from cudeform.family import AnyGeometry, AnySettings, Operator
 
+from .formats import format_of
 from .static_args import StaticArgs, unpack
 from .views import Tensor, Tensors, dtype_name, run_engine
 
@@ -71,7 +72,10 @@ def forward(
     static.check_assumed()
     operands = input, offset, weight, bias, mask
     geometry = mode.geometry(operator, _arguments(operator, operands), static)
-    output = input.new_empty(*geometry.output_shape)
+    memory_format = format_of(input, weight)
+    output = torch.empty(
+        geometry.output_shape, dtype=input.dtype, device=input.device, memory_format=memory_format
+    )
     mode.run(operator.engine.forward, operands, geometry, static.options(), output)
     return output
 
@@ -116,7 +120,10 @@ def jvp(
     operands = input, offset, weight, None, mask
     tangents = Tangents(input_tangent, offset_tangent, weight_tangent, bias_tangent, mask_tangent)
     geometry = mode.geometry(operator, _arguments(operator, operands, None, tangents), static)
-    output_tangent = input.new_empty(*geometry.output_shape)
+    memory_format = format_of(input, weight)
+    output_tangent = torch.empty(
+        geometry.output_shape, dtype=input.dtype, device=input.device, memory_format=memory_format
+    )
     mode.run(operator.engine.jvp, operands, geometry, static.options(), tangents, output_tangent)
     return output_tangent
 
@@ -163,7 +170,7 @@ def for_dispatcher(impl: Callable[..., Any], operator: Operator, mode: Mode, *ar
 def _results(needs: Sequence[bool], tensors: Tensors) -> Tensors:
     """Allocate the results; None if a result is not needed or its argument is absent."""
     return tuple(
-        torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        torch.empty_like(tensor, memory_format=format_of(tensor))
         if need and tensor is not None
         else None
         for need, tensor in zip(needs, tensors, strict=True)
