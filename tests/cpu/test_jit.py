@@ -73,8 +73,8 @@ def test_a_folder_that_cannot_be_written_is_named_once_with_the_remedy(tmp_path:
     environment = {"HOME": str(file), "XDG_CACHE_HOME": "", "NUMBA_CACHE_DIR": ""}
     done = run("-c", TRANSPOSE, **environment)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("RuntimeWarning: cudeform cannot keep its compiled loops") == 1
-    assert "set NUMBA_CACHE_DIR to a folder that can be written" in done.stderr
+    assert done.stderr.count("RuntimeWarning: cudeform cannot cache its compiled loops") == 1
+    assert "set NUMBA_CACHE_DIR to a writable folder" in done.stderr
 
 
 def twice(array: Any) -> Any:
@@ -98,7 +98,7 @@ assert (output == 2).all()
 def test_a_disk_that_fills_is_named_once(tmp_path: Path) -> None:
     done = run("-c", CONVOLVE_ON_A_FULL_DISK, NUMBA_CACHE_DIR=str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("RuntimeWarning: cudeform cannot keep its compiled loops") == 1
+    assert done.stderr.count("RuntimeWarning: cudeform cannot cache its compiled loops") == 1
 
 
 def test_a_full_disk_costs_a_warning_and_no_result(

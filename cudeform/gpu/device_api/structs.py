@@ -1,4 +1,5 @@
-"""Structs that kernels take by value: one definition, written out in C and filled by NumPy."""
+"""Structs that kernels take by value: one definition in Python, from which the C text is
+generated."""
 
 from __future__ import annotations
 
@@ -9,14 +10,14 @@ from typing import Annotated, Any, get_args, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
-# Types of fields, with their names in C. index_t is 32 or 64 bits wide.
+# Types of fields, with their names in C. index_t has 32 or 64 bits.
 Int = Annotated[int, "int"]
 Flag = Annotated[bool, "int"]
 Index = Annotated[int, "index_t"]
 Strides = Annotated[tuple[int, ...], "Strides"]  # of an (N, C, *axes) array, in elements
 Divisor = Annotated[tuple[int, int, int], "Divisor"]  # see ``divisor``
 
-# Arrays with an element for each spatial axis.
+# Arrays with one element per spatial axis.
 PerAxis = Annotated[tuple[int, ...], "int", "AXES"]
 DivisorPerAxis = Annotated[tuple[tuple[int, int, int], ...], "Divisor", "AXES"]
 
@@ -25,25 +26,25 @@ _DIVISOR = (("by", np.int32), ("multiplier", np.uint32), ("shift", np.int32))
 
 
 class Struct:
-    """Base of structs: frozen dataclasses whose fields have the types above, or are structs.
+    """Base class of structs: frozen dataclasses whose fields have the types above, or are structs.
 
-    The name in C is that of the class.
+    The class and the C struct have the same name.
     """
 
     def packed(self, index_bits: int, axes: int) -> NDArray[Any]:
-        """The struct as C lays it out for a number of spatial axes, an array of one element."""
+        """Pack the struct with C's layout, as an array of one element."""
         kind: StructType = type(self)
         struct = np.zeros(1, struct_dtype(kind, index_bits, axes))
         struct[0] = _values(self)
         return struct
 
 
-# A subclass of Struct; mypy takes classes of dataclasses for unhashable, so it cannot be told.
+# A subclass of Struct. It is Any, because mypy considers dataclass types unhashable.
 StructType = Any
 
 
 def c_text(struct: StructType, index_bits: int) -> str:
-    """The definition of a struct in C, after those of all types in it; AXES is a macro."""
+    """The C definition of a struct, after those of the structs in it; AXES is a macro."""
     texts = [f"typedef {_C_INDEX[index_bits]} index_t;"]
     if depends_on_axes(struct):
         texts.append("struct Strides { index_t n, c, axis[AXES]; };")
@@ -70,7 +71,7 @@ def divisor(by: int) -> tuple[int, int, int]:
 
 @cache
 def _fields(struct: StructType) -> tuple[tuple[str, Any], ...]:
-    """Names and types; a type is a struct or ``Annotated``."""
+    """Names and types of the fields; a type is a struct or ``Annotated``."""
     return tuple(get_type_hints(struct, include_extras=True).items())
 
 
@@ -83,7 +84,7 @@ def _c_name(kind: Any) -> str:
 
 
 def _is_array(kind: Any) -> bool:
-    """Whether a field has an element for each axis."""
+    """Whether a field is an array with one element per axis."""
     return not _is_struct(kind) and len(get_args(kind)) > 2
 
 
@@ -92,7 +93,7 @@ def _declaration(name: str, kind: Any) -> str:
 
 
 def _nested(struct: StructType) -> Iterator[StructType]:
-    """The structs that a struct has, innermost first, then itself."""
+    """The structs within a struct, innermost first, then the struct itself."""
     for _, kind in _fields(struct):
         if _is_struct(kind):
             yield from _nested(kind)
@@ -100,7 +101,7 @@ def _nested(struct: StructType) -> Iterator[StructType]:
 
 
 def _values(struct: Struct) -> tuple[Any, ...]:
-    """The values of the fields as NumPy takes them: structs as tuples, arrays as lists."""
+    """The values of the fields for NumPy: structs as tuples, arrays as lists."""
     struct_type: StructType = type(struct)
     return tuple(_value(kind, getattr(struct, name)) for name, kind in _fields(struct_type))
 
@@ -116,7 +117,7 @@ def _value(kind: Any, value: Any) -> Any:
 
 @cache
 def struct_dtype(struct: StructType, index_bits: int, axes: int) -> np.dtype[Any]:
-    """The layout of a struct, as C aligns it."""
+    """The NumPy dtype of a struct, with C's alignment."""
     index = np.dtype(f"int{index_bits}")
     strides = [("n", index), ("c", index), ("axis", index, (axes,))]
     kinds = {
