@@ -6,6 +6,7 @@ replays the plan on the GPU, for this call and for every similar call (``replay`
 code here runs once per kind of call, and its speed hardly matters.
 """
 
+from cudeform.gpu.algorithms.sums import forward as sums_forward
 from cudeform.gpu.arithmetic import Arithmetic, OnDevice
 from cudeform.gpu.backward import backward
 from cudeform.gpu.forward import forward
@@ -20,5 +21,6 @@ __all__ = [
     "forward",
     "jvp",
     "run",
+    "sums_forward",
     "workspace_bytes",
 ]

@@ -82,7 +82,7 @@ class Call:
     @property
     def max_blocks(self) -> int:
         """Maximum number of blocks of a launch with a grid-stride loop."""
-        return min(self.device.multiprocessors * BLOCKS_PER_MULTIPROCESSOR, MAX_THREADS // THREADS)
+        return most_blocks(self.device)
 
     def allocate(self, elements: int, itemsize: int | None = None) -> Memory:
         """Allocate memory for a number of elements, by default of the call's dtype."""
@@ -117,11 +117,9 @@ class Call:
         shared_bytes: int,
     ) -> None:
         """Launch a kernel with the given numbers of blocks and threads."""
-        packed = struct.packed(self.variant.index_bits, self.g.axes)
-        capability = self.device.compute_capability
-        width = atomic_width(self.variant.dtype, self.variant.vector, capability)
-        text = kernel(name, replace(self.variant, atomic_width=width))
-        self.device.queue(KernelLaunch(text, blocks, threads, packed, shared_bytes), pointers)
+        queue_launch(
+            self.device, self.variant, name, blocks, threads, pointers, struct, shared_bytes
+        )
 
     def positions(self, chunk: Chunk) -> int:
         """Number of output positions of a chunk."""
@@ -184,6 +182,28 @@ class Call:
         """Threads per sample: the largest power of two, at most 32, that divides its vectors."""
         vectors = self.g.channels // self.g.offset_groups // self.variant.vector
         return min(32, vectors & -vectors) if vectors else 1
+
+
+def most_blocks(device: Device) -> int:
+    """Maximum number of blocks of a launch with a grid-stride loop."""
+    return min(device.multiprocessors * BLOCKS_PER_MULTIPROCESSOR, MAX_THREADS // THREADS)
+
+
+def queue_launch(
+    device: Device,
+    variant: Variant,
+    name: str,
+    blocks: int,
+    threads: int,
+    pointers: Sequence[int],
+    struct: Struct,
+    shared_bytes: int = 0,
+) -> None:
+    """Queue a launch of a variant of a kernel, with atomics as wide as the device has them."""
+    packed = struct.packed(variant.index_bits, variant.axes, variant.acc_itemsize)
+    width = atomic_width(variant.dtype, variant.vector, device.compute_capability)
+    text = kernel(name, replace(variant, atomic_width=width))
+    device.queue(KernelLaunch(text, blocks, threads, packed, shared_bytes), pointers)
 
 
 def zero_arrays(device: Device, arrays: Sequence[DeviceArray]) -> None:

@@ -24,10 +24,15 @@ VECTOR_ADDS, VECTOR_CAPABILITY = 4, 90
 
 def index_bits_of(g: Geometry, arrays: Sequence[DeviceArray | None], largest: int = 0) -> int:
     """Bits of an index into these arrays and into workspace of ``largest`` elements."""
-    spans = [_span(array) for array in arrays if array is not None]
     shapes = (g.input_shape, g.offset_shape, g.weight_shape, g.output_shape)
     cells = g.batch * g.offset_groups * prod(size + 1 for size in g.size)
-    return 32 if max(*spans, *map(prod, shapes), cells, largest) <= MAX_ELEMENTS_32 else 64
+    return index_bits_for(arrays, [*map(prod, shapes), cells, largest])
+
+
+def index_bits_for(arrays: Sequence[DeviceArray | None], sizes: Sequence[int]) -> int:
+    """Bits of an index into arrays of any strides, and into workspace of some sizes."""
+    spans = [_span(array) for array in arrays if array is not None]
+    return 32 if max(*spans, *sizes) <= MAX_ELEMENTS_32 else 64
 
 
 def _span(array: DeviceArray) -> int:

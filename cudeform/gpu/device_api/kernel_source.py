@@ -19,13 +19,16 @@ ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
 _INDEXING = ("common/indexing.cuh",)
 _AXES = (*_INDEXING, "common/axes.cuh")
-_SAMPLING = (*_AXES, "sampling/sample.cuh")
+_INTERPOLATION = (*_AXES, "sampling/interpolation.cuh")
+_SAMPLING = (*_INTERPOLATION, "sampling/sample.cuh")
 _RECORDS = (*_SAMPLING, "common/vector.cuh", "sampling/sample_record.cuh")
 _COLUMNS = (*_RECORDS, "im2col/columns.cuh", "im2col/column_record.cuh")
 _TANGENT = "sampling/sample_tangent.cuh"
 _GRADS = "sampling/offset_mask_grads.cuh"
 _DIRECT = (*_RECORDS, "direct/channel_slice.cuh")
 _TENSOR_CORES = ("common/tensor_core_ptx.cuh", *_AXES)
+_SUMS = "sums/sum_sample.cuh"
+_LANES = (*_INTERPOLATION, "common/vector.cuh", _SUMS, "sums/sum_lanes.cuh")
 _GEMM = ("fused/gemm_tile.cuh", "fused/schedule.cuh")
 
 # The files of each kernel, in order. The last file contains the kernel and has its name.
@@ -56,10 +59,12 @@ FILES = {
     "reduce_grad_weight": (*_INDEXING, "direct/reduce_grad_weight.cu"),
     "pack_weight_fused": (*_TENSOR_CORES, *_GEMM, "fused/pack_weight_fused.cu"),
     "deform_fused": (
-        *(*_TENSOR_CORES, "sampling/sample.cuh", *_GEMM, "fused/sampler.cuh"),
+        *(*_TENSOR_CORES, "sampling/interpolation.cuh", "sampling/sample.cuh"),
+        *(*_GEMM, "fused/sampler.cuh"),
         "fused/deform_fused.cu",
     ),
     "reduce_split_k": (*_AXES, "fused/reduce_split_k.cu"),
+    "deform_sum": (*_LANES, "sums/deform_sum.cu"),
 }
 
 
@@ -109,6 +114,7 @@ class Variant:
         tile: tile of the fused kernel.
         atomic_width: number of contiguous elements of one atomic addition, 4 or 1.
         axes: number of spatial axes, 1 to 3.
+        coord_dtype: dtype of offsets and masks, for sums; None for that of the other arrays.
     """
 
     dtype: str
@@ -119,6 +125,7 @@ class Variant:
     tile: GemmTile | None = None
     atomic_width: int = 1
     axes: int = 2
+    coord_dtype: str | None = None
 
     @property
     def acc_itemsize(self) -> int:
@@ -147,8 +154,15 @@ def kernel(name: str, variant: Variant) -> Kernel:
         variant = replace(variant, axes=2)
     if not adds_atomically(name):
         variant = replace(variant, atomic_width=1)
+    if not is_sum(name):
+        variant = replace(variant, coord_dtype=None)
     parts = [_prelude(variant), read("common/ptx.cuh"), _types(name, variant), *map(read, among)]
     return Kernel(name, "\n".join(parts))
+
+
+def is_sum(name: str) -> bool:
+    """Whether a kernel sums samples, and so depends on ``coord_dtype`` and has two axes."""
+    return _SUMS in FILES[name]
 
 
 def adds_atomically(name: str) -> bool:
@@ -193,9 +207,11 @@ def _tile_constants(tile: GemmTile, dtype: str) -> dict[str, int]:
 
 def _types(name: str, variant: Variant) -> str:
     acc = "double" if variant.dtype == "float64" else "float"
+    coord = SCALARS[variant.coord_dtype or variant.dtype]
     return (
         '#line 1 "types"\n'
         f"typedef {SCALARS[variant.dtype]} scalar_t;\n"
         f"typedef {acc} acc_t;\n"
+        f"{f'typedef {coord} coord_t;' if is_sum(name) else ''}"
         f"{c_text(PARAMS[name], variant.index_bits)}"
     )

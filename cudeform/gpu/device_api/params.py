@@ -16,6 +16,7 @@ from cudeform.gpu.device_api.sizes import (
     TangentStrides,
 )
 from cudeform.gpu.device_api.structs import Flag, Index, Int, PerAxis, Strides, Struct
+from cudeform.gpu.device_api.sums_params import SumForward
 
 # ---- layout/ -------------------------------------------------------------------------------------
 
@@ -252,4 +253,5 @@ PARAMS: dict[str, type[Struct]] = {
     "pack_weight_fused": PackWeightFused,
     "deform_fused": Fused,
     "reduce_split_k": ReduceSplitK,
+    "deform_sum": SumForward,
 }

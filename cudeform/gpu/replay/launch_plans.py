@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from threading import Lock
-from typing import Any, Concatenate
+from typing import Any, Concatenate, TypeVar
 
 from cudeform.arrays import DeviceArray, Operands
 from cudeform.geometry import Geometry
@@ -22,6 +22,7 @@ from cudeform.gpu.device_api.commands import Step
 from cudeform.gpu.device_api.protocol import Device, Executor, Memory
 from cudeform.gpu.replay.recorder import POINTER_ALIGNMENT, Recorder
 from cudeform.options import Options
+from cudeform.sums_geometry import SumGeometry
 
 # Maximum number of plans; a training step makes a few dozen different calls.
 MAX_PLANS = 512
@@ -35,8 +36,10 @@ MEMORY_LIMITED_CALLS = 64
 
 Arrays = list[DeviceArray | None]
 
-# forward, backward, jvp or double_backward of this package.
-Function = Callable[Concatenate[Device, Operands, Geometry, Options, ...], None]
+AnyGeometry = TypeVar("AnyGeometry", bound=Geometry | SumGeometry)
+
+# forward, backward, jvp or double_backward of this package, or the same of sums.
+Function = Callable[Concatenate[Device, Operands, AnyGeometry, Options, ...], None]
 
 
 @dataclass
@@ -109,10 +112,10 @@ PLANS = PlanCache()
 
 
 def run(
-    function: Function,
+    function: Function[AnyGeometry],
     device: Executor,
     operands: Operands,
-    g: Geometry,
+    g: AnyGeometry,
     options: Options,
     *rest: Any,
 ) -> None:
@@ -146,10 +149,10 @@ def run(
 
 
 def workspace_bytes(
-    function: Function,
+    function: Function[AnyGeometry],
     device: Executor,
     operands: Operands,
-    g: Geometry,
+    g: AnyGeometry,
     options: Options,
     *rest: Any,
 ) -> int:
@@ -170,7 +173,11 @@ def _allocate(device: Executor, plan: LaunchPlan) -> Memory | None:
 
 
 def _key(
-    function: Function, device: Executor, g: Geometry, options: Options, arrays: Arrays
+    function: Function[AnyGeometry],
+    device: Executor,
+    g: AnyGeometry,
+    options: Options,
+    arrays: Arrays,
 ) -> Hashable:
     """The key of a plan: everything that it depends on. Shapes follow from the geometry."""
     hardware = device.kind, device.compute_capability, device.multiprocessors
@@ -193,10 +200,10 @@ def _flat(operands: Operands, rest: Sequence[Any]) -> Arrays:
 
 
 def _record(
-    function: Function,
+    function: Function[AnyGeometry],
     device: Executor,
     operands: Operands,
-    g: Geometry,
+    g: AnyGeometry,
     options: Options,
     rest: Sequence[Any],
 ) -> LaunchPlan:
