@@ -1,8 +1,9 @@
 """Straighten an image on disk that is larger than the memory of a worker.
 
-A scanner wobbled: each row and each column of a slide is displaced by up to 24 pixels. The
-displacements are known, and a deformable convolution of one tap moves every pixel back, from one
-zarr array to another. Two workers hold a few chunks at a time, whatever the size of the image.
+The scanner of a slide wobbled, so every pixel of the scan is displaced by up to 24 pixels. The
+displacements are known. A deformable convolution with one tap moves every pixel back; it reads one
+zarr array and writes another. Each of two workers holds a few chunks at a time, for any size of the
+image.
 
     python examples/dask_straighten.py [picture.png] [--size 20480 --tile 2048 --memory 2GB]
 """
@@ -26,24 +27,24 @@ from distributed import Client, LocalCluster, progress
 
 from cudeform.interop.dask import deform_conv2d
 
-REACH = 24  # pixels
+REACH = 24  # the largest displacement, in pixels
 
 
 def truth(y: Any, x: Any) -> Any:
-    """The slide as it is: round cells of 60 to 80 pixels, in larger regions."""
+    """The true slide: round cells of 60 to 80 pixels, in larger regions."""
     cells = np.cos(y / 11) * np.cos(x / 13) + 0.5 * np.cos((y + x) / 17)
     return (cells + 0.5 * np.cos(y / 301) * np.cos(x / 407)).astype("float32")
 
 
 def displacement(y: Any, x: Any) -> tuple[Any, Any]:
-    """Where the scanner saw the point (y, x), seen from there: dy and dx."""
+    """The displacement (dy, dx) from a point of the slide to the pixel that shows it."""
     return REACH * np.sin(y / 290 + x / 1900), REACH * np.cos(x / 330 - y / 1500)
 
 
 def scanned(y: Any, x: Any) -> Any:
-    """A block of the scan: each pixel shows the point whose displacement led there."""
+    """A block of the scan: each pixel shows the point that was displaced to it."""
     at_y, at_x = y, x
-    for _ in range(12):  # a contraction: the displacement changes slowly
+    for _ in range(12):  # solves at + displacement(at) == (y, x); it converges, as slopes are small
         dy, dx = displacement(at_y, at_x)
         at_y, at_x = y - dy, x - dx
     return truth(at_y, at_x)[None, None]
@@ -69,7 +70,7 @@ def on_blocks(function: Any, channels: int, size: int, tile: int) -> Any:
 
 @contextmanager
 def peak_memory(cluster: LocalCluster) -> Iterator[list[float]]:
-    """Peak memory of each worker in MB, known when the block ends."""
+    """Measure the peak memory of each worker in MB; the list is complete when the block ends."""
     workers = [psutil.Process(worker.pid) for worker in cluster.workers.values()]
     peaks = [0.0] * len(workers)
     done = threading.Event()
@@ -89,7 +90,7 @@ def peak_memory(cluster: LocalCluster) -> Iterator[list[float]]:
 
 
 def straighten(folder: str, size: int, tile: int, cluster: LocalCluster, client: Client) -> None:
-    """From scan.zarr to straight.zarr."""
+    """Compute straight.zarr from scan.zarr."""
     scan = da.from_zarr(f"{folder}/scan.zarr")
     offset = on_blocks(field, 2, size, tile)
     one_tap = np.ones((1, 1, 1, 1), "float32")
@@ -106,7 +107,7 @@ def straighten(folder: str, size: int, tile: int, cluster: LocalCluster, client:
 
 
 def errors(folder: str, size: int, tile: int) -> tuple[float, float]:
-    """Largest difference from the truth before and after, away from the edge."""
+    """Largest difference from the true slide, before and after, except near the edge."""
     right = on_blocks(lambda y, x: truth(y, x)[None, None], 1, size, tile)
     inside = (..., slice(2 * REACH, -2 * REACH), slice(2 * REACH, -2 * REACH))
     names = ("scan", "straight")
@@ -116,7 +117,7 @@ def errors(folder: str, size: int, tile: int) -> tuple[float, float]:
 
 
 def draw(folder: str, size: int, tile: int, path: str) -> None:
-    """Thumbnails before and after with the field, and the same of a small part."""
+    """Draw the images before and after and the displacements: the whole, and a detail."""
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(2, 3, figsize=(12, 8), layout="constrained")
@@ -160,7 +161,7 @@ def main() -> None:
         Client(cluster) as client,
     ):
         on_blocks(scanned, 1, size, tile).to_zarr(f"{folder}/scan.zarr")
-        client.restart()  # with workers that have held nothing yet
+        client.restart()  # new workers, so that their peak memory is that of the convolution
         straighten(folder, size, tile, cluster, client)
         before, after = errors(folder, size, tile)
         print(f"largest error: {before:.3f} before, {after:.3f} after")

@@ -1,8 +1,8 @@
-"""Tiers of the tests, their requirements, their promises; fixtures are in the folders.
+"""The tiers of the tests, their required libraries, and the promises that they keep.
 
-The default run deselects ``slow`` and ``gpu``, which are asked for with ``-m``. Whoever asks for
-``slow`` gets the long hypothesis profile, and the hypothesis tests that the default run has with
-few examples. What a folder needs is imported by its own ``conftest.py``.
+The default run deselects the marks ``slow`` and ``gpu``; ``-m`` selects them. A run of ``slow``
+includes all hypothesis tests, with the long profile. The default run has them with few examples.
+The ``conftest.py`` of each folder has its fixtures and imports the libraries that it needs.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ settings.register_profile(
 settings.register_profile("long", settings.get_profile("quick"), max_examples=300)
 settings.load_profile("quick")
 
-# Libraries that must be there: CI names those that it installs.
+# Libraries that must be installed; CI lists those that it installs.
 REQUIRED = os.environ.get("CUDEFORM_REQUIRED", "").split()
 MISSING = re.compile(r"could not import '([\w.]+)'|needs ([\w.]+)$")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """A run of all folders takes two processes, where pytest-xdist is there to start them.
+    """Use two processes for a run of all folders, if pytest-xdist is installed.
 
-    A file goes to one of them, for its tests share what a module compiles.
+    All tests of a file run in the same process, because they share compiled code.
     """
     if hasattr(config, "workerinput"):
-        return  # this is one of them
+        return  # this process is a worker
     option = config.option
     asked = getattr(option, "numprocesses", 0) is not None
     alone = option.usepdb or option.collectonly or _asks_for("gpu", config)  # there is one GPU
@@ -65,7 +65,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header() -> list[str]:
-    """List on one line what this machine lacks, instead of a skip for each affected test."""
+    """List missing libraries on one line, instead of a skip for each affected test."""
     lines = []
     if missing := [name for name in ADAPTED if not has(name)]:
         lines.append(f"not installed, so not tested: {', '.join(missing)}")
@@ -101,9 +101,10 @@ def _asks_for(tier: str, config: pytest.Config) -> bool:
 
 
 def _thin_out_combinations(items: list[pytest.Item]) -> None:
-    """Where ``each_value`` stands, leave a diagonal of all combinations in the default run.
+    """Of a test with the mark ``each_value``, keep only some combinations in the default run.
 
-    The diagonal has every value of every parameter: as many tests as the longest list has values.
+    They contain every value of every parameter; their number is the length of the longest list of
+    values. The other combinations get the mark ``slow``.
     """
     tests: dict[str, list[pytest.Function]] = defaultdict(list)
     for item in items:
@@ -111,21 +112,21 @@ def _thin_out_combinations(items: list[pytest.Item]) -> None:
             assert isinstance(item, pytest.Function)
             tests[item.nodeid.partition("[")[0]].append(item)
     for combinations in tests.values():
-        lists: list[dict[tuple[int, ...], int]] = []  # of each decorator: values, in order
-        places = []
+        lists: list[dict[tuple[int, ...], int]] = []  # for each decorator, the index of each value
+        indices = []
         for item in combinations:
             values = list(_values(item))
             lists = lists or [{} for _ in values]
             pairs = zip(lists, values, strict=True)
-            places.append([seen.setdefault(value, len(seen)) for seen, value in pairs])
+            indices.append([seen.setdefault(value, len(seen)) for seen, value in pairs])
         chosen = _diagonal([len(seen) for seen in lists])
-        for item, place in zip(combinations, places, strict=True):
-            if tuple(place) not in chosen:
+        for item, index in zip(combinations, indices, strict=True):
+            if tuple(index) not in chosen:
                 item.add_marker(pytest.mark.slow)
 
 
 def _diagonal(sizes: list[int]) -> set[tuple[int, ...]]:
-    """Indices into lists of these sizes: each index of each list, in different company."""
+    """Combinations of indices into lists of these sizes that contain each index of each list."""
     length = max(sizes)
     steps, step = [], 1
     for size in sizes:
@@ -139,14 +140,14 @@ def _diagonal(sizes: list[int]) -> set[tuple[int, ...]]:
 
 
 def _values(item: pytest.Function) -> Iterator[tuple[int, ...]]:
-    """What a test takes of each of its decorators ``parametrize``, by identity."""
+    """The identities of the values that a test gets from each decorator ``parametrize``."""
     for mark in item.iter_markers("parametrize"):
         names = mark.args[0].split(",") if isinstance(mark.args[0], str) else mark.args[0]
         yield tuple(id(item.callspec.params[name.strip()]) for name in names)
 
 
 def _tests_by_promise(items: list[pytest.Item]) -> dict[str, list[str]]:
-    """The tests of the default run that name each promise."""
+    """For each promise, the tests of the default run that keep it."""
     found: dict[str, list[str]] = {promise: [] for promise in PROMISES}
     for item in items:
         for mark in item.iter_markers("promise"):

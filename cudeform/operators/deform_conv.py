@@ -28,8 +28,8 @@ def deform_conv2d(
     al., "Deformable ConvNets v2", CVPR 2019) with one. Arguments, order and defaults are those of
     ``torchvision.ops.deform_conv2d``, and so are the results.
 
-    The offset, seen as ``(N, offset_groups, KH, KW, 2, OH, OW)``, holds **dy first, then dx**, in
-    pixels. Tap ``(i, j)`` of output position ``(oy, ox)`` samples the input at::
+    The offset, viewed as ``(N, offset_groups, KH, KW, 2, OH, OW)``, contains **dy first, then dx**,
+    in pixels. Tap ``(i, j)`` of output position ``(oy, ox)`` samples the input at::
 
         y = oy * stride_h - pad_top  + i * dilation_h + dy
         x = ox * stride_w - pad_left + j * dilation_w + dx
@@ -45,9 +45,9 @@ def deform_conv2d(
         weight: (O, C/groups, KH, KW).
         bias: (O,), or None.
         stride: vertical and horizontal, or one number for both.
-        padding: zeros added on each side: a number, (vertical, horizontal), or
-            ((top, bottom), (left, right)). Or "valid", none, or at stride 1 "same", which keeps the
-            size: bottom and right get the larger half.
+        padding: zeros added on each side: a number, (vertical, horizontal), or ((top, bottom),
+            (left, right)). "valid" means no padding. "same", at stride 1 only, keeps the size;
+            bottom and right get the larger half.
         dilation: vertical and horizontal distance of taps, or one number for both.
         mask: (N, offset_groups*KH*KW, OH, OW), the factor of each sample, or None for 1. No
             sigmoid is applied.
@@ -60,9 +60,9 @@ def deform_conv2d(
         ``OH = (H + top + bottom - dilation_h*(KH - 1) - 1) // stride_h + 1``.
 
     Raises:
-        TypeError: an argument that is no array, arrays of different libraries or dtypes, an
-            unsupported dtype.
-        ValueError: arrays on different devices, shapes that do not fit, an impossible size.
+        TypeError: an argument is no array, arrays have different libraries or dtypes, or a dtype
+            is not supported.
+        ValueError: arrays are on different devices, shapes do not fit, or a size is impossible.
 
     Example:
         >>> import numpy as np, cudeform
@@ -100,10 +100,10 @@ def deform_conv2d_backward(
         needs: names of the arguments whose gradients are needed; the others are not computed.
 
     Returns:
-        A named tuple ``(input, offset, weight, bias, mask)``, each of its argument's shape and
-        dtype, None where not needed or where there is no such argument.
+        A named tuple ``(input, offset, weight, bias, mask)``. A gradient has the shape and dtype of
+        its argument; it is None if it is not needed or the argument is absent.
 
-    At whole coordinates the gradient of the offset is the derivative to the right, as in
+    At integer coordinates the gradient of the offset is the derivative to the right, as in
     torchvision; ``cudeform.options(boundary_grad="zero")`` selects the other convention at the
     image's edge. There are two deliberate differences from torchvision. The side is decided by the
     offset alone, so an offset of -1e-9 is to the left of a pixel in float32 too. A sample outside
@@ -143,7 +143,7 @@ def deform_conv2d_jvp(
 
     Args:
         tangents: :class:`cudeform.Tangents`, ``cudeform.Tangents(input=..., offset=...)``: one
-            direction for each argument, of its shape and dtype; None stands for zero.
+            direction for each argument, of its shape and dtype; None means zero.
         input, offset, weight, bias, stride, padding, dilation, mask: as for
             :func:`deform_conv2d`.
 
@@ -181,19 +181,19 @@ def deform_conv2d_double_backward(
     *,
     needs: Sequence[str] = DOUBLE_GRADIENTS,
 ) -> DoubleGradients:
-    """Gradients of the gradients: of ``sum(cotangents * deform_conv2d_backward(...))``.
+    """Gradients of ``sum(cotangents * deform_conv2d_backward(...))``.
 
     Args:
         cotangents: :class:`cudeform.Tangents`: one cotangent for each gradient, of its shape and
-            dtype; None stands for zero.
+            dtype; None means zero.
         grad_output: (N, O, OH, OW), as for :func:`deform_conv2d_backward`.
         input, offset, weight, bias, stride, padding, dilation, mask: as for
             :func:`deform_conv2d`.
         needs: names of the results that are needed; the others are not computed.
 
     Returns:
-        A named tuple ``(grad_output, input, offset, weight, mask)``. It has no bias: no gradient
-        depends on the bias.
+        A named tuple ``(grad_output, input, offset, weight, mask)``. There is no bias, because no
+        gradient depends on it.
 
     Raises:
         TypeError, ValueError: as :func:`deform_conv2d_backward`.

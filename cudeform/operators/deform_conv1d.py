@@ -24,9 +24,9 @@ def deform_conv1d(
 ) -> Any:
     """Deformable convolution in one dimension: each tap samples the input at a displaced position.
 
-    What :func:`deform_conv2d` is for images, for signals, sequences and series. The offset, seen as
-    ``(N, offset_groups, KW, OW)``, holds the displacements **dx** in samples of the input. Tap
-    ``j`` of output position ``ox`` samples the input at::
+    The counterpart of :func:`deform_conv2d` for signals, sequences and series. The offset, viewed
+    as ``(N, offset_groups, KW, OW)``, contains the displacements **dx** in samples of the input.
+    Tap ``j`` of output position ``ox`` samples the input at::
 
         x = ox * stride - pad_left + j * dilation + dx
 
@@ -40,8 +40,8 @@ def deform_conv1d(
         weight: (O, C/groups, KW).
         bias: (O,), or None.
         stride: a number, or a tuple of one.
-        padding: zeros added on each side: a number, (width,), or ((left, right),). Or "valid",
-            none, or at stride 1 "same", which keeps the size: right gets the larger half.
+        padding: zeros added on each side: a number, (width,), or ((left, right),). "valid" means
+            no padding. "same", at stride 1 only, keeps the size; right gets the larger half.
         dilation: distance of taps, a number or a tuple of one.
         mask: (N, offset_groups*KW, OW), the factor of each sample, or None for 1. No sigmoid is
             applied.
@@ -54,9 +54,9 @@ def deform_conv1d(
         ``OW = (W + left + right - dilation*(KW - 1) - 1) // stride + 1``.
 
     Raises:
-        TypeError: an argument that is no array, arrays of different libraries or dtypes, an
-            unsupported dtype.
-        ValueError: arrays on different devices, shapes that do not fit, an impossible size.
+        TypeError: an argument is no array, arrays have different libraries or dtypes, or a dtype
+            is not supported.
+        ValueError: arrays are on different devices, shapes do not fit, or a size is impossible.
 
     Example:
         >>> import numpy as np, cudeform
@@ -84,7 +84,7 @@ def deform_conv1d_backward(
 ) -> Gradients:
     """Gradients of ``(grad_output * deform_conv1d(...)).sum()``.
 
-    Conventions at whole coordinates and at the edge are those of :func:`deform_conv2d_backward`.
+    The conventions at integer coordinates and at the edge are as in :func:`deform_conv2d_backward`.
 
     Args:
         grad_output: (N, O, OW), same library, dtype and device as the input.
@@ -93,8 +93,8 @@ def deform_conv1d_backward(
         needs: names of the arguments whose gradients are needed; the others are not computed.
 
     Returns:
-        A named tuple ``(input, offset, weight, bias, mask)``, each of its argument's shape and
-        dtype, None where not needed or where there is no such argument.
+        A named tuple ``(input, offset, weight, bias, mask)``. A gradient has the shape and dtype of
+        its argument; it is None if it is not needed or the argument is absent.
 
     Raises:
         TypeError, ValueError: as :func:`deform_conv1d`, or a name in ``needs`` that is no argument.
@@ -128,7 +128,7 @@ def deform_conv1d_jvp(
 
     Args:
         tangents: :class:`cudeform.Tangents`: one direction for each argument, of its shape and
-            dtype; None stands for zero.
+            dtype; None means zero.
         input, offset, weight, bias, stride, padding, dilation, mask: as for
             :func:`deform_conv1d`.
 
@@ -165,19 +165,19 @@ def deform_conv1d_double_backward(
     *,
     needs: Sequence[str] = DOUBLE_GRADIENTS,
 ) -> DoubleGradients:
-    """Gradients of the gradients: of ``sum(cotangents * deform_conv1d_backward(...))``.
+    """Gradients of ``sum(cotangents * deform_conv1d_backward(...))``.
 
     Args:
         cotangents: :class:`cudeform.Tangents`: one cotangent for each gradient, of its shape and
-            dtype; None stands for zero.
+            dtype; None means zero.
         grad_output: (N, O, OW), as for :func:`deform_conv1d_backward`.
         input, offset, weight, bias, stride, padding, dilation, mask: as for
             :func:`deform_conv1d`.
         needs: names of the results that are needed; the others are not computed.
 
     Returns:
-        A named tuple ``(grad_output, input, offset, weight, mask)``. It has no bias: no gradient
-        depends on the bias.
+        A named tuple ``(grad_output, input, offset, weight, mask)``. There is no bias, because no
+        gradient depends on it.
 
     Raises:
         TypeError, ValueError: as :func:`deform_conv1d_backward`.

@@ -24,8 +24,8 @@ def deform_conv3d(
 ) -> Any:
     """Deformable convolution in three dimensions: taps sample a volume at displaced positions.
 
-    What :func:`deform_conv2d` is for images, for volumes and video. The offset, seen as
-    ``(N, offset_groups, KD, KH, KW, 3, OD, OH, OW)``, holds **dz, then dy, then dx**, in voxels.
+    The counterpart of :func:`deform_conv2d` for volumes and video. The offset, viewed as
+    ``(N, offset_groups, KD, KH, KW, 3, OD, OH, OW)``, contains **dz, then dy, then dx**, in voxels.
     Tap ``(h, i, j)`` of output position ``(oz, oy, ox)`` samples the input at::
 
         z = oz * stride_d - pad_front + h * dilation_d + dz
@@ -34,8 +34,8 @@ def deform_conv3d(
 
     by trilinear interpolation of the volume extended by zeros; a sample is 0 unless
     ``-1 < z < D``, ``-1 < y < H`` and ``-1 < x < W``. Channel ``c`` follows offset group
-    ``c // (C / offset_groups)``. A NaN coordinate gives NaN, an infinite one is outside. To keep
-    taps in their slice, let dz be 0.
+    ``c // (C / offset_groups)``. A NaN coordinate gives NaN, an infinite one is outside. With a dz
+    of 0, taps stay in their slice.
 
     Args:
         input: (N, C, D, H, W), float16, bfloat16, float32 or float64, any strides.
@@ -45,8 +45,8 @@ def deform_conv3d(
         bias: (O,), or None.
         stride: (depth, height, width), or one number for all.
         padding: zeros added on each side: a number, (depth, height, width), or
-            ((front, back), (top, bottom), (left, right)). Or "valid", none, or at stride 1 "same",
-            which keeps the size: back, bottom and right get the larger half.
+            ((front, back), (top, bottom), (left, right)). "valid" means no padding. "same",
+            at stride 1 only, keeps the size; back, bottom and right get the larger half.
         dilation: distance of taps, (depth, height, width), or one number for all.
         mask: (N, offset_groups*KD*KH*KW, OD, OH, OW), the factor of each sample, or None for 1. No
             sigmoid is applied.
@@ -59,9 +59,9 @@ def deform_conv3d(
         :func:`deform_conv2d`.
 
     Raises:
-        TypeError: an argument that is no array, arrays of different libraries or dtypes, an
-            unsupported dtype.
-        ValueError: arrays on different devices, shapes that do not fit, an impossible size.
+        TypeError: an argument is no array, arrays have different libraries or dtypes, or a dtype
+            is not supported.
+        ValueError: arrays are on different devices, shapes do not fit, or a size is impossible.
 
     Example:
         >>> import numpy as np, cudeform
@@ -94,7 +94,7 @@ def deform_conv3d_backward(
 ) -> Gradients:
     """Gradients of ``(grad_output * deform_conv3d(...)).sum()``.
 
-    Conventions at whole coordinates and at the edge are those of :func:`deform_conv2d_backward`.
+    The conventions at integer coordinates and at the edge are as in :func:`deform_conv2d_backward`.
 
     Args:
         grad_output: (N, O, OD, OH, OW), same library, dtype and device as the input.
@@ -103,8 +103,8 @@ def deform_conv3d_backward(
         needs: names of the arguments whose gradients are needed; the others are not computed.
 
     Returns:
-        A named tuple ``(input, offset, weight, bias, mask)``, each of its argument's shape and
-        dtype, None where not needed or where there is no such argument.
+        A named tuple ``(input, offset, weight, bias, mask)``. A gradient has the shape and dtype of
+        its argument; it is None if it is not needed or the argument is absent.
 
     Raises:
         TypeError, ValueError: as :func:`deform_conv3d`, or a name in ``needs`` that is no argument.
@@ -139,7 +139,7 @@ def deform_conv3d_jvp(
 
     Args:
         tangents: :class:`cudeform.Tangents`: one direction for each argument, of its shape and
-            dtype; None stands for zero.
+            dtype; None means zero.
         input, offset, weight, bias, stride, padding, dilation, mask: as for
             :func:`deform_conv3d`.
 
@@ -178,19 +178,19 @@ def deform_conv3d_double_backward(
     *,
     needs: Sequence[str] = DOUBLE_GRADIENTS,
 ) -> DoubleGradients:
-    """Gradients of the gradients: of ``sum(cotangents * deform_conv3d_backward(...))``.
+    """Gradients of ``sum(cotangents * deform_conv3d_backward(...))``.
 
     Args:
         cotangents: :class:`cudeform.Tangents`: one cotangent for each gradient, of its shape and
-            dtype; None stands for zero.
+            dtype; None means zero.
         grad_output: (N, O, OD, OH, OW), as for :func:`deform_conv3d_backward`.
         input, offset, weight, bias, stride, padding, dilation, mask: as for
             :func:`deform_conv3d`.
         needs: names of the results that are needed; the others are not computed.
 
     Returns:
-        A named tuple ``(grad_output, input, offset, weight, mask)``. It has no bias: no gradient
-        depends on the bias.
+        A named tuple ``(grad_output, input, offset, weight, mask)``. There is no bias, because no
+        gradient depends on it.
 
     Raises:
         TypeError, ValueError: as :func:`deform_conv3d_backward`.

@@ -28,15 +28,15 @@ def deform_conv_transpose1d(
 ) -> Any:
     """Transposed deformable convolution in one dimension: taps add at displaced positions.
 
-    What :func:`deform_conv_transpose2d` is for images, for signals and series. The offset, seen as
-    ``(N, offset_groups, KW, W)``, holds the displacements **dx** in samples of the output.
+    The counterpart of :func:`deform_conv_transpose2d` for signals and series. The offset, viewed as
+    ``(N, offset_groups, KW, W)``, contains the displacements **dx** in samples of the output.
     Tap ``j`` of input position ``ix`` adds to the output at::
 
         x = ix * stride - pad_left + j * dilation + dx
 
-    Each product is shared by two samples, linearly. What falls outside of the output is lost.
-    Channel ``c`` of the output follows offset group ``c // (O / offset_groups)``. With zero offset
-    and no mask it is ``torch.nn.functional.conv_transpose1d``.
+    Each product is added to two samples, with linear weights; parts outside the output are
+    discarded. Channel ``c`` of the output follows offset group ``c // (O / offset_groups)``. With
+    zero offset and no mask it is ``torch.nn.functional.conv_transpose1d``.
 
     Args:
         input: (N, C, W), float16, bfloat16, float32 or float64, any strides.
@@ -45,7 +45,7 @@ def deform_conv_transpose1d(
         weight: (C, O/groups, KW).
         bias: (O,), or None.
         stride: a number, or a tuple of one.
-        padding: what is cut off on each side of the output: a number, (width,), or
+        padding: elements to crop on each side of the output: a number, (width,), or
             ((left, right),).
         output_padding: added to the size of the output at the right; less than stride or dilation.
         dilation: distance of taps, a number or a tuple of one.
@@ -61,9 +61,9 @@ def deform_conv_transpose1d(
         ``OW = (W - 1)*stride - left - right + dilation*(KW - 1) + 1 + output_padding``.
 
     Raises:
-        TypeError: an argument that is no array, arrays of different libraries or dtypes, an
-            unsupported dtype.
-        ValueError: arrays on different devices, shapes that do not fit, an impossible size.
+        TypeError: an argument is no array, arrays have different libraries or dtypes, or a dtype
+            is not supported.
+        ValueError: arrays are on different devices, shapes do not fit, or a size is impossible.
 
     Example:
         >>> import numpy as np, cudeform
@@ -95,7 +95,7 @@ def deform_conv_transpose1d_backward(
 ) -> Gradients:
     """Gradients of ``(grad_output * deform_conv_transpose1d(...)).sum()``.
 
-    Conventions at whole coordinates and at the edge are those of :func:`deform_conv2d_backward`.
+    The conventions at integer coordinates and at the edge are as in :func:`deform_conv2d_backward`.
 
     Args:
         grad_output: (N, O, OW), same library, dtype and device as the input.
@@ -104,8 +104,8 @@ def deform_conv_transpose1d_backward(
         needs: names of the arguments whose gradients are needed; the others are not computed.
 
     Returns:
-        A named tuple ``(input, offset, weight, bias, mask)``, each of its argument's shape and
-        dtype, None where not needed or where there is no such argument.
+        A named tuple ``(input, offset, weight, bias, mask)``. A gradient has the shape and dtype of
+        its argument; it is None if it is not needed or the argument is absent.
 
     Raises:
         TypeError, ValueError: as :func:`deform_conv_transpose1d`, or a name in ``needs`` that is no
@@ -147,7 +147,7 @@ def deform_conv_transpose1d_jvp(
 
     Args:
         tangents: :class:`cudeform.Tangents`: one direction for each argument, of its shape and
-            dtype; None stands for zero.
+            dtype; None means zero.
         input, offset, weight, bias, stride, padding, output_padding, dilation, mask, groups: as for
             :func:`deform_conv_transpose1d`.
 
@@ -187,19 +187,19 @@ def deform_conv_transpose1d_double_backward(
     groups: int = 1,
     needs: Sequence[str] = DOUBLE_GRADIENTS,
 ) -> DoubleGradients:
-    """Gradients of the gradients: of ``sum(cotangents * deform_conv_transpose1d_backward(...))``.
+    """Gradients of ``sum(cotangents * deform_conv_transpose1d_backward(...))``.
 
     Args:
         cotangents: :class:`cudeform.Tangents`: one cotangent for each gradient, of its shape and
-            dtype; None stands for zero.
+            dtype; None means zero.
         grad_output: (N, O, OW), as for :func:`deform_conv_transpose1d_backward`.
         input, offset, weight, bias, stride, padding, output_padding, dilation, mask, groups: as for
             :func:`deform_conv_transpose1d`.
         needs: names of the results that are needed; the others are not computed.
 
     Returns:
-        A named tuple ``(grad_output, input, offset, weight, mask)``. It has no bias: no gradient
-        depends on the bias.
+        A named tuple ``(grad_output, input, offset, weight, mask)``. There is no bias, because no
+        gradient depends on it.
 
     Raises:
         TypeError, ValueError: as :func:`deform_conv_transpose1d_backward`.

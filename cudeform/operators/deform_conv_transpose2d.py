@@ -28,16 +28,16 @@ def deform_conv_transpose2d(
 ) -> Any:
     """Transposed deformable convolution: each tap adds to the output at a displaced position.
 
-    The adjoint of :func:`deform_conv2d` with the same weight, for upsampling. The offset, seen as
-    ``(N, offset_groups, KH, KW, 2, H, W)``, holds **dy first, then dx**, in pixels of the output.
-    Tap ``(i, j)`` of input position ``(iy, ix)`` adds to the output at::
+    The adjoint of :func:`deform_conv2d` with the same weight, for upsampling. The offset, viewed as
+    ``(N, offset_groups, KH, KW, 2, H, W)``, contains **dy first, then dx**, in pixels of the
+    output. Tap ``(i, j)`` of input position ``(iy, ix)`` adds to the output at::
 
         y = iy * stride_h - pad_top  + i * dilation_h + dy
         x = ix * stride_w - pad_left + j * dilation_w + dx
 
-    Each product is shared by four pixels, bilinearly. What falls outside of the output is lost.
-    Channel ``c`` of the output follows offset group ``c // (O / offset_groups)``. With zero offset
-    and no mask it is ``torch.nn.functional.conv_transpose2d``.
+    Each product is added to four pixels, with bilinear weights; parts outside the output are
+    discarded. Channel ``c`` of the output follows offset group ``c // (O / offset_groups)``. With
+    zero offset and no mask it is ``torch.nn.functional.conv_transpose2d``.
 
     Args:
         input: (N, C, H, W), float16, bfloat16, float32 or float64, any strides.
@@ -46,7 +46,7 @@ def deform_conv_transpose2d(
         weight: (C, O/groups, KH, KW).
         bias: (O,), or None.
         stride: vertical and horizontal, or one number for both.
-        padding: what is cut off on each side of the output: a number, (vertical, horizontal),
+        padding: elements to crop on each side of the output: a number, (vertical, horizontal),
             or ((top, bottom), (left, right)).
         output_padding: rows and columns added at the bottom and at the right; each less than
             stride or dilation.
@@ -63,9 +63,9 @@ def deform_conv_transpose2d(
         ``OH = (H - 1)*stride_h - top - bottom + dilation_h*(KH - 1) + 1 + output_padding_h``.
 
     Raises:
-        TypeError: an argument that is no array, arrays of different libraries or dtypes, an
-            unsupported dtype.
-        ValueError: arrays on different devices, shapes that do not fit, an impossible size.
+        TypeError: an argument is no array, arrays have different libraries or dtypes, or a dtype
+            is not supported.
+        ValueError: arrays are on different devices, shapes do not fit, or a size is impossible.
 
     Example:
         >>> import numpy as np, cudeform
@@ -100,7 +100,7 @@ def deform_conv_transpose2d_backward(
 ) -> Gradients:
     """Gradients of ``(grad_output * deform_conv_transpose2d(...)).sum()``.
 
-    Conventions at whole coordinates and at the edge are those of :func:`deform_conv2d_backward`.
+    The conventions at integer coordinates and at the edge are as in :func:`deform_conv2d_backward`.
 
     Args:
         grad_output: (N, O, OH, OW), same library, dtype and device as the input.
@@ -109,8 +109,8 @@ def deform_conv_transpose2d_backward(
         needs: names of the arguments whose gradients are needed; the others are not computed.
 
     Returns:
-        A named tuple ``(input, offset, weight, bias, mask)``, each of its argument's shape and
-        dtype, None where not needed or where there is no such argument.
+        A named tuple ``(input, offset, weight, bias, mask)``. A gradient has the shape and dtype of
+        its argument; it is None if it is not needed or the argument is absent.
 
     Raises:
         TypeError, ValueError: as :func:`deform_conv_transpose2d`, or a name in ``needs`` that is no
@@ -154,7 +154,7 @@ def deform_conv_transpose2d_jvp(
 
     Args:
         tangents: :class:`cudeform.Tangents`: one direction for each argument, of its shape and
-            dtype; None stands for zero.
+            dtype; None means zero.
         input, offset, weight, bias, stride, padding, output_padding, dilation, mask, groups: as for
             :func:`deform_conv_transpose2d`.
 
@@ -197,19 +197,19 @@ def deform_conv_transpose2d_double_backward(
     groups: int = 1,
     needs: Sequence[str] = DOUBLE_GRADIENTS,
 ) -> DoubleGradients:
-    """Gradients of the gradients: of ``sum(cotangents * deform_conv_transpose2d_backward(...))``.
+    """Gradients of ``sum(cotangents * deform_conv_transpose2d_backward(...))``.
 
     Args:
         cotangents: :class:`cudeform.Tangents`: one cotangent for each gradient, of its shape and
-            dtype; None stands for zero.
+            dtype; None means zero.
         grad_output: (N, O, OH, OW), as for :func:`deform_conv_transpose2d_backward`.
         input, offset, weight, bias, stride, padding, output_padding, dilation, mask, groups: as for
             :func:`deform_conv_transpose2d`.
         needs: names of the results that are needed; the others are not computed.
 
     Returns:
-        A named tuple ``(grad_output, input, offset, weight, mask)``. It has no bias: no gradient
-        depends on the bias.
+        A named tuple ``(grad_output, input, offset, weight, mask)``. There is no bias, because no
+        gradient depends on it.
 
     Raises:
         TypeError, ValueError: as :func:`deform_conv_transpose2d_backward`.

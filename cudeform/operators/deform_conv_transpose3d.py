@@ -28,18 +28,17 @@ def deform_conv_transpose3d(
 ) -> Any:
     """Transposed deformable convolution in three dimensions: taps add at displaced positions.
 
-    What :func:`deform_conv_transpose2d` is for images, for volumes and video. The offset, seen as
-    ``(N, offset_groups, KD, KH, KW, 3, D, H, W)``, holds **dz, then dy, then dx**, in voxels of the
-    output.
-    Tap ``(h, i, j)`` of input position ``(iz, iy, ix)`` adds to the output at::
+    The counterpart of :func:`deform_conv_transpose2d` for volumes and video. The offset, viewed as
+    ``(N, offset_groups, KD, KH, KW, 3, D, H, W)``, contains **dz, then dy, then dx**, in voxels of
+    the output. Tap ``(h, i, j)`` of input position ``(iz, iy, ix)`` adds to the output at::
 
         z = iz * stride_d - pad_front + h * dilation_d + dz
         y = iy * stride_h - pad_top   + i * dilation_h + dy
         x = ix * stride_w - pad_left  + j * dilation_w + dx
 
-    Each product is shared by eight voxels, trilinearly. What falls outside of the output is lost.
-    Channel ``c`` of the output follows offset group ``c // (O / offset_groups)``. With zero offset
-    and no mask it is ``torch.nn.functional.conv_transpose3d``.
+    Each product is added to eight voxels, with trilinear weights; parts outside the output are
+    discarded. Channel ``c`` of the output follows offset group ``c // (O / offset_groups)``. With
+    zero offset and no mask it is ``torch.nn.functional.conv_transpose3d``.
 
     Args:
         input: (N, C, D, H, W), float16, bfloat16, float32 or float64, any strides.
@@ -48,7 +47,7 @@ def deform_conv_transpose3d(
         weight: (C, O/groups, KD, KH, KW).
         bias: (O,), or None.
         stride: (depth, height, width), or one number for all.
-        padding: what is cut off on each side of the output: a number, (depth, height, width),
+        padding: elements to crop on each side of the output: a number, (depth, height, width),
             or ((front, back), (top, bottom), (left, right)).
         output_padding: slices, rows and columns added at the back, the bottom and the right;
             each less than stride or dilation.
@@ -66,9 +65,9 @@ def deform_conv_transpose3d(
         :func:`deform_conv_transpose2d`.
 
     Raises:
-        TypeError: an argument that is no array, arrays of different libraries or dtypes, an
-            unsupported dtype.
-        ValueError: arrays on different devices, shapes that do not fit, an impossible size.
+        TypeError: an argument is no array, arrays have different libraries or dtypes, or a dtype
+            is not supported.
+        ValueError: arrays are on different devices, shapes do not fit, or a size is impossible.
 
     Example:
         >>> import numpy as np, cudeform
@@ -104,7 +103,7 @@ def deform_conv_transpose3d_backward(
 ) -> Gradients:
     """Gradients of ``(grad_output * deform_conv_transpose3d(...)).sum()``.
 
-    Conventions at whole coordinates and at the edge are those of :func:`deform_conv2d_backward`.
+    The conventions at integer coordinates and at the edge are as in :func:`deform_conv2d_backward`.
 
     Args:
         grad_output: (N, O, OD, OH, OW), same library, dtype and device as the input.
@@ -113,8 +112,8 @@ def deform_conv_transpose3d_backward(
         needs: names of the arguments whose gradients are needed; the others are not computed.
 
     Returns:
-        A named tuple ``(input, offset, weight, bias, mask)``, each of its argument's shape and
-        dtype, None where not needed or where there is no such argument.
+        A named tuple ``(input, offset, weight, bias, mask)``. A gradient has the shape and dtype of
+        its argument; it is None if it is not needed or the argument is absent.
 
     Raises:
         TypeError, ValueError: as :func:`deform_conv_transpose3d`, or a name in ``needs`` that is no
@@ -156,7 +155,7 @@ def deform_conv_transpose3d_jvp(
 
     Args:
         tangents: :class:`cudeform.Tangents`: one direction for each argument, of its shape and
-            dtype; None stands for zero.
+            dtype; None means zero.
         input, offset, weight, bias, stride, padding, output_padding, dilation, mask, groups: as for
             :func:`deform_conv_transpose3d`.
 
@@ -198,19 +197,19 @@ def deform_conv_transpose3d_double_backward(
     groups: int = 1,
     needs: Sequence[str] = DOUBLE_GRADIENTS,
 ) -> DoubleGradients:
-    """Gradients of the gradients: of ``sum(cotangents * deform_conv_transpose3d_backward(...))``.
+    """Gradients of ``sum(cotangents * deform_conv_transpose3d_backward(...))``.
 
     Args:
         cotangents: :class:`cudeform.Tangents`: one cotangent for each gradient, of its shape and
-            dtype; None stands for zero.
+            dtype; None means zero.
         grad_output: (N, O, OD, OH, OW), as for :func:`deform_conv_transpose3d_backward`.
         input, offset, weight, bias, stride, padding, output_padding, dilation, mask, groups: as for
             :func:`deform_conv_transpose3d`.
         needs: names of the results that are needed; the others are not computed.
 
     Returns:
-        A named tuple ``(grad_output, input, offset, weight, mask)``. It has no bias: no gradient
-        depends on the bias.
+        A named tuple ``(grad_output, input, offset, weight, mask)``. There is no bias, because no
+        gradient depends on it.
 
     Raises:
         TypeError, ValueError: as :func:`deform_conv_transpose3d_backward`.

@@ -22,7 +22,7 @@ Gradient = tuple[Any, ...]
 
 
 def needed(needs: Any, tensors: Any) -> Gradient:
-    """The needed tensors, with None in place of each empty tensor that is not needed."""
+    """The tensors, with None for each that is not needed; torch has an empty tensor there."""
     return tuple(t if need else None for need, t in zip(needs, tensors, strict=True))
 
 
@@ -74,11 +74,11 @@ def _forward(operator: Operator, functions: Functions) -> Any:
         @staticmethod
         def backward(ctx: Any, grad_output: Tensor | None) -> Gradient:
             """The gradients that are needed."""
-            needs, nothing = list(ctx.needs_input_grad[:count]), (None,) * len(ctx.rest)
+            needs, no_grads = list(ctx.needs_input_grad[:count]), (None,) * len(ctx.rest)
             if grad_output is None:
-                return (None,) * count + nothing
+                return (None,) * count + no_grads
             grads = functions.backward(grad_output, *ctx.saved_tensors, needs, *ctx.rest)
-            return needed(needs, grads) + nothing
+            return needed(needs, grads) + no_grads
 
         @staticmethod
         def jvp(ctx: Any, *tangents: Any) -> Tensor:
@@ -98,7 +98,7 @@ def _backward(operator: Operator, functions: Functions) -> Any:
     letters, bias, count = letters_of(operator), _Bias(operator), len(operator.operands)
 
     class Backward(torch.autograd.Function):  # type: ignore[misc]
-        """(grad_output, operands, needs, static_args) -> a result for each operand."""
+        """(grad_output, operands, needs, static_args) -> gradients."""
 
         generate_vmap_rule = False
 
@@ -119,14 +119,14 @@ def _backward(operator: Operator, functions: Functions) -> Any:
             grad_output, *operands = ctx.saved_tensors
             were_needed, *static_args = ctx.rest
             cotangents = needed(were_needed, cotangents)
-            nothing = (None,) * len(ctx.rest)
+            no_grads = (None,) * len(ctx.rest)
             if all(cotangent is None for cotangent in cotangents):
-                return (None,) * (1 + count) + nothing
+                return (None,) * (1 + count) + no_grads
             of_output, *of_operands = ctx.needs_input_grad[: 1 + count]
             needs = [of_output, *bias.without(of_operands)]
             tensors = grad_output, *bias.without(operands), *cotangents
             found = needed(needs, functions.double_backward(*tensors, needs, *static_args))
-            return (found[0], *bias.inserted(found[1:]), *nothing)
+            return (found[0], *bias.inserted(found[1:]), *no_grads)
 
         @staticmethod
         def jvp(ctx: Any, grad_output_tangent: Tensor | None, *tangents: Any) -> Gradient:
@@ -185,7 +185,7 @@ def _jvp(operator: Operator, functions: Functions) -> Any:
             operands need second derivatives.
             """
             operands, tangents = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
-            needs, nothing = list(ctx.needs_input_grad[:tensors_count]), (None,) * len(ctx.rest)
+            needs, no_grads = list(ctx.needs_input_grad[:tensors_count]), (None,) * len(ctx.rest)
             of_operands: Gradient = (None,) * count
             of_tangents: Gradient = (None,) * len(letters)
             if grad is not None and any(needs[:count]):
@@ -199,7 +199,7 @@ def _jvp(operator: Operator, functions: Functions) -> Any:
                 all_operands = bias.inserted(operands, tangents)
                 first = functions.backward(grad, *all_operands, needs[count:], *ctx.rest)
                 of_tangents = needed(needs[count:], first)
-            return of_operands + of_tangents + nothing
+            return of_operands + of_tangents + no_grads
 
         @staticmethod
         def jvp(ctx: Any, *_: Any) -> Any:
@@ -223,9 +223,9 @@ def _double_backward(operator: Operator, functions: Functions) -> Any:
     letters, without_bias = letters_of(operator), _letters_without_bias(operator)
 
     class DoubleBackward(torch.autograd.Function):  # type: ignore[misc]
-        """(grad_output, operands without bias, tangents of all, needs, static_args) -> results.
+        """(grad_output, operands without bias, tangents of all, needs, static_args)
 
-        There is a result for grad_output and for each operand but the bias.
+        -> gradients of grad_output and of the operands without bias.
         """
 
         generate_vmap_rule = False
@@ -266,7 +266,7 @@ def _letters_without_bias(operator: Operator) -> str:
 
 
 def _results_of(dims: str, tensors: Any, needs: Any) -> list[tuple[str, bool]]:
-    """Leading dimensions of each gradient, and whether it is computed, for vmap."""
+    """For vmap: the letters of each gradient, and whether it is computed."""
     return [
         (letter, need and tensor is not None)
         for letter, tensor, need in zip(dims, tensors, needs, strict=True)

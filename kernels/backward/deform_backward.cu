@@ -1,7 +1,7 @@
-// deform_backward: gradients of input, offset and mask from that of the columns, in one pass.
+// deform_backward: gradients of input, offset and mask from the columns' gradient, in one pass.
 //
 //   input        (images, *size, C)               channels contiguous, other strides free
-//   offset       (N, AXES*OG*taps, *out)          any strides; a displacement an axis for each tap
+//   offset       (N, AXES*OG*taps, *out)          any strides; one displacement per axis and tap
 //   mask         (N, OG*taps, *out)               any strides; may be absent
 //   columns      (groups, positions, ld_columns)  in: their gradient, each element read once;
 //                                                 out, if `params.write_columns`: the columns
@@ -9,13 +9,14 @@
 //   grad_offset  as offset, contiguous            each element of the launch written; may be absent
 //   grad_mask    as mask, contiguous              each element of the launch written; may be absent
 //
-// Threads work as in deform_im2col. Each corner is read once and serves all gradients: those of
-// offset and mask need only the corner dots, the dot products over channels of each corner with the
-// gradient. The lanes of a group reduce them by shuffles and store them in the sample's record; the
-// thread that made the record computes the gradients from them.
+// Threads work as in deform_im2col. Each corner is read once, for all gradients. The gradients of
+// offset and mask follow from the corner dots, the dot products over channels of each corner and
+// the gradient. The lanes of a group reduce them by shuffles and store them in the sample's record;
+// the thread that made the record computes the gradients from them.
 
-// Corners whose pixels a thread holds at a time, and resident blocks per multiprocessor. The eight
-// corners of three dimensions need too many registers for all at once or for four blocks.
+// Number of corners whose pixels a thread keeps in registers at a time, and resident blocks per
+// multiprocessor. Eight corners, in three dimensions, would need too many registers to be kept at
+// once, or to allow four blocks.
 const int BATCH = AXES < 3 ? CORNERS : 2;
 const int BLOCKS = AXES < 3 ? 4 : 3;
 

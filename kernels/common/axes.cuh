@@ -24,7 +24,7 @@ __device__ inline index_t strided_index(Strides s, int n, int c, const int* at) 
 }
 
 // The index along each axis of element `index` of a dense array of the given sizes. Divisors are
-// those of the sizes; the first is not used.
+// those of the sizes; the first divisor is not used.
 __device__ inline void unravel(int index, const int* sizes, const Divisor* by, int* at) {
     for (int a = AXES - 1; a > 0; --a) {
         const int rest = fast_div(index, by[a]);

@@ -1,7 +1,7 @@
 // ptx: storage types, conversions, 128-bit accesses and atomic additions, as functions with inline
 // PTX.
 //
-// Kernels need no header of the CUDA toolkit: all that is specific to the machine is here and in
+// Kernels need no header of the CUDA toolkit: everything that is specific to the GPU is here and in
 // tensor_core_ptx.cuh. tests/hostcuda has the same functions in C++ for the CPU.
 
 struct half_t {
@@ -56,7 +56,7 @@ __device__ inline float vec16_element(half_t type, const vec16_t& raw, int i) {
     return to_acc(reinterpret_cast<const half_t*>(&raw)[i]);
 }
 
-// By words: indexing halves makes the compiler split every word into halves first.
+// Indexes words, because for an index of halves the compiler would first split every word.
 __device__ inline float vec16_element(bfloat16_t type, const vec16_t& raw, int i) {
     const unsigned int word = raw.w[i / 2];
     return __uint_as_float(i % 2 ? word & 0xffff0000 : word << 16);
@@ -77,8 +77,8 @@ __device__ inline vec16_t load16(const void* from) {
     return {{value.x, value.y, value.z, value.w}};
 }
 
-// Load if `condition` is not 0, else return zeros without an access. Predicated, so there is never
-// a branch. Uses the read-only cache: no kernel may write the memory meanwhile.
+// Load if `condition` is not 0, else return zeros without an access. The load is predicated, so
+// there is no branch. It uses the read-only cache: no kernel may write the memory meanwhile.
 __device__ inline vec16_t load16_if(unsigned condition, const void* from) {
     vec16_t value;
     // clang-format off
@@ -95,7 +95,8 @@ __device__ inline void store16(void* to, vec16_t value) {
     *static_cast<uint4*>(to) = make_uint4(value.w[0], value.w[1], value.w[2], value.w[3]);
 }
 
-// Atomic additions to global memory without a result, so that they compile to reductions.
+// Atomic additions to global memory. The result is unused, so that they compile to reductions
+// (red).
 
 __device__ inline void add_global(float* to, float value) { atomicAdd(to, value); }
 __device__ inline void add_global(double* to, double value) { atomicAdd(to, value); }
@@ -110,8 +111,8 @@ __device__ inline void add_global4(float* to, float a, float b, float c, float d
 }
 #endif
 
-// Returns its argument, opaquely to the optimiser: keeps the value in a register instead of
-// recomputing it (prevents rematerialisation).
+// Returns its argument, but hides it from the optimiser, which then keeps the value in a register
+// instead of recomputing it (rematerialisation).
 __device__ inline int opaque(int value) {
     asm volatile("" : "+r"(value));
     return value;

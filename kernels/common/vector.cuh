@@ -47,7 +47,7 @@ __device__ inline void store_vector(scalar_t* to, Vector value) {
 #endif
 }
 
-// Add atomically to VECTOR contiguous elements of global memory, ATOMIC_WIDTH an instruction.
+// Add atomically to VECTOR contiguous elements of global memory, ATOMIC_WIDTH per instruction.
 __device__ inline void add_vector(acc_t* to, Vector value) {
 #if ATOMIC_WIDTH == 4
     for (int i = 0; i < VECTOR; i += 4) {

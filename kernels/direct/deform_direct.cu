@@ -1,15 +1,15 @@
 // deform_direct: the whole forward pass for groups of a few channels, without columns.
 //
 //   input    (images, *size, C)       channels contiguous, other strides free
-//   offset   (N, AXES*OG*taps, *out)  any strides; a displacement an axis for each tap
+//   offset   (N, AXES*OG*taps, *out)  any strides; one displacement per axis and tap
 //   mask     (N, OG*taps, *out)       any strides; may be absent
 //   weight   (C/groups, taps, O)      packed, see channel_slice.cuh
 //   bias     (O,)                     any stride; may be absent
 //   output   (N, O, *out)             contiguous; every element of the launch written once
 //
 // A block computes `lanes` channel slices at as many positions as it has lane groups. It records
-// `lanes` taps of each position at a time, one sample a thread; then each thread adds these taps to
-// the outputs of its slice at its position. Loads run along the channels. The outputs are
+// `lanes` taps of each position at a time, one sample per thread; then each thread adds these taps
+// to the outputs of its slice at its position. Loads run along the channels. The outputs are
 // transposed in shared memory, so that stores run along the positions; rows are padded to avoid
 // bank conflicts.
 
@@ -42,13 +42,13 @@ extern "C" __global__ void deform_direct(
         const scalar_t* __restrict__ mask, const scalar_t* __restrict__ weight,
         const scalar_t* __restrict__ bias, scalar_t* __restrict__ output, Direct params) {
     const Sampling& sampling = params.sampling;
-    // Shared memory holds records (taps, positions), and once these are used up, outputs (channels,
+    // Shared memory contains records (taps, positions); after their last use, outputs (channels,
     // positions + 1).
     SampleRecord* records = reinterpret_cast<SampleRecord*>(dynamic_shared());
     scalar_t* outputs = reinterpret_cast<scalar_t*>(dynamic_shared());
     const int block_positions = lane_groups_of(sampling.lanes), width = block_positions + 1;
-    // A thread computes the slice of its lane at the position of its lane group; when it records a
-    // sample or stores outputs, it takes position `column` and tap or channel `line` instead.
+    // A thread computes the slice of its lane at the position of its lane group. To record a sample
+    // or to store outputs, it uses position `column` and tap or channel `line` instead.
     const int lane = lane_of(sampling.lanes), lane_group = lane_group_of(sampling.lanes);
     const int column = threadIdx.x % block_positions, line = threadIdx.x / block_positions;
     const int slice_blocks = sampling.problem.channels / (SLICE_IN * sampling.lanes);

@@ -1,7 +1,7 @@
 // deform_direct_backward: gradients of input, offset and mask for groups of a few channels.
 //
 //   input         (images, *size, C)        channels contiguous, other strides free
-//   offset        (N, AXES*OG*taps, *out)   any strides; a displacement an axis for each tap
+//   offset        (N, AXES*OG*taps, *out)   any strides; one displacement per axis and tap
 //   mask          (N, OG*taps, *out)        any strides; may be absent
 //   weight        (C/groups, taps, O)       packed, see channel_slice.cuh
 //   grad_output   (positions, O)            dense

@@ -4,8 +4,9 @@
 //   grad_weight  (O, C/groups, *kernel) contiguous, every element written once; may be absent
 //   grad_bias    (O,)                   contiguous, every element written once; may be absent
 //
-// A block reduces ITEMS sums at a time. Thread t adds up every n-th split of sum t % ITEMS, where n
-// is the number of threads a sum; then one thread a sum adds up these, always in the same order.
+// A block reduces ITEMS sums at a time. Thread t adds every n-th split of sum t % ITEMS, where n is
+// the number of threads per sum. Then one thread per sum adds these partial sums, always in the
+// same order.
 
 const int ITEMS = 8;
 
@@ -26,7 +27,7 @@ __device__ inline void write_sum(
 extern "C" __global__ void reduce_grad_weight(
         const acc_t* __restrict__ partial, scalar_t* __restrict__ grad_weight,
         scalar_t* __restrict__ grad_bias, ReduceGradWeight params) {
-    acc_t* sums = reinterpret_cast<acc_t*>(dynamic_shared());  // one a thread
+    acc_t* sums = reinterpret_cast<acc_t*>(dynamic_shared());  // one per thread
     const Problem& problem = params.problem;
     const int rows = problem.taps * (problem.channels / problem.groups) + 1;
     const int size = rows * problem.out_channels, item_threads = blockDim.x / ITEMS;

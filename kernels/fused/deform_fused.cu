@@ -11,12 +11,12 @@
 //                                     written once if there are several splits, else unused
 //
 // A block computes a tile of TILE_M positions by TILE_N output channels of a group, over one split:
-// a range of the stages. While its warps multiply a stage, the corners of the next one are on their
-// way to registers and its weights to shared memory. Both operands are double-buffered, so a stage
-// costs one barrier. The positions of a tile are a rectangle of `tile_w` columns, whose samples are
-// near each other, or, if that is 0, a run.
+// a range of the stages. While its warps multiply a stage, the corners of the next one are being
+// loaded to registers, and its weights to shared memory. Both operands are double-buffered, so a
+// stage costs one barrier. The positions of a tile are a rectangle of `tile_w` columns, whose
+// samples are near each other, or a run if `tile_w` is 0.
 
-// What a block computes. A strip is TILE_N output channels of a group.
+// The part of the output that a block computes. A strip is TILE_N output channels of a group.
 struct BlockIndex {
     int tile, split, group, strip;
 };
@@ -38,7 +38,8 @@ __device__ inline BlockIndex block_index(const Fused& params) {
     return block;
 }
 
-// Start to copy the weights of a stage; `from` and `to` are those of the thread's first vec16_t.
+// Start to copy the weights of a stage; `from` and `to` are the addresses of the thread's first
+// vec16_t.
 __device__ inline void copy_weights(const vec16_t* __restrict__ from, vec16_t* to) {
 #pragma unroll
     for (int i = 0; i < (B_VECS + THREADS - 1) / THREADS; ++i) {
@@ -48,7 +49,7 @@ __device__ inline void copy_weights(const vec16_t* __restrict__ from, vec16_t* t
     }
 }
 
-// Where the sums of a thread's rows are written, as an index from that of output channel 0.
+// Indices in the output of a thread's rows, for output channel 0.
 struct OutputAddrs {
     index_t index[2 * WARP_ROWS];
     unsigned valid;  // bit i: row i is a position

@@ -3,8 +3,8 @@
 // A block multiplies TILE_M rows of a by TILE_N columns of b, one stage at a time: STAGE_VECS
 // vec16_t of each row. Its warps, WARPS_M by WARPS_N of them, share the tile. Half types have one
 // product. float has PRODUCTS 1, TF32, or 3, 3xTF32: each operand is split into hi + lo; all lo
-// words are stored after the hi words; the lo*lo term is dropped. This keeps nearly all digits of
-// float32.
+// words are stored after the hi words; the lo*lo term is omitted. The result is nearly as exact as
+// in float32.
 
 const int STAGE_VECS = 4;
 const int OPERAND_TERMS = PRODUCTS == 3 ? 2 : 1;
@@ -15,8 +15,8 @@ const int THREADS = 32 * WARPS_M * WARPS_N;
 // Blocks of 16 rows and of 16 columns that a warp multiplies.
 const int WARP_ROWS = TILE_M / WARPS_M / 16, WARP_COLUMNS = TILE_N / WARPS_N / 16;
 
-// Pairs of vec16_t whose fragments are loaded before any is multiplied. Large tiles have no
-// registers for more than one.
+// Number of pairs of vec16_t whose fragments are loaded before any is multiplied. Large tiles have
+// registers for only one.
 const int UNROLLED_PAIRS = PRODUCTS == 3 || TILE_N == 256 ? 1 : STAGE_VECS / 2;
 
 struct Accumulators {
@@ -79,8 +79,9 @@ __device__ inline Fragment load_fragment(const vec16_t* hi, int term_vecs) {
     return fragment;
 }
 
-// Tensor cores truncate sums instead of rounding them, which would accumulate over the stages. So
-// they sum two vec16_t from zero, and ordinary rounded additions do the rest.
+// Tensor cores truncate sums instead of rounding them, and these errors would accumulate over the
+// stages. So they sum only two vec16_t, from zero, and ordinary additions, which round, do the
+// rest.
 __device__ inline void multiply_fragments(
         const Fragment& a, const Fragment& b, int half, float* sum) {
     float partial[4] = {0, 0, 0, 0};

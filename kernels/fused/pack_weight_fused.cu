@@ -5,9 +5,9 @@
 //                                  every element written once
 //
 // A strip is TILE_N output channels of a group. A thread writes a vec16_t at a time, in all its
-// terms. Within a stage, vec16_t are in the order of swizzled(). Output channels beyond the last
-// and the empty rest of a stage are 0. For TF32 the weight is rounded here, for 3xTF32 it is split
-// here, once.
+// terms. Within a stage, vec16_t are in the order of swizzled(). Output channels beyond the last,
+// and the unused part of a stage, are 0. For TF32 the weight is rounded here, for 3xTF32 it is
+// split here, once.
 
 // Load a vec16_t: contiguous input channels of a tap. `vec` counts from the first of the batch.
 __device__ inline void load_weight_vec(

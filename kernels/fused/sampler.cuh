@@ -89,8 +89,8 @@ __device__ inline void record_samples(
     }
 }
 
-// What a thread samples in every stage: vec16_t `vec` of the rows `row`, `row` + ROW_STEP and so
-// on.
+// The part of a stage that a thread samples: vec16_t `vec` of the rows `row`, `row` + ROW_STEP and
+// so on.
 struct ThreadSlice {
     int row, vec, store;   // store: index of the first in the operand tile
     index_t right, below;  // distances between corners

@@ -10,17 +10,18 @@
 
 const int CHANNEL_BLOCK_VECS = CHANNEL_BLOCK / VECTOR;
 
-// Where a stage begins.
+// The position of a stage in the K axis.
 struct KIter {
     int run, tap, block, vec;  // tap: first of its batch; vec: counts from that tap's first
 };
 
-// Stages of a channel block and a batch of taps.
+// Number of stages of a channel block and a batch of taps.
 __device__ inline int batch_stages(KLayout layout) {
     return (layout.taps_per_batch * CHANNEL_BLOCK_VECS + STAGE_VECS - 1) / STAGE_VECS;
 }
 
-// Taps for which a batch has sample records: its own, and those that its last stage would reach.
+// Number of taps for which a batch has sample records: its own taps, and those that fill its last
+// stage.
 __device__ inline int recorded_taps(KLayout layout) {
     return (batch_stages(layout) * STAGE_VECS + CHANNEL_BLOCK_VECS - 1) / CHANNEL_BLOCK_VECS;
 }
@@ -54,7 +55,7 @@ __device__ inline KIter next_stage(KLayout layout, KIter it) {
     return it;
 }
 
-// Taps of the current batch; the last one may have fewer than the others.
+// Number of taps of the current batch; the last one may have fewer than the others.
 __device__ inline int batch_taps(KLayout layout, KIter it) {
     const int left = layout.taps - it.tap;
     return left < layout.taps_per_batch ? left : layout.taps_per_batch;

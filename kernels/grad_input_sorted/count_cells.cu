@@ -1,13 +1,13 @@
 // count_cells: count the samples of each cell, and weight them; step 1 of the sorted grad_input.
 //
-// A cell is the box between CORNERS adjacent pixels, of one image and one offset group. Samples of
-// a cell have the same corners. An axis of n pixels has n + 1 cells, since the outermost reach
-// beyond the image; a cell is numbered by the index of its last corner.
+// A cell is the region between CORNERS adjacent pixels, of one image and one offset group. Samples
+// of a cell have the same corners. An axis of n pixels has n + 1 cells, because the outermost cells
+// extend beyond the image; a cell is numbered by the index of its last corner.
 //
 //   offset   (N, AXES*OG*taps, *out)   any strides
 //   mask     (N, OG*taps, *out)        any strides; may be absent
 //   offset_tangent, mask_tangent       as offset and mask, any strides; may be absent
-//   counts   (images, OG, *(size+1))   incremented: samples of each cell; zero before
+//   counts   (images, OG, *(size+1))   incremented: number of samples of each cell; zero before
 //   cells    (samples,)                written: the sample's cell, -1 if it touches no pixel
 //   slots    (samples,)                written if the sample has a cell: a number within the cell,
 //                                      each once, in no fixed order

@@ -7,10 +7,10 @@
 //   grad_input  (images, *size, C)  acc_t        every element written once or, if
 //                                                `params.accumulate`, added to once
 //
-// A lane group takes a pixel of an offset group, and its lanes take adjacent vectors of channels.
-// The pixel is a corner of CORNERS cells. Their ranges are merged, so that samples are added in
-// ascending order whatever the launch covers: the sum has the same bits however the work was cut
-// into launches.
+// A lane group processes a pixel of an offset group; its lanes process adjacent vectors of
+// channels. The pixel is a corner of CORNERS cells. Their ranges are merged, so that samples are
+// added in ascending order. So the sum has the same bits for any division of the work into
+// launches.
 
 struct CellRange {
     int next, end;

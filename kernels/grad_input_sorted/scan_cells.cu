@@ -3,7 +3,7 @@
 //   counts  (cells,)  samples of each cell
 //   starts  (cells,)  written: start of the cell's range. Ranges do not overlap; their order is not
 //                     fixed
-//   total   (1,)      incremented: length of the ranges given out; zero before
+//   total   (1,)      incremented: length of all assigned ranges; zero before
 //
 // A block scans the counts of its cells in shared memory and reserves one range for all of them by
 // an atomic addition. No result depends on where a range lies, so blocks need not wait for each
@@ -12,7 +12,7 @@
 extern "C" __global__ void scan_cells(
         const int* __restrict__ counts, int* __restrict__ starts, int* __restrict__ total,
         ScanCells params) {
-    int* sums = reinterpret_cast<int*>(dynamic_shared());  // one a thread, then the block's start
+    int* sums = reinterpret_cast<int*>(dynamic_shared());  // one per thread, then the block's start
     const int last = blockDim.x - 1;
     for (index_t first = static_cast<index_t>(blockIdx.x) * blockDim.x; first < params.cells;
          first += grid_threads()) {

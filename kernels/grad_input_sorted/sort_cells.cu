@@ -6,9 +6,9 @@
 //   list     (samples,)  samples by cell, in no fixed order within a cell
 //   ordered  (samples,)  samples by cell, ascending; written once for each sample that has a cell
 //
-// A thread takes one sample at a time and counts the smaller ones of its cell, about as many as
-// there are taps. The result does not depend on the order in which count_cells incremented its
-// counters.
+// A thread processes one sample at a time: it counts the samples of the cell with a smaller number.
+// A cell has about as many samples as there are taps. The result does not depend on the order in
+// which count_cells incremented its counters.
 
 extern "C" __global__ void sort_cells(
         const index_t* __restrict__ cells, const int* __restrict__ counts,

@@ -1,7 +1,7 @@
 // deform_im2col: sample the input at every deformed tap and write the samples as columns.
 //
 //   input    (images, *size, C)               channels contiguous, other strides free
-//   offset   (N, AXES*OG*taps, *out)          any strides; a displacement an axis for each tap
+//   offset   (N, AXES*OG*taps, *out)          any strides; one displacement per axis and tap
 //   mask     (N, OG*taps, *out)               any strides; may be absent
 //   columns  (groups, positions, ld_columns)  every element written once, none read
 //

@@ -4,7 +4,7 @@
 //   other   (N, C, *size)  contiguous; may be absent
 //   bias    (C,)           any stride; may be absent
 //
-// A thread adds to an element at a time.
+// A thread adds to one element at a time.
 
 extern "C" __global__ void add_arrays(
         scalar_t* __restrict__ target, const scalar_t* __restrict__ other,

@@ -4,7 +4,7 @@
 //   source  (images, pixels, C)  acc_t, dense
 //   target  (N, C, pixels)       contiguous; every element of the images written once
 //
-// A block takes a square of pixels by channels at a time; see transpose.cuh.
+// A block transposes one square of pixels by channels at a time; see transpose.cuh.
 
 extern "C" __global__ void channels_first(
         const acc_t* __restrict__ source, scalar_t* __restrict__ target, ChannelsFirst params) {

@@ -3,7 +3,7 @@
 //   source  (N, C, *size)        any strides
 //   target  (images, pixels, C)  every element written once
 //
-// A block takes a square of channels by pixels at a time; see transpose.cuh.
+// A block transposes one square of channels by pixels at a time; see transpose.cuh.
 
 extern "C" __global__ void channels_last(
         const scalar_t* __restrict__ source, scalar_t* __restrict__ target, ChannelsLast params) {

@@ -5,8 +5,8 @@
 //   packed  (O, ld_columns)         row = taps * C/groups weights, the bias, zero padding; every
 //                                   element written once
 //
-// A column row holds a 1 where the packed row holds the bias, so the product adds the bias. A
-// thread writes an element at a time.
+// A row of the columns contains a 1 at the index of the bias, so the product adds the bias. A
+// thread writes one element at a time.
 
 extern "C" __global__ void pack_weight(
         const scalar_t* __restrict__ weight, const scalar_t* __restrict__ bias,

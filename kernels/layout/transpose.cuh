@@ -1,4 +1,4 @@
-// transpose: images are transposed in squares of SIDE pixels by SIDE channels in shared memory.
+// transpose: transposes images in squares of SIDE pixels by SIDE channels in shared memory.
 //
 // Reads run along the innermost axis of the source, writes along that of the target. A thread
 // accesses column `lane` of the square and every `lines`-th row, from row `line` on. Rows of a
@@ -16,7 +16,7 @@ struct Square {
     index_t pixel0;
 };
 
-// The squares of some images that have `pixels` pixels each.
+// Number of squares of some images with `pixels` pixels each.
 __device__ inline Squares squares_of(int images, int channels, index_t pixels) {
     Squares squares;
     squares.pixels = pixels;

@@ -4,7 +4,7 @@
 //   grad_weight  (O, C/groups, *kernel) contiguous, every element written once; may be absent
 //   grad_bias    (O,)                   contiguous, every element written once; may be absent
 //
-// A thread writes an element at a time.
+// A thread writes one element at a time.
 
 extern "C" __global__ void unpack_weight(
         const acc_t* __restrict__ packed, scalar_t* __restrict__ grad_weight,

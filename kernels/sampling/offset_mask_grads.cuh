@@ -1,7 +1,7 @@
 // offset_mask_grads: gradients of offset and mask of a sample, from its corner dots.
 //
-// The corner dots of a sample are dot products over channels, one for each corner: of the gradient
-// of the sample's columns with the pixel at the corner.
+// The corner dots of a sample are dot products over channels, one for each corner: the product of
+// the gradient of the sample's columns and the pixel at the corner.
 
 struct OffsetMaskGrads {
     acc_t offset[AXES], mask;
@@ -49,9 +49,9 @@ __device__ inline void reduce_lanes(int lanes, const acc_t* dots, bool valid, ac
     for (int distance = 1; distance < CORNERS; distance *= 2) {
         const bool upper = lane & distance;
         for (int k = 0; k < CORNERS / 2 / distance; ++k) {
-            const acc_t kept = upper ? partial[2 * k + 1] : partial[2 * k];
-            const acc_t given = upper ? partial[2 * k] : partial[2 * k + 1];
-            partial[k] = kept + __shfl_xor_sync(0xffffffff, given, distance);
+            const acc_t mine = upper ? partial[2 * k + 1] : partial[2 * k];
+            const acc_t sent = upper ? partial[2 * k] : partial[2 * k + 1];
+            partial[k] = mine + __shfl_xor_sync(0xffffffff, sent, distance);
         }
     }
     acc_t sum = partial[0];

@@ -86,8 +86,9 @@ __device__ inline Sample locate_sample(
         at_minus_one = at_minus_one || (s.low[a] == -1 && s.frac[a] == 0);
     }
     reaches_image = reaches_image && !nan_coord;
-    s.flags = reaches_image ? corners_in_bounds(problem.size, s.low) | (at_minus_one ? AT_MINUS_ONE : 0)
-                            : (nan_coord ? NAN_COORD : 0);
+    s.flags = reaches_image
+            ? corners_in_bounds(problem.size, s.low) | (at_minus_one ? AT_MINUS_ONE : 0)
+            : (nan_coord ? NAN_COORD : 0);
     for (int a = 0; a < AXES; ++a) {
         s.frac[a] = reaches_image ? s.frac[a] : 0;
     }

@@ -7,7 +7,7 @@
 
 // Loaded 16 bytes at a time. Every kernel reads the fields up to `flags`.
 struct alignas(16) SampleRecord {
-    acc_t corner_weights[CORNERS];  // multilinear; in the end the corner dots, see dots_of
+    acc_t corner_weights[CORNERS];  // multilinear; later the corner dots, see dots_of
     index_t input_index;            // corner 0, first channel, in the input; may be out of bounds
     union {
         index_t column_index;  // first channel in the columns, see record_column
@@ -20,9 +20,8 @@ struct alignas(16) SampleRecord {
     int first_channel;    // of the offset group
 };
 
-// The corner dots of a sample take the place of its corner weights when the last lane has used
-// these. A union would say the same, but it makes the compiler keep copies of records in more
-// registers.
+// The corner dots of a sample replace its corner weights after their last use. A union would
+// express this, but with a union the compiler keeps copies of records in more registers.
 __device__ inline acc_t* dots_of(SampleRecord& record) { return record.corner_weights; }
 __device__ inline const acc_t* dots_of(const SampleRecord& record) { return record.corner_weights; }
 
@@ -48,7 +47,7 @@ __device__ inline SampleRecord make_record(
     for (int a = 0; a < AXES; ++a) {
         record.frac[a] = s.frac[a];
     }
-    // A NaN coordinate makes every channel NaN, by way of the mask.
+    // With a NaN coordinate, the mask makes every channel NaN.
     record.mask = s.flags & NAN_COORD ? static_cast<acc_t>(nanf("")) : s.mask;
     record.flags = s.flags | contributing_corners(s.flags) * CONTRIBUTES;
     return record;
@@ -104,14 +103,15 @@ __device__ inline Vector sample_vector(
     return scaled(record.mask, value);
 }
 
-// Number of records that a block makes from sample `first` on: one a thread, or fewer at the end.
+// Number of records that a block makes from sample `first` on: one per thread, or fewer at the end.
 __device__ inline int record_count(const Sampling& sampling, index_t first) {
     const index_t left = sampling.samples - first;
     return left < blockDim.x ? static_cast<int>(left) : blockDim.x;
 }
 
 // Iterates over the vectors of a block's records: record and channel of the block's first thread.
-// It is uniform across the block, and must be provably so: the loop body contains warp shuffles.
+// It is uniform across the block, and the compiler must be able to prove it, because the loop body
+// contains warp shuffles.
 struct VectorIter {
     int record, channel;
 };
@@ -121,7 +121,8 @@ __device__ inline VectorIter first_vector(const Sampling& sampling) {
     return {sampling.problem.offset_channels ? 0 : static_cast<int>(blockDim.x), 0};
 }
 
-// A thread takes `width` channels a step; the lanes of a group divide a sample's channels evenly.
+// A thread processes `width` channels per step; the lanes of a group divide a sample's channels
+// evenly.
 __device__ inline VectorIter next_vector(const Sampling& sampling, VectorIter it, int width) {
     const int c = it.channel + sampling.lanes * width;
     return c < sampling.problem.offset_channels

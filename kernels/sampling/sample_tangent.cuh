@@ -1,6 +1,6 @@
 // sample_tangent: how the corner weights of a sample change along tangents of offset and mask.
 
-// Stored in shared memory beside the SampleRecord of the same sample.
+// Stored in shared memory, in addition to the SampleRecord of the same sample.
 struct alignas(16) SampleTangent {
     acc_t corner_weights[CORNERS];  // tangents of the corner weights, mask included; see dots_of
     acc_t displacement[AXES];       // tangent of the displacement, 0 if absent
@@ -8,7 +8,7 @@ struct alignas(16) SampleTangent {
     index_t input_index;  // as in the record, in the tangent of the input; see complete_tangent
 };
 
-// As for a record: the tangents of the corner dots take the place of those of the corner weights.
+// As in a record: the tangents of the corner dots replace those of the corner weights.
 __device__ inline acc_t* dots_of(SampleTangent& tangent) { return tangent.corner_weights; }
 __device__ inline const acc_t* dots_of(const SampleTangent& tangent) {
     return tangent.corner_weights;

@@ -1,4 +1,4 @@
-"""Options hold where they were chosen: in a block, a thread, a task, or the whole process."""
+"""The scope of options: a ``with`` block, in one thread or task, or the whole process."""
 
 import asyncio
 import threading
@@ -18,12 +18,12 @@ def _restored() -> Iterator[None]:
 
 
 def chosen() -> cudeform.Options:
-    """The options in force here."""
+    """The options in force at the call."""
     with cudeform.options() as current:
         return current
 
 
-def test_options_hold_inside_the_block_only() -> None:
+def test_options_apply_only_inside_the_block() -> None:
     before = chosen()
     with cudeform.options(num_threads=3):
         with cudeform.options(boundary_grad="zero"):
@@ -46,16 +46,16 @@ def test_options_belong_to_one_thread() -> None:
 
 
 def test_options_belong_to_one_task() -> None:
-    async def task(threads: int, turn: asyncio.Barrier) -> int | None:
+    async def task(threads: int, both_open: asyncio.Barrier) -> int | None:
         with cudeform.options(num_threads=threads):
-            await turn.wait()  # both blocks are open
+            await both_open.wait()
             seen = chosen().num_threads
-            await turn.wait()
+            await both_open.wait()
             return seen
 
     async def both() -> list[int | None]:
-        turn = asyncio.Barrier(2)
-        return await asyncio.gather(task(3, turn), task(4, turn))
+        both_open = asyncio.Barrier(2)
+        return await asyncio.gather(task(3, both_open), task(4, both_open))
 
     assert asyncio.run(both()) == [3, 4]
 
@@ -64,13 +64,13 @@ def test_options_belong_to_one_task() -> None:
 def test_set_options_reaches_every_thread() -> None:
     started, changed = threading.Event(), threading.Event()
 
-    def look() -> int | None:
+    def read_in_thread() -> int | None:
         started.set()
         assert changed.wait(10)
         return chosen().num_threads
 
     with ThreadPoolExecutor(1) as pool:
-        seen = pool.submit(look)
+        seen = pool.submit(read_in_thread)
         assert started.wait(10)
         cudeform.set_options(num_threads=6)
         changed.set()
@@ -79,7 +79,7 @@ def test_set_options_reaches_every_thread() -> None:
 
 
 @pytest.mark.usefixtures("_restored")
-def test_a_block_wins_over_set_options() -> None:
+def test_a_block_takes_precedence_over_set_options() -> None:
     with cudeform.options(num_threads=3):
         cudeform.set_options(num_threads=6, deterministic=True)
         assert chosen().num_threads == 3

@@ -122,9 +122,9 @@ def test_the_folder_follows_the_text_of_the_loops(
     copy = shutil.copytree(Path(jit.__file__).parent, tmp_path / "loops")
     monkeypatch.setattr(jit, "__file__", str(copy / "jit.py"))
     assert jit._fingerprint() == before
-    for name in ("vectors.py", "sums/gather.py"):
+    for path in (copy / "vectors.py", copy / "sums" / "gather.py"):
         before = jit._fingerprint()
-        with (copy / name).open("a") as file:
+        with path.open("a") as file:
             file.write("# changed\n")
         assert jit._fingerprint() != before
 

@@ -52,7 +52,7 @@ def measure_all(
             exact = contestants.cudeform_calls(problem.astype(np.float64), threads)
             for direction in directions:
                 bar.set_description(f"{config.name} {direction}")
-                able = {name: of[direction] for name, of in calls.items() if direction in of}
+                able = {name: by[direction] for name, by in calls.items() if direction in by}
                 profile = present[OURS].profile
                 shares = profile(problem, direction) if profile else {}
                 measured = measure(config, direction, able, exact[direction](), seconds, shares)

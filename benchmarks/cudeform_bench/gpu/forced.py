@@ -76,8 +76,10 @@ def geometry(config: Config) -> Geometry:
         bias=(config.out_channels,),
         mask=(config.batch, taps, *config.position_size),
     )
-    sizes = operator.geometry(shapes, operator.settings(**config.settings))
-    return sizes.convolution if isinstance(sizes, TransposedGeometry) else sizes
+    settings: Any = operator.settings
+    sizes: Any = operator.geometry(shapes, settings(**config.settings))
+    convolution: Geometry = sizes.convolution if config.transposed else sizes
+    return convolution
 
 
 def path_directions(name: str, config: Config, dtype: str, processor: Processor) -> tuple[str, ...]:

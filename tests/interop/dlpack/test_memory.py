@@ -1,4 +1,4 @@
-"""The engine reads and writes the memory of a DLPack producer; memory not shared is copied."""
+"""The engine uses the memory of a DLPack producer; if it is not shared, it is copied."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from support.dlpackcases import CASE, OPERANDS, Array, backward, forward, plain,
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_each_array_is_imported_once_a_call() -> None:
+def test_each_array_is_imported_once_per_call() -> None:
     case = CASE.map(Array)
     backward(case)
     assert [getattr(case, name).handed_out for name in ARRAYS] == [1] * len(ARRAYS)
@@ -17,7 +17,7 @@ def test_each_array_is_imported_once_a_call() -> None:
 
 @pytest.mark.promise("any array")
 @pytest.mark.usefixtures("elsewhere")
-def test_the_engine_sees_the_producers_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_gets_the_producers_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASE.map(Array)
     seen = watch_pointers(monkeypatch)
     output = forward(case)
@@ -26,7 +26,7 @@ def test_the_engine_sees_the_producers_memory(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_read_only_memory_is_read() -> None:
+def test_read_only_memory_is_accepted() -> None:
     def locked(array: Any) -> Array:
         array = array.copy()
         array.flags.writeable = False

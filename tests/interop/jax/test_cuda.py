@@ -39,14 +39,14 @@ OPERATIONS = {
 
 
 class Gpus:
-    """The GPUs that the engine finds: host devices by number, made when they are asked for."""
+    """Stands for the engine's GPUs: host devices by number, made at first use."""
 
     def __init__(self) -> None:
         self.devices: dict[int, HostDevice] = {}
-        self.asked: list[tuple[int, int]] = []
+        self.requests: list[tuple[int, int]] = []
 
     def device(self, index: int, stream: int, allocate: Any = None, *, free_bytes: int) -> Any:
-        self.asked.append((index, stream))
+        self.requests.append((index, stream))
         device = self.devices.setdefault(index, HostDevice())
         device.free_bytes = lambda: free_bytes
         if allocate is not None:
@@ -87,11 +87,11 @@ def buffer_of(array: Any) -> Buffer:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_a_callback_queues_a_call_in_the_memory_of_xla(operation: str, gpus: Gpus) -> None:
+def test_a_callback_runs_a_call_in_the_memory_of_xla(operation: str, gpus: Gpus) -> None:
     spec = spec_of(operation)
     (nbytes,) = jax_cuda.workspace(spec, [GPU]).shape
     host = gpus.devices[GPU]
-    assert host.log == []  # planning runs nothing
+    assert host.log == []  # computing the workspace runs no kernel
     rng = np.random.default_rng(0)
     arrays = {
         argument: rng.standard_normal(shape).astype("float32")
@@ -107,8 +107,8 @@ def test_a_callback_queues_a_call_in_the_memory_of_xla(operation: str, gpus: Gpu
     jax_cuda.callback(spec)(
         SimpleNamespace(stream=STREAM), [*map(buffer_of, outputs), block], *map(buffer_of, inputs)
     )
-    assert gpus.asked[-1] == (GPU, STREAM)
-    assert host.peak_bytes == allocated  # nothing is allocated outside of XLA
+    assert gpus.requests[-1] == (GPU, STREAM)
+    assert host.peak_bytes == allocated  # the engine allocates no memory outside XLA
     for name, got, wanted in zip(spec.outputs, outputs, by_numpy(spec, arrays), strict=True):
         np.testing.assert_allclose(host.read(got), wanted, rtol=2e-4, atol=2e-4, err_msg=name)
 
@@ -143,17 +143,17 @@ def test_a_program_for_cuda_has_workspace_among_its_results(
     (nbytes,) = jax_cuda.workspace(spec_of("forward"), [GPU]).shape
     (line,) = [line for line in text.splitlines() if target in line]
     assert f"tensor<{nbytes}xui8>" in line
-    assert gpus.asked[0] == (GPU, 0)
+    assert gpus.requests[0] == (GPU, 0)
 
 
-def test_the_gpus_of_this_process_are_chosen() -> None:
+def test_only_gpus_of_this_process_are_selected() -> None:
     def gpu(number: int, process: int) -> Any:
         return SimpleNamespace(platform="gpu", process_index=process, local_hardware_id=number)
 
     assert jax_cuda.local_gpus([gpu(5, 0), gpu(2, 0), gpu(0, 1)]) == (2, 5)
 
 
-def test_the_workspace_suits_each_gpu_that_may_run(
+def test_the_workspace_is_large_enough_for_each_gpu_that_may_run(
     gpus: Gpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def planned(*arguments: Any, device: HostDevice) -> int:
@@ -163,7 +163,7 @@ def test_the_workspace_suits_each_gpu_that_may_run(
     gpus.devices = {2: HostDevice(multiprocessors=9), 5: HostDevice(multiprocessors=7)}
     (nbytes,) = jax_cuda.workspace(spec_of("forward"), [2, 5]).shape
     assert nbytes == 9000 + jax_cuda.ALIGNMENT
-    assert gpus.asked == [(2, 0), (5, 0)]
+    assert gpus.requests == [(2, 0), (5, 0)]
 
 
 @pytest.mark.usefixtures("gpus")
@@ -183,7 +183,7 @@ def test_a_block_is_aligned() -> None:
         block.allocate(746)
 
 
-def test_lowering_without_a_gpu_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lowering_without_a_gpu_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     if engine_has_gpu():
         pytest.skip("this machine has a GPU")
     traced = jax.jit(function_of(on_jax(CASE))).trace(operands(CASE))
