@@ -15,7 +15,6 @@ from cudeform.family import OPERATORS
 from cudeform.geometry import Geometry
 from cudeform.gpu import overrides, variants
 from cudeform.gpu.algorithms import direct, forward_algorithm
-from cudeform.transposed_geometry import TransposedGeometry
 from cudeform_bench.configs import Config
 from cudeform_bench.gpu.contestants import Tensors, cudeform_calls
 from cudeform_bench.gpu.model import Mode
