@@ -10,12 +10,12 @@ The public functions with their argument lists are in ``operators/``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
-from cudeform import engine, sums, transposed
+from cudeform import engine, transposed
 from cudeform.arrays import (
     AttentionDoubleGradients,
     AttentionGradients,
@@ -31,8 +31,9 @@ from cudeform.arrays import (
 from cudeform.checks import TANGENT, check_needs, check_tangents
 from cudeform.geometry import Geometry, convolution_geometry
 from cudeform.settings import Settings
-from cudeform.sums_settings import AttentionSettings, DCNv3Settings, DCNv4Settings
-from cudeform.sums_shapes import SumShapes, attention_shapes, dcnv3_shapes, dcnv4_shapes
+from cudeform.sums import engine as sums_engine
+from cudeform.sums.settings import AttentionSettings, DCNv3Settings, DCNv4Settings
+from cudeform.sums.shapes import SumShapes, attention_shapes, dcnv3_shapes, dcnv4_shapes
 from cudeform.transposed_geometry import (
     TransposedGeometry,
     TransposedSettings,
@@ -166,7 +167,16 @@ class Operator:
         """Users' names by those in the engine, of operands that have others."""
         return {each.name: each.public for each in self.operands if each.public != each.name}
 
-    def named(self, arrays: Mapping[str, Any]) -> Mapping[str, Any]:
+    def present(self, operands: Operands) -> dict[str, Any]:
+        """The operands by users' names, without optional ones that are None."""
+        arrays = {}
+        for operand in self.operands:
+            array = getattr(operands, operand.name)
+            if array is not None or not operand.optional:
+                arrays[operand.public] = array
+        return arrays
+
+    def named(self, arrays: dict[str, Any]) -> dict[str, Any]:
         """Arrays by users' names; tangents are called "tangent of ..."."""
         if not self.public_names:
             return arrays
@@ -276,7 +286,7 @@ def _summed(
         settings=settings,
         geometry_type=SumShapes,
         sizes=sizes,
-        engine=sums,
+        engine=sums_engine,
         gradients=gradients,
         double_gradients=double_gradients,
         tangents=(gradients,),

@@ -15,7 +15,7 @@ from cudeform.interop.adapter import adapter_of
 
 def forward(operator: Operator, operands: Operands, settings: AnySettings) -> Any:
     """The output."""
-    adapter = adapter_of(operator.named(operands.present()))
+    adapter = adapter_of(operator.present(operands))
     return adapter.forward(operator, operands, _resolved(operator, operands, settings))
 
 
@@ -28,7 +28,7 @@ def backward(
 ) -> Any:
     """The gradients that ``needs`` names."""
     needed = operator.needed(needs, operator.gradients, operands)
-    adapter = adapter_of(operator.named(operands.present() | {"grad_output": grad_output}))
+    adapter = adapter_of(operator.present(operands) | {"grad_output": grad_output})
     resolved = _resolved(operator, operands, settings)
     return operator.results(adapter.backward(operator, operands, resolved, grad_output, needed))
 
@@ -36,7 +36,7 @@ def backward(
 def jvp(operator: Operator, operands: Operands, settings: AnySettings, tangents: Any) -> Any:
     """The tangent of the output."""
     tangents = operator.directions(tangents, operands)
-    adapter = adapter_of(operator.named(operands.present() | tangents.present()))
+    adapter = adapter_of(operator.present(operands) | operator.named(tangents.present()))
     return adapter.jvp(operator, operands, _resolved(operator, operands, settings), tangents)
 
 
@@ -52,7 +52,7 @@ def double_backward(
     needed = operator.needed(needs, operator.double_gradients, operands)
     cotangents = operator.directions(cotangents, operands)
     others = cotangents.present() | {"grad_output": grad_output}
-    adapter = adapter_of(operator.named(operands.present() | others))
+    adapter = adapter_of(operator.present(operands) | operator.named(others))
     resolved = _resolved(operator, operands, settings)
     directions = grad_output, cotangents
     return operator.results(

@@ -9,7 +9,7 @@ from cudeform.arrays import DCNv3DoubleGradients, DCNv3Gradients, Operands
 from cudeform.family import DCNV3
 from cudeform.operators import call
 from cudeform.settings import Padding, Pair
-from cudeform.sums_settings import DCNv3Settings
+from cudeform.sums.settings import DCNv3Settings
 
 
 def dcnv3(

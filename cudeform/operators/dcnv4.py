@@ -9,7 +9,7 @@ from cudeform.arrays import DCNv4DoubleGradients, DCNv4Gradients, Operands
 from cudeform.family import DCNV4
 from cudeform.operators import call
 from cudeform.settings import Padding, Pair
-from cudeform.sums_settings import DCNv4Settings
+from cudeform.sums.settings import DCNv4Settings
 
 
 def dcnv4(

@@ -8,7 +8,7 @@ from typing import Any
 from cudeform.arrays import AttentionDoubleGradients, AttentionGradients, Operands
 from cudeform.family import MS_DEFORM_ATTN
 from cudeform.operators import call
-from cudeform.sums_settings import AttentionSettings, SpatialShapes
+from cudeform.sums.settings import AttentionSettings, SpatialShapes
 
 
 def ms_deform_attn(

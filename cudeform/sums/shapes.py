@@ -13,8 +13,8 @@ from typing import Any, cast
 from cudeform.arrays import Operands
 from cudeform.geometry import Shape, expect, out_size
 from cudeform.settings import LARGEST
+from cudeform.sums.settings import AttentionSettings, DCNv3Settings, DCNv4Settings
 from cudeform.sums_geometry import Level, ScaledGrid, SumGeometry
-from cudeform.sums_settings import AttentionSettings, DCNv3Settings, DCNv4Settings
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.options import Options
-from cudeform.sums_shapes import SumShapes
-from cudeform.sums_views import canonical, output_view
+from cudeform.sums.shapes import SumShapes
+from cudeform.sums.views import canonical, output_view
 
 if TYPE_CHECKING:
     from collections.abc import Callable
