@@ -1,8 +1,9 @@
-"""The engine, as adapters call it: the operator and its derivatives on plain buffers.
+"""The interface of the engine for adapters: an operator and its derivatives on plain buffers.
 
 An adapter passes operands, their geometry, the options and the arrays to write, which it has
-allocated in its own library. On the CPU all arrays are NumPy's; on a GPU they are ``DeviceArray``,
-and the adapter also passes the device to run on. Nothing is checked here: adapters have done that.
+allocated in its own library. On the CPU all arrays are NumPy arrays. On a GPU they are
+``DeviceArray``, and the adapter also passes the device. The engine checks nothing, because adapters
+have checked the call.
 """
 
 from __future__ import annotations
@@ -27,14 +28,15 @@ def gpu_device(
     out_of_memory: tuple[type[Exception], ...] = (),
     free_bytes: int | None = None,
 ) -> Executor:
-    """A GPU to run on.
+    """Select a GPU to run on.
 
     Args:
         index: number of the device.
         stream: address of the stream on which everything is queued.
-        allocate: gives workspace for that device and stream; CuPy's pool if None.
-        out_of_memory: what ``allocate`` raises, other than MemoryError, when memory is exhausted.
-        free_bytes: the free memory that calls are planned for; None asks the driver.
+        allocate: allocates workspace for that device and stream; None means CuPy's pool.
+        out_of_memory: exception other than MemoryError that ``allocate`` raises if memory is
+            exhausted.
+        free_bytes: the free memory to plan for; None asks the driver.
 
     Raises:
         RuntimeError: CuPy or a GPU is missing; the text says what to do.
@@ -64,10 +66,10 @@ def workspace_bytes(
 
     Args:
         function: forward, backward, jvp or double_backward of this module.
-        operands: as ``function`` takes them.
-        geometry: as ``function`` takes it.
-        options: as ``function`` takes them.
-        *arrays: the other arrays that ``function`` takes.
+        operands: first argument of ``function``.
+        geometry: second argument of ``function``.
+        options: third argument of ``function``.
+        *arrays: the other arguments of ``function``.
         device: the device, or one like it: ``gpu_device`` with the same ``free_bytes``.
     """
     from cudeform import gpu
@@ -121,7 +123,7 @@ def jvp(
     output_tangent: Any,
     device: Executor | None = None,
 ) -> None:
-    """Write the tangent of the output, given tangents of the operands; None stands for zero."""
+    """Write the tangent of the output, given tangents of the operands; None means zero."""
     if device is None:
         from cudeform import cpu
 
@@ -143,7 +145,7 @@ def double_backward(
 ) -> None:
     """Write the gradients of ``sum(cotangents * backward(...))`` into ``results``.
 
-    A cotangent that is None stands for zero; a result that is None is not computed.
+    A cotangent that is None means zero; a result that is None is not computed.
     """
     if device is None:
         from cudeform import cpu

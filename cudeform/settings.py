@@ -11,7 +11,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-# Coordinates are 32-bit integers, whatever the width of an index.
+# Coordinates are 32-bit integers, even if indices have 64 bits.
 LARGEST = 2**31 - 1
 
 AXIS_NAMES = ("depth", "height", "width")
@@ -47,7 +47,7 @@ class Settings(NamedTuple):
     def resolved(self, input: Any, weight: Any, axes: int) -> Settings:
         """The settings with arrays converted to tuples and a name of padding to numbers.
 
-        If input or weight has no ``shape``, a name stays as it is; the geometry resolves it later.
+        If input or weight has no ``shape``, a name is not changed; the geometry resolves it later.
         """
         stride, padding, dilation = plain(self.stride), plain(self.padding), plain(self.dilation)
         if isinstance(padding, str):
@@ -78,7 +78,7 @@ class Settings(NamedTuple):
         return Settings(stride, padding, numbers[3 * axes :])
 
     def of_examples(self, count: int) -> Settings:
-        """The settings of ``count`` calls that are made as one, each with groups of its own."""
+        """The settings of ``count`` calls merged into one, each with its own groups."""
         return self  # groups follow from the shapes
 
 
@@ -148,7 +148,7 @@ def as_padding(
         value: a number, one number per axis, one pair per axis, an array of these, "valid" or
             "same".
         axes: number of axes.
-        kernel, stride, dilation: those of the convolution; "same" depends on them.
+        kernel, stride, dilation: sizes of the convolution, on which "same" depends.
         size: size of the image per axis, for an error text; None if unknown.
     """
     value = plain(value)

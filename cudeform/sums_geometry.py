@@ -1,18 +1,18 @@
 """The sizes of operators that sum samples without a filter: deformable attention, DCNv3, DCNv4.
 
-Each position of each group takes ``taps`` samples and adds them up, each times its weight:
+The output at a position and group is the sum of ``taps`` samples, each times its weight:
 ``output[n, row, col, group, :] = sum over taps of mask * sample(input[n, :, group, :])``.
 
-The engine has arrays in one canonical form, which is a view of what callers pass:
+The engine takes arrays in one canonical form, which is a view of the caller's arrays:
 
-* input ``(N, H, W, G, D)``, or ``(N, S, 1, G, D)`` where levels lie one behind the other in S;
+* input ``(N, H, W, G, D)``, or ``(N, S, 1, G, D)`` with the pixels of all levels concatenated in S;
 * offset ``(N, OH, OW, G, P, 2)``, pairs in the order (x, y); mask ``(N, OH, OW, G, P)``;
-* output ``(N, OH, OW, G, D)``. Queries of an attention are rows, with OW = 1.
+* output ``(N, OH, OW, G, D)``. The queries of an attention are rows, and OW is 1.
 
-Along each axis a sample lies at ``whole + shift + factor * offset`` pixels, where ``whole``, the
-integer ``base + stride * position``, is kept apart so that small offsets keep their precision.
-Deformable attention has normalized locations: base 0, stride 0, shift -0.5, factor the size of the
-level. DCNv3 has a grid scaled about its centre.
+Along each axis, the coordinate of a sample is ``whole + shift + factor * offset`` pixels. ``whole``
+is the integer ``base + stride * position``; it is not added in floating point, so that small
+offsets keep their precision. Deformable attention has normalised locations: base 0, stride 0, shift
+-0.5, and the size of the level as factor. DCNv3 has a grid that is scaled about its centre.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Level:
     """An image of a pyramid.
 
     Attributes:
-        first: its first pixel among those of all levels.
-        height, width: its size.
-        taps: number of samples that a position takes from it.
+        first: index of its first pixel among the pixels of all levels.
+        height, width: size of the level.
+        taps: number of samples of a position in this level.
     """
 
     first: int
@@ -44,9 +44,9 @@ class Level:
 
 @dataclass(frozen=True)
 class ScaledGrid:
-    """Where the taps of DCNv3 lie without an offset. Pairs are in the order (x, y).
+    """The grid of the taps of DCNv3 without an offset. Pairs are in the order (x, y).
 
-    Taps are counted column by column, ``tap = i_x * KH + i_y``; the centre may be left out.
+    Taps are numbered column by column, ``tap = i_x * KH + i_y``; the centre may be omitted.
     """
 
     kernel: Pair
@@ -58,25 +58,25 @@ class ScaledGrid:
 
     @property
     def taps(self) -> int:
-        """Samples of a position and group."""
+        """Number of samples of a position and group."""
         return self.kernel[0] * self.kernel[1] - self.remove_center
 
     @property
     def center(self) -> Pair:
-        """From the first tap to the point about which the grid is scaled, in pixels."""
+        """Distance from the first tap to the centre of the scaling, in pixels."""
         (kx, ky), (dx, dy) = self.kernel, self.dilation
         return (dx * (kx - 1)) >> 1, (dy * (ky - 1)) >> 1
 
     @staticmethod
     def of_fields(fields: Mapping[str, Any]) -> ScaledGrid:
-        """A grid from its fields as JSON has them."""
+        """A grid from its fields, decoded from JSON."""
         pairs = {name: tuple(each) for name, each in fields.items() if isinstance(each, list)}
         return ScaledGrid(**{**fields, **pairs})
 
 
 @dataclass(frozen=True)
 class Tap:
-    """How the coordinates of a tap follow from its offset, along (x, y); see the module."""
+    """The numbers that give the coordinates of a tap along (x, y); see the module."""
 
     level: int
     base: Pair
@@ -91,10 +91,10 @@ class SumGeometry:
     Attributes:
         batch: N.
         groups: G, the heads of an attention.
-        channels: D, those of one group.
+        channels: D, the channels of one group.
         out: (OH, OW).
-        levels: the images that samples are taken from; a single one with a grid.
-        grid: the grid that offsets are added to; None if they are locations.
+        levels: the images that are sampled; a single one if there is a grid.
+        grid: the grid to which offsets are added; None if the offsets are locations.
     """
 
     batch: int
@@ -106,32 +106,33 @@ class SumGeometry:
 
     @property
     def pixels(self) -> int:
-        """Pixels of an image, of all levels."""
+        """Number of pixels of an image, over all levels."""
         return sum(level.height * level.width for level in self.levels)
 
     @property
     def out_pixels(self) -> int:
-        """Positions of the output of an image."""
+        """Number of output positions of an image."""
         return self.out[0] * self.out[1]
 
     @property
     def is_empty(self) -> bool:
-        """Whether the output has no elements, or no samples."""
-        return 0 in (self.batch, self.groups, self.channels, self.taps, self.out_pixels)
+        """Whether the output or the images have no elements, or no sample is taken."""
+        sizes = (self.batch, self.groups, self.channels, self.taps, self.pixels, *self.out)
+        return 0 in sizes
 
     @property
     def taps(self) -> int:
-        """Samples of a position and group."""
+        """Number of samples of a position and group."""
         return sum(level.taps for level in self.levels)
 
     @property
     def stride(self) -> Pair:
-        """Pixels from one position to the next, along (x, y)."""
+        """Distance of adjacent positions in pixels, along (x, y)."""
         return self.grid.stride if self.grid else (0, 0)
 
     @cached_property
     def tap_list(self) -> tuple[Tap, ...]:
-        """Every tap, in the order of the arrays."""
+        """All taps, in the order of the arrays."""
         if self.grid is None:
             return tuple(
                 Tap(at, (0, 0), (-0.5, -0.5), (float(level.width), float(level.height)))
@@ -147,12 +148,12 @@ class SumGeometry:
         )
 
     def with_batch(self, batch: int) -> SumGeometry:
-        """The same call on another number of images."""
+        """This call with another number of images."""
         return replace(self, batch=batch)
 
     @staticmethod
     def of_fields(fields: Mapping[str, Any]) -> SumGeometry:
-        """A geometry from its fields as JSON has them."""
+        """A geometry from its fields, decoded from JSON."""
         grid = fields["grid"]
         return SumGeometry(
             batch=fields["batch"],

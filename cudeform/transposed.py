@@ -1,17 +1,19 @@
-"""The transposed deformable convolution, composed of the four functions of a convolution.
+"""The engine of the transposed deformable convolution, composed of that of a convolution.
 
-Let ``F`` be the convolution, ``B(x, c) = sum(x * F(c))``, where ``c`` is an image of the size of
-the transposed one's output. The transposed convolution is ``T(x) = dB/dc``, plus the bias:
+Let ``F`` be the convolution, and ``B(x, c) = sum(x * F(c))``, where ``c`` is an image of the size
+of the output of the transposed convolution. The transposed convolution is ``T(x) = dB/dc``, plus
+the bias. So each function is composed of functions of F:
 
-* forward: the gradient of F's input, for the ``grad_output`` x;
-* backward for a gradient c of the output: ``F(c)`` for x; F's backward at the input c with the
-  ``grad_output`` x for offset, weight and mask; sums of c over images and pixels for the bias;
-* jvp: the forward of x's tangent, and the gradient of ``c`` in F's double backward along the
+* forward: the gradient of F's input, with x as ``grad_output``;
+* backward, for a gradient c of the output: the gradient of x is ``F(c)``. The gradients of offset,
+  weight and mask are those of F at the input c, with x as ``grad_output``. The gradient of the bias
+  is the sum of c over images and pixels;
+* jvp: the forward of the tangent of x, plus the gradient of ``c`` in F's double backward along the
   tangents of offset, weight and mask;
-* double backward along cotangents v: F's backward at the input c with the ``grad_output`` v_x, and
+* double backward along cotangents v: F's backward at the input c with v_x as ``grad_output``, plus
   F's double backward along the other cotangents.
 
-As in ``cudeform.engine``, nothing is checked here, and arrays are NumPy's or ``DeviceArray``.
+As in ``cudeform.engine``, nothing is checked here, and arrays are NumPy arrays or ``DeviceArray``.
 """
 
 from __future__ import annotations
@@ -74,7 +76,7 @@ def jvp(
     output_tangent: Any,
     device: Executor | None = None,
 ) -> None:
-    """Write the tangent of the output, given tangents of the operands; None stands for zero."""
+    """Write the tangent of the output, given tangents of the operands; None means zero."""
     _run("jvp", device, operands, geometry, options, tangents, output_tangent)
 
 
@@ -89,7 +91,7 @@ def double_backward(
 ) -> None:
     """Write the gradients of ``sum(cotangents * backward(...))`` into ``results``.
 
-    A cotangent that is None stands for zero; a result that is None is not computed.
+    A cotangent that is None means zero; a result that is None is not computed.
     """
     arrays = grad_output, cotangents, results
     _run("double_backward", device, operands, geometry, options, *arrays)
@@ -107,7 +109,7 @@ def _run(operation: str, device: Executor | None, *call: Any) -> None:
 
 
 def _on_device(operation: str) -> Callable[..., None]:
-    """A composition as ``gpu.run`` records it: all of it is one launch plan."""
+    """Wrap a composition for ``gpu.run``, which records it as one launch plan."""
     composed = _COMPOSED[operation]
 
     def recorded(
@@ -188,7 +190,7 @@ def _double_backward(
 ) -> None:
     convolution, g = _convolution(operands, grad_output), geometry.convolution
     along = Tangents(offset=cotangents.offset, weight=cotangents.weight, mask=cotangents.mask)
-    # The convolution's input is grad_output here, and its grad_output is the input.
+    # The input of the convolution is this call's grad_output, and its grad_output is the input.
     wanted = results._replace(grad_output=results.input, input=results.grad_output)
     first = Gradients(wanted.input, wanted.offset, wanted.weight, None, wanted.mask)
     if cotangents.input is not None:
@@ -228,7 +230,7 @@ def _write_transposed(
 
 
 def _convolution(operands: Operands, input: Any) -> Operands:
-    """Operands of the convolution, whose bias no gradient depends on."""
+    """Operands of the convolution, without a bias, because no gradient depends on it."""
     return operands._replace(input=input, bias=None)
 
 

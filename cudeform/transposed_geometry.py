@@ -1,8 +1,9 @@
 """The sizes of a transposed deformable convolution, and its settings.
 
-The transposed convolution is the gradient of a convolution by its input. That convolution reads
-images of the size of the transposed one's *output*, and its output has the size of the transposed
-one's *input*. So its ``Geometry`` has all sizes, with the roles of input and output exchanged.
+The transposed convolution is the gradient of a convolution with respect to its input. The input of
+that convolution has the size of the transposed convolution's *output*, and its output has the size
+of the transposed convolution's *input*. So its ``Geometry`` contains all sizes, with the roles of
+input and output exchanged.
 
 In two dimensions: input ``(N, C, H, W)``, weight ``(C, O/groups, KH, KW)``, offset
 ``(N, 2*offset_groups*KH*KW, H, W)``, mask ``(N, offset_groups*KH*KW, H, W)``, bias ``(O,)``, output
@@ -74,7 +75,7 @@ class TransposedSettings(NamedTuple):
         return TransposedSettings(stride, padding, output_padding, dilation, numbers[5 * axes])
 
     def of_examples(self, count: int) -> TransposedSettings:
-        """The settings of ``count`` calls that are made as one, each with groups of its own."""
+        """The settings of ``count`` calls merged into one, each with its own groups."""
         return self._replace(groups=count * self.groups)
 
 
@@ -83,8 +84,8 @@ class TransposedGeometry:
     """The sizes of one transposed deformable convolution.
 
     Attributes:
-        convolution: the convolution whose gradient by the input it is. Its ``pad_end`` is smaller
-            by the output padding, and may be negative.
+        convolution: sizes of the convolution whose gradient with respect to the input this is. Its
+            ``pad_end`` is reduced by the output padding, and may be negative.
     """
 
     convolution: Geometry
@@ -130,16 +131,16 @@ class TransposedGeometry:
         return self.convolution.input_shape
 
     def with_batch(self, batch: int) -> TransposedGeometry:
-        """The same call on another number of images."""
+        """This call with another number of images."""
         return replace(self, convolution=self.convolution.with_batch(batch))
 
     def of_examples(self, count: int) -> TransposedGeometry:
-        """``count`` such calls as one, in which each has channels and groups of its own."""
+        """``count`` such calls merged into one, each with its own channels and groups."""
         return replace(self, convolution=self.convolution.of_examples(count))
 
     @staticmethod
     def of_fields(fields: Mapping[str, Any]) -> TransposedGeometry:
-        """A geometry from its fields as JSON has them."""
+        """A geometry from its fields, decoded from JSON."""
         return TransposedGeometry(Geometry.of_fields(fields["convolution"]))
 
     def check_grad_output(self, shape: Sequence[int]) -> None:
@@ -157,17 +158,17 @@ def transposed_geometry(
     ``offset_groups = offset.shape[1] // (axes*taps)`` is inferred.
 
     Args:
-        shapes: those of the operands, None for an operand that is absent.
-        settings: those of the call.
+        shapes: shapes of the operands; None for an absent operand.
+        settings: settings of the call.
         axes: number of spatial axes.
-        traced: whether sizes may be symbols of a compiler, which have no hash for a cache.
+        traced: whether sizes may be symbols of a compiler, which cannot be hashed and cached.
 
     Raises:
         TypeError: a setting is not made of integers.
         ValueError: an impossible shape or size; the text has the rule, its value here and what was
             passed.
     """
-    # Packing checks the settings and writes equal ones alike.
+    # Packing checks the settings, and gives equal settings the same form.
     checked = TransposedSettings.unpacked(settings.packed(axes), axes)
     plain_shapes = Operands(*(None if shape is None else tuple(shape) for shape in shapes))
     return (_geometry if traced else _cached_geometry)(plain_shapes, checked, axes)
@@ -242,8 +243,8 @@ def _out_size(
             f"dilation = {dilation}, got {output_padding}"
         )
     out = (size - 1) * stride - sum(padding) + dilation * (kernel - 1) + 1 + output_padding
-    # A size that a compiler traces is a symbol. Comparing it would bound it in the traced program,
-    # and the call itself is checked when it runs.
+    # A traced size is a symbol. A comparison would restrict it in the traced program; the call is
+    # checked when it runs.
     if not isinstance(out, Integral):
         return out
     if not 1 <= out <= LARGEST - sum(padding):

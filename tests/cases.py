@@ -1,4 +1,4 @@
-"""Named, deterministic calls for every engine: plain NumPy arrays, and what goes with them."""
+"""Named, deterministic calls for every engine: NumPy arrays and settings."""
 
 from __future__ import annotations
 

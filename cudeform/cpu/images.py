@@ -102,8 +102,22 @@ def copy_images(call: Runner, source: Array, target: Array) -> None:
     def copy(rows: slice) -> None:
         target[:, rows] = source[:, rows]
 
-    row_size = source[:, :1].size
-    _each(call, copy, split(source.shape[1], max(1, COPIED_ELEMENTS // max(1, row_size))))
+    _each(call, copy, _rows(source))
+
+
+def clear_images(call: Runner, target: Array) -> None:
+    """Set images (N, H, W, C) to 0; threads share the rows."""
+
+    def clear(rows: slice) -> None:
+        target[:, rows] = 0
+
+    _each(call, clear, _rows(target))
+
+
+def _rows(images: Array) -> list[slice]:
+    """Ranges of the rows of images (N, H, W, C) for the tasks of threads."""
+    row_size = images[:, :1].size
+    return split(images.shape[1], max(1, COPIED_ELEMENTS // max(1, row_size)))
 
 
 def _each(call: Runner, work: Callable[[Any], None], items: list[Any]) -> None:

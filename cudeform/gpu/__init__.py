@@ -7,6 +7,9 @@ code here runs once per kind of call, and its speed hardly matters.
 """
 
 from cudeform.gpu.algorithms.sums import forward as sums_forward
+from cudeform.gpu.algorithms.sums_backward import backward as sums_backward
+from cudeform.gpu.algorithms.sums_tangents import double_backward as sums_double_backward
+from cudeform.gpu.algorithms.sums_tangents import jvp as sums_jvp
 from cudeform.gpu.arithmetic import Arithmetic, OnDevice
 from cudeform.gpu.backward import backward
 from cudeform.gpu.forward import forward
@@ -21,6 +24,9 @@ __all__ = [
     "forward",
     "jvp",
     "run",
+    "sums_backward",
+    "sums_double_backward",
     "sums_forward",
+    "sums_jvp",
     "workspace_bytes",
 ]

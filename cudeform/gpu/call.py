@@ -29,40 +29,16 @@ THREADS = 256
 BLOCKS_PER_MULTIPROCESSOR = 32
 
 
-@dataclass(frozen=True)
-class Call:
-    """One call of the engine.
+class Launcher:
+    """The device and the variant of a call, and what follows from them.
 
     Attributes:
         device: the device that runs the call.
-        g: sizes of the call.
-        operands: arrays in device memory.
         variant: the compile-time parameters of the kernels.
-        zero_boundary_grad: whether the gradient of a coordinate that is exactly -1 is 0.
     """
 
     device: Device
-    g: Geometry
-    operands: Operands
     variant: Variant
-    zero_boundary_grad: bool
-
-    @classmethod
-    def by_columns(
-        cls,
-        device: Device,
-        g: Geometry,
-        options: Options,
-        operands: Operands,
-        chunks: Sequence[Chunk],
-        others: Sequence[DeviceArray | None] = (),
-    ) -> Call:
-        """A call by im2col, with these chunks; it also reads ``others``."""
-        dtype, ld_columns = operands.input.dtype, ld_columns_of(g, operands)
-        largest = max(most_positions(g, chunks) * g.groups, g.out_channels) * ld_columns
-        bits = index_bits_of(g, [*operands.present().values(), *others], largest)
-        variant = Variant(dtype, bits, vector_of(g, dtype), axes=g.axes)
-        return cls(device, g, operands, variant, options.boundary_grad == "zero")
 
     @property
     def itemsize(self) -> int:
@@ -70,19 +46,9 @@ class Call:
         return ITEMSIZE[self.variant.dtype]
 
     @property
-    def record_bytes(self) -> int:
-        """Bytes of a sample record in shared memory."""
-        return record_bytes(self.variant)
-
-    @property
-    def ld_columns(self) -> int:
-        """Leading dimension of the columns: elements of a row of one group."""
-        return ld_columns_of(self.g, self.operands)
-
-    @property
     def max_blocks(self) -> int:
         """Maximum number of blocks of a launch with a grid-stride loop."""
-        return most_blocks(self.device)
+        return min(self.device.multiprocessors * BLOCKS_PER_MULTIPROCESSOR, MAX_THREADS // THREADS)
 
     def allocate(self, elements: int, itemsize: int | None = None) -> Memory:
         """Allocate memory for a number of elements, by default of the call's dtype."""
@@ -117,9 +83,57 @@ class Call:
         shared_bytes: int,
     ) -> None:
         """Launch a kernel with the given numbers of blocks and threads."""
-        queue_launch(
-            self.device, self.variant, name, blocks, threads, pointers, struct, shared_bytes
-        )
+        variant = self.variant
+        packed = struct.packed(variant.index_bits, variant.axes, variant.acc_itemsize)
+        width = atomic_width(variant.dtype, variant.vector, self.device.compute_capability)
+        text = kernel(name, replace(variant, atomic_width=width))
+        self.device.queue(KernelLaunch(text, blocks, threads, packed, shared_bytes), pointers)
+
+
+@dataclass(frozen=True)
+class Call(Launcher):
+    """One call of the engine.
+
+    Attributes:
+        device: the device that runs the call.
+        g: sizes of the call.
+        operands: arrays in device memory.
+        variant: the compile-time parameters of the kernels.
+        zero_boundary_grad: whether the gradient of a coordinate that is exactly -1 is 0.
+    """
+
+    device: Device
+    g: Geometry
+    operands: Operands
+    variant: Variant
+    zero_boundary_grad: bool
+
+    @classmethod
+    def by_columns(
+        cls,
+        device: Device,
+        g: Geometry,
+        options: Options,
+        operands: Operands,
+        chunks: Sequence[Chunk],
+        others: Sequence[DeviceArray | None] = (),
+    ) -> Call:
+        """A call by im2col, with these chunks; it also reads ``others``."""
+        dtype, ld_columns = operands.input.dtype, ld_columns_of(g, operands)
+        largest = max(most_positions(g, chunks) * g.groups, g.out_channels) * ld_columns
+        bits = index_bits_of(g, [*operands.present().values(), *others], largest)
+        variant = Variant(dtype, bits, vector_of(g, dtype), axes=g.axes)
+        return cls(device, g, operands, variant, options.boundary_grad == "zero")
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of a sample record in shared memory."""
+        return record_bytes(self.variant)
+
+    @property
+    def ld_columns(self) -> int:
+        """Leading dimension of the columns: elements of a row of one group."""
+        return ld_columns_of(self.g, self.operands)
 
     def positions(self, chunk: Chunk) -> int:
         """Number of output positions of a chunk."""
@@ -182,28 +196,6 @@ class Call:
         """Threads per sample: the largest power of two, at most 32, that divides its vectors."""
         vectors = self.g.channels // self.g.offset_groups // self.variant.vector
         return min(32, vectors & -vectors) if vectors else 1
-
-
-def most_blocks(device: Device) -> int:
-    """Maximum number of blocks of a launch with a grid-stride loop."""
-    return min(device.multiprocessors * BLOCKS_PER_MULTIPROCESSOR, MAX_THREADS // THREADS)
-
-
-def queue_launch(
-    device: Device,
-    variant: Variant,
-    name: str,
-    blocks: int,
-    threads: int,
-    pointers: Sequence[int],
-    struct: Struct,
-    shared_bytes: int = 0,
-) -> None:
-    """Queue a launch of a variant of a kernel, with atomics as wide as the device has them."""
-    packed = struct.packed(variant.index_bits, variant.axes, variant.acc_itemsize)
-    width = atomic_width(variant.dtype, variant.vector, device.compute_capability)
-    text = kernel(name, replace(variant, atomic_width=width))
-    device.queue(KernelLaunch(text, blocks, threads, packed, shared_bytes), pointers)
 
 
 def zero_arrays(device: Device, arrays: Sequence[DeviceArray]) -> None:

@@ -49,19 +49,19 @@ def cut_into_chunks(g: Geometry, hardware: Hardware, options: Options, costs: Co
         ValueError: not even one output row of one image fits ``options.workspace_limit``, or it
             has more samples than 32-bit integers can number.
     """
-    row_samples, max_samples = row_positions(g) * g.taps * g.offset_groups, _max_samples(g)
-    if row_samples > max_samples:
+    row_samples, most_samples = row_positions(g) * g.taps * g.offset_groups, max_samples(g.axes)
+    if row_samples > most_samples:
         taps = ShapeRules.of(g.axes).kernel.replace(", ", "*")
         raise ValueError(
-            f"{'OW*' if g.axes > 1 else ''}{taps}*offset_groups must be at most {max_samples} on a "
-            f"GPU, got {row_samples}"
+            f"{'OW*' if g.axes > 1 else ''}{taps}*offset_groups must be at most {most_samples} on "
+            f"a GPU, got {row_samples}"
         )
     row_bytes = row_positions(g) * costs.position
     image_bytes = costs.image + g.out_pixels * costs.position
     required = costs.image + row_bytes
     if options.deterministic:
         required = max(required, min(DETERMINISTIC_BYTES, g.batch * image_bytes))
-    budget = options.workspace_limit or max(_default_budget(hardware), costs.call + required)
+    budget = budget_of(hardware, options, costs.call + required)
     if budget < costs.call + required:
         why = "deterministic results do not depend on the limit, nor may the chunks"
         what = why if options.deterministic else costs.purposes(g)
@@ -71,10 +71,10 @@ def cut_into_chunks(g: Geometry, hardware: Hardware, options: Options, costs: Co
         )
     available = required if options.deterministic else budget - costs.call
     image_samples = image_rows(g) * row_samples
-    if image_bytes <= available and image_samples <= max_samples:
-        images = _most(available, image_bytes, max_samples // image_samples)
+    if image_bytes <= available and image_samples <= most_samples:
+        images = most_that_fit(available, image_bytes, most_samples // image_samples)
         return [Chunk(part, slice(0, image_rows(g))) for part in split(g.batch, images)]
-    rows = _most(available - costs.image, row_bytes, max_samples // row_samples)
+    rows = most_that_fit(available - costs.image, row_bytes, most_samples // row_samples)
     return [
         Chunk(slice(image, image + 1), part)
         for image in range(g.batch)
@@ -92,12 +92,17 @@ def image_rows(g: Geometry) -> int:
     return g.out_pixels // row_positions(g)
 
 
-def _max_samples(g: Geometry) -> int:
+def max_samples(axes: int) -> int:
     """Maximum number of samples of a chunk, whose corner weights have 32-bit indices."""
-    return (2**31 - 1) >> g.axes
+    return (2**31 - 1) >> axes
 
 
-def _most(available: int, nbytes: int, limit: int) -> int:
+def budget_of(hardware: Hardware, options: Options, required: int) -> int:
+    """Bytes of workspace that a call may take; by default enough for what it requires."""
+    return options.workspace_limit or max(_default_budget(hardware), required)
+
+
+def most_that_fit(available: int, nbytes: int, limit: int) -> int:
     """Number of parts of the given size that fit, at most ``limit``."""
     return min(available // nbytes, limit) if nbytes else limit
 

@@ -6,9 +6,9 @@
     >>> layer(keras.ops.ones((1, 16, 16, 3))).shape == (1, 16, 16, 8)
     True
 
-* Import this module before ``keras.models.load_model``: Keras then finds the class.
-* Under TensorFlow a model with this layer is not compiled by XLA (``supports_jit`` is False), and
-  ``Model.export`` writes what only the same process can run: save ``.keras`` files.
+* Import this module before ``keras.models.load_model``, so that Keras finds the class.
+* Under TensorFlow, XLA does not compile a model with this layer (``supports_jit`` is False), and
+  only the same process can run what ``Model.export`` writes. Save ``.keras`` files instead.
 * ``cudeform.options`` are read when a call is traced, so set them before ``fit``.
 """
 

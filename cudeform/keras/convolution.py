@@ -13,10 +13,10 @@ BACKEND = keras.config.backend()
 
 
 def convolve_last(images: Any, offset: Any, kernel: Any, bias: Any, *settings: Any) -> Any:
-    """The convolution of images (N, H, W, C).
+    """Convolve images (N, H, W, C).
 
     Args:
-        images, offset, bias: with channels last.
+        images, offset, bias: arrays with channels last.
         kernel: (KH, KW, C/groups, O).
         settings: stride, padding and dilation as for ``cudeform.deform_conv2d``, and the mask.
     """
@@ -31,12 +31,12 @@ def convolve_last(images: Any, offset: Any, kernel: Any, bias: Any, *settings: A
 
 
 def convolve_first(images: Any, offset: Any, kernel: Any, bias: Any, *settings: Any) -> Any:
-    """The same for images, offset and mask with channels first; the kernel is as above."""
+    """Convolve images (N, C, H, W), with offset and mask (N, channels, OH, OW)."""
     return deform_conv2d(images, offset, ops.transpose(kernel, (3, 2, 0, 1)), bias, *settings)
 
 
 def same_padding(size: int | None, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
-    """Begin and end of the padding for ``ceil(size / stride)`` positions, TensorFlow's "same"."""
+    """Begin and end of TensorFlow's padding "same", for ``ceil(size / stride)`` positions."""
     span = dilation * (kernel - 1)
     last = 0 if size is None else -(-size // stride) * stride - stride - size + 1
     total = max(last + span, 0)

@@ -31,33 +31,33 @@ SETTINGS = (
 class DeformConv2D(keras.layers.Layer):  # type: ignore[misc]
     """DCNv2, or DCNv1 if not ``modulated``, with the arguments of ``keras.layers.Conv2D``.
 
-    A convolution of the same sizes predicts offsets, and masks if ``modulated``, from the input.
-    It begins at zero: no tap is displaced, and the mask, a sigmoid, is one half, so the layer
-    begins at half of what a ``Conv2D`` with its kernel gives. Called with a list,
-    ``layer([inputs, offset])`` or ``layer([inputs, offset, mask])``, the layer predicts nothing;
-    the mask is then used as it is.
+    A branch, which is a convolution of the same sizes, predicts offsets, and masks if
+    ``modulated``, from the input. Its weights are initially zero, so no tap is displaced, and the
+    mask, which is a sigmoid, is one half. The initial output is half of that of a ``Conv2D`` with
+    the same kernel. Called with a list, ``layer([inputs, offset])`` or ``layer([inputs, offset,
+    mask])``, the layer predicts nothing, and uses the mask without a sigmoid.
 
-    Weights are ``kernel`` (KH, KW, C/groups, O) and ``bias`` (O,), as in ``Conv2D``, and
-    ``offset_kernel`` (KH, KW, C, predicted) and ``offset_bias`` of the branch. It predicts (dy, dx)
-    of each tap of each offset group, in pixels, then the masks.
+    The weights are ``kernel`` (KH, KW, C/groups, O) and ``bias`` (O,), as in ``Conv2D``, and
+    ``offset_kernel`` (KH, KW, C, predicted) and ``offset_bias`` of the branch. The branch predicts
+    (dy, dx) of each tap of each offset group, in pixels, then the masks.
 
     Args:
         filters, kernel_size, strides, padding, data_format, dilation_rate, groups: as for
-            ``Conv2D``; "same" is TensorFlow's for any stride, under all backends.
+            ``Conv2D``; "same" follows TensorFlow's rule for any stride and backend.
         offset_groups: groups of channels that share offsets.
         modulated: whether the branch predicts masks.
         activation, use_bias, kernel_initializer, bias_initializer: as for ``Conv2D``.
-        offset_initializer: of ``offset_kernel``.
+        offset_initializer: initializer of ``offset_kernel``.
         kernel_regularizer, bias_regularizer, activity_regularizer, kernel_constraint,
             bias_constraint: as for ``Conv2D``.
 
     Inputs and outputs are (N, H, W, C), or (N, C, H, W) with ``data_format="channels_first"``;
-    offset and mask of a list have the channels at the same axis: 2*offset_groups*KH*KW and
-    offset_groups*KH*KW.
+    offset and mask of a list have 2*offset_groups*KH*KW and offset_groups*KH*KW channels, at the
+    same axis.
 
     Raises:
-        ValueError: sizes that do not fit; ``padding="same"`` with strides where the size of the
-            input is unknown.
+        ValueError: sizes do not fit, or ``padding="same"`` is combined with strides and the size
+            of the input is unknown.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class DeformConv2D(keras.layers.Layer):  # type: ignore[misc]
         self.built = True
 
     def call(self, inputs: Any) -> Any:
-        """Convolve images, or images with the offsets and masks that a list has beside them."""
+        """Convolve images, or the images of a list with its offset and mask."""
         offset, mask = inputs[1:] + [None] * (3 - len(inputs)) if _is_list(inputs) else (None, None)
         images = _first(inputs)
         padding = self._padding(images.shape)
@@ -173,7 +173,7 @@ class DeformConv2D(keras.layers.Layer):  # type: ignore[misc]
         return self.activation(run(images, offset, kernel, bias, *settings, mask))
 
     def _predict(self, images: Any) -> tuple[Any, Any]:
-        """Offset and mask."""
+        """The offset and the mask that the branch predicts."""
         predicted = ops.conv(
             images,
             self.offset_kernel,
@@ -207,7 +207,7 @@ class DeformConv2D(keras.layers.Layer):  # type: ignore[misc]
         return shape[1:3] if self.channels_last else shape[2:4]
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
-        """The output's shape; None where the input's is unknown."""
+        """The output's shape; a size is None if it is unknown."""
         shape = _first(input_shape)
         axes = zip(
             self._sizes(shape), self.kernel_size, self.strides, self.dilation_rate, strict=True
@@ -251,7 +251,7 @@ _SERIALIZED: Mapping[str, Callable[[Any], Any]] = {
 
 
 def _is_list(inputs: Any) -> bool:
-    """Whether there are several inputs, or shapes of several."""
+    """Whether an argument is a list of inputs, or of shapes."""
     if not isinstance(inputs, (list, tuple)) or not inputs:
         return False
     return not (inputs[0] is None or isinstance(inputs[0], int))

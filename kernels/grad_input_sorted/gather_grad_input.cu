@@ -12,24 +12,6 @@
 // added in ascending order. So the sum has the same bits for any division of the work into
 // launches.
 
-struct CellRange {
-    int next, end;
-    int sample;  // ordered[next], NO_SAMPLE at the end
-};
-
-const int NO_SAMPLE = 0x7fffffff;  // greater than any sample
-
-__device__ inline int sample_at(const int* __restrict__ ordered, int next, int end) {
-    return next < end ? ordered[next] : NO_SAMPLE;
-}
-
-__device__ inline CellRange range_of(
-        const GatherGradInput& params, const int* __restrict__ counts,
-        const int* __restrict__ starts, const int* __restrict__ ordered, index_t cell) {
-    const int start = starts[cell], end = start + counts[cell];
-    return {start, end, sample_at(ordered, start, end)};
-}
-
 // Add the samples of the ranges to a vector of channels of the pixel.
 __device__ inline Vector gather_vector(
         const GatherGradInput& params, const scalar_t* __restrict__ columns,
@@ -41,28 +23,18 @@ __device__ inline Vector gather_vector(
         ranges[j] = cell_ranges[j];
     }
     while (true) {
-        CellRange least = ranges[0];
-        int corner = 0;
-        for (int j = 1; j < CORNERS; ++j) {
-            const bool less = ranges[j].sample < least.sample;
-            corner = less ? j : corner;
-            least = less ? ranges[j] : least;
-        }
-        const int sample = least.sample;
+        const LeastRange least = least_range(ranges);
+        const int sample = least.range.sample;
         if (sample == NO_SAMPLE) {
             return sum;
         }
-        ++least.next;
-        least.sample = sample_at(ordered, least.next, least.end);
-        for (int j = 0; j < CORNERS; ++j) {
-            ranges[j] = j == corner ? least : ranges[j];
-        }
+        advance(ordered, least, ranges);
         const int pair = fast_div(sample, params.problem.by_offset_groups);  // (position, tap)
         const int position = fast_div(pair, params.problem.by_taps);
         const index_t row = first + position * params.layout.ld_columns;
         const index_t from =
                 row + (pair - position * params.problem.taps) * params.problem.group_channels;
-        const acc_t weight = weights[CORNERS * static_cast<index_t>(sample) + corner];
+        const acc_t weight = weights[CORNERS * static_cast<index_t>(sample) + least.corner];
         if (weight != 0) {
             add_scaled(&sum, weight, load_vector(columns + from));
         }
@@ -93,7 +65,7 @@ extern "C" __global__ void gather_grad_input(
             for (int a = 0; a < AXES; ++a) {
                 cell = cell * (params.problem.size[a] + 1) + at[a] + 1 - corner_step(j, a);
             }
-            ranges[j] = range_of(params, counts, starts, ordered, cell);
+            ranges[j] = range_of(counts, starts, ordered, cell);
         }
         for (int c = lane_of(params.lanes) * VECTOR; c < params.problem.offset_channels;
              c += params.lanes * VECTOR) {

@@ -26,12 +26,7 @@ __device__ inline void reduce_lanes(int lanes, const acc_t* dots, bool valid, ac
     if (lanes < CORNERS) {
         acc_t lane_sums[CORNERS];
         for (int j = 0; j < CORNERS; ++j) {
-            lane_sums[j] = dots[j];
-            for (int distance = 1; distance < CORNERS / 2; distance *= 2) {
-                if (distance < lanes) {
-                    lane_sums[j] += __shfl_xor_sync(0xffffffff, lane_sums[j], distance);
-                }
-            }
+            lane_sums[j] = sum_over_few_lanes(lanes, dots[j]);
         }
         __syncwarp();
         for (int j = 0; valid && lane == 0 && j < CORNERS; ++j) {
@@ -39,28 +34,7 @@ __device__ inline void reduce_lanes(int lanes, const acc_t* dots, bool valid, ac
         }
         return;
     }
-    // Lanes at distance 1, then 2, and so on, exchange half of their partial sums. After as many
-    // exchanges as there are axes, lane l holds the sum of corner l % CORNERS alone, and the other
-    // distances reduce one number instead of CORNERS.
-    acc_t partial[CORNERS];
-    for (int j = 0; j < CORNERS; ++j) {
-        partial[j] = dots[j];
-    }
-    for (int distance = 1; distance < CORNERS; distance *= 2) {
-        const bool upper = lane & distance;
-        for (int k = 0; k < CORNERS / 2 / distance; ++k) {
-            const acc_t mine = upper ? partial[2 * k + 1] : partial[2 * k];
-            const acc_t sent = upper ? partial[2 * k] : partial[2 * k + 1];
-            partial[k] = mine + __shfl_xor_sync(0xffffffff, sent, distance);
-        }
-    }
-    acc_t sum = partial[0];
-#pragma unroll
-    for (int distance = CORNERS; distance < 32; distance *= 2) {
-        if (distance < lanes) {
-            sum += __shfl_xor_sync(0xffffffff, sum, distance);
-        }
-    }
+    const acc_t sum = sum_of_own_corner(lanes, lane, dots);
     __syncwarp();
     if (valid && lane < CORNERS) {
         sums[lane] = sum;

@@ -27,3 +27,11 @@ __device__ inline SharedSample shared_by(const SharedSample& mine, int lane, int
 // The first thread of this thread's warp, if `thread` is this thread. A loop whose condition is
 // uniform across the warp may contain shuffles.
 __device__ inline index_t warp_first(index_t thread) { return thread - threadIdx.x % 32; }
+
+// VECTOR channels of the gradient of the output, from channel c of an item's group.
+__device__ inline Vector load_grad_output(
+        const PositionStrides& strides, const scalar_t* __restrict__ grad_output,
+        const SumItem& item, int c) {
+    return load_vector(
+            grad_output + (item_index(strides, item) + channel_index(strides.element, c)));
+}

@@ -1,4 +1,4 @@
-"""Arrays in and arrays out: strides, broadcasts, dtypes, aliases, and what is not needed."""
+"""Arguments and results: strides, broadcasts, dtypes, aliases, and omitted gradients."""
 
 from dataclasses import replace
 from typing import Any
@@ -47,14 +47,14 @@ def test_the_layouts_are_what_they_say(layout: str) -> None:
 
 
 def test_an_array_may_begin_at_an_odd_address() -> None:
-    def moved(array: Any) -> Any:
+    def unaligned(array: Any) -> Any:
         raw = np.zeros(array.nbytes + 1, np.uint8)[1:]
         view = raw.view(array.dtype).reshape(array.shape)
         view[...] = array
         return view
 
-    assert not moved(CASE.input).flags.aligned
-    assert_same(results(CASE.map(moved)), results(CASE))
+    assert not unaligned(CASE.input).flags.aligned
+    assert_same(results(CASE.map(unaligned)), results(CASE))
 
 
 def test_read_only_arrays_are_taken() -> None:
@@ -249,7 +249,7 @@ def test_what_a_subclass_makes_of_operators_does_not_matter() -> None:
     tangents = cudeform.Tangents(**moves)
     got = results(odd)
     assert_same(got, results(CASE))
-    got["moved"] = cudeform.deform_conv2d_jvp(tangents, **odd.arguments)
+    got["jvp"] = cudeform.deform_conv2d_jvp(tangents, **odd.arguments)
     seconds = cudeform.deform_conv2d_double_backward(tangents, odd.grad_output, **odd.arguments)
     assert {type(array) for array in (*got.values(), *seconds)} == {np.ndarray}
 

@@ -1,4 +1,4 @@
-"""At the edge of the image, outside it, and where values are not finite: value by value."""
+"""Values at the edge of the image, outside it, and with coordinates that are not finite."""
 
 from typing import Any
 
@@ -193,10 +193,10 @@ def test_a_nan_coordinate_stays_in_its_group_and_at_its_position() -> None:
     image, weight = np.ones((1, 4, 3, 3)), np.ones((2, 2, 1, 1))  # 2 groups
     offset = np.zeros((1, 4, 3, 3))  # 2 offset groups
     offset[0, 3, 1, 2] = NAN  # second group, dx
-    lost = np.zeros((1, 2, 3, 3), np.bool_)
-    lost[0, 1, 1, 2] = True
+    nan_positions = np.zeros((1, 2, 3, 3), np.bool_)
+    nan_positions[0, 1, 1, 2] = True
     output = cudeform.deform_conv2d(image, offset, weight)
-    np.testing.assert_array_equal(np.isnan(output), lost)
+    np.testing.assert_array_equal(np.isnan(output), nan_positions)
     lost_offset = np.zeros((1, 4, 3, 3), np.bool_)
     lost_offset[0, 2:, 1, 2] = True
     grads = cudeform.deform_conv2d_backward(np.ones_like(output), image, offset, weight)

@@ -1,4 +1,4 @@
-"""The same bits, run after run, for any number of threads, and from many threads at once."""
+"""Results have the same bits in every run, for any number of threads, and in concurrent calls."""
 
 import importlib
 from concurrent.futures import ThreadPoolExecutor

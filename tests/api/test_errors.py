@@ -1,4 +1,4 @@
-"""Malformed calls and options raise a ValueError or TypeError that says why, nothing else."""
+"""Wrong calls and options raise ValueError or TypeError with a reason, and no other exception."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""Unsuitable arrays are refused with a reason: the dtype, the library, no array at all."""
+"""Arguments are refused with a reason: a wrong dtype, a wrong library, or no array at all."""
 
 from typing import Any
 

@@ -36,9 +36,9 @@ def slopes(case: Case, name: str, forward: Any) -> Any:
     for index in np.ndindex(array.shape):
         there = []
         for step in (STEP, -STEP):
-            moved = array.copy()
-            moved[index] += step
-            there.append(forward(**{**case.arguments, name: moved}))
+            changed = array.copy()
+            changed[index] += step
+            there.append(forward(**{**case.arguments, name: changed}))
         result[index] = ((there[0] - there[1]) * case.grad_output).sum() / (2 * STEP)
     return result
 

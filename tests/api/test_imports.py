@@ -1,4 +1,4 @@
-"""``import cudeform`` loads nothing that was not asked for."""
+"""``import cudeform`` imports no library that is not needed yet."""
 
 import subprocess
 import sys

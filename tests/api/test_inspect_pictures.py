@@ -1,4 +1,4 @@
-"""Pictures of where taps sample: the marks in them, and arrays of which libraries they take."""
+"""Pictures of the sampling locations: their marks, and arrays of every library."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Scratch memory stays within its limit, and nothing is copied that need not be."""
+"""Scratch memory stays within its limit, and no array is copied without need."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Each promise has a test that everybody runs; and the form of the first one."""
+"""Each promise has a test in the default run; the signature of ``deform_conv2d``."""
 
 from __future__ import annotations
 

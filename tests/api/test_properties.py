@@ -63,8 +63,8 @@ def test_whole_offsets_are_a_shift(case: Case, dy: int, dx: int) -> None:
     # A border of zeros and of 3 more pixels, which the shift moves about, serves as the padding.
     border = [(before + 3, after + 3) for before, after in case.padding]
     wide = np.roll(np.pad(case.input, ((0, 0), (0, 0), *border)), (-dy, -dx), axis=(2, 3))
-    moved = replace(case, input=wide[:, :, 3:-3, 3:-3], padding=((0, 0), (0, 0)))
-    close(forward(shifted), convolution(moved))
+    cropped = replace(case, input=wide[:, :, 3:-3, 3:-3], padding=((0, 0), (0, 0)))
+    close(forward(shifted), convolution(cropped))
 
 
 @given(finite_cases)

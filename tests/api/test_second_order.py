@@ -26,15 +26,15 @@ def off_the_grid(case: Case) -> Case:
     return replace(case, offset=offset)
 
 
-def moved(case: Case, direction: dict[str, Any], by: float) -> Case:
+def displaced(case: Case, direction: dict[str, Any], by: float) -> Case:
     return replace(case, **{n: getattr(case, n) + by * d for n, d in direction.items()})
 
 
 def slope(function: Any, case: Case, direction: dict[str, Any]) -> Any:
     step = 1e-5
-    return (function(moved(case, direction, step)) - function(moved(case, direction, -step))) / (
-        2 * step
-    )
+    return (
+        function(displaced(case, direction, step)) - function(displaced(case, direction, -step))
+    ) / (2 * step)
 
 
 def output(case: Case) -> Any:

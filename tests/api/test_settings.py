@@ -1,4 +1,4 @@
-"""Every function takes padding by name, and settings as arrays of integers."""
+"""Every function accepts padding by name, and settings as arrays of integers."""
 
 from __future__ import annotations
 

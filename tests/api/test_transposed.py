@@ -1,4 +1,4 @@
-"""Transposed convolutions: the adjoint, sizes, cropping, and what is refused."""
+"""Transposed convolutions: the adjoint, sizes, cropping, and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark is no part of the package: its tests import it from the folder of the checkout."""
+"""The tests import the benchmark from the checkout, because it is not part of the package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line of ``python -m cudeform bench``: what it refuses, reads and writes."""
+"""The command line of ``python -m cudeform bench``: its errors, input and output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What kernels move, counted by the harness, is what the benchmark's model says they have to.
+"""The bytes that kernels load and store are those of the benchmark's model.
 
 Samples all lie between four pixels, so that each of them reads four corners. Counted are vectors of
 channels; single numbers, such as offsets, are not.
@@ -66,7 +66,7 @@ class Model:
         return cls(gather, gather // 4, added)
 
 
-def moved(device: HostDevice, kernel: str) -> tuple[int, int, int]:
+def bytes_moved(device: HostDevice, kernel: str) -> tuple[int, int, int]:
     """Bytes that a kernel loaded, stored and added in its one launch."""
     [did] = [d for d in device.log if isinstance(d, Launched) and d.kernel == kernel]
     return did.loaded, did.stored, did.added
@@ -95,7 +95,7 @@ def test_columns(config: Config, mode: str) -> None:
     with overrides.force(algorithm="im2col"):
         forward(device, case)
     model = Model.of(config, mode)
-    assert moved(device, "deform_im2col") == (model.gather, model.columns, 0)
+    assert bytes_moved(device, "deform_im2col") == (model.gather, model.columns, 0)
     products = min(config.groups, config.batch)
     wanted = {"pack_weight": 1, "channels_last": 1, "deform_im2col": 1, "product": products}
     assert launches(device) == wanted
@@ -107,7 +107,7 @@ def test_direct(mode: str) -> None:
     forward(device, case)
     model = Model.of(DEPTHWISE, mode)
     # A weight for each element that columns would have; outputs are stored a number at a time.
-    assert moved(device, "deform_direct") == (model.gather + model.columns, 0, 0)
+    assert bytes_moved(device, "deform_direct") == (model.gather + model.columns, 0, 0)
     assert launches(device) == {"channels_last": 2, "deform_direct": 1}
 
 
@@ -123,7 +123,7 @@ def test_fused(out_channels: int, mode: str) -> None:
     # Every strip of output channels samples anew; each block copies its strip of the weight once.
     samples = tiling.strips * Model.of(config, mode).gather
     weights = blocks * tiling.stages * tiling.tile.n * UNITS_BYTES * tiling.tile.operand_terms
-    assert moved(device, "deform_fused") == (samples + weights, 0, 0)
+    assert bytes_moved(device, "deform_fused") == (samples + weights, 0, 0)
     wanted = {"pack_weight_fused": 1, "channels_last": 1, "deform_fused": 1}
     if tiling.split_stages(device) < tiling.stages:
         wanted["reduce_split_k"] = 1
@@ -143,7 +143,7 @@ def test_backward(config: Config, name: str, mode: str) -> None:
         backward(device, case)
     model = Model.of(config, mode)
     # One pass: the gradient of the columns comes in, corners are read and added to once.
-    assert moved(device, "deform_backward") == (
+    assert bytes_moved(device, "deform_backward") == (
         model.columns + model.gather,
         model.columns,
         model.scatter,
@@ -160,8 +160,8 @@ def test_the_gather_reads_columns_four_times_and_adds_nothing(config: Config, mo
         case = case_of(config).cast(MODES[mode].dtype)
     backward(device, case, Options(deterministic=True))
     model = Model.of(config, mode)
-    assert moved(device, "gather_grad_input") == (4 * model.columns, 0, 0)
-    assert moved(device, "deform_backward")[2] == 0
+    assert bytes_moved(device, "gather_grad_input") == (4 * model.columns, 0, 0)
+    assert bytes_moved(device, "deform_backward")[2] == 0
 
 
 @EVERY_MODE
@@ -171,8 +171,8 @@ def test_direct_backward(mode: str) -> None:
     model = Model.of(DEPTHWISE, mode)
     # A weight and a gradient of the output for each element that columns would have.
     pulled = (model.gather + 2 * model.columns, 0, model.scatter)
-    assert moved(device, "deform_direct_backward") == pulled
-    loaded, _, added = moved(device, "deform_direct_grad_weight")
+    assert bytes_moved(device, "deform_direct_backward") == pulled
+    loaded, _, added = bytes_moved(device, "deform_direct_grad_weight")
     once = model.columns // DEPTHWISE.taps  # for the bias, the gradient of the output once more
     assert (loaded, added) == (model.gather + model.columns + once, 0)
 

@@ -1,4 +1,4 @@
-"""Wrong results, errors and the deadline are reported, and the other measurements go on."""
+"""Wrong results, errors and the deadline are reported; the other measurements continue."""
 
 from __future__ import annotations
 
@@ -89,10 +89,10 @@ def test_measurements_after_the_deadline_are_listed(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_report_is_written_during_the_run() -> None:
-    kept: list[int] = []
+    lengths: list[int] = []
     wanted = Wanted(QUICK[:2], ["forward"], ["fp32", "fp16"], 0.0)
-    run.measure_all(fake_gpu(), wanted, lambda r: kept.append(len(r.measurements)))
-    assert kept == [2, 4]
+    run.measure_all(fake_gpu(), wanted, lambda r: lengths.append(len(r.measurements)))
+    assert lengths == [2, 4]
 
 
 def test_a_peer_that_differs_is_named() -> None:

@@ -1,4 +1,4 @@
-"""Forced contestants use what they are forced to, must be right, and have their own table."""
+"""Forced contestants use the forced algorithm, must be right, and have their own table."""
 
 from __future__ import annotations
 

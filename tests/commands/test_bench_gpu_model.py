@@ -1,4 +1,4 @@
-"""Floors of a GPU's benchmark are those worked out by hand."""
+"""The lower bounds of the GPU benchmark equal those computed by hand."""
 
 from __future__ import annotations
 

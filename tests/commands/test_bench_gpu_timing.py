@@ -1,4 +1,4 @@
-"""Contestants on a GPU take turns, warm and cold, for as long as was asked."""
+"""Contestants on a GPU take turns, warm and cold, for the requested time."""
 
 from __future__ import annotations
 

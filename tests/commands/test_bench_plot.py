@@ -1,4 +1,4 @@
-"""The picture of a benchmark's results, of a CPU and of a GPU."""
+"""The picture of benchmark results, from a CPU and from a GPU."""
 
 from __future__ import annotations
 

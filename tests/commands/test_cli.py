@@ -1,4 +1,4 @@
-"""The command line: which commands there are, what `info` says."""
+"""The command line: the commands, and the output of `info`."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The demo registers its photograph, says so, and draws it."""
+"""The demo registers its photograph, prints a summary, and draws a picture."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""The script that measures a GPU call's time on the host runs."""
+"""The script that measures the host time of a GPU call runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine in one and three dimensions: the definition, and what it shares with two."""
+"""The CPU engine in one and three dimensions agrees with the definition and with two dimensions."""
 
 from __future__ import annotations
 
@@ -133,8 +133,8 @@ def test_double_backward_is_the_slope_of_the_gradients(case: Case) -> None:
     along = directions(case)
     cotangents = random_like(case.operands, seed=1)
 
-    def total(moved: Case) -> float:
-        grads = backward(moved)
+    def total(displaced: Case) -> float:
+        grads = backward(displaced)
         return sum(float((cotangents[name] * grads[name]).sum()) for name in grads)
 
     for name, result in double_backward(case, cotangents).items():
@@ -280,5 +280,5 @@ def test_the_limit_holds_in_a_volume(run: Callable[..., Any]) -> None:
     with measured_peak() as peak:
         results = run(case, Options(workspace_limit=limit, num_threads=2))
     outputs = results.values() if isinstance(results, dict) else [results]
-    held = sum(array.nbytes for array in outputs) + 2 * case.input.nbytes
-    assert peak.nbytes <= held + limit + 2**18
+    results_bytes = sum(array.nbytes for array in outputs) + 2 * case.input.nbytes
+    assert peak.nbytes <= results_bytes + limit + 2**18

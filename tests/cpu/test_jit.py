@@ -1,4 +1,4 @@
-"""Compiling: said once, kept in a folder or not, and what is said where Numba is missing."""
+"""Compilation of the loops: one message, the cache on disk, and the error without Numba."""
 
 import os
 import shutil

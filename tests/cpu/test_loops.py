@@ -1,4 +1,4 @@
-"""Loops by themselves: parts of vectors, transposition, coordinates at the limits of integers."""
+"""Loops in isolation: parts of vectors, transposition, coordinates at the limits of integers."""
 
 from typing import Any
 

@@ -14,6 +14,7 @@ from support.cpu_sums import SumCase, attention, backward, dcnv3, forward, packe
 from cudeform import cpu
 from cudeform.arrays import Gradients
 from cudeform.options import Options
+from cudeform.sums_geometry import ScaledGrid
 
 TOLERANCES = {"float64": 1e-12, "float32": 2e-5, "float16": 6e-3, "bfloat16": 5e-2}
 ZERO = Options(boundary_grad="zero")
@@ -165,6 +166,19 @@ def test_coordinates_that_are_not_finite(bad: float) -> None:
     assert np.isfinite(by_input).all()
     expected = reference.backward(case.g, *case.arrays, grad_output, False)
     np.testing.assert_allclose(by_input, expected[0], 1e-12, 1e-12)
+
+
+@pytest.mark.parametrize("scale", [0.7, 3.0, 1.0])
+def test_the_slope_at_a_small_negative_offset(scale: float) -> None:
+    grid = ScaledGrid((3, 3), (1, 1), (1, 1), (1, 1), scale, remove_center=False)
+    case = dcnv3(grid, size=(9, 9), out=(9, 9), channels=3, dtype="float32")
+    case.offset[...] = -1e-9
+    grad_output = case.like_output()
+    _, by_offset, _ = backward(case, grad_output)
+    _, expected, _ = reference.backward(case.g, *case.arrays, grad_output, False)
+    # Taps around the centre are at a multiple of the scale, which float32 rounds.
+    taps = slice(None) if scale == 1 else slice(4, 5)
+    np.testing.assert_allclose(by_offset[:, :, :, :, taps], expected[:, :, :, :, taps], 0, 2e-5)
 
 
 def test_an_infinite_mask_reaches_no_corner_of_weight_zero() -> None:

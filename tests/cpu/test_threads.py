@@ -1,4 +1,4 @@
-"""Threads: one pool, made again in a forked child; errors and interrupts end a call."""
+"""Threads: one pool per process, a new one in a forked child; errors and interrupts end a call."""
 
 import os
 import subprocess

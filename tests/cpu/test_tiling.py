@@ -1,4 +1,4 @@
-"""How a call is cut: boxes cover all positions once, whatever the limit; threads play no part."""
+"""The tiling of a call: for any limit, boxes cover all positions once, independent of threads."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""What docstrings, README and pages show runs and gives what they say; pages build."""
+"""The examples in docstrings, README and pages run with the shown results; the pages build."""
 
 import doctest
 import importlib
@@ -109,8 +109,8 @@ def test_planar_offsets(name: str, planes: tuple[int, int]) -> None:
     theirs = np.empty_like(FLAT)
     for n, g, i, j, axis, oy, ox in np.ndindex(*SIZES):
         tap = (g * K + i) * K + j
-        place = planes.index(axis) * G * K * K + tap
-        theirs[n, place, oy, ox] = OURS[n, g, i, j, axis, oy, ox]
+        channel = planes.index(axis) * G * K * K + tap
+        theirs[n, channel, oy, ox] = OURS[n, g, i, j, axis, oy, ox]
     np.testing.assert_array_equal(getattr(conversions(), name)(theirs), FLAT)
 
 
@@ -147,8 +147,8 @@ def test_images_and_weights_with_channels_last() -> None:
 def test_offsets_with_channels_last() -> None:
     theirs = np.empty((N, OH, OW, FLAT.shape[1]))
     for n, g, i, j, axis, oy, ox in np.ndindex(*SIZES):
-        place = ((g * K + i) * K + j) * 2 + axis
-        theirs[n, oy, ox, place] = OURS[n, g, i, j, axis, oy, ox]
+        channel = ((g * K + i) * K + j) * 2 + axis
+        theirs[n, oy, ox, channel] = OURS[n, g, i, j, axis, oy, ox]
     np.testing.assert_array_equal(conversions().from_nhwc(theirs), FLAT)
 
 

@@ -1,4 +1,4 @@
-"""Every example runs as a reader would run it, in seconds, and without a warning."""
+"""Every example runs from the command line, in seconds, without a warning."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The tree in the documentation is the tree on disk; workflows and README call what exists."""
+"""The tree in the documentation is the tree on disk; workflows call existing commands."""
 
 import re
 import subprocess

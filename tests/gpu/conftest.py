@@ -1,4 +1,4 @@
-"""Devices: the one on the CPU, which needs a C++ compiler, and a real GPU."""
+"""Fixtures for devices: the host device, which needs a C++ compiler, and a real GPU."""
 
 from __future__ import annotations
 

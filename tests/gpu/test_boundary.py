@@ -1,4 +1,4 @@
-"""Samples at the boundary of the image, by either rule for their gradients."""
+"""Samples at the boundary of the image, with both conventions for the gradient."""
 
 from __future__ import annotations
 

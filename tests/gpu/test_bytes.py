@@ -1,4 +1,4 @@
-"""Each kernel loads and stores every byte that it needs once."""
+"""Each kernel loads and stores every necessary byte once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from cases import Case, build
 from checks import needs_compiler
 from hostcuda import HostDevice
-from support.gpu_engine import backward, everything, forward, geometry, moved
+from support.gpu_engine import backward, bytes_moved, everything, forward, geometry
 
 from cudeform.options import Options
 
@@ -54,14 +54,18 @@ class TestBytes:
         case, device = inside(dtype), HostDevice()
         forward(device, case)
         model = Model.of(case)
-        assert moved(device, "deform_im2col") == (model.corners, model.columns + model.padding, 0)
+        assert bytes_moved(device, "deform_im2col") == (
+            model.corners,
+            model.columns + model.padding,
+            0,
+        )
 
     def test_backward_reads_columns_and_corners_once(self, dtype: str) -> None:
         case, device = inside(dtype), HostDevice()
         backward(device, case)
         model = Model.of(case)
         acc = max(4, case.input.itemsize) // case.input.itemsize
-        assert moved(device, "deform_backward") == (
+        assert bytes_moved(device, "deform_backward") == (
             model.columns + model.corners,
             model.columns + model.padding,
             model.corners * acc,
@@ -71,15 +75,15 @@ class TestBytes:
         case, device = inside(dtype), HostDevice()
         backward(device, case, needs=("offset", "mask"))
         model = Model.of(case)
-        assert moved(device, "deform_backward") == (model.columns + model.corners, 0, 0)
+        assert bytes_moved(device, "deform_backward") == (model.columns + model.corners, 0, 0)
 
     def test_a_deterministic_backward_adds_nothing(self, dtype: str) -> None:
         case, device = inside(dtype), HostDevice()
         backward(device, case, Options(deterministic=True))
         model = Model.of(case)
-        assert moved(device, "gather_grad_input") == (4 * model.columns, 0, 0)
+        assert bytes_moved(device, "gather_grad_input") == (4 * model.columns, 0, 0)
         backward_bytes = (model.columns + model.corners, model.columns + model.padding, 0)
-        assert moved(device, "deform_backward") == backward_bytes
+        assert bytes_moved(device, "deform_backward") == backward_bytes
 
 
 def test_geometry_is_read_once_for_each_sample() -> None:
@@ -88,14 +92,14 @@ def test_geometry_is_read_once_for_each_sample() -> None:
     everything(device, case)
     model = Model.of(case)
     geometry_bytes = case.offset.nbytes + case.mask.nbytes
-    assert moved(device, "deform_im2col") == (
+    assert bytes_moved(device, "deform_im2col") == (
         model.corners + geometry_bytes,
         model.columns + model.padding,
         0,
     )
-    assert moved(device, "deform_backward") == (
+    assert bytes_moved(device, "deform_backward") == (
         model.columns + model.corners + geometry_bytes,
         model.columns + model.padding + geometry_bytes,  # gradients are as large
         model.corners,
     )
-    assert moved(device, "channels_first")[:2] == (case.input.nbytes,) * 2
+    assert bytes_moved(device, "channels_first")[:2] == (case.input.nbytes,) * 2

@@ -80,11 +80,11 @@ def test_repeated_runs_give_the_same_bits(new_device: NewDevice) -> None:
         assert bits(everything(new_device(), case, DETERMINISTIC)) == first
 
 
-@pytest.mark.parametrize("room", [6_000, 40_000])
+@pytest.mark.parametrize("scratch_bytes", [6_000, 40_000])
 def test_workspace_limits_do_not_matter(
-    new_device: NewDevice, monkeypatch: pytest.MonkeyPatch, room: int
+    new_device: NewDevice, monkeypatch: pytest.MonkeyPatch, scratch_bytes: int
 ) -> None:
-    monkeypatch.setattr(chunks, "DETERMINISTIC_BYTES", room)
+    monkeypatch.setattr(chunks, "DETERMINISTIC_BYTES", scratch_bytes)
     case = CROWDED.cast("float32")
     seen = [
         bits(everything(new_device(seed=i), case, replace(DETERMINISTIC, workspace_limit=limit)))
@@ -120,8 +120,8 @@ def test_the_gradient_of_the_input_does_not_depend_on_the_chunks(
     case = CROWDED.cast("float32")
     case = replace(case, weight=np.round(case.weight), grad_output=np.round(case.grad_output))
     seen, gathers = set(), set()
-    for room in (2**26, 60_000, 20_000, 1):
-        monkeypatch.setattr(chunks, "DETERMINISTIC_BYTES", room)
+    for scratch_bytes in (2**26, 60_000, 20_000, 1):
+        monkeypatch.setattr(chunks, "DETERMINISTIC_BYTES", scratch_bytes)
         device = new_device()
         seen.add(backward(device, case, DETERMINISTIC, needs=("input",))["input"].tobytes())
         if isinstance(device, HostDevice):

@@ -1,4 +1,4 @@
-"""Errors in half precision are those of rounding operands, columns and results once each."""
+"""The errors in half precision are those of rounding operands, columns and results once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Indices have 64 bits where 32 are not enough for any array or workspace of a call."""
+"""Indices have 64 bits if 32 bits are not enough for an array or the workspace of a call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forward mode and gradients of gradients by the GPU engine: values, edges, order."""
+"""Forward mode and gradients of gradients by the GPU engine: values, image edges, order of sums."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A part of a call, with padding that may be negative, gives the part of its result."""
+"""A window of a call, with padding that may be negative, gives the same part of the result."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_backward(new_device: NewDevice, deterministic: bool) -> None:
     masked = np.zeros_like(CASE.grad_output)
     masked[:, :, ROWS, COLS] = case.grad_output
     wanted = whole_backward(new_device(), replace(CASE, grad_output=masked), options)
-    places = {"input": (TOP, LEFT), "offset": (ROWS, COLS), "mask": (ROWS, COLS)}
+    indices = {"input": (TOP, LEFT), "offset": (ROWS, COLS), "mask": (ROWS, COLS)}
     for name, array in grads._asdict().items():
-        place = (slice(None), slice(None), *places[name]) if name in places else ()
-        np.testing.assert_array_equal(device.read(array), wanted[name][place], err_msg=name)
+        index = (slice(None), slice(None), *indices[name]) if name in indices else ()
+        np.testing.assert_array_equal(device.read(array), wanted[name][index], err_msg=name)

@@ -61,10 +61,10 @@ def test_memory_stays_within_the_limit(
         limit = least(run, case, options) + int(100_000 * share)
         device = HostDevice()
         run(device, case, replace(options, workspace_limit=limit))
-        held = nbytes(case, *GRADIENTS)  # gradients have the same sizes
-        others = held + nbytes(case, "grad_output") if run is backward else 0
+        gradient_bytes = nbytes(case, *GRADIENTS)  # gradients have the same sizes
+        others = gradient_bytes + nbytes(case, "grad_output") if run is backward else 0
         outputs = case.grad_output.nbytes if run is forward else others
-        used = device.peak_bytes - held - outputs
+        used = device.peak_bytes - gradient_bytes - outputs
         assert 0 < used <= limit
         if share == 0.0 and layout == "contiguous":
             assert used > 0.9 * limit  # and the lowest limit is not much more than what is used
@@ -133,11 +133,11 @@ def test_results_do_not_depend_on_the_chunks(
     case = COLUMNS.cast("float64")
     sums = reference(**case.backward_arguments)
     counts = set()
-    for room in (1_000_000, 180_000, 90_000, 60_000, 1):
-        monkeypatch.setattr(chunks, "DETERMINISTIC_BYTES", room)
+    for scratch_bytes in (1_000_000, 180_000, 90_000, 60_000, 1):
+        monkeypatch.setattr(chunks, "DETERMINISTIC_BYTES", scratch_bytes)
         device, options = HostDevice(), Options(deterministic=deterministic)
         enough = least(backward, case, options)
-        limit = 2**22 if deterministic else max(enough, room)
+        limit = 2**22 if deterministic else max(enough, scratch_bytes)
         results = everything(device, case, replace(options, workspace_limit=limit))
         for name, array in results.items():
             assert_agrees(array, sums[name], name)

@@ -1,4 +1,4 @@
-"""Toy kernels and how to run them, for the tests of the harness itself."""
+"""Toy kernels for the tests of the harness itself, and functions that run them."""
 
 from __future__ import annotations
 

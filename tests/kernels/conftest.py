@@ -1,4 +1,4 @@
-"""Left out of the collection: tests of the CUDA device on the CPU where it cannot be built."""
+"""Skips the tests of the CUDA device on the CPU if it cannot be built."""
 
 from support.needs import COMPILER, has
 

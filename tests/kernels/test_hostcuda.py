@@ -199,9 +199,9 @@ def test_conversions_are_exact(dtype: str) -> None:
     with np.errstate(all="ignore"):
         between = (ordered[1:].astype(float) + ordered[:-1]) / 2
         exact = np.concatenate([wide, between.astype(np.float32)])
-        beside = [np.nextafter(exact, np.float32(side * np.inf)) for side in (-1, 1)]
+        neighbours = [np.nextafter(exact, np.float32(side * np.inf)) for side in (-1, 1)]
     bits = np.random.default_rng(0).integers(0, 2**32, 2**18, np.uint32).view(np.float32)
-    floats = np.concatenate([exact, *beside, bits])
+    floats = np.concatenate([exact, *neighbours, bits])
     a, b = device.put(floats), device.empty(floats.shape, dtype)
     round_ = toy("if (i < g.n) from_acc(a[i], b + i);", f"const float* a, {storage}* b")
     run(device, round_, a, b, n=floats.size, blocks=-(-floats.size // 256), threads=256)

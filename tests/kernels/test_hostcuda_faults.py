@@ -1,4 +1,4 @@
-"""A wrong access, number or barrier stops a kernel on the host, and the message says where."""
+"""A wrong access, number or barrier stops a kernel with an error that names the line."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def test_an_access_outside_faults(flush: Any, kernel: Kernel) -> None:
     a, b = device.put(values(64)), device.empty((64,), "float32")
     index = -1 if flush == "start" else 64
     verb = "reads" if kernel is READ else "writes"
-    place = "4 bytes before the start" if flush == "start" else "0 bytes past the end"
+    location = "4 bytes before the start" if flush == "start" else "0 bytes past the end"
     error = fault(device, kernel, a, b, n=index)
     assert re.fullmatch(
-        rf"toy, block 0, thread 5: (toy\.cu:1: )?{verb} {place} of a buffer of 256 bytes",
+        rf"toy, block 0, thread 5: (toy\.cu:1: )?{verb} {location} of a buffer of 256 bytes",
         str(error),
     )
     assert (error.kernel, error.block, error.thread) == ("toy", 0, 5)

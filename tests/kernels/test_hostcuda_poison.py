@@ -1,4 +1,4 @@
-"""What nobody wrote is poison on the host, in global and in shared memory."""
+"""Memory that was never written contains poison on the host: global and shared memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A missing barrier spoils results on the host, and where races are watched it is reported."""
+"""A missing barrier gives wrong results on the host; with race detection it is reported."""
 
 from __future__ import annotations
 

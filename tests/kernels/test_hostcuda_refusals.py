@@ -1,4 +1,4 @@
-"""A launch that no GPU would do is refused on the host, and so is a text that is wrong."""
+"""A launch that no GPU accepts is refused on the host, and so is wrong source text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``python tests/hostcuda/run.py CASES.npz RESULTS.npz``: anyone's cases through the GPU engine."""
+"""``python tests/hostcuda/run.py CASES.npz RESULTS.npz`` runs cases on the GPU engine."""
 
 from __future__ import annotations
 

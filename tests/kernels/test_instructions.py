@@ -1,4 +1,4 @@
-"""Kernels that sample execute no more instructions than were recorded."""
+"""The kernels that sample have no more instructions than the record."""
 
 from __future__ import annotations
 

@@ -56,7 +56,14 @@ def budget(job: Job) -> int:
 def budget_of_sum(job: Job) -> int:
     """Registers that a thread of a kernel of sums may take: more where numbers have 8 bytes."""
     narrow = job.variant.index_bits == 32 and job.variant.dtype != "float64"
-    return FOUR_BLOCKS if narrow else 80
+    match job.name:
+        case "deform_sum_double_backward":
+            return TWO_BLOCKS if narrow else 255
+        case "deform_sum_backward" | "deform_sum_jvp":
+            many = narrow and (job.arch < 100 or job.name == "deform_sum_jvp")
+            return 80 if many else TWO_BLOCKS
+        case _:
+            return FOUR_BLOCKS if narrow else 80
 
 
 # Registers are given out by eights; another NVRTC may count a few more.

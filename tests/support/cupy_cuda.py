@@ -1,4 +1,4 @@
-"""What may stand for CUDA under the stand-in for CuPy: a log, or the CPU."""
+"""Two stand-ins for CUDA below the stand-in for CuPy: a log, and the CPU."""
 
 from __future__ import annotations
 

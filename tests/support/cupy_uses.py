@@ -1,4 +1,4 @@
-"""Which names of CuPy cudeform uses, and with how many arguments: found in its own text.
+"""Finds the names of CuPy that cudeform's source uses, and the numbers of their arguments.
 
 Names are followed from ``import cupy`` and from parameters called ``cupy`` through assignments,
 attributes and calls. A use is written as a path: ``cupy.cuda.Device().id`` is the attribute ``id``
@@ -36,13 +36,13 @@ class Use:
         positional: number of positional arguments of a call; None if it is not a call, or if
             arguments are unpacked into it.
         keywords: names of keyword arguments.
-        place: file and line.
+        location: file and line.
     """
 
     path: str
     positional: int | None
     keywords: tuple[str, ...]
-    place: str
+    location: str
 
 
 def uses_of_cudeform() -> list[Use]:
@@ -52,18 +52,19 @@ def uses_of_cudeform() -> list[Use]:
         for folder in FOLDERS
         for path in sorted((ROOT / folder).rglob("*.py"))
     }
-    return uses_in({place: text for place, text in texts.items() if "cupy" in text})
+    return uses_in({location: text for location, text in texts.items() if "cupy" in text})
 
 
 def uses_in(texts: Mapping[str, str]) -> list[Use]:
     """All uses in some modules, by file."""
-    trees = {place: ast.parse(text) for place, text in texts.items()}
+    trees = {location: ast.parse(text) for location, text in texts.items()}
     returned: dict[str, str] = {}
-    for place, tree in trees.items():  # what functions return must be known before they are called
-        _Finder(place, returned).visit(tree)
+    for location, tree in trees.items():
+        # The first pass finds what functions return; the second needs it for their calls.
+        _Finder(location, returned).visit(tree)
     found = []
-    for place, tree in trees.items():
-        finder = _Finder(place, returned)
+    for location, tree in trees.items():
+        finder = _Finder(location, returned)
         finder.visit(tree)
         found += finder.uses
     return found
@@ -75,14 +76,14 @@ class _Finder(ast.NodeVisitor):
     ``paths`` are the paths of names in the current scope, ``attributes`` those of ``self.x``.
     """
 
-    def __init__(self, place: str, returned: dict[str, str]) -> None:
-        self.place, self.returned = place, returned
+    def __init__(self, location: str, returned: dict[str, str]) -> None:
+        self.location, self.returned = location, returned
         self.uses: list[Use] = []
         self.paths: dict[str, str] = {}
         self.attributes: dict[str, str] = {}
         self.function: str | None = None
         self.parameters = PARAMETERS
-        if place.endswith("interop/cupy.py"):
+        if location.endswith("interop/cupy.py"):
             self.parameters = PARAMETERS | PARAMETERS_OF_THE_ADAPTER
 
     def path_of(self, node: ast.expr) -> str | None:
@@ -123,7 +124,7 @@ class _Finder(ast.NodeVisitor):
         if call is not None and not any(isinstance(arg, ast.Starred) for arg in call.args):
             positional = len(call.args)
             keywords = tuple(word.arg for word in call.keywords if word.arg is not None)
-        self.uses.append(Use(path, positional, keywords, f"{self.place}:{node.lineno}"))
+        self.uses.append(Use(path, positional, keywords, f"{self.location}:{node.lineno}"))
 
     # ---- the nodes that matter -------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""A library whose arrays have DLPack and nothing else, and calls with them."""
+"""An array library whose arrays have DLPack and nothing else, and calls with its arrays."""
 
 import sys
 from types import ModuleType

@@ -1,4 +1,4 @@
-"""A stand-in for a GPU in tests of the benchmark: a made-up clock, computations on the CPU."""
+"""A stand-in for a GPU in tests of the benchmark: an artificial clock, computations on the CPU."""
 
 from __future__ import annotations
 

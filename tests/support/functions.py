@@ -1,4 +1,4 @@
-"""Small calls of every operator of the table, and the functions that users call, by its name."""
+"""For every operator of the table, small calls and the public functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cases of the GPU engine's tests, and how its results are judged."""
+"""Cases of the GPU engine's tests, and the comparison of its results."""
 
 from __future__ import annotations
 

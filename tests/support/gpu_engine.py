@@ -1,4 +1,4 @@
-"""The GPU engine on a device of the tests: the one on the CPU, or a real GPU.
+"""The GPU engine on a test device: the host device, or a real GPU.
 
 Unless a call is ``planned``, the engine's functions queue their commands on the device at once. On
 the CPU, each block of workspace then lies between guard pages.
@@ -145,7 +145,7 @@ def launches(device: HostDevice) -> Counter[str]:
     return Counter(did.kernel if isinstance(did, Launched) else "gemm" for did in device.log)
 
 
-def moved(device: HostDevice, kernel: str) -> tuple[int, int, int]:
+def bytes_moved(device: HostDevice, kernel: str) -> tuple[int, int, int]:
     """Bytes that the one launch of a kernel loaded, stored and added."""
     [did] = [d for d in device.log if isinstance(d, Launched) and d.kernel == kernel]
     return did.loaded, did.stored, did.added
@@ -255,10 +255,10 @@ def through_columns(really: bool = True) -> Iterator[None]:
 def widened(case: Case, factor: int) -> Case:
     """A case with ``factor`` channels for each of its own, so that kernels take several at once."""
     shape = (1, case.input.shape[1] * factor, 1, 1)
-    gains = np.random.default_rng(factor).uniform(0.5, 1.5, shape)
+    factors = np.random.default_rng(factor).uniform(0.5, 1.5, shape)
     return replace(
         case,
         name=f"{case.name}, {factor} times as wide",
-        input=np.repeat(case.input, factor, axis=1) * gains,
+        input=np.repeat(case.input, factor, axis=1) * factors,
         weight=np.repeat(case.weight, factor, axis=1),
     )

@@ -1,4 +1,4 @@
-"""What tests need beyond NumPy, pytest and hypothesis."""
+"""The libraries that tests need in addition to NumPy, pytest and hypothesis."""
 
 from __future__ import annotations
 

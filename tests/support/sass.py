@@ -59,7 +59,7 @@ KERNELS = {
     "deform_direct_backward": 1,
     "deform_direct_grad_weight": 1,
 }
-SUMS = ("deform_sum",)
+SUMS = ("deform_sum", "deform_sum_backward", "deform_sum_jvp", "deform_sum_double_backward")
 FUSED = "deform_fused"
 SUFFIXES = {2: "", 1: ", 1 axis", 3: ", 3 axes"}
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from support.gpu_engine import TestDevice
 
 from cudeform import gpu
-from cudeform.arrays import Operands
+from cudeform.arrays import DeviceArray, DoubleGradients, Gradients, Operands, Tangents
 from cudeform.options import Options
 from cudeform.sums_geometry import Level, ScaledGrid, SumGeometry
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
 
+OPERANDS = ("input", "offset", "mask")
+RESULTS = ("grad_output", *OPERANDS)
 DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
@@ -163,7 +165,7 @@ def samples(case: SumCase) -> Iterator[tuple[tuple[int, ...], int]]:
 def expected(case: SumCase, rule: str = "one_sided") -> Arrays:
     """Output and gradients in float64, sample by sample."""
     g = case.g
-    images = np.asarray(case.input, float).reshape(g.batch, -1, g.groups, g.channels)
+    images = np.asarray(case.input, float).reshape(g.batch, g.pixels, g.groups, g.channels)
     results = {"output": np.zeros(output_shape(g)), "input": np.zeros(images.shape)}
     results |= {name: np.zeros(getattr(case, name).shape) for name in ("offset", "mask")}
     for at, tap in samples(case):
@@ -185,19 +187,62 @@ def expected(case: SumCase, rule: str = "one_sided") -> Arrays:
 # ---- the GPU engine ------------------------------------------------------------------------------
 
 
-def put(device: TestDevice, case: SumCase) -> Operands:
-    """The operands on a device."""
-    return Operands(
-        *(device.put(getattr(case, n)) for n in ("input", "offset")),
-        None,
-        None,
-        device.put(case.mask),
-    )
+@dataclass(frozen=True)
+class OnGpu:
+    """A case on a device."""
+
+    device: TestDevice
+    case: SumCase
+    options: Options = field(default_factory=Options)
+
+    def operands(self) -> Operands:
+        """The operands."""
+        put, case = self.device.put, self.case
+        return Operands(put(case.input), put(case.offset), None, None, put(case.mask))
+
+    def run(self, function: Any, *rest: Any) -> None:
+        """Run a function of the engine by a launch plan."""
+        run: Any = gpu.run
+        run(function, self.device, self.operands(), self.case.g, self.options, *rest)
+
+    def output(self) -> Array:
+        """The output."""
+        output = self.device.empty(output_shape(self.case.g), self.case.input.dtype.name)
+        self.run(gpu.sums_forward, output)
+        return self.device.read(output)
+
+    def grads(self, wanted: Sequence[str] = OPERANDS) -> Arrays:
+        """The gradients of some operands."""
+        grads = Gradients(**{n: self._like(n) for n in wanted})
+        self.run(gpu.sums_backward, self.device.put(self.case.grad_output), grads)
+        return {n: self.device.read(getattr(grads, n)) for n in wanted}
+
+    def jvp(self, tangents: Arrays) -> Array:
+        """The tangent of the output."""
+        result = self._like("grad_output")
+        self.run(gpu.sums_jvp, self._put(tangents), result)
+        return self.device.read(result)
+
+    def double(self, cotangents: Arrays, wanted: Sequence[str] = RESULTS) -> Arrays:
+        """The gradients of a function of the gradients."""
+        results = DoubleGradients(**{n: self._like(n) for n in wanted})
+        grad_output = self.device.put(self.case.grad_output)
+        self.run(gpu.sums_double_backward, grad_output, self._put(cotangents), results)
+        return {n: self.device.read(getattr(results, n)) for n in wanted}
+
+    def _like(self, name: str) -> DeviceArray:
+        """An array for a gradient; that of offset or mask has the strides of its operand."""
+        array, strides = getattr(self.case, name), None
+        if name in ("offset", "mask") and 0 not in array.strides:
+            strides = tuple(stride // array.itemsize for stride in array.strides)
+        return self.device.empty(array.shape, array.dtype.name, strides=strides)
+
+    def _put(self, tangents: Arrays) -> Tangents:
+        return Tangents(**{name: self.device.put(array) for name, array in tangents.items()})
 
 
-def output_of(device: TestDevice, case: SumCase, options: Options | None = None) -> Array:
-    """The engine's output."""
-    output = device.empty(output_shape(case.g), case.input.dtype.name)
-    run: Any = gpu.run
-    run(gpu.sums_forward, device, put(device, case), case.g, options or Options(), output)
-    return device.read(output)
+def directions(case: SumCase, names: Sequence[str] = OPERANDS, seed: int = 1) -> Arrays:
+    """Random tangents of some operands."""
+    rng = np.random.default_rng(seed)
+    arrays = {name: getattr(case, name) for name in names}
+    return {name: rng.standard_normal(a.shape).astype(a.dtype) for name, a in arrays.items()}

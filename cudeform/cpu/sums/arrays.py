@@ -1,7 +1,7 @@
-"""Arrays (N, OH, OW, G, ...) with any strides and dtype, as the loops over sums take them.
+"""Conversion of arrays (N, OH, OW, G, ...) with any strides and dtype for the loops over sums.
 
-The loops take any strides in place, if the array has the compute dtype and the channels of an
-output are adjacent. From any other array, the part of a box is copied.
+The loops use an array with any strides without a copy, if it has the compute dtype and its
+channels, if any, are adjacent. From any other array, the part of a box is copied.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Array = NDArray[Any]
 
 
 def element_strides(array: Array) -> tuple[int, ...]:
-    """Strides in elements."""
+    """Strides of an array in elements."""
     return tuple(stride // array.itemsize for stride in array.strides)
 
 
 def is_addressable(array: Array, dtype: np.dtype[Any]) -> bool:
-    """Whether a pointer and strides in elements lead to all numbers, which have this dtype."""
+    """Whether the array has this dtype, and a pointer and strides in elements describe it."""
     whole = all(stride % array.itemsize == 0 for stride in array.strides)
     return array.dtype == dtype and array.flags.aligned and whole
 
@@ -40,7 +40,7 @@ def has_adjacent_channels(array: Array) -> bool:
 
 
 def first_element(array: Array) -> Array:
-    """The first element as an array of length 1, from which a loop takes the pointer."""
+    """The first element as an array of length 1, from which a loop gets the pointer."""
     index: tuple[int | slice, ...] = (*(0,) * (array.ndim - 1), slice(0, 1))
     return array[index]
 
@@ -58,8 +58,8 @@ class PositionArray:
         array: the array, with any strides and dtype.
         dtype: the compute dtype.
         zero_copy: whether the loops use the array without a copy.
-        channels: whether the last axis has channels, which the loops need adjacent.
-        first_group: number of the first group, if the array has a part of the groups.
+        channels: whether the last axis has channels, which must be adjacent for the loops.
+        first_group: number of the first group, if the array has only some of the groups.
     """
 
     array: Array | None
@@ -78,11 +78,11 @@ class PositionArray:
         adjacent = not channels or has_adjacent_channels(array)
         return cls(array, dtype, is_addressable(array, dtype) and adjacent, channels)
 
-    def of_group(self, group: int) -> PositionArray:
-        """The part of one group."""
+    def of_groups(self, groups: slice) -> PositionArray:
+        """The part of the array for a range of groups."""
         if self.array is None:
             return self
-        return replace(self, array=self.array[:, :, :, group : group + 1], first_group=group)
+        return replace(self, array=self.array[:, :, :, groups], first_group=groups.start)
 
     @property
     def copied(self) -> int:
@@ -92,11 +92,11 @@ class PositionArray:
         return prod(self.array.shape[3:])
 
     def buffer(self, positions: int) -> Array:
-        """Allocate memory for a copy of so many positions."""
+        """Allocate memory for a copy of ``positions`` positions."""
         return np.empty(max(1, positions * self.copied), self.dtype)
 
     def layout(self, box: Box, buffer: Array, *, written: bool) -> Positions:
-        """The positions of a box for a loop; they are in ``buffer`` if a copy is needed."""
+        """The positions of a box, for a loop; they are in ``buffer`` if a copy is needed."""
         if self.array is None:
             return Positions(buffer[:1] if written else read_only(buffer[:1]), False, *(0,) * 6)
         if self.zero_copy:
@@ -150,10 +150,11 @@ class BoxArrays:
     read: tuple[PositionArray, ...]
     written: tuple[PositionArray, ...] = ()
 
-    def of_group(self, group: int) -> BoxArrays:
-        """The parts of one group."""
+    def of_groups(self, groups: slice) -> BoxArrays:
+        """The parts of the arrays for a range of groups."""
         read, written = (
-            tuple([each.of_group(group) for each in arrays]) for arrays in (self.read, self.written)
+            tuple([each.of_groups(groups) for each in arrays])
+            for arrays in (self.read, self.written)
         )
         return BoxArrays(self.g, read, written)
 
@@ -163,12 +164,12 @@ class BoxArrays:
         return sum(each.copied for each in (*self.read, *self.written))
 
     def buffers(self, positions: int) -> list[Array]:
-        """Allocate memory for copies of so many positions."""
+        """Allocate memory for copies of ``positions`` positions."""
         return [each.buffer(positions) for each in (*self.read, *self.written)]
 
     @contextmanager
     def layouts(self, box: Box, buffers: list[Array]) -> Iterator[list[Positions]]:
-        """The positions of a box in all arrays; what is written reaches them at the end."""
+        """The positions of a box in all arrays; written copies are stored when the block ends."""
         pairs = list(zip((*self.read, *self.written), buffers, strict=True))
         count = len(self.read)
         for each, buffer in pairs[:count]:

@@ -1,8 +1,8 @@
 """Backward: gradients of offset and mask box by box, then the gradient of the images.
 
-Each group of an image receives from all positions of that image. One thread adds them up, in the
-order of the positions, for a range of channels of a group; so the sums have the same order for any
-number of threads.
+All positions of an image contribute to the gradient of each of its groups. For a range of channels
+of a group, one thread adds the contributions in the order of the positions, so the order of the
+sums does not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
-
 from cudeform.arrays import Gradients, Operands
-from cudeform.cpu.images import copy_images
+from cudeform.cpu.images import clear_images, copy_images
 from cudeform.cpu.loops.sums.arguments import Positions, SumSamples, SumSizes, TapTable
 from cudeform.cpu.loops.sums.gradients import sum_gradients
 from cudeform.cpu.loops.sums.scatter import sum_scatter
@@ -25,6 +23,10 @@ from cudeform.cpu.tiling import Box
 from cudeform.options import Options
 from cudeform.partition import split
 from cudeform.sums_geometry import SumGeometry
+
+# Number of parts of the gradient of the images per thread. With several parts, the threads finish
+# at about the same time.
+PARTS_PER_THREAD = 2
 
 
 def sums_backward(
@@ -49,7 +51,7 @@ def sums_backward(
 
 
 def fill_zero(results: tuple[Array | None, ...]) -> None:
-    """Set results that no sample contributes to."""
+    """Set results to which no sample contributes to 0."""
     for array in results:
         if array is not None:
             array[...] = 0
@@ -78,20 +80,19 @@ def _write_sample_gradients(call: SumCall, input: Array, arrays: BoxArrays) -> N
 
 
 class Target(NamedTuple):
-    """What a thread adds to: a range of the channels of a group of an image.
+    """The part of a gradient that one thread computes: some groups of an image, some channels.
 
     Attributes:
-        sizes, table: of the call, for images with the strides of the gradient.
+        sizes, table: sizes and taps of the call, for images with the strides of the gradient.
         image: number of the image in the batch.
-        group: the group.
-        channels: the range.
+        groups, channels: the ranges of groups and channels.
         grad_image: first element of the gradient of the image.
     """
 
     sizes: SumSizes
     table: TapTable
     image: int
-    group: int
+    groups: slice
     channels: slice
     grad_image: Array
 
@@ -105,7 +106,8 @@ def _scatter(call: SumCall, target: Target, box: Box, layouts: list[Positions]) 
         target.sizes,
         box.first,
         box.last,
-        target.group,
+        target.groups.start,
+        target.groups.stop,
         target.channels.start,
         target.channels.stop,
         target.table,
@@ -116,15 +118,15 @@ def _scatter(call: SumCall, target: Target, box: Box, layouts: list[Positions]) 
 
 
 def scatter_images(call: SumCall, result: Array, arrays: BoxArrays, add: Add) -> None:
-    """Write a gradient of images, to which ``add`` adds the part of a box and a target."""
-    if in_place([result], call.dtype):
-        copy_images(call, np.broadcast_to(result.dtype.type(0), result.shape), result)
+    """Write a gradient of images; ``add`` adds the contribution of a box to a target."""
+    if in_place(call.g, [result], call.dtype):
+        clear_images(call, result)
         _scatter_into(call, result, 0, arrays, add)
         return
     memory = image_memory(call, result)
     for images in split(call.g.batch, call.images):
         sums = memory[: images.stop - images.start]
-        sums[...] = 0
+        clear_images(call, sums)
         _scatter_into(call, sums, images.start, arrays, add)
         copy_images(call, sums, result[images])
 
@@ -135,31 +137,34 @@ def _scatter_into(
     """Add to the gradients of images from ``first_image`` on."""
     g, strides = call.g, element_strides(sums)
     sizes, table = SumSizes.of(g, strides), TapTable.of(g, strides, call.dtype)
-    parts = channel_parts(call, len(sums))
+    groups, channels = group_parts(call, len(sums))
     targets = [
-        Target(sizes, table, first_image + n, group, part, first_element(sums[n]))
+        Target(sizes, table, first_image + n, some, part, first_element(sums[n]))
         for n in range(len(sums))
-        for group in range(g.groups)
-        for part in parts
+        for some in groups
+        for part in channels
     ]
-    by_group = [arrays.of_group(group) for group in range(g.groups)]
+    by_group = {some.start: arrays.of_groups(some) for some in groups}
     positions = call.positions if arrays.copied else g.out_pixels
 
     def work(target: Target, buffers: list[Array]) -> None:
         image = slice(target.image, target.image + 1)
         for part in split(g.out_pixels, positions):
             box = Box(part.start, part.stop, image)
-            with by_group[target.group].layouts(box, buffers) as layouts:
+            with by_group[target.groups.start].layouts(box, buffers) as layouts:
                 add(call, target, box, layouts)
 
-    call.run(work, targets, lambda: by_group[0].buffers(positions))
+    call.run(work, targets, lambda: arrays.buffers(positions))
 
 
-def channel_parts(call: SumCall, images: int) -> list[slice]:
-    """Ranges of the channels of a group, so that all threads have work.
+def group_parts(call: SumCall, images: int) -> tuple[list[slice], list[slice]]:
+    """Ranges of groups, and of the channels of a group, that occupy all threads.
 
-    They do not change the result: the order of the sums of a channel is the same for any ranges.
+    The ranges do not change the result: the order of the sums of a channel is the same for any
+    ranges. The samples of several groups at a position are often close to each other, so a range
+    has several groups.
     """
-    wanted = -(-call.threads // (images * call.g.groups))
-    length = -(-call.g.channels // wanted)
-    return split(call.g.channels, -(-length // VECTOR) * VECTOR)
+    g, wanted = call.g, -(-PARTS_PER_THREAD * call.threads // images)
+    groups = split(g.groups, max(1, g.groups // wanted))
+    length = -(-g.channels // -(-call.threads // (images * len(groups))))
+    return groups, split(g.channels, -(-length // VECTOR) * VECTOR)

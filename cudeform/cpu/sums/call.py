@@ -25,8 +25,10 @@ from cudeform.sums_geometry import SumGeometry
 
 Array = NDArray[Any]
 
-# Channels of samples that a box adds up: below, waking a thread takes longer than the box.
+# Channels of samples that a box adds up: about BOX_WORK, and at least MIN_BOX_WORK, which takes as
+# long as to wake a thread.
 BOX_WORK = 2**18
+MIN_BOX_WORK = 2**16
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class SumCall:
             )
         image = len(images) * prod(images[0].shape[1:]) * dtype.itemsize
         together = 1
-        if not in_place(images, dtype):
+        if not in_place(g, images, dtype):
             together = max(1, min(g.batch, min(IMAGES_BYTES, limit // 4) // max(1, image)))
             limit -= image * together if together > 1 else 0
         positions = _box_positions(g)
@@ -117,7 +119,7 @@ def output_array(array: Array | None, like: Array) -> PositionArray:
 
 
 def _box_positions(g: SumGeometry) -> int:
-    """Number of positions per box: a multiple of four boxes over the batch if there are several."""
-    work = g.batch * g.out_pixels * g.groups * g.taps * g.channels
-    quadruples = max(1, round(work / (BOXES_MULTIPLE * BOX_WORK)))
-    return max(1, -(-g.batch * g.out_pixels // (BOXES_MULTIPLE * quadruples)))
+    """Number of positions per box: a multiple of four boxes over the batch, unless it is small."""
+    positions, work = g.batch * g.out_pixels, g.groups * g.taps * g.channels
+    quadruples = max(1, round(positions * work / (BOXES_MULTIPLE * BOX_WORK)))
+    return max(-(-MIN_BOX_WORK // work), -(-positions // (BOXES_MULTIPLE * quadruples)))

@@ -1,4 +1,4 @@
-"""Forward: each box adds up the samples of its positions."""
+"""Forward: for each box, sum the samples of its positions."""
 
 from __future__ import annotations
 

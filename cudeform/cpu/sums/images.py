@@ -19,6 +19,7 @@ from cudeform.cpu.sums.arrays import (
     is_addressable,
 )
 from cudeform.partition import split
+from cudeform.sums_geometry import SumGeometry
 
 if TYPE_CHECKING:
     from cudeform.cpu.sums.call import SumCall
@@ -45,7 +46,7 @@ class SumImages:
 
     @classmethod
     def of(cls, call: SumCall, images: slice, arrays: tuple[Array, ...]) -> SumImages:
-        """The range ``images`` of a batch, which ``arrays`` contain and nothing else."""
+        """The images of a range of the batch; ``arrays`` contain only these."""
         strides = element_strides(arrays[0])
         sizes, table = SumSizes.of(call.g, strides), TapTable.of(call.g, strides, call.dtype)
         return cls(images, arrays, sizes, table)
@@ -55,12 +56,17 @@ class SumImages:
         return read_only(first_element(self.arrays[which][image - self.images.start]))
 
 
-def in_place(arrays: Sequence[Array], dtype: np.dtype[Any]) -> bool:
-    """Whether the loops read and write images with the strides that they have."""
+def in_place(g: SumGeometry, arrays: Sequence[Array], dtype: np.dtype[Any]) -> bool:
+    """Whether the loops can use images with their own strides.
+
+    The loops use 32-bit integers for the distances between pixels.
+    """
+    width = 1 if g.grid else max(level.width for level in g.levels)
     return all(
         is_addressable(array, dtype)
         and has_adjacent_channels(array)
         and array.strides == arrays[0].strides
+        and width * max(map(abs, array.strides[1:3])) < 2**31
         for array in arrays
     )
 
@@ -71,12 +77,12 @@ def image_memory(call: SumCall, like: Array) -> Array:
 
 
 def images_of(call: SumCall, *arrays: Array | None) -> Iterator[SumImages]:
-    """Images, and their tangents if there are any, a range of the batch at a time.
+    """The images and, if there are any, their tangents, a range of the batch at a time.
 
     Converted images share their memory: the next iteration overwrites it.
     """
     present = [array for array in arrays if array is not None]
-    if in_place(present, call.dtype):
+    if in_place(call.g, present, call.dtype):
         yield SumImages.of(call, slice(0, call.g.batch), tuple(present))
         return
     memory = [image_memory(call, array) for array in present]

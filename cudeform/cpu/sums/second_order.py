@@ -1,7 +1,8 @@
 """Forward mode, and the double backward: gradients of ``sum(cotangents * first gradients)``.
 
-That sum is ``sum(grad_output * output_tangent)`` along the cotangents. So its gradient by
-grad_output is a tangent of the output, and those by the operands are second derivatives.
+That sum equals ``sum(grad_output * output_tangent)`` along the cotangents. So its gradient with
+respect to grad_output is a tangent of the output, and those with respect to the operands are second
+derivatives.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def _images(operands: Operands, tangents: Tangents) -> list[Array]:
 def _tangent_arrays(
     operands: Operands, g: SumGeometry, tangents: Tangents, output_tangent: Array | None
 ) -> BoxArrays:
-    """Offset, mask and their tangents, which are read, and the tangent of the output."""
+    """The arrays of forward mode: samples and their tangents, and the output's tangent."""
     like = operands.input
     samples = sample_arrays(operands.offset, operands.mask, like)
     along = sample_arrays(tangents.offset, tangents.mask, like)
@@ -94,7 +95,7 @@ def _each_box(
 
 
 def _image_arguments(images: SumImages, box: Box) -> tuple[Array, Array, bool]:
-    """The image of a box, its tangent, and whether there is one."""
+    """The image of a box, the tangent of the image, and whether there is one."""
     n, has_tangent = box.images.start, len(images.arrays) > 1
     return images.first(n), images.first(n, int(has_tangent)), has_tangent
 
@@ -138,7 +139,8 @@ def _scatter(call: SumCall, target: Target, box: Box, layouts: list[Positions]) 
         target.sizes,
         box.first,
         box.last,
-        target.group,
+        target.groups.start,
+        target.groups.stop,
         target.channels.start,
         target.channels.stop,
         target.table,

@@ -71,12 +71,10 @@ def tiling_for(g: Geometry, dtype: str, products: int, multiprocessors: int) -> 
 
 
 def tile_shapes(n: int, channel_block: int, products: int) -> list[GemmTile]:
-    """Tiles of a given width, high ones first, each with as many resident blocks as registers
-    allow.
+    """Tiles of a given width, high ones first, with as many resident blocks as registers allow.
 
     For a width of 128 there is no high tile: it would leave each thread 32 registers for the
-        corners
-    and weights being loaded, while the low tile leaves 64.
+    corners and weights being loaded, while the low tile leaves 64.
     """
     if n == 256:
         warps = [(HIGH, 4, 4, 1), (LOW, 2, 4, 2)]

@@ -13,7 +13,7 @@ from math import prod
 
 from cudeform.arrays import DeviceArray, Tangents
 from cudeform.geometry import Geometry
-from cudeform.gpu.call import THREADS, Call, most_positions, pointer_of
+from cudeform.gpu.call import THREADS, Call, Launcher, most_positions, pointer_of
 from cudeform.gpu.chunks import Chunk
 from cudeform.gpu.costs import Costs
 from cudeform.gpu.device_api import params
@@ -51,13 +51,17 @@ class Scratch:
         """Allocate memory for the largest chunk."""
         g = call.g
         samples = most_positions(g, chunks) * g.taps * g.offset_groups
-        cells = _cells(g, max(chunk.count for chunk in chunks))
+        return cls.for_sizes(call, samples, _cells(g, max(chunk.count for chunk in chunks)))
+
+    @classmethod
+    def for_sizes(cls, call: Launcher, samples: int, cells: int) -> Scratch:
+        """Allocate memory for numbers of samples and cells."""
         return cls(
             counts=call.allocate(cells + 1, INT_BYTES),
             starts=call.allocate(cells, INT_BYTES),
             cells=call.allocate(samples, MAX_INDEX_BYTES),
             slots=call.allocate(samples, INT_BYTES),
-            weights=call.allocate(2**g.axes * samples, call.variant.acc_itemsize),
+            weights=call.allocate(2**call.variant.axes * samples, call.variant.acc_itemsize),
             listed=call.allocate(samples, INT_BYTES),
             ordered=call.allocate(samples, INT_BYTES),
         )
@@ -65,11 +69,13 @@ class Scratch:
 
 def scratch_costs(g: Geometry, acc_itemsize: int) -> Costs:
     """Workspace of ``Scratch``."""
-    sample = MAX_INDEX_BYTES + 3 * INT_BYTES + 2**g.axes * acc_itemsize
-    return Costs(
-        image=2 * INT_BYTES * _cells(g, 1) + INT_BYTES,
-        position=g.taps * g.offset_groups * sample,
-    )
+    return scratch_costs_of(_cells(g, 1), g.taps * g.offset_groups, 2**g.axes * acc_itemsize)
+
+
+def scratch_costs_of(cells: int, samples: int, weight_bytes: int) -> Costs:
+    """Workspace for the cells of an image and the samples of a position."""
+    sample = MAX_INDEX_BYTES + 3 * INT_BYTES + weight_bytes
+    return Costs(image=2 * INT_BYTES * cells + INT_BYTES, position=samples * sample)
 
 
 def _cells(g: Geometry, images: int) -> int:
@@ -105,6 +111,24 @@ def gather(
     s = scratch
     call.fill_zero(s.counts, cells + 1, INT_BYTES)
     _count(call, chunk, s, tangents)
+    sort_samples(call, s, samples, cells)
+    add = (columns, s.counts, s.starts, s.ordered, s.weights, grad_images)
+    call.launch(
+        "gather_grad_input",
+        chunk.count * g.in_pixels * g.offset_groups * call.lanes(),
+        [memory.pointer for memory in add],
+        params.GatherGradInput(
+            problem=call.problem,
+            layout=call.column_layout(chunk),
+            images=chunk.count,
+            lanes=call.lanes(),
+            accumulate=accumulate,
+        ),
+    )
+
+
+def sort_samples(call: Launcher, s: Scratch, samples: int, cells: int) -> None:
+    """List the counted samples of each cell, in ascending order."""
     total = s.counts.pointer + cells * INT_BYTES
     call.launch(
         "scan_cells",
@@ -120,19 +144,6 @@ def gather(
     sort = (s.cells, s.counts, s.starts, s.listed, s.ordered)
     call.launch(
         "sort_cells", samples, [memory.pointer for memory in sort], params.SortCells(samples)
-    )
-    add = (columns, s.counts, s.starts, s.ordered, s.weights, grad_images)
-    call.launch(
-        "gather_grad_input",
-        chunk.count * g.in_pixels * g.offset_groups * call.lanes(),
-        [memory.pointer for memory in add],
-        params.GatherGradInput(
-            problem=call.problem,
-            layout=call.column_layout(chunk),
-            images=chunk.count,
-            lanes=call.lanes(),
-            accumulate=accumulate,
-        ),
     )
 
 

@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from math import prod
 
 from cudeform.arrays import DeviceArray, Operands
-from cudeform.gpu.call import THREADS, most_blocks, queue_launch
+from cudeform.gpu.call import Launcher, zero_arrays
 from cudeform.gpu.device_api import sums_params
-from cudeform.gpu.device_api.commands import FillZero
 from cudeform.gpu.device_api.kernel_source import ITEMSIZE, Variant, widest
 from cudeform.gpu.device_api.protocol import Device
-from cudeform.gpu.device_api.structs import Struct
 from cudeform.gpu.device_api.sums_params import SumProblem, SumSampling
 from cudeform.gpu.device_api.sums_sizes import (
     cells_of_image,
@@ -31,7 +29,7 @@ from cudeform.sums_geometry import SumGeometry
 
 
 @dataclass(frozen=True)
-class SumCall:
+class SumCall(Launcher):
     """One call of the engine.
 
     Attributes:
@@ -84,24 +82,30 @@ class SumCall:
             ),
         )
 
-    def sampling(self, first_position: int, positions: int) -> SumSampling:
+    @property
+    def all_positions(self) -> slice:
+        """The output positions of all images."""
+        return slice(0, positions_of(self.g))
+
+    @property
+    def vector_threads(self) -> int:
+        """Threads of a kernel in which each takes a vector of the output."""
+        return positions_of(self.g) * self.g.groups * self.g.channels // self.variant.vector
+
+    def item_threads(self, positions: slice) -> int:
+        """Threads of a kernel in which the lanes of an item take all its channels."""
+        return int(positions.stop - positions.start) * self.g.groups * self.problem.lanes
+
+    def sampling(self, positions: slice) -> SumSampling:
         """The parameters of a kernel that samples the input at a range of positions."""
         return SumSampling(
             problem=self.problem,
             input=pixel_strides(self.g, self.operands.input),
             offset=position_strides(self.operands.offset),
             mask=position_strides(self.operands.mask),
-            first_position=first_position,
-            items=positions * self.g.groups,
+            first_position=positions.start,
+            items=(positions.stop - positions.start) * self.g.groups,
         )
-
-    def launch(
-        self, name: str, threads: int, pointers: Sequence[int], struct: Struct, shared: int = 0
-    ) -> None:
-        """Launch a kernel with a grid-stride loop over threads."""
-        if threads:
-            blocks = min(-(-threads // THREADS), most_blocks(self.device))
-            queue_launch(self.device, self.variant, name, blocks, THREADS, pointers, struct, shared)
 
 
 def forward(
@@ -110,15 +114,18 @@ def forward(
     """Queue the sums of ``operands`` into ``output``, contiguous."""
     if not prod(output.shape):
         return
-    if not g.taps:
-        device.queue(FillZero(prod(output.shape) * ITEMSIZE[output.dtype]), [output.pointer])
+    if not has_samples(g):
+        zero_arrays(device, [output])
         return
     call = SumCall.of(device, g, options, operands, [output])
-    positions = positions_of(g)
-    struct = sums_params.SumForward(call.sampling(0, positions))
+    struct = sums_params.SumForward(call.sampling(call.all_positions))
     pointers = (operands.input.pointer, operands.offset.pointer, operands.mask.pointer)
-    threads = positions * g.groups * g.channels // call.variant.vector
-    call.launch("deform_sum", threads, (*pointers, output.pointer), struct)
+    call.launch("deform_sum", call.vector_threads, (*pointers, output.pointer), struct)
+
+
+def has_samples(g: SumGeometry) -> bool:
+    """Whether there are any samples; without, the output and the gradient of the input are 0."""
+    return positions_of(g) * g.groups * g.taps > 0
 
 
 def positions_of(g: SumGeometry) -> int:

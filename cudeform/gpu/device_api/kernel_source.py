@@ -24,10 +24,13 @@ _SAMPLING = (*_INTERPOLATION, "sampling/sample.cuh")
 _RECORDS = (*_SAMPLING, "common/vector.cuh", "sampling/sample_record.cuh")
 _COLUMNS = (*_RECORDS, "im2col/columns.cuh", "im2col/column_record.cuh")
 _TANGENT = "sampling/sample_tangent.cuh"
+_LANE_SUMS = "sampling/lane_sums.cuh"
 _GRADS = "sampling/offset_mask_grads.cuh"
+_RANGES = "grad_input_sorted/cell_ranges.cuh"
 _DIRECT = (*_RECORDS, "direct/channel_slice.cuh")
 _TENSOR_CORES = ("common/tensor_core_ptx.cuh", *_AXES)
 _SUMS = "sums/sum_sample.cuh"
+_SUM_TANGENT, _SUM_GRADS = "sums/sum_tangent.cuh", "sums/sum_grads.cuh"
 _LANES = (*_INTERPOLATION, "common/vector.cuh", _SUMS, "sums/sum_lanes.cuh")
 _GEMM = ("fused/gemm_tile.cuh", "fused/schedule.cuh")
 
@@ -40,9 +43,9 @@ FILES = {
     "add_arrays": (*_INDEXING, "layout/add_arrays.cu"),
     "deform_im2col": (*_COLUMNS, "im2col/deform_im2col.cu"),
     "deform_im2col_jvp": (*_COLUMNS, _TANGENT, "im2col/deform_im2col_jvp.cu"),
-    "deform_backward": (*_COLUMNS, _GRADS, "backward/deform_backward.cu"),
+    "deform_backward": (*_COLUMNS, _LANE_SUMS, _GRADS, "backward/deform_backward.cu"),
     "deform_double_backward": (
-        *(*_COLUMNS, _TANGENT, _GRADS),
+        *(*_COLUMNS, _TANGENT, _LANE_SUMS, _GRADS),
         "backward/deform_double_backward.cu",
     ),
     "count_cells": (*_SAMPLING, _TANGENT, "grad_input_sorted/count_cells.cu"),
@@ -50,11 +53,11 @@ FILES = {
     "fill_cells": (*_INDEXING, "grad_input_sorted/fill_cells.cu"),
     "sort_cells": (*_INDEXING, "grad_input_sorted/sort_cells.cu"),
     "gather_grad_input": (
-        *(*_AXES, "common/vector.cuh", "im2col/columns.cuh"),
+        *(*_AXES, "common/vector.cuh", "im2col/columns.cuh", _RANGES),
         "grad_input_sorted/gather_grad_input.cu",
     ),
     "deform_direct": (*_DIRECT, "direct/deform_direct.cu"),
-    "deform_direct_backward": (*_DIRECT, _GRADS, "direct/deform_direct_backward.cu"),
+    "deform_direct_backward": (*_DIRECT, _LANE_SUMS, _GRADS, "direct/deform_direct_backward.cu"),
     "deform_direct_grad_weight": (*_DIRECT, "direct/deform_direct_grad_weight.cu"),
     "reduce_grad_weight": (*_INDEXING, "direct/reduce_grad_weight.cu"),
     "pack_weight_fused": (*_TENSOR_CORES, *_GEMM, "fused/pack_weight_fused.cu"),
@@ -65,6 +68,18 @@ FILES = {
     ),
     "reduce_split_k": (*_AXES, "fused/reduce_split_k.cu"),
     "deform_sum": (*_LANES, "sums/deform_sum.cu"),
+    "deform_sum_backward": (
+        *(*_LANES, _LANE_SUMS, _SUM_GRADS),
+        "sums/deform_sum_backward.cu",
+    ),
+    "deform_sum_jvp": (*_LANES, _SUM_TANGENT, "sums/deform_sum_jvp.cu"),
+    "deform_sum_double_backward": (
+        *(*_LANES, _SUM_TANGENT, _LANE_SUMS, _SUM_GRADS),
+        "sums/deform_sum_double_backward.cu",
+    ),
+    "count_sum_cells": (*_LANES, _SUM_TANGENT, "sums/count_sum_cells.cu"),
+    "gather_sum_grad_input": (*_LANES, _RANGES, "sums/gather_sum_grad_input.cu"),
+    "round_grad_input": (*_INDEXING, "common/vector.cuh", "sums/round_grad_input.cu"),
 }
 
 
@@ -168,7 +183,7 @@ def is_sum(name: str) -> bool:
 def adds_atomically(name: str) -> bool:
     """Whether a kernel adds vectors atomically to global memory, and so depends on
     ``atomic_width``."""
-    return _GRADS in FILES[name]
+    return _GRADS in FILES[name] or _SUM_GRADS in FILES[name]
 
 
 @cache

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cudeform.gpu.device_api import sums_params
 from cudeform.gpu.device_api.sizes import (
     Chunk,
     ColumnLayout,
@@ -16,7 +17,6 @@ from cudeform.gpu.device_api.sizes import (
     TangentStrides,
 )
 from cudeform.gpu.device_api.structs import Flag, Index, Int, PerAxis, Strides, Struct
-from cudeform.gpu.device_api.sums_params import SumForward
 
 # ---- layout/ -------------------------------------------------------------------------------------
 
@@ -253,5 +253,11 @@ PARAMS: dict[str, type[Struct]] = {
     "pack_weight_fused": PackWeightFused,
     "deform_fused": Fused,
     "reduce_split_k": ReduceSplitK,
-    "deform_sum": SumForward,
+    "deform_sum": sums_params.SumForward,
+    "deform_sum_backward": sums_params.SumBackward,
+    "deform_sum_jvp": sums_params.SumJvp,
+    "deform_sum_double_backward": sums_params.SumDoubleBackward,
+    "count_sum_cells": sums_params.CountSumCells,
+    "gather_sum_grad_input": sums_params.GatherSumGradInput,
+    "round_grad_input": sums_params.RoundGradInput,
 }

@@ -62,6 +62,7 @@ class SumProblem(Struct):
     by_out: DivisorPerAxis
     by_grid_rows: Divisor
     by_vectors: Divisor
+    level_count: Int
     levels: Annotated[tuple[SumLevel, ...], SumLevel, MAX_LEVELS]
 
 
@@ -105,3 +106,76 @@ class SumForward(Struct):
     """Write the output."""
 
     sampling: SumSampling
+
+
+@dataclass(frozen=True)
+class SumGradStrides(Struct):
+    """Strides of the gradients of offset and mask."""
+
+    offset: PositionStrides
+    mask: PositionStrides
+
+
+@dataclass(frozen=True)
+class SumTangentStrides(Struct):
+    """Strides of tangents."""
+
+    input: PixelStrides
+    offset: PositionStrides
+    mask: PositionStrides
+
+
+@dataclass(frozen=True)
+class SumBackward(Struct):
+    """Turn the gradient of the output into those of input, offset and mask."""
+
+    sampling: SumSampling
+    grad_output: PositionStrides
+    strides: SumGradStrides
+    first_image: Int  # that of grad_input
+
+
+@dataclass(frozen=True)
+class SumJvp(Struct):
+    """Write the tangent of the output."""
+
+    sampling: SumSampling
+    tangents: SumTangentStrides
+
+
+@dataclass(frozen=True)
+class SumDoubleBackward(Struct):
+    """The backward along tangents, for gradients of gradients."""
+
+    sampling: SumSampling
+    tangents: SumTangentStrides
+    grad_output: PositionStrides
+    strides: SumGradStrides
+    first_image: Int  # that of grad_input
+
+
+@dataclass(frozen=True)
+class CountSumCells(Struct):
+    """Locate the samples of a chunk; the strides of the input are unused."""
+
+    sampling: SumSampling
+    tangents: SumTangentStrides
+    first_image: Int  # of the chunk
+    weights_are_tangents: Flag  # store the tangents of the corner weights
+
+
+@dataclass(frozen=True)
+class GatherSumGradInput(Struct):
+    """Sum the gradient of the output of a chunk into its images."""
+
+    sampling: SumSampling
+    grad_output: PositionStrides
+    images: Int
+    accumulate: Flag
+
+
+@dataclass(frozen=True)
+class RoundGradInput(Struct):
+    """How many vectors there are."""
+
+    vectors: Index

@@ -55,6 +55,7 @@ def sum_problem(
         by_out=(divisor(out[0]), divisor(out[1])),
         by_grid_rows=divisor(rows),
         by_vectors=divisor(vectors),
+        level_count=len(g.levels),
         levels=_levels(g),
     )
 

@@ -1,4 +1,4 @@
-"""Which algorithm computes a call, by the engine's rule and where one is forced."""
+"""The choice of the algorithm of a call, by the engine's rule and if one is forced."""
 
 from __future__ import annotations
 

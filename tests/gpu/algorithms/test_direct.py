@@ -1,4 +1,4 @@
-"""Convolutions in groups of a few channels: which ones the direct kernels support, and results."""
+"""The direct kernels: the convolutions that they support, and their results."""
 
 from __future__ import annotations
 

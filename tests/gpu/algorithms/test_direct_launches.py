@@ -1,4 +1,4 @@
-"""Convolutions in groups of a few channels: launches, workspace and bytes of the direct kernels."""
+"""The direct kernels: launches, workspace and bytes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from support.gpu_cases import least
 from support.gpu_engine import (
     LoggingDevice,
     backward,
+    bytes_moved,
     everything,
     forward,
     geometry,
     launches,
-    moved,
 )
 
 from cudeform.checks import GRADIENTS
@@ -109,8 +109,8 @@ def test_no_corner_is_read_twice(dtype: str) -> None:
     device = HostDevice()
     everything(device, case)
     corners, weight, grad_output = 4 * samples, samples, samples
-    assert moved(device, "deform_direct")[0] == corners + weight
-    loaded, _, added = moved(device, "deform_direct_backward")
+    assert bytes_moved(device, "deform_direct")[0] == corners + weight
+    loaded, _, added = bytes_moved(device, "deform_direct_backward")
     assert loaded == corners + weight + grad_output
     assert added == corners * 4 // itemsize  # float32
-    assert moved(device, "deform_direct_grad_weight")[0] == corners + grad_output + positions
+    assert bytes_moved(device, "deform_direct_grad_weight")[0] == corners + grad_output + positions

@@ -1,4 +1,4 @@
-"""The fused forward: right for every tile and size, and queued as kernel launches alone."""
+"""The fused forward: right results for every tile and size; it queues only kernel launches."""
 
 from __future__ import annotations
 

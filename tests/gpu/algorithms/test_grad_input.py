@@ -1,4 +1,4 @@
-"""The gradient of the input by atomics of either width, or gathered: the same in all ways."""
+"""The gradient of the input: atomics of either width and the sorted gather agree."""
 
 from __future__ import annotations
 

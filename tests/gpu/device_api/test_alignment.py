@@ -1,4 +1,4 @@
-"""What kernels read at once lies where they expect it: fields of a struct, rows of columns."""
+"""Alignment for loads of 16 bytes: fields of structs, rows of columns."""
 
 from __future__ import annotations
 

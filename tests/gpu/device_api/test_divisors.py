@@ -1,4 +1,4 @@
-"""What kernels multiply by instead of dividing."""
+"""The multipliers that replace integer divisions in kernels."""
 
 from __future__ import annotations
 

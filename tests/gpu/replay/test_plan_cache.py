@@ -1,4 +1,4 @@
-"""Plans are cached up to a number and a length, for any number of threads."""
+"""The cache of launch plans limits their number and length, for any number of threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plan serves only calls that would have made the same one."""
+"""A cached launch plan is used only by calls that would record the same plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plan's workspace: one block, no larger than it must be, planned for the memory that is free."""
+"""The workspace of a plan: one block, as small as possible, planned for the free memory."""
 
 from __future__ import annotations
 

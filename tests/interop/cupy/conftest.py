@@ -1,4 +1,4 @@
-"""A CuPy without a GPU, that writes calls down or that computes on the CPU."""
+"""A stand-in for CuPy without a GPU, which logs calls or computes on the CPU."""
 
 from __future__ import annotations
 

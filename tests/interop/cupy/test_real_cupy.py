@@ -75,7 +75,7 @@ GEMM = (
 )
 
 
-@pytest.mark.parametrize("use", USES.values(), ids=lambda use: f"{use.path} in {use.place}")
+@pytest.mark.parametrize("use", USES.values(), ids=lambda use: f"{use.path} in {use.location}")
 def test_cupy_has_what_cudeform_uses(use: Use) -> None:
     check(use)
 

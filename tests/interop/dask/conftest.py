@@ -1,4 +1,4 @@
-"""Left out of the collection where Dask is not installed."""
+"""Skips this folder if Dask is not installed."""
 
 from support.needs import has
 

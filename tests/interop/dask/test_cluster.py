@@ -1,4 +1,4 @@
-"""Worker processes: the same bits for any number of them, also when one dies in the middle."""
+"""Worker processes: the same bits for any number of workers, even if one dies during the call."""
 
 from __future__ import annotations
 

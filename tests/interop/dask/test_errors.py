@@ -1,4 +1,4 @@
-"""What is refused, when the call is made or by a task, and in which words."""
+"""Errors of a call and of its tasks."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def test_a_bound_that_is_no_number() -> None:
     )
 
 
-def moved(at: tuple[int, ...], displacement: float) -> Any:
+def displaced(at: tuple[int, ...], displacement: float) -> Any:
     offset = CASE.offset.copy()
     offset[at] = displacement
     return on_dask(replace(CASE, offset=offset), 8)
 
 
 def test_a_displacement_beyond_the_bound_is_refused_by_its_task() -> None:
-    case = moved((1, 9, 17, 3), -6.5)  # dx of the middle tap
+    case = displaced((1, 9, 17, 3), -6.5)  # dx of the middle tap
     text = (
         "offset must stay within max_displacement: dx in [-2, 3], got [-6.5, 0] in rows 16:24, "
         "columns 0:8; declare a larger one"
@@ -72,7 +72,7 @@ def test_a_displacement_beyond_the_bound_is_refused_by_its_task() -> None:
     output = deform_conv2d(**case.arguments, max_displacement=bound)
     # Column 3 minus 6.5 is outside of the image.
     output.compute(scheduler="sync")
-    case = moved((1, 9, 17, 7), -6.5)
+    case = displaced((1, 9, 17, 7), -6.5)
     output = deform_conv2d(**case.arguments, max_displacement=bound)
     grads = deform_conv2d_backward(**case.backward_arguments, max_displacement=bound)
     for lazy in (output, grads.weight, grads.input):
@@ -82,7 +82,7 @@ def test_a_displacement_beyond_the_bound_is_refused_by_its_task() -> None:
 
 @pytest.mark.parametrize("far", [1e6, -1e6, np.inf, -np.inf])
 def test_taps_that_leave_the_image_pass(far: float) -> None:
-    case = moved((0, 8, 12, 12), far)
+    case = displaced((0, 8, 12, 12), far)
     output = deform_conv2d(**case.arguments, max_displacement=2).compute(scheduler="sync")
     plain = replace(CASE, offset=case.offset.compute(scheduler="sync"))
     np.testing.assert_allclose(output, cudeform.deform_conv2d(**plain.arguments), atol=1e-5)

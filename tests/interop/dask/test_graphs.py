@@ -1,4 +1,4 @@
-"""Calls are lazy, their graphs small and named after what they compute."""
+"""Calls are lazy; their graphs are small and have telling names."""
 
 from __future__ import annotations
 

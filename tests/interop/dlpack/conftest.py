@@ -1,4 +1,4 @@
-"""A library whose arrays have DLPack and nothing else."""
+"""An array library whose arrays have DLPack and nothing else."""
 
 from support.dlpackcases import elsewhere
 

@@ -1,4 +1,4 @@
-"""Any array on the CPU that has DLPack is taken, and results are arrays of its library."""
+"""Any array on the CPU with DLPack is accepted; results are arrays of its library."""
 
 import sys
 from types import ModuleType

@@ -1,4 +1,4 @@
-"""Dtypes that DLPack has and NumPy lacks: bfloat16 is taken, others are refused."""
+"""Dtypes that DLPack has and NumPy lacks: bfloat16 is accepted, others are refused."""
 
 import ctypes
 from types import ModuleType

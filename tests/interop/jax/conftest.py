@@ -1,4 +1,4 @@
-"""Left out of the collection where JAX is not installed; else JAX is set up before its tests."""
+"""Skips this folder if JAX is not installed; otherwise configures JAX before its tests."""
 
 from support.needs import has
 

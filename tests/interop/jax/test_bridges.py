@@ -1,4 +1,4 @@
-"""Both bridges from JAX to the engine: which is taken, threads, errors, exports, caches."""
+"""Both bridges from JAX to the engine: the choice, threads, errors, exports, caches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NumPy arrays beside JAX arrays are constants."""
+"""NumPy arrays in a call with JAX arrays are constants."""
 
 from __future__ import annotations
 

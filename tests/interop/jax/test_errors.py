@@ -1,4 +1,4 @@
-"""A wrong call is refused with an explanation while JAX traces it."""
+"""A wrong call raises an error with a reason while JAX traces it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layer of Flax NNX: an ordinary convolution at first; training changes all parameters."""
+"""The layer of Flax NNX: initially an ordinary convolution; training changes all parameters."""
 
 from __future__ import annotations
 

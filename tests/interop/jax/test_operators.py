@@ -1,4 +1,4 @@
-"""JAX arrays of every operator: compiled, differentiated twice, mapped, as text."""
+"""Every operator on JAX arrays: compiled, differentiated twice, under vmap, and as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrays spread over eight devices: each device computes its own images, without a copy."""
+"""Arrays sharded over eight devices: each device computes its own images, without a copy."""
 
 from __future__ import annotations
 

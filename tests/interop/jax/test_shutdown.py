@@ -1,4 +1,4 @@
-"""A process that ends while calls are under way neither hangs nor aborts."""
+"""A process that exits during running calls neither hangs nor aborts."""
 
 from __future__ import annotations
 

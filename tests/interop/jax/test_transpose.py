@@ -1,4 +1,4 @@
-"""``jax.linear_transpose`` of the function and of its derivatives in what they are linear in."""
+"""``jax.linear_transpose`` of the function and its derivatives, for all linear arguments."""
 
 from __future__ import annotations
 

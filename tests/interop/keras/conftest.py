@@ -1,4 +1,4 @@
-"""Left out of the collection where Keras, or the backend that KERAS_BACKEND names, is missing."""
+"""Skips this folder if Keras, or the backend that KERAS_BACKEND names, is missing."""
 
 import os
 

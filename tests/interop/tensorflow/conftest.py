@@ -1,4 +1,4 @@
-"""Left out of the collection where TensorFlow is not installed."""
+"""Skips this folder if TensorFlow is not installed."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Gradients, and gradients of gradients, to the last bit; forward mode; what is needed alone."""
+"""Gradients, and their gradients, to the last bit; forward mode; no unneeded gradients."""
 
 import numpy as np
 import pytest

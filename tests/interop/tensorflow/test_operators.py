@@ -1,4 +1,4 @@
-"""Tensors of every operator: eager, traced with an unknown batch, under tapes."""
+"""Every operator on tensors: eager, traced with an unknown batch, under tapes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is refused, where, and in which words; names of TensorFlow that are not public."""
+"""Calls that are refused, and their errors; private names of TensorFlow."""
 
 import subprocess
 import sys

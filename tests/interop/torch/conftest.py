@@ -1,4 +1,4 @@
-"""Left out of the collection where PyTorch is not installed; a device of PyTorch."""
+"""Skips this folder if PyTorch is not installed; a fixture for its devices."""
 
 from __future__ import annotations
 

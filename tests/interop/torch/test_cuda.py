@@ -1,4 +1,4 @@
-"""What the torch adapter hands the GPU engine; torch's CUDA is played by stand-ins."""
+"""What the torch adapter passes to the GPU engine, with stand-ins for torch's CUDA."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tensors are refused, with what words, and which unusual ones are accepted."""
+"""Tensors that are refused, and their errors; unusual tensors that are accepted."""
 
 from __future__ import annotations
 

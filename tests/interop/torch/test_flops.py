@@ -1,4 +1,4 @@
-"""FLOPs that torch's counter finds: those of a convolution's matrix products."""
+"""The FLOPs that torch's counter reports: those of a convolution's matrix products."""
 
 from __future__ import annotations
 

@@ -143,8 +143,8 @@ def test_layers_can_be_copied_and_pickled(kind: Any) -> None:
 def test_a_layer_works_on_the_device_it_is_moved_to(torch_device: Any) -> None:
     layer = cudeform_torch.ModulatedDeformConv2dPack(6, 4, 3, padding=1).double()
     wanted = layer(image()).detach()
-    moved = copy.deepcopy(layer).to(torch_device)
-    got = moved(image().to(torch_device))
+    on_device = copy.deepcopy(layer).to(torch_device)
+    got = on_device(image().to(torch_device))
     assert got.device.type == torch_device.type
     assert torch.allclose(got.detach().cpu(), wanted)
 

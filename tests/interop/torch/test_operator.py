@@ -1,4 +1,4 @@
-"""The operators of ``torch.ops.cudeform`` under torch.library's own checks."""
+"""The operators of ``torch.ops.cudeform`` pass torch.library's own checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors of every operator: every way that torch calls, differentiates and compiles."""
+"""Every operator on tensors: all ways in which torch calls, differentiates and compiles."""
 
 from __future__ import annotations
 

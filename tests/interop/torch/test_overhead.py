@@ -1,4 +1,4 @@
-"""The overhead of a call with tensors: Python calls on its way, and the benchmark of its time."""
+"""The overhead of a call with tensors: the number of Python calls, and its benchmark."""
 
 from __future__ import annotations
 

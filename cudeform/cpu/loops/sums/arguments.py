@@ -23,10 +23,10 @@ class SumSizes(NamedTuple):
 
     Attributes:
         out: (OH, OW).
-        stride: pixels from one position to the next along (x, y).
+        stride: distance of adjacent positions in pixels, along (x, y).
         groups, channels, taps: G, D, P.
-        group_step: elements from one group of an image to the next.
-        pixel_step: elements from one pixel to the next along x.
+        group_step: distance of adjacent groups of an image, in elements.
+        pixel_step: distance of adjacent pixels along x, in elements.
     """
 
     out: Pair
@@ -48,9 +48,10 @@ class TapTable(NamedTuple):
     """Properties of the taps, in flat arrays of rows with one element per tap.
 
     Attributes:
-        integers: width and height of the level; base along x and y.
+        integers: width and height of the level; base along x and y; distance of adjacent rows of
+            the level, in elements.
         numbers: shift along x and y; factor along x and y.
-        elements: first element of the level in an image; elements from one row to the next.
+        elements: index of the first element of the level in an image.
     """
 
     integers: Array
@@ -70,19 +71,17 @@ class TapTable(NamedTuple):
             [level.width for level in levels],
             [level.height for level in levels],
             *zip(*[tap.base for tap in taps], strict=True),
+            [row_step(level) for level in levels],
         ]
         numbers = [
             *zip(*[tap.shift for tap in taps], strict=True),
             *zip(*[tap.factor for tap in taps], strict=True),
         ]
-        elements = [
-            [level.first * strides[1] for level in levels],
-            [row_step(level) for level in levels],
-        ]
+        elements = [level.first * strides[1] for level in levels]
         return cls(
             np.array(integers, np.int32).reshape(-1),
             np.array(numbers, dtype).reshape(-1),
-            np.array(elements, np.int64).reshape(-1),
+            np.array(elements, np.int64),
         )
 
 
@@ -90,9 +89,9 @@ class Positions(NamedTuple):
     """An array (OH, OW, G, ...) of an image, or a copy of a part of it.
 
     Attributes:
-        array: its first element, as an array of length 1.
-        present: False if there is no such array.
-        row, col, group, tap, pair: strides of its axes, in elements; 0 if there is no such axis.
+        array: the first element, as an array of length 1.
+        present: whether the call has this array.
+        row, col, group, tap, pair: strides of the axes in elements; 0 for an axis that is absent.
         origin: index of the element of position (0, 0) and group 0; negative for a part.
     """
 
@@ -115,7 +114,7 @@ class SumSamples(NamedTuple):
 
 @inlined
 def positions_pointer(positions: Any) -> Any:
-    """The same with a pointer in place of the array."""
+    """Positions with a pointer in place of the array."""
     array, present, row, col, group, tap, pair, origin = positions
     return Positions(pointer_to(array), present, row, col, group, tap, pair, origin)
 

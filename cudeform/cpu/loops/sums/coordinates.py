@@ -31,21 +31,21 @@ from cudeform.cpu.loops.vectors import local_array, scalar_like
 
 int32, int64 = np.int32, np.int64
 
-# Rows of BLOCK elements behind those of ``coordinates.Block``: one row for x, then one for y.
+# Rows of BLOCK elements after those of ``coordinates.Block``: one row for x, then one for y.
 SHIFT, FACTOR, ALL_NUMBERS = (NUMBERS + row * BLOCK for row in (0, 2, 4))
-SIZE, TAP_BASE, ALL_INTEGERS = (INTEGERS + row * BLOCK for row in (0, 2, 4))
+SIZE, TAP_BASE, ROW_STEP, ALL_INTEGERS = (INTEGERS + row * BLOCK for row in (0, 2, 4, 5))
 
-# Rows of ``Block.pixels`` behind the first one: first element of the level, elements from one row
-# of the level to the next, and one element per position: its row and column.
-LEVEL, ROW_STEP, ROW, COL, ALL_PIXELS = (row * BLOCK for row in range(1, 6))
+# Rows of ``Block.pixels`` after the first one: the first element of the level, then for each
+# position its row and its column.
+LEVEL, ROW, COL, ALL_PIXELS = (row * BLOCK for row in range(1, 5))
 
 
 class LevelSizes(NamedTuple):
-    """The level of a sample, in the form that functions of sampling take.
+    """The level of a sample, in the form that the functions of ``sampling.py`` take.
 
     Attributes:
         size: (width, height).
-        steps: elements from one pixel to the next along (x, y).
+        steps: distance of adjacent pixels in elements, along (x, y).
     """
 
     size: Any
@@ -86,7 +86,7 @@ def begin_taps(sizes: Any, block: Any, table: Any, first_tap: Any) -> Any:
                 block.numbers[SHIFT + at] = table.numbers[x_or_y]
                 block.numbers[FACTOR + at] = table.numbers[2 * sizes.taps + x_or_y]
             block.pixels[LEVEL + sample] = table.elements[entry]
-            block.pixels[ROW_STEP + sample] = table.elements[sizes.taps + entry]
+            block.integers[ROW_STEP + sample] = table.integers[4 * sizes.taps + entry]
     return taps, positions
 
 
@@ -137,7 +137,8 @@ def load_samples(
 def level_of(sizes: Any, block: Any, sample: Any) -> Any:
     """The level of a sample of a block."""
     size = block.integers[SIZE + sample], block.integers[SIZE + BLOCK + sample]
-    return LevelSizes(size, (sizes.pixel_step, block.pixels[ROW_STEP + sample]))
+    # Steps have 32 bits, because AVX2 has no product of 64-bit integers.
+    return LevelSizes(size, (int32(sizes.pixel_step), block.integers[ROW_STEP + sample]))
 
 
 @inlined

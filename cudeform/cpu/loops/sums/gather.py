@@ -1,13 +1,13 @@
-"""Sums of samples: at each position and group, all taps added up, each times its mask.
+"""The loop that sums samples: for each position and group, all taps, each times its mask.
 
-A group at a position is summed in registers, four vectors of channels at a time while there are so
-many. The mask multiplies the sample, not the weights of the corners: infinity times a weight of 0
-is NaN.
+The sums of a group at a position are kept in registers, for four vectors of channels at a time,
+then for the remaining vectors. The mask multiplies the sample, not the weights of the corners,
+because infinity times a weight of 0 is NaN.
 
 Arguments of the loops over sums:
 
     sizes        sizes of the call, see SumSizes
-    first, last  the first position, numbered through an image, and the position after the last one
+    first, last  the first position, numbered within an image, and the position after the last one
     image        first element of an image, as an array of length 1
     table        properties of the taps, see TapTable
     samples      offset and mask, see SumSamples
@@ -82,7 +82,7 @@ def add_samples_of(
 
 @inlined
 def load_sum(v: Any, array: Any, index: Any, width: Any, begun: Any) -> Any:
-    """Vector ``v`` of the sums of a position; 0 if they have not begun."""
+    """Load vector ``v`` of the sums of a position; 0 for the first samples."""
     return load_vector_if(begun, array, index + v * VECTOR, width)
 
 
@@ -125,10 +125,10 @@ def sum_samples(
     block = new_sum_block(image)
     for first_tap in range(0, sizes.taps, BLOCK):
         taps, positions = begin_taps(sizes, block, table, first_tap)
-        for group in range(sizes.groups):
-            for position in range(first, last, positions):
-                count = min(positions, last - position)
-                begin_positions(sizes, block, position, count)
+        for position in range(first, last, positions):
+            count = min(positions, last - position)
+            begin_positions(sizes, block, position, count)
+            for group in range(sizes.groups):
                 locate_samples(sizes, block, count, first_tap, taps, group, samples)
                 for k in range(count):
                     index = index_in(sums, block, k, group, 0)

@@ -1,7 +1,7 @@
 """The loop over samples of the backward: gradients of offset and mask. Arguments as in gather.py.
 
-They follow from corner dots, see ``loops/gradients.py``; here the gradient of a sample is that of
-the output at its position and group.
+The gradients follow from the corner dots, see ``loops/gradients.py``. Here the gradient of a sample
+is the gradient of the output at its position and group.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def corner_dots(
     level, flags = level_of(sizes, block, k), block.integers[FLAGS + k]
     pixel, every = block.pixels[k], all_corners(level.size)
     dots = per_corner(level.size, same_for, (splat(scalar_like(image, 0)),))
-    # The value of the sample is not used, so the compiler leaves out the weights.
+    # The value of the sample is not used, so the compiler removes the weights.
     weights = per_corner(level.size, same_for, (scalar_like(image, 0),))
     corners, channel = flags & every, 0
     if corners == every:
@@ -112,10 +112,10 @@ def sum_gradients(
         gradients[k] = scalar_like(image, 0)
     for first_tap in range(0, sizes.taps, BLOCK):
         taps, positions = begin_taps(sizes, block, table, first_tap)
-        for group in range(sizes.groups):
-            for position in range(first, last, positions):
-                count = min(positions, last - position)
-                begin_positions(sizes, block, position, count)
+        for position in range(first, last, positions):
+            count = min(positions, last - position)
+            begin_positions(sizes, block, position, count)
+            for group in range(sizes.groups):
                 locate_samples(sizes, block, count, first_tap, taps, group, samples)
                 for k in range(count):
                     grad_index = index_in(grad_output, block, k, group, 0)

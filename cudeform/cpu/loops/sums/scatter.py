@@ -1,4 +1,5 @@
-"""The gradient of the output scattered to the gradient of the images. Arguments as in gather.py."""
+"""The loop that scatters the gradient of the output to that of the images. Arguments as in
+gather.py."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from cudeform.cpu.loops.vectors import pointer_to
 
 
 class RunSizes(NamedTuple):
-    """The level of a sample, and the number of channels that a loop scatters."""
+    """The level of a sample, and the number of channels to scatter."""
 
     size: Any
     steps: Any
@@ -40,7 +41,8 @@ def sum_scatter(
     sizes: Any,
     first: Any,
     last: Any,
-    group: Any,
+    first_group: Any,
+    last_group: Any,
     first_channel: Any,
     last_channel: Any,
     table: Any,
@@ -48,15 +50,15 @@ def sum_scatter(
     grad_output: Any,
     grad_image: Any,
 ) -> None:
-    """Add to the gradient of an image, for a range of channels of one group.
+    """Add to the gradient of an image, for a range of groups and a range of their channels.
 
-    Samples are added in the order of positions and taps, if they are at most BLOCK taps. Threads
-    with disjoint groups or ranges of channels write disjoint elements.
+    With at most BLOCK taps, samples are added in the order of positions and taps. Threads with
+    disjoint groups or ranges of channels write disjoint elements.
 
     Args:
         sizes, first, last, table, samples: as in ``gather.py``, for the strides of ``grad_image``.
-        group: the group.
-        first_channel, last_channel: the range of its channels.
+        first_group, last_group: the range of groups.
+        first_channel, last_channel: the range of channels.
         grad_output: gradient of the output, see Positions.
         grad_image: first element of the gradient of the image, as an array of length 1.
     """
@@ -69,21 +71,22 @@ def sum_scatter(
         for position in range(first, last, positions):
             count = min(positions, last - position)
             begin_positions(sizes, block, position, count)
-            locate_samples(sizes, block, count, first_tap, taps, group, samples)
-            for k in range(count):
-                grad_index = index_in(grad_output, block, k, group, 0) + first_channel
-                for sample in range(k * taps, (k + 1) * taps):
-                    run = run_sizes(sizes, block, sample, channels)
-                    weights = scatter_weights(
-                        fractions(run, block, sample), block.numbers[MASK + sample]
-                    )
-                    corners = contributing_corners(run, block.integers[FLAGS + sample])
-                    scatter_run(
-                        run,
-                        grad_image,
-                        block.pixels[sample] + first_channel,
-                        corners_receiving_grad(run, corners, weights),
-                        weights,
-                        grad_output.array,
-                        grad_index,
-                    )
+            for group in range(first_group, last_group):
+                locate_samples(sizes, block, count, first_tap, taps, group, samples)
+                for k in range(count):
+                    grad_index = index_in(grad_output, block, k, group, 0) + first_channel
+                    for sample in range(k * taps, (k + 1) * taps):
+                        run = run_sizes(sizes, block, sample, channels)
+                        weights = scatter_weights(
+                            fractions(run, block, sample), block.numbers[MASK + sample]
+                        )
+                        corners = contributing_corners(run, block.integers[FLAGS + sample])
+                        scatter_run(
+                            run,
+                            grad_image,
+                            block.pixels[sample] + first_channel,
+                            corners_receiving_grad(run, corners, weights),
+                            weights,
+                            grad_output.array,
+                            grad_index,
+                        )

@@ -70,10 +70,10 @@ def second_sum_gradients(
     block, sums = new_sum_block(image), local_array(ALL_DOTS, scalar_like(image, 0))
     for first_tap in range(0, sizes.taps, BLOCK):
         taps, positions = begin_taps(sizes, block, table, first_tap)
-        for group in range(sizes.groups):
-            for position in range(first, last, positions):
-                count = min(positions, last - position)
-                begin_positions(sizes, block, position, count)
+        for position in range(first, last, positions):
+            count = min(positions, last - position)
+            begin_positions(sizes, block, position, count)
+            for group in range(sizes.groups):
                 locate_samples(sizes, block, count, first_tap, taps, group, samples)
                 for k in range(count):
                     grad_index = index_in(grad_output, block, k, group, 0)

@@ -97,10 +97,10 @@ def sum_tangents(
     block, zero = new_sum_block(image), splat(scalar_like(image, 0))
     for first_tap in range(0, sizes.taps, BLOCK):
         taps, positions = begin_taps(sizes, block, table, first_tap)
-        for group in range(sizes.groups):
-            for position in range(first, last, positions):
-                count = min(positions, last - position)
-                begin_positions(sizes, block, position, count)
+        for position in range(first, last, positions):
+            count = min(positions, last - position)
+            begin_positions(sizes, block, position, count)
+            for group in range(sizes.groups):
                 locate_samples(sizes, block, count, first_tap, taps, group, samples)
                 for k in range(count):
                     index = index_in(sums, block, k, group, 0)
@@ -138,7 +138,8 @@ def sum_scatter_tangents(
     sizes: Any,
     first: Any,
     last: Any,
-    group: Any,
+    first_group: Any,
+    last_group: Any,
     first_channel: Any,
     last_channel: Any,
     table: Any,
@@ -158,27 +159,28 @@ def sum_scatter_tangents(
         for position in range(first, last, positions):
             count = min(positions, last - position)
             begin_positions(sizes, block, position, count)
-            locate_samples(sizes, block, count, first_tap, taps, group, samples)
-            for k in range(count):
-                grad_index = index_in(grad_output, block, k, group, 0) + first_channel
-                for tap in range(taps):
-                    sample = k * taps + tap
-                    run = run_sizes(sizes, block, sample, channels)
-                    flags = block.integers[FLAGS + sample]
-                    along = tangents_of(block, tangents, k, sample, group, first_tap + tap)
-                    tangent_weights = weight_tangents(
-                        flags,
-                        fractions(run, block, sample),
-                        block.numbers[MASK + sample],
-                        along,
-                        zero_boundary_grad,
-                    )
-                    scatter_run(
-                        run,
-                        grad_image,
-                        block.pixels[sample] + first_channel,
-                        corners_receiving_grad(run, flags, tangent_weights),
-                        tangent_weights,
-                        grad_output.array,
-                        grad_index,
-                    )
+            for group in range(first_group, last_group):
+                locate_samples(sizes, block, count, first_tap, taps, group, samples)
+                for k in range(count):
+                    grad_index = index_in(grad_output, block, k, group, 0) + first_channel
+                    for tap in range(taps):
+                        sample = k * taps + tap
+                        run = run_sizes(sizes, block, sample, channels)
+                        flags = block.integers[FLAGS + sample]
+                        along = tangents_of(block, tangents, k, sample, group, first_tap + tap)
+                        tangent_weights = weight_tangents(
+                            flags,
+                            fractions(run, block, sample),
+                            block.numbers[MASK + sample],
+                            along,
+                            zero_boundary_grad,
+                        )
+                        scatter_run(
+                            run,
+                            grad_image,
+                            block.pixels[sample] + first_channel,
+                            corners_receiving_grad(run, flags, tangent_weights),
+                            tangent_weights,
+                            grad_output.array,
+                            grad_index,
+                        )
