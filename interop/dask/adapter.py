@@ -178,10 +178,7 @@ class _Call:
         sizes = zip(self.tiles.cuts, array.shape[2:], strict=True)
         like_offset = [_scaled(cuts, size) for cuts, size in sizes]
         image = _as_dask(array, (batch, array.shape[1:2], *like_offset))
-        image = image.rechunk({0: batch, 1: -1})
-        for axis, spans in enumerate(self.tiles.spans, start=2):
-            image = windows(image, axis, spans)
-        return image
+        return windows(image.rechunk({0: batch, 1: -1}), 2, self.tiles.spans)
 
     def _result(self, boxes: Any, name: str, argument: Any) -> Any:
         if name in FILTERS:

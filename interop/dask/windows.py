@@ -21,12 +21,22 @@ def borders(chunks: Sequence[int]) -> tuple[int, ...]:
     return tuple(accumulate(chunks, initial=0))
 
 
-def windows(array: Any, axis: int, spans: Sequence[Span]) -> Any:
-    """An array whose blocks along an axis are the given windows of ``array``, in order."""
-    if tuple(pairwise(borders(array.chunks[axis]))) == tuple(spans):
-        return array
-    parts = [_part(array, axis, start, stop) for start, stop in spans]
-    return da.concatenate(parts, axis).rechunk({axis: tuple(b - a for a, b in spans)})
+def windows(array: Any, first_axis: int, spans: Sequence[Sequence[Span]]) -> Any:
+    """An array whose blocks along some axes are these parts of ``array``, in their order.
+
+    The pieces of a part are put together once for all axes, which is one copy.
+
+    Args:
+        array: a Dask array.
+        first_axis: the first of the axes.
+        spans: for each of the axes its parts.
+    """
+    sizes = {}
+    for axis, parts in enumerate(spans, start=first_axis):
+        if tuple(pairwise(borders(array.chunks[axis]))) != tuple(parts):
+            array = da.concatenate([_part(array, axis, *span) for span in parts], axis)
+        sizes[axis] = tuple(stop - start for start, stop in parts)
+    return array.rechunk(sizes)
 
 
 def add_windows(array: Any, axis: int, spans: Sequence[Span], chunks: Sequence[int]) -> Any:

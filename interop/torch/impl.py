@@ -20,6 +20,7 @@ from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.checks import GRADIENTS, TANGENT, check_devices, check_dtypes
 from cudeform.family import AnyGeometry, AnySettings, Operator
 
+from .formats import format_of
 from .static_args import StaticArgs, unpack
 from .views import Tensor, Tensors, dtype_name, run_engine
 
@@ -63,7 +64,7 @@ def forward(operator: Operator, mode: Mode, *args: Any) -> Tensor:
     static.check_assumed()
     operands = operator.fill(Operands, given)
     geometry = mode.geometry(operator, _arguments(operator, operands), static)
-    output = operands.input.new_empty(*geometry.output_shape)
+    output = _new_output(operator, operands, geometry)
     mode.run(operator.engine.forward, operands, geometry, static.options(), output)
     return output
 
@@ -77,7 +78,7 @@ def backward(operator: Operator, mode: Mode, grad_output: Tensor, *args: Any) ->
     static = unpack(operator, static_args)
     operands = operator.fill(Operands, given)
     geometry = mode.geometry(operator, _arguments(operator, operands, grad_output), static)
-    results = _results(needs, given)
+    results = _results(operator, needs, given)
     grads = operator.fill(Gradients, results)
     mode.run(operator.engine.backward, operands, geometry, static.options(), grad_output, grads)
     return results
@@ -92,7 +93,7 @@ def jvp(operator: Operator, mode: Mode, *args: Any) -> Tensor:
     static = unpack(operator, static_args)
     operands, tangents = _operands_and_tangents(operator, tensors)
     geometry = mode.geometry(operator, _arguments(operator, operands, None, tangents), static)
-    output_tangent = operands.input.new_empty(*geometry.output_shape)
+    output_tangent = _new_output(operator, operands, geometry)
     mode.run(operator.engine.jvp, operands, geometry, static.options(), tangents, output_tangent)
     return output_tangent
 
@@ -109,7 +110,7 @@ def double_backward(operator: Operator, mode: Mode, grad_output: Tensor, *args: 
         operator, _arguments(operator, operands, grad_output, tangents), static
     )
     names = ("grad_output", *operator.differentiated)
-    results = _results(needs, (grad_output, *tensors[: len(operator.differentiated)]))
+    results = _results(operator, needs, (grad_output, *tensors[: len(operator.differentiated)]))
     wanted = DoubleGradients(**dict(zip(names, results, strict=True)))
     mode.run(
         operator.engine.double_backward,
@@ -137,10 +138,25 @@ def for_dispatcher(impl: Callable[..., Any], operator: Operator, mode: Mode, *ar
     return tuple(args[0].new_empty(0) if tensor is None else tensor for tensor in results)
 
 
-def _results(needs: Sequence[bool], tensors: Sequence[Any]) -> Tensors:
-    """Allocate the results; None if a result is not needed or its argument is absent."""
+def _new_output(operator: Operator, operands: Operands, geometry: AnyGeometry) -> Tensor:
+    """Allocate the output, in the memory format of a convolution's operands."""
+    input, shape = operands.input, geometry.output_shape
+    if not operator.parameters:
+        return input.new_empty(*shape)
+    memory_format = format_of(input, operands.weight)
+    return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=memory_format)
+
+
+def _results(operator: Operator, needs: Sequence[bool], tensors: Sequence[Any]) -> Tensors:
+    """Allocate the results; None if a result is not needed or its argument is absent.
+
+    Those of a convolution have the memory formats of its arguments, others are contiguous.
+    """
     return tuple(
-        torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        torch.empty_like(
+            tensor,
+            memory_format=format_of(tensor) if operator.parameters else torch.contiguous_format,
+        )
         if need and tensor is not None
         else None
         for need, tensor in zip(needs, tensors, strict=True)

@@ -49,7 +49,8 @@ def run_engine(
         function: a function of ``cudeform.engine``.
         operands: input, offset, weight, bias, mask.
         geometry, options: geometry and options of the call.
-        tensors: the other arguments of the function: tensors and named tuples of tensors.
+        tensors: the other arguments of the function: tensors and named tuples of tensors. The last
+            one is written.
     """
     if operands[0].is_cuda:
         run_engine_on_gpu(function, operands, geometry, options, *tensors)
@@ -65,7 +66,13 @@ def run_engine_on_gpu(
     options: Options,
     *tensors: Any,
 ) -> None:
-    """Call a function of the engine on the device of the operands, in torch's current stream."""
+    """Call a function of the engine on the device of the operands, in torch's current stream.
+
+    The engine writes contiguous results. Channels-last ones are copies of those, which torch would
+    make for its next convolution.
+    """
+    *sources, results = tensors
+    written = _viewed(_contiguous, results)
     index = operands[0].device.index
     if torch.are_deterministic_algorithms_enabled():
         options = replace(options, deterministic=True)
@@ -74,9 +81,27 @@ def run_engine_on_gpu(
         stream = torch.cuda.current_stream(index).cuda_stream
         full = (torch.cuda.OutOfMemoryError,)
         device = engine.gpu_device(index, stream, TorchMemory, out_of_memory=full)
-        views = [_viewed(_as_device_array, tensor) for tensor in tensors]
+        views = [_viewed(_as_device_array, tensor) for tensor in (*sources, written)]
         viewed = Operands(*_each(_as_device_array, operands))
         function(viewed, geometry, options, *views, device=device)
+        _copy_where_other(written, results)
+
+
+def _contiguous(tensor: Tensor) -> Tensor:
+    """A contiguous tensor to write: the tensor itself, or a new one of its size."""
+    if tensor.is_contiguous():
+        return tensor
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
+
+
+def _copy_where_other(written: Any, results: Any) -> None:
+    """Copy what was not written into the results themselves."""
+    pairs = (
+        zip(written, results, strict=True) if isinstance(results, tuple) else [(written, results)]
+    )
+    for source, target in pairs:
+        if source is not target:
+            target.copy_(source)
 
 
 class TorchMemory:

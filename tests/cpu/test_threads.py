@@ -75,6 +75,20 @@ threading.Thread(target=worker).start()
 atexit.register(convolve, "atexit")
 """
 
+# Numba imports the BLAS of SciPy, which starts a thread for each core that the importing thread may
+# use. That must not be a thread which a call has restricted to some cores.
+IMPORTS_SCIPY = """
+import numpy as np
+from threadpoolctl import threadpool_info
+import cudeform
+
+image, offset = np.ones((2, 32, 64, 64), "f4"), np.zeros((2, 18, 64, 64), "f4")
+with cudeform.options(num_threads=2):
+    cudeform.deform_conv2d(image, offset, np.ones((8, 32, 3, 3), "f4"), padding=1)
+counts = {pool["num_threads"] for pool in threadpool_info() if pool["internal_api"] == "openblas"}
+assert len(counts) <= 1, counts
+"""
+
 
 def script(code: str) -> str:
     done = subprocess.run(
@@ -87,6 +101,10 @@ def script(code: str) -> str:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_has_a_new_pool_and_the_blas_threads_of_before() -> None:
     script(FORKS)
+
+
+def test_the_blas_of_scipy_has_as_many_threads_as_that_of_numpy() -> None:
+    script(IMPORTS_SCIPY)
 
 
 def test_calls_work_while_python_shuts_down() -> None:

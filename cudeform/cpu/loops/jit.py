@@ -7,12 +7,14 @@ This is the only module that imports Numba. It is imported by the first call on 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import sys
 import tempfile
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -29,6 +31,11 @@ except Exception as error:  # with an unknown Python or NumPy, Numba raises any 
     ) from error
 
 NUMBA: str = numba.__version__
+
+# Numba imports SciPy's BLAS, if SciPy is installed, when it loads the first loop. By then, a thread
+# may use only some of the cores, and OpenBLAS would start only that many threads for good.
+with suppress(ImportError):
+    importlib.import_module("scipy.linalg.cython_blas")
 
 P = ParamSpec("P")
 T = TypeVar("T")

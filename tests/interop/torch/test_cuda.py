@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -49,23 +50,41 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def test_a_call_gets_addresses_the_stream_and_memory_of_torch(events: list[Any]) -> None:
     operands = tuple(map(OnDevice, tensors("cpu")))
-    output = torch.empty(2, 3, 4).transpose(0, 2)
-    grads = Gradients(offset=output)
+    grad_output = torch.empty(2, 3, 4).transpose(0, 2)
+    grads = Gradients(offset=torch.empty(4, 3, 2))
 
     def run(*args: Any, device: Any) -> None:
         events.append((args, device))
 
-    views.run_engine_on_gpu(run, operands, None, Options(), output, grads)
+    views.run_engine_on_gpu(run, operands, None, Options(), grad_output, grads)
     before, (args, device), after = events
     assert (before, after) == ("enter 2", "leave 2")
     assert device == (2, 77, views.TorchMemory, (torch.cuda.OutOfMemoryError,))
-    given, _, _, written, gradients = args
+    given, _, _, read, written = args
     for name, operand in zip(NAMES, operands, strict=True):
         shape, strides = tuple(operand.shape), operand.stride()
         wanted = DeviceArray(operand.data_ptr(), shape, strides, "float64")
         assert getattr(given, name) == wanted
-    assert written == DeviceArray(output.data_ptr(), (4, 3, 2), (1, 4, 12), "float32")
-    assert gradients == Gradients(offset=written)
+    assert read == DeviceArray(grad_output.data_ptr(), (4, 3, 2), (1, 4, 12), "float32")
+    assert written.offset == DeviceArray(grads.offset.data_ptr(), (4, 3, 2), (6, 2, 1), "float32")
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_channels_last_results_are_copies_of_contiguous_ones(
+    events: list[Any], several: bool
+) -> None:
+    values = torch.arange(24.0).reshape(1, 2, 3, 4)
+    result = torch.empty_like(values, memory_format=torch.channels_last)
+
+    def run(*args: Any, device: Any) -> None:
+        written = args[-1].input if several else args[-1]
+        assert written.strides == (24, 12, 4, 1)
+        ctypes.memmove(written.pointer, values.data_ptr(), values.nbytes)
+
+    operands = tuple(map(OnDevice, tensors("cpu")))
+    results = Gradients(input=result) if several else result
+    views.run_engine_on_gpu(run, operands, None, Options(), results)
+    assert torch.equal(result, values)
 
 
 @pytest.mark.parametrize("option", [False, True])
@@ -81,7 +100,8 @@ def test_deterministic_algorithms_are_asked_for_by_either(
     torch.use_deterministic_algorithms(flag)
     try:
         operands = tuple(map(OnDevice, tensors("cpu")))
-        views.run_engine_on_gpu(run, operands, None, Options(deterministic=option))
+        options = Options(deterministic=option)
+        views.run_engine_on_gpu(run, operands, None, options, torch.empty(1))
     finally:
         torch.use_deterministic_algorithms(False)
     assert chosen == [flag or option]
