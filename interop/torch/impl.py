@@ -141,9 +141,11 @@ def for_dispatcher(impl: Callable[..., Any], operator: Operator, mode: Mode, *ar
 def _new_output(operator: Operator, operands: Operands, geometry: AnyGeometry) -> Tensor:
     """Allocate the output, in the memory format of a convolution's operands."""
     input, shape = operands.input, geometry.output_shape
-    if not operator.parameters:
-        return input.new_empty(*shape)
-    memory_format = format_of(input, operands.weight)
+    memory_format = torch.contiguous_format
+    if operator.parameters:
+        memory_format = format_of(input, operands.weight)
+    if memory_format is torch.contiguous_format:
+        return input.new_empty(*shape)  # keeps the class of the input
     return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=memory_format)
 
 
