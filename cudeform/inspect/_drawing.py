@@ -84,8 +84,8 @@ class View:
 
     def clip(self, points: Floats) -> Floats:
         """Move points outside the view to its edge."""
-        room = 0.02 * (self.last - self.first)
-        return np.nan_to_num(points, nan=0.0).clip(self.first + room, self.last - room)
+        margin = 0.02 * (self.last - self.first)
+        return np.nan_to_num(points, nan=0.0).clip(self.first + margin, self.last - margin)
 
     def samples_image(self, points: Floats) -> NDArray[np.bool_]:
         """Whether each point has a corner in bounds; points without one sample zeros."""

@@ -29,11 +29,11 @@ def draw_signal_taps(
     _draw_signal(panel, signal, first, last)
     finite = np.isfinite(sampled)
     inside = (sampled > -1) & (sampled < len(signal))
-    room = 0.01 * (last - first)
-    drawn = np.where(finite, sampled, regular).clip(first + room, last - room)
+    margin = 0.01 * (last - first)
+    drawn = np.where(finite, sampled, regular).clip(first + margin, last - margin)
     ends = _on_curve(signal, regular), _on_curve(signal, drawn)
     for begin, end in zip(ends[0][finite], ends[1][finite], strict=True):
-        if abs(end[1] - begin[1]) > room:
+        if abs(end[1] - begin[1]) > margin:
             _draw_arrow(panel, begin, end)
     return draw_marks(panel, *ends, LARGEST_MARK, finite, inside, mask_of(taps))
 
@@ -66,9 +66,9 @@ def _draw_signal(panel: Axes, signal: Floats, first: float, last: float) -> None
             panel.axvspan(begin, end, color=OUTSIDE_AREA, zorder=0)
     shown = signal[max(0, int(first)) : max(1, int(last) + 2)]
     values = np.append(shown[np.isfinite(shown)], 0.0)
-    room = ROOM * (float(np.ptp(values)) or 1.0)
+    margin = ROOM * (float(np.ptp(values)) or 1.0)
     panel.set_xlim(first, last)
-    panel.set_ylim(values.min() - room, values.max() + room)
+    panel.set_ylim(values.min() - margin, values.max() + margin)
     panel.set_xlabel("x")
     panel.set_ylabel("value")
 

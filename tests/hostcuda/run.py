@@ -2,7 +2,7 @@
 
     python tests/hostcuda/run.py CASES.npz RESULTS.npz
 
-CASES.npz holds the arguments of a public function for each case, all of one dtype:
+CASES.npz holds the arguments of a public function for each case:
 
 * ``<case>/operator``: the name of the function, ``deform_conv1d``, ``deform_conv_transpose2d`` or
   another one of the table in ``cudeform/family.py``; by default ``deform_conv2d``;
@@ -13,10 +13,18 @@ CASES.npz holds the arguments of a public function for each case, all of one dty
   Transposed convolutions have output paddings before the dilations, and need ``groups``;
 * ``<case>/grad_output``, if the gradients are wanted.
 
-So in two dimensions ``params = [stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups,
-offset_groups]``. RESULTS.npz gets ``<case>/output`` and, where ``grad_output`` is given,
-``<case>/grad_input``, ``grad_offset``, ``grad_weight``, ``grad_bias`` and ``grad_mask``, in the
-same dtype. A file cannot name bfloat16: arrays of two raw bytes (``V2``) are read as it.
+Operators that sum samples take ``<case>/value``, ``sampling_locations`` and ``attention_weights``,
+or ``input``, ``offset`` and ``mask``, or ``input`` and ``offset_mask``. The ``params`` of
+``ms_deform_attn`` are a row (height, width) for each level, or (height, width, points); those of
+``dcnv3`` are ``kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w,
+offset_scale, remove_center``, and ``dcnv4`` has ``groups`` in front.
+
+For a convolution in two dimensions ``params = [stride_h, stride_w, pad_h, pad_w, dilation_h,
+dilation_w, groups, offset_groups]``.
+
+RESULTS.npz gets ``<case>/output`` and, where ``grad_output`` is given, ``<case>/grad_input`` and so
+on for each operand, in the dtypes of the operands. A file cannot name bfloat16: arrays of two raw
+bytes (``V2``) are read as it.
 """
 
 from __future__ import annotations
@@ -43,6 +51,7 @@ from cudeform.geometry import ShapeRules  # noqa: E402
 from cudeform.options import Options  # noqa: E402
 from cudeform.settings import AXIS_NAMES  # noqa: E402
 from hostcuda import HostDevice  # noqa: E402
+from hostcuda.run_sums import sum_geometry  # noqa: E402
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -53,6 +62,7 @@ DEFAULT_OPERATOR = "deform_conv2d"
 SHORT = {"padding": "pad"}  # names of settings in error texts
 INFERRED = ("groups", "offset_groups")
 NOT_OPERANDS = ("operator", "params")
+NAMES = {*REQUIRED, *OPTIONAL, *(o.public for op in OPERATORS.values() for o in op.operands)}
 
 
 def read_cases(path: str) -> dict[str, Arrays]:
@@ -61,7 +71,7 @@ def read_cases(path: str) -> dict[str, Arrays]:
     with np.load(path) as file:
         for key in file.files:
             case, _, name = key.rpartition("/")
-            if not case or name not in (*REQUIRED, *OPTIONAL):
+            if not case or name not in NAMES:
                 raise ValueError(f"arrays must be named <case>/input and so on, got {key!r}")
             array = file[key]
             cases.setdefault(case, {})[name] = (
@@ -72,10 +82,12 @@ def read_cases(path: str) -> dict[str, Arrays]:
 
 def geometry(arrays: Arrays) -> AnyGeometry:
     """The sizes of a case; raises ValueError if arrays and ``params`` do not fit together."""
+    operator, axes = operator_of(arrays), operator_of(arrays).axes
+    if not operator.parameters:
+        return _with_grad_output(sum_geometry(operator, arrays), arrays)
     for name in REQUIRED:
         if name not in arrays:
             raise ValueError(f"{name} is missing")
-    operator, axes = operator_of(arrays), operator_of(arrays).axes
     settings, inferred = settings_of(operator, arrays["params"])
     operands = {name: arrays[name] for name in GRADIENTS if name in arrays}
     check_dtypes({n: array.dtype.name for n, array in arrays.items() if n not in NOT_OPERANDS})
@@ -87,6 +99,11 @@ def geometry(arrays: Arrays) -> AnyGeometry:
     for name, rule, value in zip(INFERRED, rules, inferred, strict=False):
         if getattr(found, name) != value:
             raise ValueError(f"{name} must be {rule} = {getattr(found, name)}, got {value}")
+    return _with_grad_output(g, arrays)
+
+
+def _with_grad_output(g: AnyGeometry, arrays: Arrays) -> AnyGeometry:
+    """The sizes, after a check of the gradient of the output."""
     grad_output = arrays.get("grad_output")
     if grad_output is not None and grad_output.shape != g.output_shape:
         raise ValueError(f"grad_output must have shape {g.output_shape}, got {grad_output.shape}")
@@ -96,9 +113,8 @@ def geometry(arrays: Arrays) -> AnyGeometry:
 def operator_of(arrays: Arrays) -> Operator:
     """The entry of the table that a case names."""
     name = arrays["operator"].item() if "operator" in arrays else DEFAULT_OPERATOR
-    names = [each for each, operator in OPERATORS.items() if operator.parameters]
-    if name not in names:
-        raise ValueError(f"operator must be one of {', '.join(names)}, got {name!r}")
+    if name not in OPERATORS:
+        raise ValueError(f"operator must be one of {', '.join(OPERATORS)}, got {name!r}")
     return OPERATORS[name]
 
 
@@ -130,16 +146,16 @@ def results_of(arrays: Arrays) -> Arrays:
     """Output and gradients of a case."""
     g, device, options = geometry(arrays), HostDevice(), Options()
     engine: Any = operator_of(arrays).engine
-    dtype = arrays["input"].dtype.name
-    operands = Operands(**{n: device.put(arrays[n]) for n in GRADIENTS if n in arrays})
-    output = device.empty(g.output_shape, dtype)
+    public = {operand.name: operand.public for operand in operator_of(arrays).operands}
+    operands = Operands(**{n: device.put(arrays[p]) for n, p in public.items() if p in arrays})
+    output = device.empty(g.output_shape, operands.input.dtype)
     engine.forward(operands, g, options, output, device)
     results = {"output": device.read(output)}
     if "grad_output" in arrays:
-        grads = {n: device.empty(a.shape, dtype) for n, a in operands.present().items()}
+        grads = {n: device.empty(a.shape, a.dtype) for n, a in operands.present().items()}
         grad_output = device.put(arrays["grad_output"])
         engine.backward(operands, g, options, grad_output, Gradients(**grads), device)
-        results |= {f"grad_{name}": device.read(grad) for name, grad in grads.items()}
+        results |= {f"grad_{public[name]}": device.read(grad) for name, grad in grads.items()}
     return results
 
 

@@ -129,6 +129,7 @@ def test_an_operator_by_its_public_name(
             {"x/operator": np.array("conv2d")},
             "x: operator must be one of deform_conv1d, deform_conv2d, deform_conv3d, "
             "deform_conv_transpose1d, deform_conv_transpose2d, deform_conv_transpose3d, "
+            "ms_deform_attn, dcnv3, dcnv4, "
             "got 'conv2d'",
         ),
         (
