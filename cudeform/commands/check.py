@@ -19,7 +19,7 @@ import numpy as np
 import cudeform
 from cudeform import derivatives
 from cudeform.arrays import Tangents
-from cudeform.commands import gpus, info
+from cudeform.commands import check_sums, gpus, info
 from cudeform.gpu import overrides
 from cudeform.gpu.cuda.device import GpuUnavailableError, usable_cupy
 
@@ -231,4 +231,15 @@ OPERATIONS: dict[str, Operation] = {
         _transposed, options={"deterministic": True}, problems=_transposed_problems
     ),
     "transposed, second order": Operation(_transposed_second_order, problems=_transposed_problems),
+    "DCNv3": Operation(check_sums.dcnv3, problems=check_sums.dcnv3_problems),
+    "DCNv3, deterministic": Operation(
+        check_sums.dcnv3, options={"deterministic": True}, problems=check_sums.dcnv3_problems
+    ),
+    "DCNv3, second order": Operation(
+        check_sums.dcnv3_second_order, problems=check_sums.dcnv3_problems
+    ),
+    "attention": Operation(check_sums.attention, problems=check_sums.attention_problems),
+    "attention, second order": Operation(
+        check_sums.attention_second_order, problems=check_sums.attention_problems
+    ),
 }

@@ -208,10 +208,9 @@ def points_of(points: Any, levels: int) -> tuple[int, ...]:
 
 def _parts(scale: Any) -> tuple[int, int]:
     """Mantissa and exponent of a number, as integers."""
-    try:
-        number = float(scale)
-    except (TypeError, ValueError):
-        raise TypeError(f"offset_scale must be a number, got {scale!r}") from None
+    if isinstance(scale, str) or not hasattr(scale, "__float__"):
+        raise TypeError(f"offset_scale must be a number, got {scale!r}")
+    number = float(scale)
     if not isfinite(number):
         raise ValueError(f"offset_scale must be finite, got {number}")
     mantissa, exponent = frexp(number)

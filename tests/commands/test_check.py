@@ -15,6 +15,9 @@ from cudeform.__main__ import main
 from cudeform.commands import check
 from cudeform.commands.check import Operation
 
+# Kernels that only half precision needs: other results have accumulation precision.
+ONLY_HALF = {"round_grad_input"}
+
 
 @pytest.fixture
 def numpy_for_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,4 +113,5 @@ def test_results_agree_and_every_kernel_is_used(
         assert main(["check"]) == 0
     assert "All results agree." in capsys.readouterr().out
     used = {done.kernel for done in gpu.log if isinstance(done, Launched)}
-    assert used == {file.stem for file in Path(kernels.__path__[0]).rglob("*.cu")}
+    every = {file.stem for file in Path(kernels.__path__[0]).rglob("*.cu")}
+    assert used == (every if "float16" in dtypes else every - ONLY_HALF)
