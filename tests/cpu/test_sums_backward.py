@@ -181,10 +181,11 @@ def test_the_slope_at_a_small_negative_offset(scale: float) -> None:
     np.testing.assert_allclose(by_offset[:, :, :, :, taps], expected[:, :, :, :, taps], 0, 2e-5)
 
 
-def test_an_infinite_mask_reaches_no_corner_of_weight_zero() -> None:
+@pytest.mark.parametrize(("mask", "grad"), [(np.inf, 1), (1, np.inf)])
+def test_infinities_reach_no_corner_of_weight_zero(mask: float, grad: float) -> None:
     case = attention(((2, 2),), (1,), batch=1, queries=1, groups=1, channels=1)
-    case.offset[...], case.mask[...] = 0.25, np.inf
-    by_input, *_ = backward(case, np.ones(case.output_shape))
+    case.offset[...], case.mask[...] = 0.25, mask
+    by_input, *_ = backward(case, np.full(case.output_shape, float(grad)))
     np.testing.assert_array_equal(by_input.reshape(-1), [np.inf, 0, 0, 0])
 
 

@@ -120,6 +120,16 @@ def test_half(dtype: str) -> None:
         np.testing.assert_array_equal(half, single.astype(half.dtype))
 
 
+def test_an_image_and_its_tangent_with_different_strides() -> None:
+    case = dcnv3(dtype="float32")
+    vectors, grad_output = tangents_of(case), case.like_output()
+    along = vectors[0][:, ::-1].copy()[:, ::-1], *vectors[1:]
+    np.testing.assert_array_equal(jvp(case, along), jvp(case, vectors))
+    some = double_backward(case, grad_output, along)
+    for a, b in zip(some, double_backward(case, grad_output, vectors), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_coordinates_that_are_not_finite(bad: float) -> None:
     case = attention()
