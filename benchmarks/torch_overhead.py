@@ -77,12 +77,12 @@ CONTESTANTS: dict[str, Callable[[], Any]] = {
 def timed(calls: int, rounds: int) -> Times:
     """Median microseconds per call; the first round is a warm-up."""
     times: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
-    for turn in range(rounds + 1):
+    for index in range(rounds + 1):
         for name, function in CONTESTANTS.items():
             for _ in range(calls):
                 start = time.perf_counter()
                 function()
-                if turn:
+                if index:
                     times[name].append((time.perf_counter() - start) * 1e6)
     return {name: round(statistics.median(each), 1) for name, each in times.items()}
 

@@ -21,7 +21,7 @@ COMMANDS = {
     "info": "what this machine offers, and what to change",
     "check": "compare this machine's GPU with the CPU engine",
     "demo": "see deformable convolution work on a picture",
-    "bench": "time it beside torchvision and onnxruntime",
+    "bench": "compare its speed with torchvision and onnxruntime",
 }
 
 CANNOT_WRITE = 1  # the output, as on a full disk

@@ -76,7 +76,7 @@ def gpu_facts() -> list[str]:
     import cupy
 
     cache = os.environ.get("CUPY_CACHE_DIR") or Path.home() / ".cupy" / "kernel_cache"
-    facts = [f"compiled kernels are kept in {cache}"]
+    facts = [f"compiled kernels are cached in {cache}"]
     questions: dict[str, Callable[[], Any]] = {
         "driver for CUDA": lambda: cupy.cuda.runtime.driverGetVersion(),
         "NVRTC": lambda: cupy.cuda.nvrtc.getVersion(),

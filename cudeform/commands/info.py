@@ -130,5 +130,5 @@ def small_call_is_right(xp: Any) -> bool:
     image = xp.arange(9, dtype="float32").reshape(1, 1, 3, 3)
     offset = xp.zeros((1, 2, 3, 3), "float32")
     offset[:, 0] = 1
-    moved = cudeform.deform_conv2d(image, offset, xp.ones((1, 1, 1, 1), "float32"))
-    return bool((moved[0, 0] == xp.asarray([[3, 4, 5], [6, 7, 8], [0, 0, 0]])).all())
+    shifted = cudeform.deform_conv2d(image, offset, xp.ones((1, 1, 1, 1), "float32"))
+    return bool((shifted[0, 0] == xp.asarray([[3, 4, 5], [6, 7, 8], [0, 0, 0]])).all())

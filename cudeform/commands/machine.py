@@ -146,8 +146,10 @@ class Loops:
         """Numba's version and the cache folder."""
         if self.numba is None:
             return "loops: not compiled"
-        kept = f"kept in {self.folder}" if self.folder else "not kept"
-        return f"loops: compiled by Numba {self.numba}, {kept}; they run on cudeform's own threads"
+        cached = f"cached in {self.folder}" if self.folder else "not cached"
+        return (
+            f"loops: compiled by Numba {self.numba}, {cached}; they run on cudeform's own threads"
+        )
 
     @property
     def remarks(self) -> tuple[str, ...]:

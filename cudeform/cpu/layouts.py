@@ -50,7 +50,7 @@ class PlaneArray:
         return 0 if self.array is None or self.zero_copy else self.array.shape[1]
 
     def planes(self, region: Box, buffer: Array) -> tuple[Array, Planes]:
-        """The planes of an area: a flat array, which is ``room`` if a copy is needed.
+        """The planes of a region: a flat array, which is ``buffer`` if a copy is needed.
 
         The flat array is empty if the array is absent.
         """
@@ -66,17 +66,17 @@ class PlaneArray:
         return flat, Planes(self.array.shape[1] * pixels, pixels, 0)
 
     def read(self, box: Box, region: Box, buffer: Array) -> None:
-        """If a copy is needed, copy the planes of a box into the area's copy in ``room``."""
+        """If a copy is needed, copy the planes of a box to the region's copy in ``buffer``."""
         if self.array is not None and not self.zero_copy:
             read_box(self.g, self.array, box, self._copy(box, region, buffer))
 
     def write(self, box: Box, region: Box, buffer: Array) -> None:
-        """If a copy is needed, copy the planes of a box from ``room`` into the array."""
+        """If a copy is needed, copy the planes of a box from ``buffer`` to the array."""
         if self.array is not None and not self.zero_copy:
             write_box(self.g, self._copy(box, region, buffer), box, self.array)
 
     def _copy(self, box: Box, region: Box, buffer: Array) -> Array:
-        """The part of an area's copy that belongs to a box, (channels, positions)."""
+        """The part of a region's copy that belongs to a box, (channels, positions)."""
         flat, _ = self.planes(region, buffer)
         part = slice(box.first - region.first, box.last - region.first)
         return flat.reshape(self.copied_channels, len(region))[:, part]
@@ -121,20 +121,20 @@ class SampleArrays:
         self.mask.write(box, region, buffers[1])
 
     def for_reading(self, region: Box, buffers: Buffers) -> Samples:
-        """The planes of an area, for a loop that reads them."""
+        """The planes of a region, for a loop that reads them."""
         offset, offset_planes = self.offset.planes(region, buffers[0])
         mask, mask_planes = self.mask.planes(region, buffers[1])
         return Samples(read_only(offset), offset_planes, read_only(mask), mask_planes)
 
     def for_writing(self, region: Box, buffers: Buffers) -> Samples:
-        """The planes of an area, for a loop that writes them."""
+        """The planes of a region, for a loop that writes them."""
         offset, offset_planes = self.offset.planes(region, buffers[0])
         mask, mask_planes = self.mask.planes(region, buffers[1])
         return Samples(offset, offset_planes, mask, mask_planes)
 
 
 def column_layout(region: Box) -> ColumnLayout:
-    """The layout of an area's columns in memory."""
+    """The positions of a region's columns."""
     return ColumnLayout(len(region), region.first)
 
 

@@ -1,4 +1,7 @@
-"""Drawing of a panel of ``plot_sampling``: image, taps of some output positions, legend."""
+"""Drawing of a panel of ``plot_sampling``: image, taps of some output positions, legend.
+
+``_signal`` has what is different for one axis.
+"""
 
 from __future__ import annotations
 
@@ -81,8 +84,8 @@ class View:
 
     def clip(self, points: Floats) -> Floats:
         """Move points outside the view to its edge."""
-        room = 0.02 * (self.last - self.first)
-        return np.nan_to_num(points, nan=0.0).clip(self.first + room, self.last - room)
+        margin = 0.02 * (self.last - self.first)
+        return np.nan_to_num(points, nan=0.0).clip(self.first + margin, self.last - margin)
 
     def samples_image(self, points: Floats) -> NDArray[np.bool_]:
         """Whether each point has a corner in bounds; points without one sample zeros."""
@@ -111,7 +114,7 @@ def _rectangle(panel: Axes, corner: tuple[float, float], w: float, h: float, **s
 
 
 def draw_taps(panel: Axes, taps: list[Taps], view: View) -> Any:
-    """Draw all taps; return the marks of the sampled taps for a colour bar."""
+    """Draw all taps of an image; return the marks of the sampled taps for a colour bar."""
     points_per_pixel = (
         panel.bbox.width * 72 / panel.figure.dpi / float((view.last - view.first).max())
     )
@@ -121,6 +124,38 @@ def draw_taps(panel: Axes, taps: list[Taps], view: View) -> Any:
     finite, inside = np.isfinite(sampled).all(1), view.samples_image(sampled)
     drawn = view.clip(np.where(np.isfinite(sampled), sampled, regular))
     _draw_arrows(panel, regular[finite], drawn[finite], 0.5 * mark / points_per_pixel)
+    for each in taps:
+        first = each.regular.min(0)
+        height, width = each.regular.max(0) - first
+        _rectangle(panel, (first[1], first[0]), width, height, edgecolor=REGULAR, zorder=2.5)
+    return draw_marks(panel, regular, drawn, mark, finite, inside, mask_of(taps))
+
+
+def mask_of(taps: list[Taps]) -> Floats | None:
+    """The masks of all taps, or None."""
+    masks = [each.mask for each in taps if each.mask is not None]
+    return np.concatenate(masks) if masks else None
+
+
+def draw_marks(
+    panel: Axes,
+    regular: Floats,
+    drawn: Floats,
+    mark: float,
+    finite: NDArray[np.bool_],
+    inside: NDArray[np.bool_],
+    mask: Floats | None,
+) -> Any:
+    """Draw the marks of taps; return those of the sampled taps.
+
+    Args:
+        panel: where to draw.
+        regular, drawn: points (y, x) of the taps without and with the offset.
+        mark: size of a mark in points.
+        finite: whether the displacement of each tap is finite.
+        inside: whether each tap samples the image.
+        mask: the mask of each tap, or None.
+    """
     panel.scatter(
         regular[:, 1],
         regular[:, 0],
@@ -131,13 +166,8 @@ def draw_taps(panel: Axes, taps: list[Taps], view: View) -> Any:
         zorder=3,
         label="regular",
     )
-    for each in taps:
-        first = each.regular.min(0)
-        height, width = each.regular.max(0) - first
-        _rectangle(panel, (first[1], first[0]), width, height, edgecolor=REGULAR, zorder=2.5)
     colour: dict[str, Any] = {"color": PLAIN_TAP}
-    if taps[0].mask is not None:
-        mask = np.concatenate([np.asarray(each.mask) for each in taps])
+    if mask is not None:
         colour = {"c": mask[inside], "cmap": TAP_COLOURS, "vmin": 0, "vmax": 1}
     shown = panel.scatter(
         drawn[inside, 1],

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 
+from cudeform.geometry import ShapeRules
 from cudeform.inspect._namespace import Floats, import_foreign, to_numpy
 from cudeform.inspect.locations import sampling_locations
 
 
 @dataclass(frozen=True)
 class ImageTaps:
-    """Locations of all taps of one image, (OG, KH, KW, 2, OH, OW).
+    """Locations of all taps of one image, (OG, KH, KW, 2, OH, OW), or (OG, KW, 1, OW).
 
     Attributes:
         regular: locations without the offset.
@@ -25,18 +27,45 @@ class ImageTaps:
     sampled: Floats
 
     @classmethod
-    def of(cls, offset: Any, settings: tuple[Any, ...], index: int) -> ImageTaps:
-        """The taps of image ``index``; ``settings`` are kernel size, stride, padding, dilation."""
+    def of(
+        cls, offset: Any, settings: tuple[Any, ...], index: int, axes: Sequence[int] = (1, 2)
+    ) -> ImageTaps:
+        """The taps of image ``index``.
+
+        Args:
+            offset: of any library.
+            settings: kernel size, stride, padding, dilation.
+            index: index of the image in the batch.
+            axes: the numbers of axes that can be drawn.
+        """
         offset = import_foreign(offset)
         _check_index(offset, index)
-        if len(offset.shape) != 4:
+        if len(offset.shape) - 2 not in axes:
+            shapes = " or ".join(ShapeRules.of(each).offset for each in axes)
             raise ValueError(
-                "offset must have shape (N, 2*offset_groups*KH*KW, OH, OW) to be drawn, "
-                f"got {tuple(offset.shape)}"
+                f"offset must have shape {shapes} to be drawn, got {tuple(offset.shape)}"
             )
         one = to_numpy(offset[index])[None]
         regular = sampling_locations(np.zeros_like(one), *settings)
         return cls(regular[0], sampling_locations(one, *settings)[0])
+
+    @property
+    def axes(self) -> int:
+        """Number of axes."""
+        return self.sampled.ndim // 2 - 1
+
+    @property
+    def out_size(self) -> tuple[int, ...]:
+        """Number of output positions along each axis."""
+        return self.sampled.shape[-self.axes :]
+
+    def at(self, group: int, position: tuple[int, ...]) -> tuple[Floats, Floats]:
+        """Regular and sampled locations of an output position, each (taps, axes)."""
+        where: Any = (group, ..., *position)
+        return (
+            self.regular[where].reshape(-1, self.axes),
+            self.sampled[where].reshape(-1, self.axes),
+        )
 
     @property
     def offset_groups(self) -> int:
@@ -45,18 +74,18 @@ class ImageTaps:
 
 
 def mask_of_image(mask: Any, taps: ImageTaps, index: int) -> Floats:
-    """The mask of one image, (OG, KH*KW, OH, OW)."""
+    """The mask of one image, (OG, taps, OH, OW) or (OG, taps, OW)."""
     mask = import_foreign(mask)
     _check_index(mask, index)
-    groups, kernel_h, kernel_w, _, out_h, out_w = taps.sampled.shape
-    expected = (groups * kernel_h * kernel_w, out_h, out_w)
+    groups, count = taps.offset_groups, prod(taps.sampled.shape[1 : 1 + taps.axes])
+    expected = (groups * count, *taps.out_size)
     one = to_numpy(mask[index])
     if one.shape != expected:
         raise ValueError(
-            "mask must have shape (N, offset_groups*KH*KW, OH, OW) = "
+            f"mask must have shape {ShapeRules.of(taps.axes).mask} = "
             f"{(len(mask), *expected)}, got {tuple(mask.shape)}"
         )
-    return one.reshape(groups, kernel_h * kernel_w, out_h, out_w)
+    return one.reshape(groups, count, *taps.out_size)
 
 
 def picture_of(image: Any, index: int) -> Floats:
@@ -80,21 +109,40 @@ def picture_of(image: Any, index: int) -> Floats:
     return np.nan_to_num(scaled, nan=0.0, posinf=1.0, neginf=0.0)
 
 
+def signal_of(image: Any, index: int) -> Floats:
+    """Convert an image of one axis to one number per pixel: the mean of its channels, (W,)."""
+    image = import_foreign(image)
+    if not hasattr(image, "shape") or len(image.shape) not in (1, 2, 3):
+        raise ValueError(
+            "image must have shape (W,), (C, W) or (N, C, W), "
+            f"got {getattr(image, 'shape', type(image).__name__)}"
+        )
+    if len(image.shape) == 3:
+        _check_index(image, index)
+        image = image[index]
+    signal = to_numpy(image)
+    return signal if signal.ndim == 1 else signal.mean(0)
+
+
 def chosen_positions(
-    positions: Sequence[tuple[int, int]] | None, size: Sequence[int]
-) -> list[tuple[int, int]]:
+    positions: Sequence[int | Sequence[int]] | None, size: Sequence[int]
+) -> list[tuple[int, ...]]:
     """The output positions to draw: the caller's choice, by default the middle one."""
-    height, width = size
     if positions is None:
-        return [(height // 2, width // 2)]
+        return [tuple(each // 2 for each in size)]
     if not len(positions):
         raise ValueError("positions must name at least one output position, got none")
-    for oy, ox in positions:
-        if not (0 <= oy < height and 0 <= ox < width):
+    names = ("oy", "ox")[-len(size) :]
+    chosen = [tuple(np.atleast_1d(position).tolist()) for position in positions]
+    for position in chosen:
+        if len(position) != len(size) or not all(
+            0 <= at < n for at, n in zip(position, size, strict=True)
+        ):
+            bounds = " and ".join(f"{name} < {n}" for name, n in zip(names, size, strict=True))
             raise ValueError(
-                f"positions must be (oy, ox) with oy < {height} and ox < {width}, got {(oy, ox)}"
+                f"positions must be ({', '.join(names)}) with {bounds}, got {position}"
             )
-    return list(positions)
+    return chosen
 
 
 def chosen_groups(groups: Sequence[int] | None, count: int) -> list[int]:

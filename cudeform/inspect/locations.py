@@ -25,10 +25,14 @@ def sampling_locations(
     ``y = locations[n, og, i, j, 0, oy, ox]`` and ``x = locations[n, og, i, j, 1, oy, ox]``; (0, 0)
     is the centre of the top left pixel. In one dimension there is x alone, in three z comes first.
 
+    For a transposed convolution the positions are those of its input, and the coordinates are
+    pixels of its output, to which the taps add.
+
     Args:
         offset: (N, 2*offset_groups*KH*KW, OH, OW), an array of any library, as for
             :func:`deform_conv2d`; (N, offset_groups*KW, OW) in one dimension,
-            (N, 3*offset_groups*KD*KH*KW, OD, OH, OW) in three.
+            (N, 3*offset_groups*KD*KH*KW, OD, OH, OW) in three. Of a transposed convolution,
+            the sizes of the input take the place of OD, OH, OW.
         kernel_size: one number for all axes, or one per axis. The offset's shape does not give it.
         stride, padding, dilation: as for :func:`deform_conv2d`.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,10 @@ from cudeform.inspect._inputs import (
     chosen_positions,
     mask_of_image,
     picture_of,
+    signal_of,
 )
-from cudeform.settings import Padding, Pair
+from cudeform.inspect._signal import draw_signal_taps, range_of
+from cudeform.settings import Ints, Padding
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,13 +38,13 @@ PANELS_IN_A_ROW = 4
 def plot_sampling(
     image: Any,
     offset: Any,
-    kernel_size: Pair,
-    stride: Pair = 1,
+    kernel_size: Ints,
+    stride: Ints = 1,
     padding: Padding = 0,
-    dilation: Pair = 1,
+    dilation: Ints = 1,
     mask: Any = None,
     *,
-    positions: Sequence[tuple[int, int]] | None = None,
+    positions: Sequence[int | Sequence[int]] | None = None,
     index: int = 0,
     groups: Sequence[int] | None = None,
     zoom: float | None = None,
@@ -53,16 +55,20 @@ def plot_sampling(
     Rings are the taps of the regular grid. Filled circles are the same taps with the offset,
     coloured by the mask if there is one. An arrow connects the two. A cross marks a tap outside the
     image, which samples zeros; a triangle marks a tap whose location is not finite. Marks that are
-    out of view are drawn at the edge of the picture.
+    out of view are drawn at the edge of the picture. In one dimension the image is drawn as a curve
+    with the taps on it.
 
     Args:
         image: (H, W), (C, H, W) or (N, C, H, W), of any library. Three channels are drawn in
-            colour; for any other number, their mean is drawn in grey.
-        offset: (N, 2*offset_groups*KH*KW, OH, OW), of any library.
-        kernel_size: KH and KW, or one number for both.
+            colour; for any other number, their mean is drawn in grey. In one dimension (W,),
+            (C, W) or (N, C, W); the curve is the mean of the channels.
+        offset: (N, 2*offset_groups*KH*KW, OH, OW), or (N, offset_groups*KW, OW) in one dimension,
+            of any library. Volumes are not drawn.
+        kernel_size: one number for all axes, or one per axis.
         stride, padding, dilation: as for :func:`deform_conv2d`.
-        mask: (N, offset_groups*KH*KW, OH, OW), or None.
-        positions: output positions (oy, ox) whose taps are drawn; None draws the middle one.
+        mask: (N, offset_groups*KH*KW, OH, OW) or (N, offset_groups*KW, OW), or None.
+        positions: output positions (oy, ox), in one dimension ox, whose taps are drawn; None draws
+            the middle one.
         index: index of the image in the batch.
         groups: offset groups to draw, one panel each; None draws all.
         zoom: show the taps and this many pixels around them, instead of the whole image.
@@ -86,25 +92,21 @@ def plot_sampling(
     image_taps = ImageTaps.of(offset, (kernel_size, stride, padding, dilation), index)
     groups = chosen_groups(groups, image_taps.offset_groups)
     weights = None if mask is None else mask_of_image(mask, image_taps, index)
-    picture = picture_of(image, index)
-    drawn_positions = chosen_positions(positions, image_taps.sampled.shape[-2:])
-    axes = _axes(ax, len(groups))
+    drawn_positions = chosen_positions(positions, image_taps.out_size)
     taps_of = {
         group: [
             Taps(
-                image_taps.regular[group, ..., oy, ox].reshape(-1, 2),
-                image_taps.sampled[group, ..., oy, ox].reshape(-1, 2),
-                None if weights is None else weights[group, :, oy, ox],
+                *image_taps.at(group, position),
+                None if weights is None else weights[group][:, *position],
             )
-            for oy, ox in drawn_positions
+            for position in drawn_positions
         ]
         for group in groups
     }
-    view = View.of(picture.shape[:2], [each for taps in taps_of.values() for each in taps], zoom)
+    draw = _panel_of(image, index, [each for taps in taps_of.values() for each in taps], zoom)
+    axes = _axes(ax, len(groups))
     for panel, group in zip(axes, groups, strict=True):
-        taps = taps_of[group]
-        draw_image(panel, picture, view)
-        shown = draw_taps(panel, taps, view)
+        shown = draw(panel, taps_of[group])
         if image_taps.offset_groups > 1:
             panel.set_title(f"offset group {group}")
         if weights is not None and panel is axes[-1]:
@@ -115,12 +117,33 @@ def plot_sampling(
     return axes
 
 
+def _panel_of(
+    image: Any, index: int, taps: list[Taps], zoom: float | None
+) -> Callable[[Axes, list[Taps]], Any]:
+    """A function that draws an image and some of its taps, and returns the sampled marks.
+
+    All panels show the same area, which depends on all ``taps``.
+    """
+    if taps[0].regular.shape[1] == 1:
+        signal = signal_of(image, index)
+        shown = range_of(len(signal), taps, zoom)
+        return lambda panel, some: draw_signal_taps(panel, signal, some, shown)
+    picture = picture_of(image, index)
+    view = View.of(picture.shape[:2], taps, zoom)
+
+    def draw(panel: Axes, some: list[Taps]) -> Any:
+        draw_image(panel, picture, view)
+        return draw_taps(panel, some, view)
+
+    return draw
+
+
 def plot_displacement(
     offset: Any,
-    kernel_size: Pair,
-    stride: Pair = 1,
+    kernel_size: Ints,
+    stride: Ints = 1,
     padding: Padding = 0,
-    dilation: Pair = 1,
+    dilation: Ints = 1,
     *,
     image: Any = None,
     index: int = 0,
@@ -153,7 +176,8 @@ def plot_displacement(
         >>> second.get_title()
         'offset group 1'
     """
-    image_taps = ImageTaps.of(offset, (kernel_size, stride, padding, dilation), index)
+    settings = kernel_size, stride, padding, dilation
+    image_taps = ImageTaps.of(offset, settings, index, axes=(2,))
     groups = chosen_groups(groups, image_taps.offset_groups)
     axes = _axes(ax, len(groups))
     tap_axes = (1, 2)

@@ -64,7 +64,8 @@ def offset_stats(
     Args:
         offset: (N, 2*offset_groups*KH*KW, OH, OW), an array of any library; in one or three
             dimensions, the shape is that of :func:`sampling_locations`.
-        image_size: H and W of the input, one number per axis.
+        image_size: H and W of the input, one number per axis. Of a transposed convolution, the
+            size of the output.
         kernel_size: KH and KW: one number per axis, or one number for all.
         stride, padding, dilation: as for :func:`deform_conv2d`.
 

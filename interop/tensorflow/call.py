@@ -59,7 +59,9 @@ class Call:
             NotImplementedError: XLA compiles the traced function, or a ForwardAccumulator
                 differentiates it.
         """
-        check_dtypes({name: tensor.dtype.name for name, tensor in tensors.items()})
+        named = self.operator.named({**tensors})
+        dtypes = {name: tensor.dtype.name for name, tensor in named.items()}
+        check_dtypes(dtypes, self.operator.coordinates)
         if not results:
             return []
         if tf.executing_eagerly():
@@ -68,7 +70,8 @@ class Call:
 
     def _compute(self, operation: str, tensors: Tensors, results: Sequence[str]) -> list[Any]:
         """Compute the results of eager tensors."""
-        check_devices({name: device_of(tensor) for name, tensor in tensors.items()})
+        named = self.operator.named({**tensors})
+        check_devices({name: device_of(tensor) for name, tensor in named.items()})
         memory = memory_of(tensors["input"])
         with memory.selected():
             arrays = {
@@ -76,10 +79,12 @@ class Call:
                 for name, tensor in tensors.items()
             }
             geometry = self._geometry({name: array.shape for name, array in arrays.items()})
-            dtype, written, lent = tensors["input"].dtype, {}, []
+            written, lent = {}, []
             for name in results:
                 shape = geometry.output_shape if name == "output" else arrays[name].shape
-                array, handle = memory.empty(self.layout.outside(name, shape), dtype)
+                array, handle = memory.empty(
+                    self.layout.outside(name, shape), _like(name, tensors).dtype
+                )
                 written[name] = memory.describe(self.layout.to_engine(name, array))
                 lent.append(handle)
             read = {name: memory.describe(array) for name, array in arrays.items()}
@@ -104,7 +109,7 @@ class Call:
         def body(*values: Any) -> list[Any]:
             return self._compute(operation, dict(zip(names, values, strict=True)), results)
 
-        dtypes = [tensors["input"].dtype] * len(results)
+        dtypes = [_like(name, tensors).dtype for name in results]
         nodes: list[Any] = tf.py_function(body, list(tensors.values()), dtypes)
         for name, node in zip(results, nodes, strict=True):
             node.set_shape(output_shape if name == "output" else tensors[name].shape)
@@ -119,6 +124,8 @@ class Call:
             for name, tensor in tensors.items()
         }
         shape = self._geometry(shapes, traced=True).output_shape
+        if not self.operator.parameters:  # the sizes follow from known ones alone
+            return tf.TensorShape(merged(shape, shape))
         by_offset = shapes["offset"]
         out = by_offset[2:] if self.operator.output == POSITIONS else shape[2:]
         known = merged(shape, (by_offset[0], shape[1], *out))
@@ -134,6 +141,11 @@ class Call:
         except ValueError as error:
             raise ValueError(f"{error}{self.layout.remark}") from error
         return geometry
+
+
+def _like(name: str, tensors: Tensors) -> Any:
+    """The tensor whose dtype a result has."""
+    return tensors["input" if name == "output" else name]
 
 
 def _refuse_what_a_node_cannot(operator: Operator, tensors: Tensors) -> None:

@@ -19,7 +19,8 @@ from cudeform.family import IMAGES, OPERATORS, Operator
 
 # The formulas are those of a convolution: a product multiplies each element of the weight once per
 # output position. A transposed convolution has input positions in place of output positions. In
-# both, the shape of the offset ends with the sizes of the positions.
+# both, the shape of the offset ends with the sizes of the positions. Operators without filters have
+# no products.
 
 
 def _product(offset: Any, weight: Any) -> int:
@@ -77,6 +78,7 @@ def _kinds(operator: Operator, tangents: Any) -> tuple[int, int]:
 FORMULAS: dict[str, Callable[..., int]] = {
     f"{operator.name}{suffix}": partial(formula, operator)
     for operator in OPERATORS.values()
+    if operator.parameters
     for suffix, formula in (
         ("", _forward),
         ("_backward", _backward),

@@ -25,21 +25,20 @@ extern "C" __global__ void count_sum_cells(
         const index_t number = fast_div(sample, problem.by_taps);
         const int tap = static_cast<int>(sample - number * problem.taps);
         const SumItem item = sum_item(sampling, number);
-        const SumSample s = locate_sum_sample(
-                sampling, offset, mask, item, tap, level_of(problem, tap, 0));
+        const SumSample s =
+                locate_sum_sample(sampling, offset, mask, item, tap, level_of(problem, tap, 0));
         if (!(params.weights_are_tangents ? s.flags & IN_BOUNDS : contributing_corners(s.flags))) {
             cells[sample] = -1;
             continue;
         }
         const SumLevel& level = problem.levels[s.level];
-        const index_t low_x = s.pixel - level.first_pixel
-                - s.low_y * static_cast<index_t>(level.size[0]);
-        const index_t cell =
-                (static_cast<index_t>(item.image - params.first_image) * problem.groups
-                 + item.group)
+        const index_t low_x =
+                s.pixel - level.first_pixel - s.low_y * static_cast<index_t>(level.size[0]);
+        const index_t cell = (static_cast<index_t>(item.image - params.first_image) * problem.groups
+                              + item.group)
                         * problem.cells
-                + level.first_cell + (s.low_y + 1) * static_cast<index_t>(level.size[0] + 1)
-                + low_x + 1;
+                + level.first_cell + (s.low_y + 1) * static_cast<index_t>(level.size[0] + 1) + low_x
+                + 1;
         cells[sample] = cell;
         slots[sample] = atomicAdd(counts + cell, 1);
         acc_t* const weight = weights + CORNERS * sample;

@@ -11,7 +11,7 @@
 // once and serves all gradients. The lanes reduce the corner dots by shuffles; the lane that worked
 // out the sample writes its gradients.
 
-// What a lane adds up of a sample: the corner dots of its channels.
+// The partial sums of a lane for one sample: the corner dots of its channels.
 __device__ inline void backpropagate(
         const SumSampling& sampling, const SharedSample& s, const scalar_t* __restrict__ from,
         const Vector& grad, acc_t* __restrict__ to, acc_t* dots) {
@@ -47,8 +47,8 @@ __device__ inline SumGrads sum_grads(const SumProblem& problem, const SumSample&
     zero_dots_out_of_bounds(s.flags, dots);
     SumGrads grads;
     for (int a = 0; a < AXES; ++a) {
-        const acc_t slope = has_slope(problem, s.flags) ? slope_along(s.frac, dots, a)
-                                                        : static_cast<acc_t>(0);
+        const acc_t slope =
+                has_slope(problem, s.flags) ? slope_along(s.frac, dots, a) : static_cast<acc_t>(0);
         grads.offset[a] = s.mask * slope * problem.levels[s.level].factor[a];
     }
     grads.mask = 0;
@@ -99,10 +99,9 @@ extern "C" __global__ void __launch_bounds__(256, BLOCKS) deform_sum_backward(
                 acc_t dots[CORNERS] = {};
                 for (int v = 0; v < problem.vectors; ++v) {
                     const int further = v * lanes * VECTOR;
-                    const Vector grad = v ? load_grad_output(
-                                                    params.grad_output, grad_output, item,
-                                                    c + further)
-                                          : first_grad;
+                    const Vector grad = v
+                            ? load_grad_output(params.grad_output, grad_output, item, c + further)
+                            : first_grad;
                     const scalar_t* const from =
                             image + channel_index(sampling.input.channel, further);
                     backpropagate(sampling, s, from, grad, to + further, dots);

@@ -22,8 +22,8 @@ __device__ inline SharedSample share_for_double_grads(
     }
     const unsigned in_bounds = s.flags & IN_BOUNDS;
     shared.index = pixel_index(sampling.input, s);
-    shared.flags = in_bounds
-            | receiving_corners(receives_grad ? in_bounds : 0, shared.weights) | s.level << LEVEL;
+    shared.flags = in_bounds | receiving_corners(receives_grad ? in_bounds : 0, shared.weights)
+            | s.level << LEVEL;
     return shared;
 }
 
@@ -89,8 +89,7 @@ extern "C" __global__ void __launch_bounds__(256, BLOCKS) deform_sum_double_back
                 SumDots d = {};
                 for (int v = 0; v < problem.vectors; ++v) {
                     const int c = (v * lanes + lane) * VECTOR;
-                    const Vector grad =
-                            load_grad_output(params.grad_output, grad_output, item, c);
+                    const Vector grad = load_grad_output(params.grad_output, grad_output, item, c);
                     const scalar_t* const from =
                             input + (image_index(sampling.input, item, c) + s.index);
                     for (int j = 0; j < CORNERS; ++j) {

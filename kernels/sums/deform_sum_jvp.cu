@@ -27,8 +27,8 @@ __device__ inline SharedTangent share_for_tangent(
     }
     shared.index = pixel_index(strides.input, s);
     shared.weights.index = pixel_index(sampling.input, s);
-    shared.weights.flags = (s.flags & IN_BOUNDS) | contributing_corners(s.flags) << CORNERS
-            | s.level << LEVEL;
+    shared.weights.flags =
+            (s.flags & IN_BOUNDS) | contributing_corners(s.flags) << CORNERS | s.level << LEVEL;
     return shared;
 }
 
@@ -62,9 +62,8 @@ extern "C" __global__ void __launch_bounds__(256, BLOCKS) deform_sum_jvp(
         const int c = (static_cast<int>(run - number * problem.vectors) * lanes + lane) * VECTOR;
         const SumItem item = sum_item(sampling, number);
         const scalar_t* const image = input + image_index(sampling.input, item, c);
-        const scalar_t* const image_tangent = input_tangent
-                ? input_tangent + image_index(strides.input, item, c)
-                : nullptr;
+        const scalar_t* const image_tangent =
+                input_tangent ? input_tangent + image_index(strides.input, item, c) : nullptr;
         Vector sum = zero_vector();
         int level = 0;
         for (int tap0 = 0; tap0 < problem.taps; tap0 += lanes) {

@@ -30,8 +30,7 @@ __device__ inline Vector gather_vector(
         if (weight != 0) {
             const int number = fast_div(sample, params.sampling.problem.by_taps);
             const SumItem item = sum_item(params.sampling, number);
-            add_scaled(
-                    &sum, weight, load_grad_output(params.grad_output, grad_output, item, c));
+            add_scaled(&sum, weight, load_grad_output(params.grad_output, grad_output, item, c));
         }
     }
 }
@@ -58,8 +57,8 @@ extern "C" __global__ void gather_sum_grad_input(
         // The pixel is corner j of the cell of ranges[j].
         CellRange ranges[CORNERS];
         for (int j = 0; j < CORNERS; ++j) {
-            const index_t cell = (y + 1 - corner_step(j, 1)) * (level.size[0] + 1) + x + 1
-                    - corner_step(j, 0);
+            const index_t cell =
+                    (y + 1 - corner_step(j, 1)) * (level.size[0] + 1) + x + 1 - corner_step(j, 0);
             ranges[j] = range_of(
                     counts, starts, ordered,
                     (image * problem.groups + group) * problem.cells + level.first_cell + cell);

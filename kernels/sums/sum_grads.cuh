@@ -63,9 +63,7 @@ __device__ inline void write_sum_grads(
         }
     }
     if (grad_mask) {
-        from_acc(
-                grads.mask,
-                grad_mask + (item_index(strides.mask, item) + tap * strides.mask.tap));
+        from_acc(grads.mask, grad_mask + (item_index(strides.mask, item) + tap * strides.mask.tap));
     }
 }
 

@@ -1,7 +1,7 @@
-// sum_lanes: the lanes of an item, and what they pass to each other by shuffles.
+// sum_lanes: the lanes of an item, and the data that they exchange by shuffles.
 
-// What the lanes of an item need of a sample to read its corners. Flags: the bits of the corners
-// that are read, and other bits of the kernel; the level from LEVEL on.
+// The data of a sample that the lanes of an item need to read its corners. Flags: the bits of the
+// corners that are read, and other bits of the kernel; the level from LEVEL on.
 struct SharedSample {
     acc_t weights[CORNERS];  // mask included
     index_t index;           // corner 0, from the first pixel of the image

@@ -1,4 +1,4 @@
-// sum_sample: where a tap of a sum lies, and which pixels around that point are in bounds.
+// sum_sample: the coordinate of a tap of a sum, and the corners that are in bounds.
 //
 // An item is one (position, group) of the launch, numbered in that order with the group fastest.
 // Axis 0 is x and axis 1 is y, in the order of the pairs of an offset. The lanes of a lane group

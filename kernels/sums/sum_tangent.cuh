@@ -25,8 +25,7 @@ __device__ inline SumTangent sum_tangent(
     // At a coordinate of -1 the sample is 0 for any mask. Whether it changes with the offset is a
     // convention, the option boundary_grad.
     const acc_t value = at_minus_one ? static_cast<acc_t>(0) : t.mask;
-    const acc_t slope =
-            at_minus_one && problem.zero_boundary_grad ? static_cast<acc_t>(0) : s.mask;
+    const acc_t slope = at_minus_one && problem.zero_boundary_grad ? static_cast<acc_t>(0) : s.mask;
     for (int j = 0; j < CORNERS; ++j) {
         acc_t along_offset = 0;
         for (int a = 0; a < AXES; ++a) {

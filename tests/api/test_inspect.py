@@ -233,6 +233,30 @@ def test_other_numbers_of_axes(
     assert len(stats.groups) == 2
 
 
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_a_transposed_convolution_adds_at_these_locations(axes: int) -> None:
+    size, kernel = (5, 4, 6)[-axes:], (2, 3, 2)[-axes:]
+    layout: Any = {"stride": (2, 1, 3)[-axes:], "padding": (1, 0, 1)[-axes:]}
+    operator = getattr(cudeform, f"deform_conv_transpose{axes}d")
+    rng, taps = np.random.default_rng(axes), int(np.prod(kernel))
+    offset = rng.integers(-2, 3, (1, axes * taps, *size)).astype(float)
+    positions = rng.random((1, 1, *size))
+    output = operator(positions, offset, np.ones((1, 1, *kernel)), **layout)[0, 0]
+    where = cudeform.sampling_locations(offset, kernel, **layout)[0, 0].astype(int)
+    wanted, outside = np.zeros_like(output), 0
+    for index in np.ndindex(*kernel, *size):
+        tap, position = index[:axes], index[axes:]
+        at = tuple(where[(*tap, slice(None), *position)])
+        if all(0 <= each < n for each, n in zip(at, output.shape, strict=True)):
+            wanted[at] += positions[(0, 0, *position)]
+        else:
+            outside += 1
+    np.testing.assert_allclose(output, wanted, atol=1e-14)
+    stats = cudeform.offset_stats(offset, output.shape, kernel, **layout)
+    assert stats.outside == pytest.approx(outside / (taps * np.prod(size)))
+    assert outside > 0
+
+
 def test_a_volume_is_not_drawn() -> None:
     pytest.importorskip("matplotlib")
     with pytest.raises(ValueError, match=r"OH, OW\) to be drawn, got \(1, 3, 4, 4, 4\)"):

@@ -51,6 +51,45 @@ def test_taps_that_are_outside_or_not_finite_are_marked(pyplot: Any) -> None:
     cudeform.plot_sampling(np.ones((8, 8)), offset, 3, padding=1, zoom=2)[0].figure.canvas.draw()
 
 
+def test_a_signal_is_a_curve_with_the_taps_on_it(pyplot: Any) -> None:
+    signal = np.arange(20.0) ** 2
+    offset, mask = np.zeros((2, 2 * 3, 20)), np.full((2, 2 * 3, 20), 0.5)
+    offset[1, :, 9] = [0.5, -20, np.nan, 0, 4.25, np.inf]  # two groups of three taps
+    image = np.stack((signal, signal + 2))[None].repeat(2, 0)
+    axes = cudeform.plot_sampling(image, offset, 3, padding=1, mask=mask, index=1, positions=[9])
+    assert [panel.get_title() for panel in axes] == ["offset group 0", "offset group 1"]
+    first, second = map(marks, axes)
+    np.testing.assert_array_equal(first["regular"], [[8, 65], [9, 82], [10, 101]])
+    np.testing.assert_array_equal(first["sampled"], [[8.5, (65 + 82) / 2]])
+    np.testing.assert_array_equal(second["sampled"], [[8, 65], [13.25, 0.75 * 170 + 0.25 * 197]])
+    assert (len(first["outside"]), len(first["non-finite"])) == (1, 1)
+    assert first["outside"][0, 0] == pytest.approx(axes[0].get_xlim()[0], abs=0.5)
+    assert len(second["non-finite"]) == 1
+    assert axes[0].get_xlim() == axes[1].get_xlim()
+    axes[0].figure.canvas.draw()
+    (panel,) = cudeform.plot_sampling(signal, offset[:1], 3, padding=1, groups=[1], zoom=2)
+    assert panel.get_xlim() == (7, 13)  # taps at 9, 10, 11
+    panel.figure.canvas.draw()
+
+
+def test_a_signal_that_does_not_fit_is_refused(pyplot: Any) -> None:
+    offset, signal = np.zeros((1, 3, 20)), np.zeros(20)
+    for text, image, changes in (
+        (r"image must have shape \(W,\)", np.zeros((1, 1, 4, 4)), {}),
+        (r"positions must be \(ox\) with ox < 20, got \(20,\)", signal, {"positions": [20]}),
+        (r"positions must be \(ox\)", signal, {"positions": [(1, 2)]}),
+        (
+            r"mask must have shape \(N, offset_groups\*KW, OW\)",
+            signal,
+            {"mask": np.ones((1, 3, 9))},
+        ),
+    ):
+        with pytest.raises(ValueError, match=text):
+            cudeform.plot_sampling(image, offset, 3, padding=1, **changes)
+    with pytest.raises(ValueError, match=r"offset must have shape .* to be drawn"):
+        cudeform.plot_displacement(offset, 3, padding=1)
+
+
 def test_pictures_use_the_axes_that_they_are_given(pyplot: Any) -> None:
     _, (left, right) = pyplot.subplots(1, 2)
     offset = random_offset()

@@ -20,7 +20,7 @@ FLOORS = (
         "sums_geometry",
     ),
     ("cpu", "gpu"),
-    ("engine", "transposed"),
+    ("engine", "transposed", "sums"),
     ("family",),
     ("interop",),
     ("operators", "inspect"),

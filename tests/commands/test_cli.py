@@ -128,9 +128,9 @@ def test_the_note_ends_with_what_to_do():
 
 def test_the_note_tells_where_compiled_loops_are_kept():
     said = note(MACHINE, LOOPS, {}, Gpus(""), works=True)
-    assert "compiled by Numba 9.9, kept in /a/folder" in said
+    assert "compiled by Numba 9.9, cached in /a/folder" in said
     said = note(MACHINE, Loops("9.9"), {}, Gpus(""), works=True)
-    assert "not kept" in said
+    assert "not cached" in said
     assert "NUMBA_CACHE_DIR" in said.partition("To do")[2]
 
 

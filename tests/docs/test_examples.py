@@ -17,7 +17,7 @@ NEEDS = {
     "align": ("matplotlib", "scipy"),
     "dask": ("distributed", "zarr"),
 }
-PICTURES = {"align_frames", "dask_straighten", "rotate_texture"}
+PICTURES = {"align_frames", "align_videos", "dask_straighten", "rotate_texture"}
 SECONDS = 120  # a few on a machine that does nothing else
 
 

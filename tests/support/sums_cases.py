@@ -246,3 +246,10 @@ def directions(case: SumCase, names: Sequence[str] = OPERANDS, seed: int = 1) ->
     rng = np.random.default_rng(seed)
     arrays = {name: getattr(case, name) for name in names}
     return {name: rng.standard_normal(a.shape).astype(a.dtype) for name, a in arrays.items()}
+
+
+def assert_close(got: Any, wanted: Any, error: float, what: str = "") -> None:
+    """Check for an error relative to the largest value."""
+    atol = error * max(1e-30, abs(np.asarray(wanted, float)).max())
+    got, wanted = np.asarray(got, float), np.asarray(wanted, float)
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=atol, err_msg=what)

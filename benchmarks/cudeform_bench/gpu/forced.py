@@ -15,7 +15,6 @@ from cudeform.family import OPERATORS
 from cudeform.geometry import Geometry
 from cudeform.gpu import overrides, variants
 from cudeform.gpu.algorithms import direct, forward_algorithm
-from cudeform.transposed_geometry import TransposedGeometry
 from cudeform_bench.configs import Config
 from cudeform_bench.gpu.contestants import Tensors, cudeform_calls
 from cudeform_bench.gpu.model import Mode
@@ -76,8 +75,10 @@ def geometry(config: Config) -> Geometry:
         bias=(config.out_channels,),
         mask=(config.batch, taps, *config.position_size),
     )
-    sizes = operator.geometry(shapes, operator.settings(**config.settings))
-    return sizes.convolution if isinstance(sizes, TransposedGeometry) else sizes
+    settings: Any = operator.settings
+    sizes: Any = operator.geometry(shapes, settings(**config.settings))
+    convolution: Geometry = sizes.convolution if config.transposed else sizes
+    return convolution
 
 
 def path_directions(name: str, config: Config, dtype: str, processor: Processor) -> tuple[str, ...]:

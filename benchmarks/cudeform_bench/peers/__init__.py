@@ -1,1 +1,1 @@
-"""Libraries beside which cudeform is measured, on torch tensors of any device."""
+"""The peers on torch tensors, for CPU and GPU."""

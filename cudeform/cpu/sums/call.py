@@ -1,6 +1,6 @@
-"""The data that all boxes of a call share: sizes of its parts, threads, the compute dtype.
+"""The data that all boxes of a call share: sizes of the boxes, threads, the compute dtype.
 
-A box is a range of positions of one image. How a call is cut depends on sizes and the limit of
+A box is a range of positions of one image. The boxes depend on sizes and the limit of
 scratch memory, never on the number of threads.
 """
 

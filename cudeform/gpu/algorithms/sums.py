@@ -1,6 +1,6 @@
-"""Sums of samples without a filter: their calls, and the forward.
+"""A call of an operator that sums samples without a filter, and its forward.
 
-Arrays have the canonical form of ``sums_geometry``. Samples are read where the input lies, so there
+Arrays have the canonical form of ``sums_geometry``. The kernels read the input directly, so there
 are neither copies nor columns, and the forward is one kernel.
 """
 
@@ -37,7 +37,7 @@ class SumCall(Launcher):
         g: sizes of the call.
         operands: arrays in device memory; weight and bias are None.
         variant: the compile-time parameters of the kernels.
-        problem: the sizes as kernels take them.
+        problem: the sizes, as a struct for kernels.
     """
 
     device: Device
@@ -56,7 +56,7 @@ class SumCall(Launcher):
         by_channel: Sequence[DeviceArray | None],
         others: Sequence[DeviceArray | None] = (),
     ) -> SumCall:
-        """A call that also accesses ``by_channel``, with channels last, and ``others``."""
+        """A call that also accesses the channels-last arrays ``by_channel``, and ``others``."""
         input, offset = operands.input, operands.offset
         vector = vector_of(g, [input, *by_channel])
         vectors = g.channels // vector
@@ -89,11 +89,11 @@ class SumCall(Launcher):
 
     @property
     def vector_threads(self) -> int:
-        """Threads of a kernel in which each takes a vector of the output."""
+        """Number of threads of a kernel in which each thread computes a vector of the output."""
         return positions_of(self.g) * self.g.groups * self.g.channels // self.variant.vector
 
     def item_threads(self, positions: slice) -> int:
-        """Threads of a kernel in which the lanes of an item take all its channels."""
+        """Number of threads of a kernel in which the lanes of an item process all its channels."""
         return int(positions.stop - positions.start) * self.g.groups * self.problem.lanes
 
     def sampling(self, positions: slice) -> SumSampling:
@@ -124,7 +124,7 @@ def forward(
 
 
 def has_samples(g: SumGeometry) -> bool:
-    """Whether there are any samples; without, the output and the gradient of the input are 0."""
+    """Whether there are samples; if not, the output and the gradient of the input are 0."""
     return positions_of(g) * g.groups * g.taps > 0
 
 
@@ -134,9 +134,9 @@ def positions_of(g: SumGeometry) -> int:
 
 
 def vector_of(g: SumGeometry, arrays: Sequence[DeviceArray | None]) -> int:
-    """Channels that a thread takes at a time: 16 bytes of them where all arrays allow it.
+    """Number of channels that a thread loads at a time: 16 bytes if all arrays allow it.
 
-    The last axis of each array are the channels of a group. They must be contiguous, and each
+    The last axis of each array contains the channels of a group. They must be contiguous, and each
     vector must begin at a multiple of 16 bytes.
     """
     present = [array for array in arrays if array is not None]

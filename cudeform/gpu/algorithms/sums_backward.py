@@ -1,4 +1,4 @@
-"""Backward of sums: one kernel reads each corner once and serves all gradients."""
+"""Backward of sums: one kernel reads each corner once, and computes all gradients."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def backward(
 ) -> None:
     """Queue the gradients of ``sum(grad_output * output)`` into the arrays of ``grads``.
 
-    That of the input is contiguous; those of offset and mask may have any strides. A gradient that
-    is None is not computed.
+    The gradient of the input is contiguous; those of offset and mask may have any strides. A
+    gradient that is None is not computed.
     """
     if not has_samples(g):
         zero_arrays(device, [] if grads.input is None else [grads.input])

@@ -1,8 +1,8 @@
-"""The gradient of the input of a sum: by atomics, or by a sorted gather; and how it is chunked.
+"""The gradient of the input of a sum, by atomics or by a sorted gather, and its chunks.
 
-Atomics add to the result itself where it has the precision of sums, to workspace otherwise. So a
-call with float32 or float64 arrays and without ``deterministic`` takes no workspace. The gather
-adds the samples of a pixel in their order, whatever the chunks; see ``grad_input_sorted``.
+Atomics add directly to the result if it has accumulation precision, otherwise to workspace. So a
+call with float32 or float64 arrays needs no workspace without ``deterministic``. For any chunks,
+the gather adds the samples of a pixel in the same order; see ``grad_input_sorted``.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ CORNERS = 4
 
 @dataclass(frozen=True)
 class SumChunk:
-    """What one pass works through: whole images, or positions of one image.
+    """The images, or positions of one image, that one pass of a call processes.
 
     Attributes:
         images: the images.
-        positions: their positions, among those of all images.
-        is_first: whether no earlier chunk has positions of these images.
-        is_last: whether no later one has.
+        positions: the positions, numbered through all images.
+        is_first: whether this is the first chunk of its images.
+        is_last: whether this is the last chunk of its images.
     """
 
     images: slice
@@ -68,9 +68,9 @@ def cut(call: SumCall, options: Options, costs: Costs, *, counts_samples: bool) 
 
     Args:
         call: the call.
-        options: options in force.
+        options: the options in force.
         costs: workspace of an image and of a position.
-        counts_samples: whether 32-bit integers number the samples of a chunk.
+        counts_samples: whether the samples of a chunk must have 32-bit numbers.
 
     Raises:
         ValueError: not even one position of one image fits ``options.workspace_limit``.
@@ -125,7 +125,7 @@ class SumGradInput:
     def of(
         cls, call: SumCall, options: Options, result: DeviceArray | None
     ) -> tuple[list[SumChunk], SumGradInput | None]:
-        """The chunks of the call, and memory for the largest; None if it is not wanted."""
+        """The chunks of the call, and memory for the largest; None without a gradient."""
         g, acc = call.g, call.variant.acc_itemsize
         costs, samples, cells = Costs(), g.taps * g.groups, g.groups * cells_of_image(g)
         if result is None:
@@ -148,27 +148,28 @@ class SumGradInput:
     def before_kernel(
         self, chunk: SumChunk, grad_output: DeviceArray, tangents: Tangents | None = None
     ) -> int:
-        """Gather, or prepare the images for the atomics of the kernel that follows.
+        """Gather, or zero the images for the atomics of the next kernel.
 
         Args:
             chunk: the chunk.
             grad_output: the gradient of the output.
-            tangents: of offset and mask. If given, the tangent of each corner weight replaces the
-                weight.
+            tangents: tangents of offset and mask. If given, the tangent of each corner weight
+                replaces the weight.
 
         Returns:
-            The pointer to the images that the kernel adds to; 0 if it does not.
+            The pointer to the images that the next kernel adds to; 0 if the gather has written
+            them.
         """
         if self.scratch is not None:
             self._gather(chunk, grad_output, self.scratch, tangents)
             return 0
         nbytes = chunk.count * _elements(self.call) * self.call.variant.acc_itemsize
-        if chunk.is_first and nbytes:
+        if nbytes:  # only the gather has chunks smaller than an image
             self.call.device.queue(FillZero(nbytes), [self._pointer(chunk)])
         return self._pointer(chunk)
 
     def after_kernel(self, chunk: SumChunk) -> None:
-        """Write the result if this chunk completes its images."""
+        """Write the result if this was the last chunk of its images."""
         call, vector = self.call, self.call.variant.vector
         if self.images is not None and chunk.is_last:
             vectors = chunk.count * _elements(call) // vector
@@ -227,12 +228,12 @@ class SumGradInput:
 
 
 def _elements(call: SumCall) -> int:
-    """Elements of an image."""
+    """Number of elements of an image."""
     return call.g.pixels * call.g.groups * call.g.channels
 
 
 def tangent_strides(call: SumCall, tangents: Tangents) -> sums_params.SumTangentStrides:
-    """Strides of tangents, for a kernel that samples along them."""
+    """Strides of the tangents, for a kernel that reads them."""
     return sums_params.SumTangentStrides(
         input=pixel_strides(call.g, tangents.input),
         offset=position_strides(tangents.offset),

@@ -1,8 +1,8 @@
-"""Forward mode and second order of sums.
+"""Forward mode and double backward of sums.
 
-``double_backward`` gives the gradients of ``sum(cotangents * backward(...))``. They are those of
-``sum(grad_output * T)``, where T is the tangent of the output along the cotangents; T itself is the
-gradient of grad_output.
+``double_backward`` computes the gradients of ``sum(cotangents * backward(...))``. This sum equals
+``sum(grad_output * T)``, where T is the tangent of the output along the cotangents. So T is the
+gradient with respect to grad_output.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def jvp(
 ) -> None:
     """Queue the tangent of the output into ``result``, contiguous.
 
-    A tangent that is None stands for zero.
+    A tangent that is None means zero.
     """
     if not prod(result.shape):
         return
@@ -59,8 +59,8 @@ def double_backward(
 ) -> None:
     """Queue the gradients of ``sum(cotangents * backward(...))`` into ``results``.
 
-    Those of grad_output and input are contiguous; those of offset and mask may have any strides. A
-    cotangent that is None stands for zero. A result that is None is not computed.
+    The results for grad_output and input are contiguous; those for offset and mask may have any
+    strides. A cotangent that is None means zero. A result that is None is not computed.
     """
     if results.grad_output is not None:
         jvp(device, operands, g, options, cotangents, results.grad_output)
@@ -104,7 +104,7 @@ def double_backward(
 
 
 def _pointers(operands: Operands, tangents: Tangents) -> tuple[int, ...]:
-    """Pointers that every kernel that samples along the tangents begins with."""
+    """The first pointers of every kernel that reads the tangents."""
     return (
         operands.input.pointer,
         pointer_of(tangents.input),

@@ -1,6 +1,6 @@
 """The commands that the engine queues on a device: launches, matrix products, zero fills.
 
-A command does not contain its pointers; they are passed beside it. So a launch plan can store
+A command does not contain its pointers; they are passed separately. So a launch plan can store
 commands and queue them again with the pointers of another call.
 """
 

@@ -1,4 +1,4 @@
-"""The structs of the kernels of ``kernels/sums``. Axes are x and y, in this order."""
+"""The parameters of the kernels in ``kernels/sums``. The axes are x and y, in this order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cudeform.gpu.device_api.structs import (
     Struct,
 )
 
-# Levels in a struct; the parameters of a kernel may have 4 KiB.
+# Maximum number of levels in a struct; the parameters of a kernel may have 4 KiB.
 MAX_LEVELS = 16
 
 
@@ -26,15 +26,15 @@ class SumLevel(Struct):
     """An image of a pyramid."""
 
     size: PerAxis
-    end_tap: Int  # behind its last tap
-    first_pixel: Index  # among those of all levels
-    first_cell: Index  # likewise, of the sorted gather
+    end_tap: Int  # the tap after its last one
+    first_pixel: Index  # numbered through all levels
+    first_cell: Index  # the same for cells of the sorted gather
     factor: RealPerAxis  # pixels for an offset of 1
 
 
 @dataclass(frozen=True)
 class SumProblem(Struct):
-    """Sizes of a sum; where taps lie, see ``sums_geometry.Tap``.
+    """Sizes of a sum, and the numbers of its taps, see ``sums_geometry.Tap``.
 
     A tap at column i and row j of the grid has base ``base + (i, j) * base_step`` and shift
     ``shift + (arm + (i, j) * arm_step) * arm_scale``.
@@ -51,12 +51,12 @@ class SumProblem(Struct):
     arm_step: PerAxis
     shift: Real
     arm_scale: Real
-    center_tap: Int  # the tap at which the grid leaves out a point; behind all taps if it does not
-    zero_boundary_grad: Flag  # the option boundary_grad is "zero"
-    lanes: Int  # adjacent threads that share an item
-    vectors: Int  # of an item for each lane
+    center_tap: Int  # the tap at which the grid omits its centre; the number of taps if it does not
+    zero_boundary_grad: Flag  # whether the option boundary_grad is "zero"
+    lanes: Int  # number of adjacent threads that share an item
+    vectors: Int  # number of vectors of an item per lane
     pixels: Index  # of an image, of all levels
-    cells: Index  # likewise, of the sorted gather
+    cells: Index  # the same for cells of the sorted gather
     by_groups: Divisor
     by_taps: Divisor
     by_out: DivisorPerAxis
@@ -91,7 +91,7 @@ class PositionStrides(Struct):
 
 @dataclass(frozen=True)
 class SumSampling(Struct):
-    """What a kernel needs to sample the input at a range of positions."""
+    """The parameters of a kernel that samples the input at a range of positions."""
 
     problem: SumProblem
     input: PixelStrides
@@ -103,7 +103,7 @@ class SumSampling(Struct):
 
 @dataclass(frozen=True)
 class SumForward(Struct):
-    """Write the output."""
+    """The samples of the output."""
 
     sampling: SumSampling
 
@@ -127,7 +127,7 @@ class SumTangentStrides(Struct):
 
 @dataclass(frozen=True)
 class SumBackward(Struct):
-    """Turn the gradient of the output into those of input, offset and mask."""
+    """The samples, and the layouts of grad_output and of the gradients."""
 
     sampling: SumSampling
     grad_output: PositionStrides
@@ -137,7 +137,7 @@ class SumBackward(Struct):
 
 @dataclass(frozen=True)
 class SumJvp(Struct):
-    """Write the tangent of the output."""
+    """The samples and their tangents."""
 
     sampling: SumSampling
     tangents: SumTangentStrides
@@ -145,7 +145,7 @@ class SumJvp(Struct):
 
 @dataclass(frozen=True)
 class SumDoubleBackward(Struct):
-    """The backward along tangents, for gradients of gradients."""
+    """As ``SumBackward``, with the tangents of the samples."""
 
     sampling: SumSampling
     tangents: SumTangentStrides
@@ -156,17 +156,17 @@ class SumDoubleBackward(Struct):
 
 @dataclass(frozen=True)
 class CountSumCells(Struct):
-    """Locate the samples of a chunk; the strides of the input are unused."""
+    """The samples to locate; the strides of the input are unused."""
 
     sampling: SumSampling
     tangents: SumTangentStrides
     first_image: Int  # of the chunk
-    weights_are_tangents: Flag  # store the tangents of the corner weights
+    weights_are_tangents: Flag  # whether to store the tangents of the corner weights
 
 
 @dataclass(frozen=True)
 class GatherSumGradInput(Struct):
-    """Sum the gradient of the output of a chunk into its images."""
+    """The samples of a chunk, and the images into which they are summed."""
 
     sampling: SumSampling
     grad_output: PositionStrides
@@ -176,6 +176,6 @@ class GatherSumGradInput(Struct):
 
 @dataclass(frozen=True)
 class RoundGradInput(Struct):
-    """How many vectors there are."""
+    """Number of vectors."""
 
     vectors: Index

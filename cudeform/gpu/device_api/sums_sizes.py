@@ -1,4 +1,4 @@
-"""The sizes of a sum as its kernels take them."""
+"""The sizes of a sum, as structs for its kernels."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ NO_LEVEL = SumLevel(size=(0, 0), end_tap=0, first_pixel=0, first_cell=0, factor=
 def sum_problem(
     g: SumGeometry, *, lanes: int, vectors: int, zero_boundary_grad: bool
 ) -> SumProblem:
-    """The problem of a call.
+    """The sizes of a call.
 
     Args:
-        g: sizes.
-        lanes: adjacent threads that share an item.
-        vectors: of an item for each lane.
+        g: sizes of the call.
+        lanes: number of adjacent threads that share an item.
+        vectors: number of vectors of an item per lane.
         zero_boundary_grad: whether the gradient of a coordinate that is exactly -1 is 0.
 
     Raises:
@@ -78,16 +78,16 @@ def _levels(g: SumGeometry) -> tuple[SumLevel, ...]:
 
 
 def cells_of(width: int, height: int) -> int:
-    """Cells between the pixels of a level, those that reach beyond it included."""
+    """Number of cells of a level, including those that extend beyond it."""
     return (width + 1) * (height + 1)
 
 
 def cells_of_image(g: SumGeometry) -> int:
-    """Cells of all levels."""
+    """Number of cells of all levels."""
     return sum(cells_of(level.width, level.height) for level in g.levels)
 
 
-# A location is the coordinate, but for the unit and half a pixel.
+# A location is a coordinate in units of the level's size, plus half a pixel.
 _free = {
     "base": (0, 0),
     "base_step": (0, 0),
@@ -120,7 +120,7 @@ def _scaled(grid: ScaledGrid) -> dict[str, Any]:
 
 
 def pixel_strides(g: SumGeometry, array: DeviceArray | None) -> PixelStrides:
-    """Strides of images (N, H, W, G, D), or (N, S, 1, G, D) where levels lie behind each other."""
+    """Strides of images (N, H, W, G, D), or (N, S, 1, G, D) of concatenated levels."""
     if array is None:
         return PixelStrides(0, 0, 0, 0, 0)
     n, row, col, group, channel = used_strides(array)
@@ -143,7 +143,7 @@ def channel_strides(array: DeviceArray) -> PositionStrides:
 
 
 def used_strides(array: DeviceArray) -> tuple[int, ...]:
-    """Strides, 0 along axes of size 1, where they do not matter."""
+    """Strides of an array, with 0 along axes of size 1."""
     return tuple(
         0 if size == 1 else stride for size, stride in zip(array.shape, array.strides, strict=True)
     )

@@ -6,41 +6,38 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Case
 from checks import random_like
-from support.functions import every, functions_of
+from support.functions import AnyCase, every, functions_of, shared
 from support.tensorflowcases import tf
-
-from cudeform.arrays import Tangents
 
 
 @pytest.mark.promise("any array")
 @every
-def test_results_are_those_of_numpy(case: Case) -> None:
+def test_results_are_those_of_numpy(case: AnyCase) -> None:
     functions, there = functions_of(case), case.map(tf.constant)
     along = random_like(case.operands)
-    tangents = Tangents(**{name: tf.constant(array) for name, array in along.items()})
+    tangents = functions.tangents(**{name: tf.constant(array) for name, array in along.items()})
     got = [functions.forward(**there.arguments), functions.jvp(tangents, **there.arguments)]
     got += functions.backward(**there.backward_arguments)
     got += functions.double_backward(tangents, **there.backward_arguments)
     wanted = [
         functions.forward(**case.arguments),
-        functions.jvp(Tangents(**along), **case.arguments),
+        functions.jvp(functions.tangents(**along), **case.arguments),
     ]
     wanted += functions.backward(**case.backward_arguments)
-    wanted += functions.double_backward(Tangents(**along), **case.backward_arguments)
+    wanted += functions.double_backward(functions.tangents(**along), **case.backward_arguments)
     for tensor, array in zip(got, wanted, strict=True):
         np.testing.assert_array_equal(tensor.numpy(), array)
 
 
 @every
-def test_a_traced_call_of_an_unknown_batch(case: Case) -> None:
+def test_a_traced_call_of_an_unknown_batch(case: AnyCase) -> None:
     functions, operands = functions_of(case), case.map(tf.constant).operands
     names = list(operands)
 
     def unknown(name: str) -> Any:
         shape = list(operands[name].shape)
-        if name in ("input", "offset", "mask"):
+        if name not in shared(case):
             shape[0] = None
         return tf.TensorSpec(shape, tf.float64)
 
@@ -56,7 +53,7 @@ def test_a_traced_call_of_an_unknown_batch(case: Case) -> None:
 
 @pytest.mark.promise("differentiable twice")
 @every
-def test_a_tape_over_a_tape(case: Case) -> None:
+def test_a_tape_over_a_tape(case: AnyCase) -> None:
     functions, operands = functions_of(case), case.map(tf.constant).operands
     names = list(operands)
     along = random_like(case.operands)
@@ -73,6 +70,6 @@ def test_a_tape_over_a_tape(case: Case) -> None:
         np.testing.assert_array_equal(grad, getattr(wanted, name))
     chosen = [name for name in names if name != "bias"]
     second = outer.gradient(total, [operands[name] for name in chosen])
-    exact = functions.double_backward(Tangents(**along), **case.backward_arguments)
+    exact = functions.double_backward(functions.tangents(**along), **case.backward_arguments)
     for name, result in zip(chosen, second, strict=True):
         np.testing.assert_allclose(result, getattr(exact, name), rtol=1e-12, atol=1e-12)

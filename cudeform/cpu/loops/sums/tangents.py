@@ -66,10 +66,10 @@ def add_tangent(
     """Add the tangent of a sample to that of a sum."""
     flags, mask = block.integers[FLAGS + sample], block.numbers[MASK + sample]
     weights = masked_weights(level, flags, fractions(level, block, sample), mask)
-    lost = splat(mask if flags & NAN_COORD else scalar_like(image, 0))
+    start = splat(mask if flags & NAN_COORD else scalar_like(image, 0))
     for channel in range(0, channels, VECTOR):
         width, pixel = min(VECTOR, channels - channel), block.pixels[sample] + channel
-        value = weighted_corners(level, image, pixel, flags, tangent_weights, width, lost)
+        value = weighted_corners(level, image, pixel, flags, tangent_weights, width, start)
         if has_image_tangent:
             value = weighted_corners(level, image_tangent, pixel, flags, weights, width, value)
         before = load_vector_if(True, array, index + channel, width)

@@ -1,0 +1,1 @@
+"""Operators that sum samples without a filter: their settings, their sizes and their engine."""
