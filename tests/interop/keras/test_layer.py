@@ -1,5 +1,8 @@
 """The layer under the backend that KERAS_BACKEND names: Conv2D's results, learning, saving."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -170,6 +173,19 @@ def test_tensorflow_does_not_compile_it():
     with pytest.warns(UserWarning, match="doesn't support `jit_compile=True`"):
         made.compile("adam", "mse", jit_compile=True)
     made.fit(IMAGES, SHIFTED, epochs=1, verbose=0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="needs tensorflow as Keras's backend")
+def test_another_process_cannot_run_an_exported_model(tmp_path):
+    made = model()
+    made.export(tmp_path, verbose=False)
+    code = (
+        "import tensorflow as tf; "
+        f"model = tf.saved_model.load({str(tmp_path)!r}); model.serve(tf.zeros((1, 10, 9, 3)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "Could not find callback with key=pyfunc_" in done.stderr
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="needs tensorflow as Keras's backend")

@@ -151,6 +151,14 @@ def test_another_process_cannot_run_a_saved_model(tmp_path):
     assert "Could not find callback with key=pyfunc_" in done.stderr
 
 
+@pytest.mark.slow
+def test_tflite_has_no_such_operation():
+    function = tf.function(convolve).get_concrete_function(*tensors())
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
+    with pytest.raises(Exception, match="EagerPyFunc' op is neither a custom op nor a flex op"):
+        converter.convert()
+
+
 def test_the_private_names_tell_what_they_should():
     tensor = tf.ones(())
     assert private.recorded({"a": tensor}) == []
