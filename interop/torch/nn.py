@@ -283,6 +283,13 @@ def _on_registration(module: nn.Module, _: str, child: Any) -> None:
         module._register_load_state_dict_pre_hook(_hand_down, with_module=True)
 
 
+def accept_sibling_branches(model: nn.Module) -> None:
+    """Let every pack in a model load state dicts of version 1, whoever put it there."""
+    for module in model.modules():
+        for name, child in module.named_children():
+            _on_registration(module, name, child)
+
+
 @cache
 def _watch_registrations() -> None:
     """From the first pack on, let torch call the hook for each module that is registered."""
