@@ -12,7 +12,17 @@ The result is an array of the kind that came in.
 """
 
 from cudeform import derivatives
-from cudeform.arrays import DoubleGradients, Gradients, Tangents
+from cudeform.arrays import (
+    AttentionDoubleGradients,
+    AttentionGradients,
+    DCNv3DoubleGradients,
+    DCNv3Gradients,
+    DCNv4DoubleGradients,
+    DCNv4Gradients,
+    DoubleGradients,
+    Gradients,
+    Tangents,
+)
 from cudeform.inspect import (
     OffsetStats,
     offset_stats,
@@ -20,6 +30,9 @@ from cudeform.inspect import (
     plot_sampling,
     sampling_locations,
 )
+from cudeform.operators.dcnv3 import dcnv3, dcnv3_backward
+from cudeform.operators.dcnv4 import dcnv4, dcnv4_backward
+from cudeform.operators.deform_attn import ms_deform_attn, ms_deform_attn_backward
 from cudeform.operators.deform_conv import (
     deform_conv2d,
     deform_conv2d_backward,
@@ -45,11 +58,21 @@ from cudeform.options import Options, options, set_options
 __version__ = "0.1.0"
 
 __all__ = [
+    "AttentionDoubleGradients",
+    "AttentionGradients",
+    "DCNv3DoubleGradients",
+    "DCNv3Gradients",
+    "DCNv4DoubleGradients",
+    "DCNv4Gradients",
     "DoubleGradients",
     "Gradients",
     "OffsetStats",
     "Options",
     "Tangents",
+    "dcnv3",
+    "dcnv3_backward",
+    "dcnv4",
+    "dcnv4_backward",
     "deform_conv1d",
     "deform_conv1d_backward",
     "deform_conv2d",
@@ -65,6 +88,8 @@ __all__ = [
     "deform_conv_transpose3d",
     "deform_conv_transpose3d_backward",
     "derivatives",
+    "ms_deform_attn",
+    "ms_deform_attn_backward",
     "offset_stats",
     "options",
     "plot_displacement",

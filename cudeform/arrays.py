@@ -22,21 +22,23 @@ class DeviceArray(NamedTuple):
 
 
 class Operands(NamedTuple):
-    """The arrays that a call reads; ``Geometry`` has their shapes.
+    """The arrays that a call reads, by their names in the engine.
 
-    Adapters receive arrays of the user's library. The engine receives NumPy arrays or
-    ``DeviceArray``.
+    An operator of the table says which of them it has, and what users call them. Adapters receive
+    arrays of the user's library. The engine receives NumPy arrays or ``DeviceArray``.
     """
 
     input: Any
     offset: Any
-    weight: Any
+    weight: Any = None
     bias: Any = None
     mask: Any = None
 
     def present(self) -> dict[str, Any]:
-        """The arrays by argument name, without those that are None."""
-        arrays = {"input": self.input, "offset": self.offset, "weight": self.weight}
+        """The arrays by name, without those that are None."""
+        arrays = {"input": self.input, "offset": self.offset}
+        if self.weight is not None:
+            arrays["weight"] = self.weight
         if self.bias is not None:
             arrays["bias"] = self.bias
         if self.mask is not None:
@@ -87,3 +89,56 @@ class DoubleGradients(NamedTuple):
     offset: Any = None
     weight: Any = None
     mask: Any = None
+
+
+# What users get and pass for operators that sum samples without a filter. Tangents and cotangents
+# have the types of gradients.
+
+
+class AttentionGradients(NamedTuple):
+    """Gradients of ``ms_deform_attn``, or tangents of its arguments; None where there is none."""
+
+    value: Any = None
+    sampling_locations: Any = None
+    attention_weights: Any = None
+
+
+class AttentionDoubleGradients(NamedTuple):
+    """Gradients of a function of the gradients of ``ms_deform_attn``."""
+
+    grad_output: Any = None
+    value: Any = None
+    sampling_locations: Any = None
+    attention_weights: Any = None
+
+
+class DCNv3Gradients(NamedTuple):
+    """Gradients of ``dcnv3``, or tangents of its arguments; None where there is none."""
+
+    input: Any = None
+    offset: Any = None
+    mask: Any = None
+
+
+class DCNv3DoubleGradients(NamedTuple):
+    """Gradients of a function of the gradients of ``dcnv3``."""
+
+    grad_output: Any = None
+    input: Any = None
+    offset: Any = None
+    mask: Any = None
+
+
+class DCNv4Gradients(NamedTuple):
+    """Gradients of ``dcnv4``, or tangents of its arguments; None where there is none."""
+
+    input: Any = None
+    offset_mask: Any = None
+
+
+class DCNv4DoubleGradients(NamedTuple):
+    """Gradients of a function of the gradients of ``dcnv4``."""
+
+    grad_output: Any = None
+    input: Any = None
+    offset_mask: Any = None

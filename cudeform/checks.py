@@ -1,39 +1,59 @@
 """Which arrays may come into a call together, and which results may be asked for.
 
-``geometry.py`` checks sizes. Only names and shapes are looked at here, never contents.
+``geometry.py`` and ``sums_shapes.py`` check sizes. Only names and shapes are looked at here, never
+contents. Names are those of the arguments as users write them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
+from cudeform.arrays import DoubleGradients, Gradients
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
+HALVES = ("float16", "bfloat16")
+
+TANGENT = "tangent of "
 
 GRADIENTS = Gradients._fields
 DOUBLE_GRADIENTS = DoubleGradients._fields
 
 
-def check_dtypes(dtypes: Mapping[str, str]) -> None:
-    """Refuse a call whose arrays do not share one supported dtype.
+def check_dtypes(dtypes: Mapping[str, str], coordinates: Collection[str] = ()) -> None:
+    """Refuse a call whose arrays do not have the dtypes that may come together.
+
+    All arrays share one dtype. But coordinates, and the weights that go with them, may be float32
+    beside a first array in half precision; they share one dtype then.
 
     Args:
         dtypes: name of the dtype by name of the argument, ``{"input": "float32", ...}``.
+        coordinates: names of the arguments that may be float32 beside half precision.
 
     Raises:
-        TypeError: a dtype other than float16, bfloat16, float32, float64, or two that differ.
+        TypeError: a dtype other than float16, bfloat16, float32, float64, or two that do not go
+            together.
     """
-    expected = dtypes["input"]
+    first, expected = next(iter(dtypes.items()))
+    of_coordinates: tuple[str, str] | None = None
     for name, dtype in dtypes.items():
         if dtype not in DTYPES:
             raise TypeError(f"{name} must have a dtype among {', '.join(DTYPES)}, got {dtype}")
-        if dtype != expected:
-            raise TypeError(
-                f"{name} must have the dtype of input, {expected}, got {dtype}; "
-                "convert it before the call"
-            )
+        if name.removeprefix(TANGENT) in coordinates:
+            other, wanted = of_coordinates or (first, expected)
+            may_differ = of_coordinates is None and expected in HALVES and dtype == "float32"
+            if dtype != wanted and not may_differ:
+                either = " or float32" if of_coordinates is None and expected in HALVES else ""
+                raise TypeError(_wrong_dtype(name, other, wanted + either, dtype))
+            of_coordinates = of_coordinates or (name, dtype)
+        elif dtype != expected:
+            raise TypeError(_wrong_dtype(name, first, expected, dtype))
+
+
+def _wrong_dtype(name: str, other: str, expected: str, got: str) -> str:
+    return (
+        f"{name} must have the dtype of {other}, {expected}, got {got}; convert it before the call"
+    )
 
 
 def check_devices(devices: Mapping[str, Any]) -> None:
@@ -45,22 +65,24 @@ def check_devices(devices: Mapping[str, Any]) -> None:
     Raises:
         ValueError: two that differ.
     """
-    expected = devices["input"]
+    first, expected = next(iter(devices.items()))
     for name, device in devices.items():
         if device != expected:
             raise ValueError(
-                f"{name} must be on the device of input, {expected}, got {device}; "
+                f"{name} must be on the device of {first}, {expected}, got {device}; "
                 "copy it there before the call"
             )
 
 
-def check_needs(needs: Sequence[str], names: tuple[str, ...], operands: Operands) -> frozenset[str]:
+def check_needs(
+    needs: Sequence[str], names: Sequence[str], absent: Collection[str] = ()
+) -> frozenset[str]:
     """The gradients that a backward call has to compute: those asked for that have an argument.
 
     Args:
         needs: what the caller asks for.
         names: what may be asked for.
-        operands: of the call; a bias or a mask that is None has no gradient.
+        absent: names of arguments that are None, which have no gradient.
 
     Raises:
         TypeError: a string instead of a sequence of names.
@@ -71,29 +93,32 @@ def check_needs(needs: Sequence[str], names: tuple[str, ...], operands: Operands
         raise TypeError(f"needs must be a sequence of names, got {needs!r}{remedy}")
     for name in needs:
         if name not in names:
-            raise ValueError(f"needs must name arguments among {names}, got {name!r}")
-    absent = [name for name in ("bias", "mask") if getattr(operands, name) is None]
+            raise ValueError(f"needs must name arguments among {tuple(names)}, got {name!r}")
     return frozenset(name for name in needs if name not in absent)
 
 
-def check_tangents(tangents: Tangents | Gradients, operands: Operands) -> Tangents:
-    """Tangents whose shapes are those of their arguments.
+def check_tangents(tangents: Any, types: Sequence[type], arguments: Mapping[str, Any]) -> None:
+    """Refuse tangents of another type, or whose shapes are not those of their arguments.
 
-    ``Gradients`` are accepted, so that gradients can be passed on as a direction.
+    Args:
+        tangents: a named tuple with one tangent for each argument, None for zero.
+        types: those that are accepted; the first one is made for tangents.
+        arguments: by name, None for one that is absent.
 
     Raises:
-        TypeError: something else than ``Tangents`` or ``Gradients``.
+        TypeError: something of another type.
         ValueError: a tangent of another shape, or of an argument that is None.
     """
-    if not isinstance(tangents, (Tangents, Gradients)):
+    if not isinstance(tangents, tuple(types)):
+        fields = ", ".join(f"{name}=..." for name in list(arguments)[:2])
         raise TypeError(
-            f"tangents must be a cudeform.Tangents, got {type(tangents).__name__}; "
-            "write cudeform.Tangents(input=..., offset=...)"
+            f"tangents must be a cudeform.{types[0].__name__}, got {type(tangents).__name__}; "
+            f"write cudeform.{types[0].__name__}({fields})"
         )
-    for name, tangent in zip(GRADIENTS, tangents, strict=True):
+    for name, tangent in tangents._asdict().items():  # type: ignore[attr-defined]
         if tangent is None:
             continue
-        argument = getattr(operands, name)
+        argument = arguments[name]
         if argument is None:
             raise ValueError(f"tangent of {name} must be None, for {name} is None")
         shape, expected = getattr(tangent, "shape", None), getattr(argument, "shape", None)
@@ -101,4 +126,3 @@ def check_tangents(tangents: Tangents | Gradients, operands: Operands) -> Tangen
             raise ValueError(
                 f"tangent of {name} must have the shape of {name}, {expected}, got {shape}"
             )
-    return Tangents(*tangents)

@@ -2,22 +2,37 @@
 
 An operator reads arrays, its *operands*, and writes one array. Each operand has a role, from which
 an adapter derives how the operand is folded by ``vmap``, cut over devices or counted. The engine
-has the same names for the operands of all operators.
+has the same names for the operands of all operators, those of a convolution; users have the names
+that are common for each operator. Arguments, errors and results speak users' names.
 
 The public functions with their argument lists are in ``operators/``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
-from cudeform import engine, transposed
-from cudeform.arrays import Operands
+from cudeform import engine, sums, transposed
+from cudeform.arrays import (
+    AttentionDoubleGradients,
+    AttentionGradients,
+    DCNv3DoubleGradients,
+    DCNv3Gradients,
+    DCNv4DoubleGradients,
+    DCNv4Gradients,
+    DoubleGradients,
+    Gradients,
+    Operands,
+    Tangents,
+)
+from cudeform.checks import TANGENT, check_needs, check_tangents
 from cudeform.geometry import Geometry, convolution_geometry
 from cudeform.settings import Settings
+from cudeform.sums_settings import AttentionSettings, DCNv3Settings, DCNv4Settings
+from cudeform.sums_shapes import SumShapes, attention_shapes, dcnv3_shapes, dcnv4_shapes
 from cudeform.transposed_geometry import (
     TransposedGeometry,
     TransposedSettings,
@@ -31,16 +46,31 @@ POSITIONS = "positions"  # one vector for each position
 FILTERS = "filters"
 BIAS = "bias"
 
-AnyGeometry = Geometry | TransposedGeometry
-AnySettings = Settings | TransposedSettings
+AnyGeometry = Geometry | TransposedGeometry | SumShapes
+AnySettings = Settings | TransposedSettings | AttentionSettings | DCNv3Settings | DCNv4Settings
 
 
 class Operand(NamedTuple):
-    """An array that an operator reads, by its name as an argument and in the engine."""
+    """An array that an operator reads.
+
+    Attributes:
+        name: its name in the engine.
+        role: one of the roles above.
+        optional: whether it may be None.
+        argument: its name as an argument; the empty string if it is ``name``.
+        coordinates: whether it may be float32 beside an input in half precision.
+    """
 
     name: str
     role: str
     optional: bool = False
+    argument: str = ""
+    coordinates: bool = False
+
+    @property
+    def public(self) -> str:
+        """Its name as an argument."""
+        return self.argument or self.name
 
     @property
     def is_parameter(self) -> bool:
@@ -71,6 +101,8 @@ class Operator:
         geometry_type: type of the sizes of a call.
         sizes: makes the sizes of a call, see :meth:`geometry`.
         engine: computes it.
+        gradients, double_gradients: what users get, named tuples in the order of the operands.
+        tangents: the types that users pass as tangents.
     """
 
     name: str
@@ -81,6 +113,9 @@ class Operator:
     geometry_type: type[AnyGeometry]
     sizes: Callable[[Operands, Any, int, bool], AnyGeometry]
     engine: Engine
+    gradients: type[Any] = Gradients
+    double_gradients: type[Any] = DoubleGradients
+    tangents: tuple[type[Any], ...] = (Tangents, Gradients)
 
     def geometry(self, shapes: Operands, settings: Any, *, traced: bool = False) -> AnyGeometry:
         """The sizes of a call.
@@ -97,6 +132,11 @@ class Operator:
         return self.sizes(shapes, settings, self.axes, traced)
 
     @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of the operands in the engine."""
+        return tuple(operand.name for operand in self.operands)
+
+    @cached_property
     def optional(self) -> tuple[str, ...]:
         """Names of the operands that may be None."""
         return tuple(operand.name for operand in self.operands if operand.optional)
@@ -105,6 +145,82 @@ class Operator:
     def parameters(self) -> frozenset[str]:
         """Names of the operands that all images share."""
         return frozenset(operand.name for operand in self.operands if operand.is_parameter)
+
+    @cached_property
+    def differentiated(self) -> tuple[str, ...]:
+        """Names of the operands that gradients depend on: all but the bias."""
+        return tuple(operand.name for operand in self.operands if operand.role != BIAS)
+
+    @cached_property
+    def coordinates(self) -> frozenset[str]:
+        """Users' names of the operands that may be float32 beside an input in half precision."""
+        return frozenset(operand.public for operand in self.operands if operand.coordinates)
+
+    @cached_property
+    def coordinate_names(self) -> frozenset[str]:
+        """The same operands by their names in the engine."""
+        return frozenset(operand.name for operand in self.operands if operand.coordinates)
+
+    @cached_property
+    def public_names(self) -> dict[str, str]:
+        """Users' names by those in the engine, of operands that have others."""
+        return {each.name: each.public for each in self.operands if each.public != each.name}
+
+    def named(self, arrays: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Arrays by users' names; tangents are called "tangent of ..."."""
+        if not self.public_names:
+            return arrays
+        return {self.public(name): array for name, array in arrays.items()}
+
+    def public(self, name: str) -> str:
+        """The name that users have for an operand, or for its tangent."""
+        operand = name.removeprefix(TANGENT)
+        prefix = TANGENT if operand != name else ""
+        return prefix + self.public_names.get(operand, operand)
+
+    def needed(
+        self, needs: Sequence[str], results: type[Any], operands: Operands
+    ) -> frozenset[str]:
+        """The engine's names of gradients that users ask for, without those of absent operands.
+
+        Args:
+            needs: users' names.
+            results: ``gradients`` or ``double_gradients``.
+            operands: those of the call.
+
+        Raises:
+            TypeError: a string instead of a sequence of names.
+            ValueError: a name that is no argument with a gradient.
+        """
+        absent = [name for name in self.optional if getattr(operands, name) is None]
+        found = check_needs(needs, results._fields, absent)
+        if not self.public_names:
+            return found
+        internal = {operand.public: operand.name for operand in self.operands}
+        return frozenset(internal.get(name, name) for name in found)
+
+    def directions(self, tangents: Any, operands: Operands) -> Tangents:
+        """Users' tangents by the engine's names; see ``checks.check_tangents``."""
+        arguments = {each.public: getattr(operands, each.name) for each in self.operands}
+        check_tangents(tangents, self.tangents, arguments)
+        if Tangents in self.tangents:
+            return Tangents(*tangents)
+        return Tangents(**dict(zip(self.names, tangents, strict=True)))
+
+    def results(self, results: Gradients | DoubleGradients) -> Any:
+        """The engine's gradients as users get them."""
+        if self.gradients is Gradients:
+            return results
+        if isinstance(results, Gradients):
+            return self.gradients(*[getattr(results, name) for name in self.names])
+        found = [getattr(results, name) for name in self.names]
+        return self.double_gradients(results.grad_output, *found)
+
+    def fill(self, arrays: type[Any], given: Sequence[Any]) -> Any:
+        """Arrays in the order of the operands, as the named tuple ``arrays``."""
+        if len(given) == len(arrays._fields):
+            return arrays(*given)
+        return arrays(**dict(zip(self.names, given, strict=True)))
 
 
 def _operands(input: str) -> tuple[Operand, ...]:
@@ -143,6 +259,63 @@ def _transposed(axes: int) -> Operator:
     )
 
 
+def _summed(
+    name: str,
+    operands: tuple[Operand, ...],
+    settings: type[AnySettings],
+    sizes: Callable[[Operands, Any, int, bool], AnyGeometry],
+    gradients: type[Any],
+    double_gradients: type[Any],
+) -> Operator:
+    """An operator that adds up samples without a filter."""
+    return Operator(
+        name=name,
+        axes=2,
+        operands=operands,
+        output=POSITIONS,
+        settings=settings,
+        geometry_type=SumShapes,
+        sizes=sizes,
+        engine=sums,
+        gradients=gradients,
+        double_gradients=double_gradients,
+        tangents=(gradients,),
+    )
+
+
+def _coordinates(name: str, argument: str = "") -> Operand:
+    return Operand(name, POSITIONS, argument=argument, coordinates=True)
+
+
+MS_DEFORM_ATTN = _summed(
+    "ms_deform_attn",
+    (
+        Operand("input", IMAGES, argument="value"),
+        _coordinates("offset", "sampling_locations"),
+        _coordinates("mask", "attention_weights"),
+    ),
+    AttentionSettings,
+    attention_shapes,
+    AttentionGradients,
+    AttentionDoubleGradients,
+)
+DCNV3 = _summed(
+    "dcnv3",
+    (Operand("input", IMAGES), _coordinates("offset"), _coordinates("mask")),
+    DCNv3Settings,
+    dcnv3_shapes,
+    DCNv3Gradients,
+    DCNv3DoubleGradients,
+)
+DCNV4 = _summed(
+    "dcnv4",
+    (Operand("input", IMAGES), _coordinates("offset", "offset_mask")),
+    DCNv4Settings,
+    dcnv4_shapes,
+    DCNv4Gradients,
+    DCNv4DoubleGradients,
+)
+
 DEFORM_CONV1D, DEFORM_CONV2D, DEFORM_CONV3D = map(_convolution, (1, 2, 3))
 DEFORM_CONV_TRANSPOSE1D, DEFORM_CONV_TRANSPOSE2D, DEFORM_CONV_TRANSPOSE3D = map(
     _transposed, (1, 2, 3)
@@ -157,5 +330,8 @@ OPERATORS = {
         DEFORM_CONV_TRANSPOSE1D,
         DEFORM_CONV_TRANSPOSE2D,
         DEFORM_CONV_TRANSPOSE3D,
+        MS_DEFORM_ATTN,
+        DCNV3,
+        DCNV4,
     )
 }

@@ -308,7 +308,7 @@ def _geometry(
             raise ValueError(f"{name} must have shape {rule} with {letters} >= 1, got {sizes}")
     groups = _groups(channels, weight, rules)
     by_axis = zip(AXIS_NAMES[-axes:], size, padding, dilation, kernel, stride, strict=True)
-    out = tuple([_out_size(*of_axis) for of_axis in by_axis])
+    out = tuple([out_size(*of_axis) for of_axis in by_axis])
     geometry = Geometry(
         batch=batch,
         channels=channels,
@@ -387,9 +387,10 @@ def offset_groups_of(
     return offset_groups
 
 
-def _out_size(
+def out_size(
     name: str, size: int, padding: tuple[int, int], dilation: int, kernel: int, stride: int
 ) -> int:
+    """Positions of the output along an axis."""
     # A size that a compiler traces is a symbol. Comparing it would bound it in the traced program,
     # and the call itself is checked when it runs.
     if isinstance(size, Integral) and size + sum(padding) > LARGEST:

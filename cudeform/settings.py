@@ -66,8 +66,8 @@ class Settings(NamedTuple):
         return (*strides, *pads, *dilations)
 
     @staticmethod
-    def length(axes: int) -> int:
-        """The number of integers of :meth:`packed`."""
+    def length(numbers: PerAxis, axes: int) -> int:
+        """The number of integers of :meth:`packed` in front of a list."""
         return 4 * axes
 
     @staticmethod

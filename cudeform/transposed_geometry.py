@@ -57,8 +57,8 @@ class TransposedSettings(NamedTuple):
         )
 
     @staticmethod
-    def length(axes: int) -> int:
-        """The number of integers of :meth:`packed`."""
+    def length(numbers: PerAxis, axes: int) -> int:
+        """The number of integers of :meth:`packed` in front of a list."""
         return 5 * axes + 1
 
     @staticmethod

@@ -108,10 +108,9 @@ class CheckedAdapter(ABC):
         self, operator: Operator, operands: Operands, settings: Any, others: Mapping[str, Any]
     ) -> Any:
         """Geometry of a call whose arrays, the ``others`` included, fit together."""
-        arrays = operands.present()
-        if others:
-            arrays.update(others)
-        check_dtypes({name: self.dtype_name(array) for name, array in arrays.items()})
+        arrays = operator.named(operands.present() | dict(others))
+        dtypes = {name: self.dtype_name(array) for name, array in arrays.items()}
+        check_dtypes(dtypes, operator.coordinates)
         check_devices({name: self.device_of(array) for name, array in arrays.items()})
         shapes = [None if array is None else array.shape for array in operands]
         return operator.geometry(Operands(*shapes), settings)

@@ -35,7 +35,7 @@ class DlpackAdapter:
 
     def forward(self, operator: Operator, operands: Operands, settings: Any) -> Any:
         """The output."""
-        adapter, imported, export = _imported(operands, {})
+        adapter, imported, export = _imported(operator, operands, {})
         return export(adapter.forward(operator, imported, settings))
 
     def backward(
@@ -47,13 +47,13 @@ class DlpackAdapter:
         needs: frozenset[str],
     ) -> Gradients:
         """The gradients named in ``needs``."""
-        adapter, imported, export = _imported(operands, {"grad_output": grad_output})
+        adapter, imported, export = _imported(operator, operands, {"grad_output": grad_output})
         grads = adapter.backward(operator, imported, settings, import_array(grad_output), needs)
         return _each(export, grads)
 
     def jvp(self, operator: Operator, operands: Operands, settings: Any, tangents: Tangents) -> Any:
         """The tangent of the output."""
-        adapter, imported, export = _imported(operands, tangents.present())
+        adapter, imported, export = _imported(operator, operands, tangents.present())
         return export(adapter.jvp(operator, imported, settings, _each(import_array, tangents)))
 
     def double_backward(
@@ -67,7 +67,7 @@ class DlpackAdapter:
     ) -> DoubleGradients:
         """The gradients of the gradients named in ``needs``."""
         others = cotangents.present() | {"grad_output": grad_output}
-        adapter, imported, export = _imported(operands, others)
+        adapter, imported, export = _imported(operator, operands, others)
         directions = import_array(grad_output), _each(import_array, cotangents)
         return _each(
             export, adapter.double_backward(operator, imported, settings, *directions, needs)
@@ -77,13 +77,16 @@ class DlpackAdapter:
 ADAPTER = DlpackAdapter()
 
 
-def _imported(operands: Operands, others: Mapping[str, Any]) -> tuple[Adapter, Operands, Exporter]:
+def _imported(
+    operator: Operator, operands: Operands, others: Mapping[str, Any]
+) -> tuple[Adapter, Operands, Exporter]:
     """The adapter of the imported operands, these, and the exporter of results.
 
     Devices are checked here, since NumPy's adapter takes everything to be on the CPU.
     """
     arrays = operands.present()
-    check_devices({name: _device_of(array) for name, array in {**arrays, **others}.items()})
+    named = operator.named({**arrays, **others})
+    check_devices({name: _device_of(array) for name, array in named.items()})
     imported = Operands(**{name: import_array(array) for name, array in arrays.items()})
     on_cpu = isinstance(imported.input, np.ndarray)
     adapter = numpy_module.ADAPTER if on_cpu else cupy_module.ADAPTER

@@ -49,6 +49,14 @@ class Sum:
         flat = [both[which] for both in self._sums.values()]
         return np.array(flat, np.float64).reshape(self.shape)
 
+    def items(self) -> Iterator[tuple[tuple[int, ...], tuple[float, float]]]:
+        """Index, sum and scale of each element."""
+        return iter(self._sums.items())
+
+    def put(self, index: tuple[int, ...], both: tuple[float, float]) -> None:
+        """Set sum and scale of an element."""
+        self._sums[index] = both
+
     def reshaped(self, shape: Sequence[int]) -> Sum:
         """The same with another shape."""
         result = Sum(shape)

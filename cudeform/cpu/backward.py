@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from cudeform.arrays import Gradients, Operands
 from cudeform.cpu.call import Array, Call
 from cudeform.cpu.images import Images, channels_last
-from cudeform.cpu.layouts import Rooms, SampleArrays, columns_at
+from cudeform.cpu.layouts import Buffers, SampleArrays, column_layout
 from cudeform.cpu.loops.arguments import Sizes
 from cudeform.cpu.loops.gather import gather_columns
 from cudeform.cpu.loops.gradients import sample_gradients
 from cudeform.cpu.loops.scatter import scatter
-from cudeform.cpu.panels import Panel, PanelRoom, Sums, work_through
+from cudeform.cpu.panels import Accumulators, Panel, PanelBuffers, process_panels
 from cudeform.cpu.products import grad_columns_of
 from cudeform.cpu.threads import blas_on_one_thread
 from cudeform.cpu.tiling import Box, Costs
@@ -27,8 +27,8 @@ def costs(g: Geometry, itemsize: int) -> Costs:
     return Costs(
         image=2 * g.channels * g.in_pixels * itemsize,
         fixed=3 * weight * itemsize,
-        kept=(columns + planes + g.out_channels) * itemsize,
-        position=(columns + planes) * itemsize,
+        panel_position=(columns + planes + g.out_channels) * itemsize,
+        box_position=(columns + planes) * itemsize,
     )
 
 
@@ -37,21 +37,21 @@ def backward(
 ) -> None:
     """Write the gradients of ``sum(grad_output * output)`` into the arrays of ``grads``."""
     call = Call.of(operands, g, options, costs)
-    sums = Sums.zero(
+    sums = Accumulators.zero(
         call,
         weight=grads.weight is not None,
         bias=grads.bias is not None,
         pixels=grads.input is not None,
     )
-    room = PanelRoom.of(call, (call.samples,), columns=grads.weight is not None)
+    buffers = PanelBuffers.of(call, (call.samples,), columns=grads.weight is not None)
     by_sample = SampleArrays.of(g, grads.offset, grads.mask, call.dtype)
     work = _Work(call, by_sample, grad_input=grads.input is not None)
     with blas_on_one_thread():
         for images in channels_last(call, operands.input):
             sums.begin()
-            work_through(call, images, grad_output, room, sums, work)
+            process_panels(call, images, grad_output, buffers, sums, work)
             sums.write_images(call, images, grads.input)
-    sums.write_rest(call, grads.weight, grads.bias)
+    sums.write_weight_and_bias(call, grads.weight, grads.bias)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class _Scratch:
     """
 
     grad_columns: Array
-    planes: Rooms
+    planes: Buffers
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,14 @@ class _Work:
     grad_input: bool
 
     def scratch(self) -> _Scratch:
-        return _Scratch(self.call.columns_room(), self.grads.rooms(self.call.tiling.positions))
+        return _Scratch(
+            self.call.allocate_columns(), self.grads.buffers(self.call.tiling.positions)
+        )
 
     def box(self, images: Images, box: Box, panel: Panel, scratch: _Scratch) -> None:
         call = self.call
         if self.grads.present or self.grad_input:
-            target = call.columns_of(scratch.grad_columns, len(box))
+            target = call.view_columns(scratch.grad_columns, len(box))
             grad_columns_of(call.g, call.weight, panel.grad_output[:, panel.part(box)], target)
         samples, positions = panel.samples[0], (box.first, box.last)
         if self.grads.present:
@@ -97,15 +99,15 @@ class _Work:
                 images.pixels,
                 samples,
                 scratch.grad_columns,
-                columns_at(box),
-                self.grads.to_write(box, scratch.planes),
+                column_layout(box),
+                self.grads.for_writing(box, scratch.planes),
                 call.options.boundary_grad == "zero",
                 panel.columns,
-                columns_at(panel.box),
+                column_layout(panel.box),
             )
             self.grads.write(box, box, scratch.planes)
         elif len(panel.columns):
-            pixels, at = images.pixels, columns_at(panel.box)
+            pixels, at = images.pixels, column_layout(panel.box)
             gather_columns(call.sizes, *positions, pixels, samples, panel.columns, at)
 
     def scatter(
@@ -119,6 +121,6 @@ class _Work:
             part.stop,
             panel.samples[0],
             scratch.grad_columns,
-            columns_at(box),
+            column_layout(box),
             pixels,
         )

@@ -15,7 +15,7 @@ from cudeform.cpu.layouts import SampleArrays
 from cudeform.cpu.loops.arguments import Sizes
 from cudeform.cpu.products import columns_groups, taps_first
 from cudeform.cpu.threads import Item, Scratch, run
-from cudeform.cpu.tiling import Box, Costs, Tiling, tiling
+from cudeform.cpu.tiling import Box, Costs, Tiling, choose_tiling
 from cudeform.geometry import Geometry
 from cudeform.options import Options, available_threads
 
@@ -28,12 +28,12 @@ def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 @lru_cache(maxsize=256)
-def _cut(
+def _sizes_and_tiling(
     g: Geometry, itemsize: int, costs: Callable[[Geometry, int], Costs], limit: int | None
 ) -> tuple[Sizes, Tiling]:
     """The sizes for the loops, and the tiling. Both depend on sizes and options alone."""
     columns = g.taps * g.channels * itemsize
-    return Sizes.of(g, columns_groups(g)), tiling(g, columns, costs(g, itemsize), limit)
+    return Sizes.of(g, columns_groups(g)), choose_tiling(g, columns, costs(g, itemsize), limit)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Call:
     ) -> Call:
         """Cut a call into boxes and convert its weight."""
         dtype = compute_dtype(operands.input.dtype)
-        sizes, cut = _cut(g, dtype.itemsize, costs, options.workspace_limit)
+        sizes, cut = _sizes_and_tiling(g, dtype.itemsize, costs, options.workspace_limit)
         return cls(
             operands=operands,
             g=g,
@@ -87,25 +87,25 @@ class Call:
         """The compute dtype: that of coordinates, products and sums."""
         return self.weight.dtype
 
-    def columns_room(self) -> Array:
+    def allocate_columns(self) -> Array:
         """Allocate scratch memory for the columns of a box."""
         return np.empty(self.tiling.positions * self.g.taps * self.g.channels, self.dtype)
 
-    def columns_of(self, room: Array, positions: int) -> Array:
+    def view_columns(self, buffer: Array, positions: int) -> Array:
         """The first part of such memory as columns (groups, positions, taps * C/groups)."""
         groups = columns_groups(self.g)
         length = self.g.taps * (self.g.channels // groups)
-        return room[: groups * positions * length].reshape(groups, positions, length)
+        return buffer[: groups * positions * length].reshape(groups, positions, length)
 
-    def product_room(self) -> Array:
+    def allocate_product(self) -> Array:
         """Allocate scratch memory for the output of a box."""
         return np.empty(self.tiling.positions * self.g.out_channels, self.dtype)
 
-    def product_of(self, room: Array, positions: int) -> Array:
+    def view_product(self, buffer: Array, positions: int) -> Array:
         """The first part of such memory as an output (groups, positions, O/groups)."""
         groups = columns_groups(self.g)
         size = positions * self.g.out_channels
-        return room[:size].reshape(groups, positions, self.g.out_channels // groups)
+        return buffer[:size].reshape(groups, positions, self.g.out_channels // groups)
 
     def boxes(self, images: slice) -> list[Box]:
         """Boxes that cover the output of a range of images."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cudeform.arrays import Operands
 from cudeform.cpu.call import Array, Call
 from cudeform.cpu.images import Images, channels_last
-from cudeform.cpu.layouts import Rooms, columns_at, read_only, write_product
+from cudeform.cpu.layouts import Buffers, column_layout, read_only, write_product
 from cudeform.cpu.loops.gather import add_samples, gather_columns
 from cudeform.cpu.products import is_depthwise, output_of
 from cudeform.cpu.threads import blas_on_one_thread
@@ -24,8 +24,8 @@ def costs(g: Geometry, itemsize: int) -> Costs:
     return Costs(
         image=g.channels * g.in_pixels * itemsize,
         fixed=weight * itemsize,
-        kept=0,
-        position=(columns + planes + 2 * g.out_channels) * itemsize,
+        panel_position=0,
+        box_position=(columns + planes + 2 * g.out_channels) * itemsize,
     )
 
 
@@ -47,29 +47,29 @@ class _Scratch:
 
     columns: Array
     product: Array
-    planes: Rooms
+    planes: Buffers
 
     @classmethod
     def of(cls, call: Call) -> _Scratch:
         positions = call.tiling.positions
         return cls(
-            columns=call.columns_room(),
-            product=call.product_room(),
-            planes=call.samples.rooms(positions),
+            columns=call.allocate_columns(),
+            product=call.allocate_product(),
+            planes=call.samples.buffers(positions),
         )
 
 
 def _box(call: Call, images: Images, box: Box, scratch: _Scratch, output: Array) -> None:
     call.samples.read(box, box, scratch.planes)
-    samples = call.samples.to_read(box, scratch.planes)
+    samples = call.samples.for_reading(box, scratch.planes)
     positions = box.first, box.last
-    product = call.product_of(scratch.product, len(box))
+    product = call.view_product(scratch.product, len(box))
     if is_depthwise(call.g):
         product[...] = 0
         weight, sums = read_only(call.weight.reshape(-1)), product.reshape(-1)
         add_samples(call.sizes, *positions, images.pixels, samples, weight, sums)
     else:
         columns = scratch.columns
-        gather_columns(call.sizes, *positions, images.pixels, samples, columns, columns_at(box))
-        output_of(call.g, call.weight, call.columns_of(columns, len(box)), product)
+        gather_columns(call.sizes, *positions, images.pixels, samples, columns, column_layout(box))
+        output_of(call.g, call.weight, call.view_columns(columns, len(box)), product)
     write_product(call.g, product, call.operands.bias, box, output)

@@ -41,17 +41,17 @@ def channels_last(call: Call, array: Array) -> Iterator[Images]:
     Images that are already channels-last in memory, and of the call's dtype, are not copied.
     All copies share one buffer: the next iteration overwrites it.
     """
-    room = None
+    buffer = None
     for images in split(call.g.batch, call.tiling.images):
         batch = array[images]
         view = np.moveaxis(batch, 1, -1)
         if view.dtype == call.dtype and view.flags.c_contiguous:
             yield Images(images, read_only(view.reshape(-1)))
             continue
-        room = image_room(call) if room is None else room
-        pixels = room[: view.size]
+        buffer = allocate_images(call) if buffer is None else buffer
+        pixels = buffer[: view.size]
         if batch.dtype == call.dtype and batch.flags.c_contiguous:
-            _turn(call, read_only(batch.reshape(-1)), pixels, len(batch), to_last=True)
+            _transpose(call, read_only(batch.reshape(-1)), pixels, len(batch), to_last=True)
         else:
             _copy(call, view, pixels.reshape(view.shape))
         yield Images(images, read_only(pixels))
@@ -60,32 +60,32 @@ def channels_last(call: Call, array: Array) -> Iterator[Images]:
 def channels_first(call: Call, pixels: Array, array: Array) -> None:
     """Write flattened channels-last images into an array (N, C, H, W)."""
     if array.dtype == call.dtype and array.flags.c_contiguous:
-        _turn(call, read_only(pixels), array.reshape(-1), len(array), to_last=False)
+        _transpose(call, read_only(pixels), array.reshape(-1), len(array), to_last=False)
     else:
         view = np.moveaxis(array, 1, -1)
         _copy(call, pixels.reshape(view.shape), view)
 
 
-def image_room(call: Call) -> Array:
+def allocate_images(call: Call) -> Array:
     """Allocate a flat buffer for the images that are converted at a time."""
     return np.empty(call.tiling.images * call.g.in_pixels * call.g.channels, call.dtype)
 
 
-def _turn(call: Call, source: Array, target: Array, count: int, *, to_last: bool) -> None:
+def _transpose(call: Call, source: Array, target: Array, count: int, *, to_last: bool) -> None:
     channels, pixels = call.g.channels, call.g.in_pixels
 
-    def turn(part: tuple[int, slice]) -> None:
+    def transpose_part(part: tuple[int, slice]) -> None:
         first = part[0] * channels * pixels
-        few = part[1].stop - part[1].start
+        width = part[1].stop - part[1].start
         planes = first + part[1].start, pixels
         rows = first + part[1].start * channels, channels
         if to_last:
-            transpose(source, *planes, target, *rows, channels, few)
+            transpose(source, *planes, target, *rows, channels, width)
         else:
-            transpose(source, *rows, target, *planes, few, channels)
+            transpose(source, *rows, target, *planes, width, channels)
 
     parts = split(pixels, max(1, COPIED_ELEMENTS // max(1, channels)))
-    _each(call, turn, [(n, part) for n in range(count) for part in parts])
+    _each(call, transpose_part, [(n, part) for n in range(count) for part in parts])
 
 
 def _copy(call: Call, source: Array, target: Array) -> None:
@@ -94,8 +94,8 @@ def _copy(call: Call, source: Array, target: Array) -> None:
     def copy(rows: slice) -> None:
         target[:, rows] = source[:, rows]
 
-    few = source[:, :1].size
-    _each(call, copy, split(source.shape[1], max(1, COPIED_ELEMENTS // max(1, few))))
+    row_size = source[:, :1].size
+    _each(call, copy, split(source.shape[1], max(1, COPIED_ELEMENTS // max(1, row_size))))
 
 
 def _each(call: Call, work: Callable[[Any], None], items: list[Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cudeform.cpu.loops.arguments import ColumnsAt, Planes, Samples
+from cudeform.cpu.loops.arguments import ColumnLayout, Planes, Samples
 from cudeform.cpu.loops.transposition import transpose
 from cudeform.cpu.tiling import Box
 from cudeform.geometry import Geometry
@@ -34,55 +34,55 @@ class PlaneArray:
     g: Geometry
     array: Array | None
     dtype: np.dtype[Any]
-    as_it_is: bool
+    zero_copy: bool
 
     @classmethod
     def of(cls, g: Geometry, array: Array | None, dtype: np.dtype[Any]) -> PlaneArray:
         """Wrap an array, and find out whether the loops can use it without a copy."""
         if array is None:
             return cls(g, None, dtype, True)
-        distinct = array[:1] if array.strides[0] == 0 else array
-        return cls(g, array, dtype, array.dtype == dtype and distinct.flags.c_contiguous)
+        stored = array[:1] if array.strides[0] == 0 else array  # the batch may be broadcast
+        return cls(g, array, dtype, array.dtype == dtype and stored.flags.c_contiguous)
 
     @property
     def copied_channels(self) -> int:
         """Number of channels to copy; 0 if the array is absent or used without a copy."""
-        return 0 if self.array is None or self.as_it_is else self.array.shape[1]
+        return 0 if self.array is None or self.zero_copy else self.array.shape[1]
 
-    def planes(self, area: Box, room: Array) -> tuple[Array, Planes]:
+    def planes(self, region: Box, buffer: Array) -> tuple[Array, Planes]:
         """The planes of an area: a flat array, which is ``room`` if a copy is needed.
 
         The flat array is empty if the array is absent.
         """
         if self.array is None:
-            return room[:0], Planes(0, 0, 0)
+            return buffer[:0], Planes(0, 0, 0)
         pixels = self.g.out_pixels
-        if not self.as_it_is:
-            flat = room[: self.copied_channels * len(area)]
-            return flat, Planes(pixels, len(area), area.first)
+        if not self.zero_copy:
+            flat = buffer[: self.copied_channels * len(region)]
+            return flat, Planes(pixels, len(region), region.first)
         if len(self.array) > 1 and self.array.strides[0] == 0:
             return self.array[0].reshape(-1), Planes(0, pixels, 0)
-        flat = self.array[area.images].reshape(-1)
+        flat = self.array[region.images].reshape(-1)
         return flat, Planes(self.array.shape[1] * pixels, pixels, 0)
 
-    def read(self, box: Box, area: Box, room: Array) -> None:
+    def read(self, box: Box, region: Box, buffer: Array) -> None:
         """If a copy is needed, copy the planes of a box into the area's copy in ``room``."""
-        if self.array is not None and not self.as_it_is:
-            read_box(self.g, self.array, box, self._copy(box, area, room))
+        if self.array is not None and not self.zero_copy:
+            read_box(self.g, self.array, box, self._copy(box, region, buffer))
 
-    def write(self, box: Box, area: Box, room: Array) -> None:
+    def write(self, box: Box, region: Box, buffer: Array) -> None:
         """If a copy is needed, copy the planes of a box from ``room`` into the array."""
-        if self.array is not None and not self.as_it_is:
-            write_box(self.g, self._copy(box, area, room), box, self.array)
+        if self.array is not None and not self.zero_copy:
+            write_box(self.g, self._copy(box, region, buffer), box, self.array)
 
-    def _copy(self, box: Box, area: Box, room: Array) -> Array:
+    def _copy(self, box: Box, region: Box, buffer: Array) -> Array:
         """The part of an area's copy that belongs to a box, (channels, positions)."""
-        flat, _ = self.planes(area, room)
-        part = slice(box.first - area.first, box.last - area.first)
-        return flat.reshape(self.copied_channels, len(area))[:, part]
+        flat, _ = self.planes(region, buffer)
+        part = slice(box.first - region.first, box.last - region.first)
+        return flat.reshape(self.copied_channels, len(region))[:, part]
 
 
-Rooms = tuple[Array, Array]
+Buffers = tuple[Array, Array]
 
 
 @dataclass(frozen=True)
@@ -104,38 +104,38 @@ class SampleArrays:
         """Whether at least one of the arrays is present."""
         return not (self.offset.array is self.mask.array is None)
 
-    def rooms(self, positions: int) -> Rooms:
+    def buffers(self, positions: int) -> Buffers:
         """Allocate scratch memory for copies of ``positions`` positions."""
         dtype = self.offset.dtype
         offset = np.empty(self.offset.copied_channels * positions, dtype)
         return offset, np.empty(self.mask.copied_channels * positions, dtype)
 
-    def read(self, box: Box, area: Box, rooms: Rooms) -> None:
+    def read(self, box: Box, region: Box, buffers: Buffers) -> None:
         """As :meth:`PlaneArray.read`, for both arrays."""
-        self.offset.read(box, area, rooms[0])
-        self.mask.read(box, area, rooms[1])
+        self.offset.read(box, region, buffers[0])
+        self.mask.read(box, region, buffers[1])
 
-    def write(self, box: Box, area: Box, rooms: Rooms) -> None:
+    def write(self, box: Box, region: Box, buffers: Buffers) -> None:
         """As :meth:`PlaneArray.write`, for both arrays."""
-        self.offset.write(box, area, rooms[0])
-        self.mask.write(box, area, rooms[1])
+        self.offset.write(box, region, buffers[0])
+        self.mask.write(box, region, buffers[1])
 
-    def to_read(self, area: Box, rooms: Rooms) -> Samples:
+    def for_reading(self, region: Box, buffers: Buffers) -> Samples:
         """The planes of an area, for a loop that reads them."""
-        offset, offset_planes = self.offset.planes(area, rooms[0])
-        mask, mask_planes = self.mask.planes(area, rooms[1])
+        offset, offset_planes = self.offset.planes(region, buffers[0])
+        mask, mask_planes = self.mask.planes(region, buffers[1])
         return Samples(read_only(offset), offset_planes, read_only(mask), mask_planes)
 
-    def to_write(self, area: Box, rooms: Rooms) -> Samples:
+    def for_writing(self, region: Box, buffers: Buffers) -> Samples:
         """The planes of an area, for a loop that writes them."""
-        offset, offset_planes = self.offset.planes(area, rooms[0])
-        mask, mask_planes = self.mask.planes(area, rooms[1])
+        offset, offset_planes = self.offset.planes(region, buffers[0])
+        mask, mask_planes = self.mask.planes(region, buffers[1])
         return Samples(offset, offset_planes, mask, mask_planes)
 
 
-def columns_at(area: Box) -> ColumnsAt:
+def column_layout(region: Box) -> ColumnLayout:
     """The layout of an area's columns in memory."""
-    return ColumnsAt(len(area), area.first)
+    return ColumnLayout(len(region), region.first)
 
 
 def write_product(g: Geometry, product: Array, bias: Array | None, box: Box, output: Array) -> None:
@@ -143,12 +143,12 @@ def write_product(g: Geometry, product: Array, bias: Array | None, box: Box, out
     if bias is not None:
         product += bias.astype(product.dtype).reshape(len(product), 1, -1)
     if output.dtype == product.dtype and output.flags.c_contiguous:
-        _turn_product(g, product, box, output)
+        _transpose_product(g, product, box, output)
     else:
         write_box(g, product.swapaxes(1, 2).reshape(g.out_channels, len(box)), box, output)
 
 
-def _turn_product(g: Geometry, product: Array, box: Box, output: Array) -> None:
+def _transpose_product(g: Geometry, product: Array, box: Box, output: Array) -> None:
     """Write a box's product to a contiguous output of the same dtype."""
     groups, positions, channels = product.shape
     source, target = read_only(product.reshape(-1)), output.reshape(-1)
@@ -168,14 +168,14 @@ def write_box(g: Geometry, values: Array, box: Box, array: Array) -> None:
     """Write (channels, positions) of a box into an array (N, channels, *out)."""
     for rectangle in box.rectangles(g):
         target = array[rectangle.index]
-        target[...] = values[:, rectangle.part].reshape(target.shape)
+        target[...] = values[:, rectangle.in_box].reshape(target.shape)
 
 
 def read_box(g: Geometry, array: Array, box: Box, values: Array) -> None:
     """Read (channels, positions) of a box from an array (N, channels, *out)."""
     for rectangle in box.rectangles(g):
         source = array[rectangle.index]
-        values[:, rectangle.part].reshape(source.shape, copy=False)[...] = source
+        values[:, rectangle.in_box].reshape(source.shape, copy=False)[...] = source
 
 
 def read_only(flat: Array) -> Array:

@@ -1,7 +1,7 @@
 """Panels, which are runs of boxes, and the gradients to which all positions contribute.
 
-Boxes accumulate into the gradient of the images in the order of the boxes, see ``Turns``. Each box
-stores its columns and its part of grad_output in the panel. When all boxes of a panel are done, the
+Boxes add to the gradient of the images in their order, see ``OrderedAccumulator``. Each box stores
+its columns and its part of grad_output in the panel. When all boxes of a panel are done, the
 gradient of the weight is computed in parts, in parallel, each part over all positions of the panel.
 Every sum has a fixed order for any number of threads.
 """
@@ -15,16 +15,16 @@ from typing import Protocol
 import numpy as np
 
 from cudeform.cpu.call import Array, Call
-from cudeform.cpu.images import Images, channels_first, image_room
-from cudeform.cpu.layouts import Rooms, SampleArrays, read_box
+from cudeform.cpu.images import Images, allocate_images, channels_first
+from cudeform.cpu.layouts import Buffers, SampleArrays, read_box
 from cudeform.cpu.loops.arguments import Samples, Sizes
 from cudeform.cpu.loops.vectors import VECTOR
 from cudeform.cpu.products import add_grad_weight, taps_last, weight_parts
-from cudeform.cpu.threads import Scratch, Turns
+from cudeform.cpu.threads import OrderedAccumulator, Scratch
 from cudeform.cpu.tiling import Box
 from cudeform.partition import split
 
-# Minimum number of channels that a thread scatters in one turn.
+# Minimum number of channels that a thread scatters without waiting for another thread.
 SCATTERED_CHANNELS = 16
 
 
@@ -52,7 +52,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class PanelRoom:
+class PanelBuffers:
     """Flat scratch memory for the panels of a call.
 
     Attributes:
@@ -65,10 +65,10 @@ class PanelRoom:
     grad_output: Array
     columns: Array
     arrays: tuple[SampleArrays, ...]
-    planes: tuple[Rooms, ...]
+    planes: tuple[Buffers, ...]
 
     @classmethod
-    def of(cls, call: Call, arrays: tuple[SampleArrays, ...], *, columns: bool) -> PanelRoom:
+    def of(cls, call: Call, arrays: tuple[SampleArrays, ...], *, columns: bool) -> PanelBuffers:
         """Allocate memory for the largest panel of a call."""
         g = call.g
         positions = min(call.tiling.panel, call.tiling.images * g.out_pixels)
@@ -77,7 +77,7 @@ class PanelRoom:
             grad_output=np.empty(positions * g.out_channels, call.dtype),
             columns=np.empty(size if columns else 0, call.dtype),
             arrays=arrays,
-            planes=tuple(each.rooms(positions) for each in arrays),
+            planes=tuple(each.buffers(positions) for each in arrays),
         )
 
     def panel(self, call: Call, boxes: list[Box]) -> Panel:
@@ -91,8 +91,8 @@ class PanelRoom:
             bias=np.empty((len(boxes), call.g.out_channels), call.dtype),
             columns=self.columns[:size],
             samples=tuple(
-                each.to_read(box, rooms)
-                for each, rooms in zip(self.arrays, self.planes, strict=True)
+                each.for_reading(box, buffers)
+                for each, buffers in zip(self.arrays, self.planes, strict=True)
             ),
         )
 
@@ -101,12 +101,12 @@ class PanelRoom:
         part = panel.grad_output[:, panel.part(box)]
         read_box(call.g, grad_output, box, part)
         np.sum(part, axis=1, out=panel.bias[box.index - panel.box.index])
-        for each, rooms in zip(self.arrays, self.planes, strict=True):
-            each.read(box, panel.box, rooms)
+        for each, buffers in zip(self.arrays, self.planes, strict=True):
+            each.read(box, panel.box, buffers)
 
 
 @dataclass(frozen=True)
-class Sums:
+class Accumulators:
     """Accumulators, in the compute dtype, of the gradients to which every position contributes.
 
     Attributes:
@@ -120,12 +120,12 @@ class Sums:
     pixels: Array | None
 
     @classmethod
-    def zero(cls, call: Call, *, weight: bool, bias: bool, pixels: bool) -> Sums:
+    def zero(cls, call: Call, *, weight: bool, bias: bool, pixels: bool) -> Accumulators:
         """Make zeroed accumulators for the gradients that are requested."""
         return cls(
             weight=np.zeros_like(call.weight) if weight else None,
             bias=np.zeros(call.g.out_channels, call.dtype) if bias else None,
-            pixels=image_room(call) if pixels else None,
+            pixels=allocate_images(call) if pixels else None,
         )
 
     def begin(self) -> None:
@@ -139,7 +139,9 @@ class Sums:
             target = grad_input[images.images]
             channels_first(call, self.pixels[: target.size], target)
 
-    def write_rest(self, call: Call, grad_weight: Array | None, grad_bias: Array | None) -> None:
+    def write_weight_and_bias(
+        self, call: Call, grad_weight: Array | None, grad_bias: Array | None
+    ) -> None:
         """Round the gradients of weight and bias and write them to the caller's arrays."""
         if self.weight is not None and grad_weight is not None:
             grad_weight[...] = taps_last(call.g, self.weight)
@@ -162,47 +164,47 @@ class Work(Protocol[Scratch]):
         """Accumulate a range of channels, in whole runs of ``sizes.run``, into the pixels."""
 
 
-def work_through(
+def process_panels(
     call: Call,
     images: Images,
     grad_output: Array,
-    room: PanelRoom,
-    sums: Sums,
+    buffers: PanelBuffers,
+    sums: Accumulators,
     work: Work[Scratch],
 ) -> None:
     """Process all boxes of a range of images, panel by panel, and accumulate into ``sums``."""
     boxes = call.boxes(images.images)
     sizes, parts = scatter_parts(call.sizes, call.threads)
-    turns = Turns(len(parts))
+    accumulator = OrderedAccumulator(len(parts))
     for run in call.tiling.panels(boxes):
-        panel = room.panel(call, run)
+        panel = buffers.panel(call, run)
 
-        def one(box: Box, scratch: Scratch, panel: Panel = panel) -> None:
-            with turns.stopped_by_errors():
-                room.read(call, grad_output, box, panel)
+        def process_box(box: Box, scratch: Scratch, panel: Panel = panel) -> None:
+            with accumulator.stopped_by_errors():
+                buffers.read(call, grad_output, box, panel)
                 work.box(images, box, panel, scratch)
                 if sums.pixels is None:
                     return
-                for which, part in enumerate(parts):
+                for index, part in enumerate(parts):
                     add = partial(work.scatter, box, panel, scratch, sizes, part, sums.pixels)
-                    turns.take(which, box.index, add)
+                    accumulator.add_in_order(index, box.index, add)
 
-        call.run(one, run, work.scratch)
+        call.run(process_box, run, work.scratch)
         _add_weight(call, panel, sums)
         if sums.bias is not None:
             sums.bias[...] += panel.bias.sum(axis=0)
 
 
-def _add_weight(call: Call, panel: Panel, sums: Sums) -> None:
+def _add_weight(call: Call, panel: Panel, sums: Accumulators) -> None:
     """Accumulate a panel's contribution to the gradient of the weight."""
     if sums.weight is not None:
-        columns = call.columns_of(panel.columns, len(panel.box))
+        columns = call.view_columns(panel.columns, len(panel.box))
         add = partial(add_grad_weight, call.g, panel.grad_output, columns, sums.weight)
         call.run(lambda part, _: add(part), weight_parts(call.g), lambda: None)
 
 
 def scatter_parts(sizes: Sizes, threads: int) -> tuple[Sizes, list[slice]]:
-    """The channel ranges that a thread scatters in one turn, and sizes whose runs fit them.
+    """The channel ranges that are scattered one at a time, and sizes whose runs fit them.
 
     The ranges do not change the result: the order of sums in a channel is the same for any ranges.
     """

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from cudeform.arrays import DoubleGradients, Operands, Tangents
 from cudeform.cpu.call import Array, Call
 from cudeform.cpu.images import Images, channels_last
-from cudeform.cpu.layouts import Rooms, SampleArrays, columns_at, write_product
-from cudeform.cpu.loops.arguments import ColumnsAt, Samples, Sizes
+from cudeform.cpu.layouts import Buffers, SampleArrays, column_layout, write_product
+from cudeform.cpu.loops.arguments import ColumnLayout, Samples, Sizes
 from cudeform.cpu.loops.gather import gather_columns
 from cudeform.cpu.loops.scatter import scatter
-from cudeform.cpu.loops.second_gradients import sample_seconds
+from cudeform.cpu.loops.second_gradients import second_sample_gradients
 from cudeform.cpu.loops.tangents import gather_tangents, scatter_tangents
-from cudeform.cpu.panels import Panel, PanelRoom, Sums, work_through
+from cudeform.cpu.panels import Accumulators, Panel, PanelBuffers, process_panels
 from cudeform.cpu.products import grad_columns_of, output_of, taps_first
 from cudeform.cpu.threads import blas_on_one_thread
 from cudeform.cpu.tiling import Box, Costs
@@ -36,8 +36,8 @@ def costs(g: Geometry, itemsize: int) -> Costs:
     return Costs(
         image=3 * g.channels * g.in_pixels * itemsize,
         fixed=4 * weight * itemsize,
-        kept=(columns + 2 * planes + g.out_channels) * itemsize,
-        position=(3 * columns + 3 * planes + 3 * g.out_channels) * itemsize,
+        panel_position=(columns + 2 * planes + g.out_channels) * itemsize,
+        box_position=(3 * columns + 3 * planes + 3 * g.out_channels) * itemsize,
     )
 
 
@@ -46,20 +46,24 @@ def jvp(
 ) -> None:
     """Write the tangent of the output; a tangent that is None is zero."""
     call = Call.of(operands, g, options, costs)
-    direction = Direction.of(call, tangents)
+    tangent_call = TangentCall.of(call, tangents)
     with blas_on_one_thread():
-        for pair in direction.pairs():
+        for pair in tangent_call.pairs():
 
             def work(box: Box, memory: _JvpScratch, pair: ImagePair = pair) -> None:
-                direction.samples.read(box, box, memory.along)
+                tangent_call.samples.read(box, box, memory.sample_tangents)
                 call.samples.read(box, box, memory.planes)
-                samples = call.samples.to_read(box, memory.planes)
-                along = direction.samples.to_read(box, memory.along)
-                direction.gather(pair, box, samples, along, memory.tangent, columns_at(box))
-                columns = call.columns_of(memory.tangent, len(box))
-                direction.write_output(pair, box, samples, columns, memory.output, result)
+                samples = call.samples.for_reading(box, memory.planes)
+                sample_tangents = tangent_call.samples.for_reading(box, memory.sample_tangents)
+                tangent_call.gather(
+                    pair, box, samples, sample_tangents, memory.tangent, column_layout(box)
+                )
+                columns = call.view_columns(memory.tangent, len(box))
+                tangent_call.write_output(pair, box, samples, columns, memory.output, result)
 
-            call.run(work, call.boxes(pair.images.images), lambda: _JvpScratch.of(call, direction))
+            call.run(
+                work, call.boxes(pair.images.images), lambda: _JvpScratch.of(call, tangent_call)
+            )
 
 
 def double_backward(
@@ -72,22 +76,22 @@ def double_backward(
 ) -> None:
     """Write the gradients of ``sum(cotangents * backward(...))`` into ``results``."""
     call = Call.of(operands, g, options, costs)
-    direction = Direction.of(call, cotangents)
-    sums = Sums.zero(
+    tangent_call = TangentCall.of(call, cotangents)
+    sums = Accumulators.zero(
         call, weight=results.weight is not None, bias=False, pixels=results.input is not None
     )
     columns = results.weight is not None or results.grad_output is not None
-    room = PanelRoom.of(call, (call.samples, direction.samples), columns=columns)
+    buffers = PanelBuffers.of(call, (call.samples, tangent_call.samples), columns=columns)
     grads = SampleArrays.of(g, results.offset, results.mask, call.dtype)
     with blas_on_one_thread():
-        for pair in direction.pairs():
+        for pair in tangent_call.pairs():
             work = _Work(
-                direction, pair, grads, results.grad_output, grad_input=results.input is not None
+                tangent_call, pair, grads, results.grad_output, grad_input=results.input is not None
             )
             sums.begin()
-            work_through(call, pair.images, grad_output, room, sums, work)
+            process_panels(call, pair.images, grad_output, buffers, sums, work)
             sums.write_images(call, pair.images, results.input)
-    sums.write_rest(call, results.weight, None)
+    sums.write_weight_and_bias(call, results.weight, None)
 
 
 @dataclass(frozen=True)
@@ -110,12 +114,12 @@ class _OutputScratch:
     columns: Array
 
     @classmethod
-    def of(cls, direction: Direction) -> _OutputScratch:
-        call = direction.call
-        product = call.product_room()
-        if direction.weight is None:
+    def of(cls, tangent_call: TangentCall) -> _OutputScratch:
+        call = tangent_call.call
+        product = call.allocate_product()
+        if tangent_call.weight is None:
             return cls(product, product[:0], product[:0])
-        return cls(product, call.product_room(), call.columns_room())
+        return cls(product, call.allocate_product(), call.allocate_columns())
 
 
 @dataclass(frozen=True)
@@ -124,21 +128,21 @@ class _JvpScratch:
 
     tangent: Array
     output: _OutputScratch
-    planes: Rooms
-    along: Rooms
+    planes: Buffers
+    sample_tangents: Buffers
 
     @classmethod
-    def of(cls, call: Call, direction: Direction) -> _JvpScratch:
+    def of(cls, call: Call, tangent_call: TangentCall) -> _JvpScratch:
         return cls(
-            call.columns_room(),
-            _OutputScratch.of(direction),
-            call.samples.rooms(call.tiling.positions),
-            direction.samples.rooms(call.tiling.positions),
+            call.allocate_columns(),
+            _OutputScratch.of(tangent_call),
+            call.samples.buffers(call.tiling.positions),
+            tangent_call.samples.buffers(call.tiling.positions),
         )
 
 
 @dataclass(frozen=True)
-class Direction:
+class TangentCall:
     """A call and the tangents of its operands.
 
     Attributes:
@@ -154,7 +158,7 @@ class Direction:
     samples: SampleArrays
 
     @classmethod
-    def of(cls, call: Call, tangents: Tangents) -> Direction:
+    def of(cls, call: Call, tangents: Tangents) -> TangentCall:
         """Convert the tangents for the loops."""
         weight = tangents.weight
         packed = None if weight is None else taps_first(call.g, weight, call.dtype)
@@ -179,9 +183,9 @@ class Direction:
         pair: ImagePair,
         box: Box,
         samples: Samples,
-        along: Samples,
+        sample_tangents: Samples,
         columns: Array,
-        at: ColumnsAt,
+        at: ColumnLayout,
     ) -> None:
         """Write the tangent of the columns of a box."""
         gather_tangents(
@@ -191,7 +195,7 @@ class Direction:
             pair.images.pixels,
             pair.tangent,
             samples,
-            along,
+            sample_tangents,
             self.call.options.boundary_grad == "zero",
             columns,
             at,
@@ -208,13 +212,13 @@ class Direction:
     ) -> None:
         """Write the tangent of a box's output, from the tangent of its columns."""
         call = self.call
-        product = call.product_of(scratch.product, len(box))
+        product = call.view_product(scratch.product, len(box))
         output_of(call.g, call.weight, columns, product)
         if self.weight is not None:
-            at, pixels = columns_at(box), pair.images.pixels
+            at, pixels = column_layout(box), pair.images.pixels
             gather_columns(call.sizes, box.first, box.last, pixels, samples, scratch.columns, at)
-            other = call.product_of(scratch.other, len(box))
-            output_of(call.g, self.weight, call.columns_of(scratch.columns, len(box)), other)
+            other = call.view_product(scratch.other, len(box))
+            output_of(call.g, self.weight, call.view_columns(scratch.columns, len(box)), other)
             product += other
         write_product(call.g, product, self.tangents.bias, box, result)
 
@@ -230,7 +234,7 @@ class _Scratch:
     """
 
     grad_columns: tuple[Array, ...]
-    planes: Rooms
+    planes: Buffers
     output: _OutputScratch
 
 
@@ -246,7 +250,7 @@ class _Work:
         grad_input: whether to compute the gradient of the images.
     """
 
-    direction: Direction
+    tangent_call: TangentCall
     pair: ImagePair
     grads: SampleArrays
     grad_output: Array | None
@@ -255,47 +259,47 @@ class _Work:
     @property
     def zero_boundary_grad(self) -> bool:
         """Whether a sample with a coordinate of exactly -1 has a zero gradient of its offset."""
-        return self.direction.call.options.boundary_grad == "zero"
+        return self.tangent_call.call.options.boundary_grad == "zero"
 
     def scratch(self) -> _Scratch:
-        call = self.direction.call
+        call = self.tangent_call.call
         return _Scratch(
-            tuple(call.columns_room() for _ in self.direction.weights),
-            self.grads.rooms(call.tiling.positions),
-            _OutputScratch.of(self.direction),
+            tuple(call.allocate_columns() for _ in self.tangent_call.weights),
+            self.grads.buffers(call.tiling.positions),
+            _OutputScratch.of(self.tangent_call),
         )
 
     def box(self, images: Images, box: Box, panel: Panel, scratch: _Scratch) -> None:
-        call, part = self.direction.call, panel.part(box)
-        samples, along = panel.samples
+        call, part = self.tangent_call.call, panel.part(box)
+        samples, sample_tangents = panel.samples
         if len(panel.columns):
-            at = columns_at(panel.box)
-            self.direction.gather(self.pair, box, samples, along, panel.columns, at)
+            at = column_layout(panel.box)
+            self.tangent_call.gather(self.pair, box, samples, sample_tangents, panel.columns, at)
             if self.grad_output is not None:
-                columns = call.columns_of(panel.columns, len(panel.box))[:, part]
-                self.direction.write_output(
+                columns = call.view_columns(panel.columns, len(panel.box))[:, part]
+                self.tangent_call.write_output(
                     self.pair, box, samples, columns, scratch.output, self.grad_output
                 )
         if not (self.grads.present or self.grad_input):
             return
-        for weight, flat in zip(self.direction.weights, scratch.grad_columns, strict=True):
-            target = call.columns_of(flat, len(box))
+        for weight, flat in zip(self.tangent_call.weights, scratch.grad_columns, strict=True):
+            target = call.view_columns(flat, len(box))
             grad_columns_of(call.g, weight, panel.grad_output[:, part], target)
         if not self.grads.present:
             return
         grad_columns, *others = scratch.grad_columns
-        sample_seconds(
+        second_sample_gradients(
             call.sizes,
             box.first,
             box.last,
             images.pixels,
             self.pair.tangent,
             samples,
-            along,
+            sample_tangents,
             grad_columns,
             others[0] if others else grad_columns[:0],
-            columns_at(box),
-            self.grads.to_write(box, scratch.planes),
+            column_layout(box),
+            self.grads.for_writing(box, scratch.planes),
             self.zero_boundary_grad,
         )
         self.grads.write(box, box, scratch.planes)
@@ -303,11 +307,18 @@ class _Work:
     def scatter(
         self, box: Box, panel: Panel, scratch: _Scratch, sizes: Sizes, part: slice, pixels: Array
     ) -> None:
-        samples, along = panel.samples
+        samples, sample_tangents = panel.samples
         grad_columns, *others = scratch.grad_columns
-        positions, at = (box.first, box.last, part.start, part.stop), columns_at(box)
+        positions, at = (box.first, box.last, part.start, part.stop), column_layout(box)
         scatter_tangents(
-            sizes, *positions, samples, along, self.zero_boundary_grad, grad_columns, at, pixels
+            sizes,
+            *positions,
+            samples,
+            sample_tangents,
+            self.zero_boundary_grad,
+            grad_columns,
+            at,
+            pixels,
         )
         for other in others:
             scatter(sizes, *positions, samples, other, at, pixels)

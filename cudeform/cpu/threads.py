@@ -36,10 +36,10 @@ class _Pool:
         self.executor: ThreadPoolExecutor | None = None
         self.size = 0
 
-    def submit(self, works: Sequence[Callable[[], None]]) -> list[Future[None]]:
+    def submit(self, tasks: Sequence[Callable[[], None]]) -> list[Future[None]]:
         """Submit the works to the pool; return the futures of those that it accepted."""
         futures: list[Future[None]] = []
-        count = len(works)
+        count = len(tasks)
         with self.lock:
             if self.executor is None or count > self.size:
                 # The threads of the previous, smaller pool end when their work is done.
@@ -47,7 +47,7 @@ class _Pool:
                 self.size = count
             # Python may be shutting down, or the system may refuse to start more threads.
             with suppress(RuntimeError):
-                futures.extend(map(self.executor.submit, works))
+                futures.extend(map(self.executor.submit, tasks))
         return futures
 
 
@@ -63,16 +63,16 @@ class _Blas:
 _pool, _blas = _Pool(), _Blas()
 
 
-def _begin_anew() -> None:
+def _reset_after_fork() -> None:
     """In a forked child, reset the pool and the callers, and restore the threads of BLAS."""
     global _pool, _blas
-    held = _blas.before
+    counts = _blas.before
     _pool, _blas = _Pool(), _Blas()
-    _set_blas_threads(held)
+    _set_blas_threads(counts)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
+    os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 class _Items:
@@ -95,10 +95,10 @@ class _Items:
             self.left = iter(())
 
 
-class Turns:
-    """Makes threads accumulate in the order of their boxes.
+class OrderedAccumulator:
+    """Makes threads add to shared sums in the order of their boxes.
 
-    The accumulator is cut into parts. A box adds to a part after the previous box has added to it.
+    The sums are cut into parts. A box adds to a part after the previous box has added to it.
     So every sum has the order of the boxes, and threads still work in parallel on different parts.
     """
 
@@ -107,8 +107,8 @@ class Turns:
         self.next = [0] * parts
         self.stopped = False
 
-    def take(self, part: int, box: int, add: Callable[[], None]) -> None:
-        """Wait for the turn of ``box``, then add to a part; return at once if a box has failed."""
+    def add_in_order(self, part: int, box: int, add: Callable[[], None]) -> None:
+        """Call ``add`` after the previous box has added to a part; skip it if a box has failed."""
         with self.changed:
             self.changed.wait_for(lambda: self.stopped or self.next[part] == box)
             if self.stopped:
@@ -120,7 +120,7 @@ class Turns:
 
     @contextmanager
     def stopped_by_errors(self) -> Iterator[None]:
-        """If the block raises, release all threads that wait for their turn."""
+        """If the block raises, release all threads that wait for a previous box."""
         try:
             yield
         except BaseException:
@@ -146,7 +146,7 @@ def run(
     """
     left = _Items(items)
 
-    def share(cores: Cores | None) -> None:
+    def process_items(cores: Cores | None) -> None:
         # Threads do not inherit NumPy's error state. Infinities and NaNs are valid values here.
         with np.errstate(all="ignore"), on_cores(cores):
             memory = None
@@ -158,10 +158,10 @@ def run(
                 left.stop()
                 raise
 
-    mine, *others = cores_of_threads(max(1, min(threads, len(items))))
-    futures = _pool.submit([partial(share, cores) for cores in others]) if others else []
+    own_cores, *others = cores_of_threads(max(1, min(threads, len(items))))
+    futures = _pool.submit([partial(process_items, cores) for cores in others]) if others else []
     try:
-        share(mine)
+        process_items(own_cores)
     finally:
         begun = [future for future in futures if not future.cancel()]
         errors = [future.exception() for future in begun]

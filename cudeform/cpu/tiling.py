@@ -23,13 +23,13 @@ DEFAULT_LIMIT = 64 * 2**20
 BOX_BYTES = 2**21
 PRODUCT_POSITIONS = 256
 
-# With a multiple of four boxes, two or four threads finish at the same time. Boxes below these
-# sizes are not worth waking a thread.
-FOURS = 4
-LEAST_BYTES = 2**16
-LEAST_POSITIONS = 32
+# If the number of boxes is a multiple of four, two or four threads finish at the same time. To wake
+# a thread for a box below these sizes takes longer than to process the box.
+BOXES_MULTIPLE = 4
+MIN_BOX_BYTES = 2**16
+MIN_BOX_POSITIONS = 32
 
-# Small images are processed together: a single one would not occupy all threads.
+# Small images are converted several at a time: the boxes of one would not occupy all threads.
 IMAGES_BYTES = 4 * 2**20
 
 
@@ -40,14 +40,14 @@ class Costs:
     Attributes:
         image: bytes of a channels-last image, and of its gradient in the backward.
         fixed: bytes that a call uses from start to end.
-        kept: bytes per output position until its panel is done.
-        position: bytes per output position while its box is processed.
+        panel_position: bytes per output position of a panel.
+        box_position: bytes per output position of a box that a thread processes.
     """
 
     image: int
     fixed: int
-    kept: int
-    position: int
+    panel_position: int
+    box_position: int
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ class Rectangle:
 
     Attributes:
         image, slices: indices of the rectangle in an array (N, channels, *out).
-        part: the same positions as a slice of the box's positions.
+        in_box: the same positions as a slice of the box's positions.
     """
 
     image: int
     slices: tuple[slice, ...]
-    part: slice
+    in_box: slice
 
     @property
     def index(self) -> tuple[int | slice, ...]:
@@ -90,31 +90,31 @@ class Box:
 
     def rectangles(self, g: Geometry) -> Iterator[Rectangle]:
         """Cut the box into rectangles, each in one image."""
-        at = self.first
-        while at < self.last:
-            n, position = divmod(at, g.out_pixels)
-            left = min(self.last - at, g.out_pixels - position)
-            slices, count = _rectangle(g.out, position, left)
-            part = slice(at - self.first, at - self.first + count)
-            yield Rectangle(self.images.start + n, slices, part)
-            at += count
+        first = self.first
+        while first < self.last:
+            n, position = divmod(first, g.out_pixels)
+            remaining = min(self.last - first, g.out_pixels - position)
+            slices, count = _rectangle(g.out, position, remaining)
+            in_box = slice(first - self.first, first - self.first + count)
+            yield Rectangle(self.images.start + n, slices, in_box)
+            first += count
 
 
-def _rectangle(out: PerAxis, position: int, left: int) -> tuple[tuple[slice, ...], int]:
-    """The largest rectangle that starts at a position of an image, and its number of positions.
+def _rectangle(out: PerAxis, position: int, remaining: int) -> tuple[tuple[slice, ...], int]:
+    """The largest rectangle of at most ``remaining`` positions from ``position`` on, and its size.
 
     The rectangle is a range along one axis, a single index along the axes before it, and the whole
     axis along those after it.
     """
-    behind = prod(out)  # number of positions that one index of this axis covers
+    inner = prod(out)  # number of positions that one index of this axis covers
     slices: list[slice] = []
     for axis, size in enumerate(out):
-        behind //= size
-        index, position = divmod(position, behind)
-        if position == 0 and left >= behind:
-            several = min(left // behind, size - index)
-            whole = (slice(0, each) for each in out[axis + 1 :])
-            return (*slices, slice(index, index + several), *whole), several * behind
+        inner //= size
+        index, position = divmod(position, inner)
+        if position == 0 and remaining >= inner:
+            run = min(remaining // inner, size - index)
+            whole = (slice(0, length) for length in out[axis + 1 :])
+            return (*slices, slice(index, index + run), *whole), run * inner
         slices.append(slice(index, index + 1))
     raise AssertionError("along the last axis, one index covers exactly one position")
 
@@ -153,7 +153,7 @@ class Tiling:
             yield run
 
 
-def tiling(g: Geometry, columns: int, costs: Costs, limit: int | None) -> Tiling:
+def choose_tiling(g: Geometry, columns: int, costs: Costs, limit: int | None) -> Tiling:
     """Choose the sizes of the parts of a call.
 
     Args:
@@ -165,25 +165,27 @@ def tiling(g: Geometry, columns: int, costs: Costs, limit: int | None) -> Tiling
     Raises:
         ValueError: the limit is too small for a single position.
     """
-    least = costs.fixed + costs.kept + costs.position
+    minimum = costs.fixed + costs.panel_position + costs.box_position
     if limit is None:
-        limit = max(DEFAULT_LIMIT, least)
-    if limit < least:
+        limit = max(DEFAULT_LIMIT, minimum)
+    if limit < minimum:
         raise ValueError(
-            f"workspace_limit must be at least {least} bytes for this call (the weight with its "
-            f"taps moved, and one output position), got {limit}"
+            f"workspace_limit must be at least {minimum} bytes for this call (a copy of the "
+            f"weight, and one output position), got {limit}"
         )
-    room = limit - costs.fixed
-    spare = room - costs.kept - costs.position
-    together = min(IMAGES_BYTES, room // 4, spare) // max(1, costs.image)
-    images = max(1, min(g.batch, together))
-    room -= (images > 1) * images * costs.image
-    kept = min(room // 2, room - costs.position)
-    panel = max(1, kept // costs.kept) if costs.kept else g.batch * g.out_pixels
-    room -= panel * costs.kept
+    available = limit - costs.fixed
+    spare = available - costs.panel_position - costs.box_position
+    fitting = min(IMAGES_BYTES, available // 4, spare) // max(1, costs.image)
+    images = max(1, min(g.batch, fitting))
+    available -= (images > 1) * images * costs.image
+    panel = g.batch * g.out_pixels
+    if costs.panel_position:
+        panel_bytes = min(available // 2, available - costs.box_position)
+        panel = max(1, panel_bytes // costs.panel_position)
+    available -= panel * costs.panel_position
     wanted = _box_positions(images * g.out_pixels, columns)
-    positions = max(1, min(wanted, panel, room // 4 // costs.position))
-    workers = max(1, room // (positions * costs.position))
+    positions = max(1, min(wanted, panel, available // 4 // costs.box_position))
+    workers = max(1, available // (positions * costs.box_position))
     return Tiling(images=images, positions=positions, panel=panel, workers=workers)
 
 
@@ -191,5 +193,7 @@ def _box_positions(size: int, columns: int) -> int:
     """Number of positions per box when ``size`` positions are cut into boxes."""
     columns = max(1, columns)
     wanted = max(PRODUCT_POSITIONS, BOX_BYTES // columns)
-    fours = max(1, round(size / (FOURS * wanted)))
-    return max(LEAST_POSITIONS, LEAST_BYTES // columns, -(-size // (FOURS * fours)))
+    quadruples = max(1, round(size / (BOXES_MULTIPLE * wanted)))
+    return max(
+        MIN_BOX_POSITIONS, MIN_BOX_BYTES // columns, -(-size // (BOXES_MULTIPLE * quadruples))
+    )

@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
-from cudeform.checks import DOUBLE_GRADIENTS, GRADIENTS, check_needs, check_tangents
+from cudeform.arrays import Operands
 from cudeform.family import AnySettings, Operator
 from cudeform.interop.adapter import adapter_of
 
 
 def forward(operator: Operator, operands: Operands, settings: AnySettings) -> Any:
     """The output."""
-    adapter = adapter_of(operands.present())
+    adapter = adapter_of(operator.named(operands.present()))
     return adapter.forward(operator, operands, _resolved(operator, operands, settings))
 
 
@@ -26,18 +25,18 @@ def backward(
     settings: AnySettings,
     grad_output: Any,
     needs: Sequence[str],
-) -> Gradients:
+) -> Any:
     """The gradients that ``needs`` names."""
-    needed = check_needs(needs, GRADIENTS, operands)
-    adapter = adapter_of(operands.present() | {"grad_output": grad_output})
+    needed = operator.needed(needs, operator.gradients, operands)
+    adapter = adapter_of(operator.named(operands.present() | {"grad_output": grad_output}))
     resolved = _resolved(operator, operands, settings)
-    return adapter.backward(operator, operands, resolved, grad_output, needed)
+    return operator.results(adapter.backward(operator, operands, resolved, grad_output, needed))
 
 
-def jvp(operator: Operator, operands: Operands, settings: AnySettings, tangents: Tangents) -> Any:
+def jvp(operator: Operator, operands: Operands, settings: AnySettings, tangents: Any) -> Any:
     """The tangent of the output."""
-    tangents = check_tangents(tangents, operands)
-    adapter = adapter_of(operands.present() | tangents.present())
+    tangents = operator.directions(tangents, operands)
+    adapter = adapter_of(operator.named(operands.present() | tangents.present()))
     return adapter.jvp(operator, operands, _resolved(operator, operands, settings), tangents)
 
 
@@ -46,17 +45,19 @@ def double_backward(
     operands: Operands,
     settings: AnySettings,
     grad_output: Any,
-    cotangents: Tangents,
+    cotangents: Any,
     needs: Sequence[str],
-) -> DoubleGradients:
+) -> Any:
     """The gradients of the gradients that ``needs`` names."""
-    needed = check_needs(needs, DOUBLE_GRADIENTS, operands)
-    cotangents = check_tangents(cotangents, operands)
+    needed = operator.needed(needs, operator.double_gradients, operands)
+    cotangents = operator.directions(cotangents, operands)
     others = cotangents.present() | {"grad_output": grad_output}
-    adapter = adapter_of(operands.present() | others)
+    adapter = adapter_of(operator.named(operands.present() | others))
     resolved = _resolved(operator, operands, settings)
     directions = grad_output, cotangents
-    return adapter.double_backward(operator, operands, resolved, *directions, needed)
+    return operator.results(
+        adapter.double_backward(operator, operands, resolved, *directions, needed)
+    )
 
 
 def _resolved(operator: Operator, operands: Operands, settings: AnySettings) -> AnySettings:

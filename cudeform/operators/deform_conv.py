@@ -124,7 +124,8 @@ def deform_conv2d_backward(
     """
     operands = Operands(input, offset, weight, bias, mask)
     settings = Settings(stride, padding, dilation)
-    return call.backward(DEFORM_CONV2D, operands, settings, grad_output, needs)
+    grads: Gradients = call.backward(DEFORM_CONV2D, operands, settings, grad_output, needs)
+    return grads
 
 
 def deform_conv2d_jvp(
@@ -210,4 +211,7 @@ def deform_conv2d_double_backward(
     """
     operands = Operands(input, offset, weight, bias, mask)
     settings = Settings(stride, padding, dilation)
-    return call.double_backward(DEFORM_CONV2D, operands, settings, grad_output, cotangents, needs)
+    grads: DoubleGradients = call.double_backward(
+        DEFORM_CONV2D, operands, settings, grad_output, cotangents, needs
+    )
+    return grads

@@ -109,7 +109,8 @@ def deform_conv1d_backward(
     """
     operands = Operands(input, offset, weight, bias, mask)
     settings = Settings(stride, padding, dilation)
-    return call.backward(DEFORM_CONV1D, operands, settings, grad_output, needs)
+    grads: Gradients = call.backward(DEFORM_CONV1D, operands, settings, grad_output, needs)
+    return grads
 
 
 def deform_conv1d_jvp(
@@ -194,4 +195,7 @@ def deform_conv1d_double_backward(
     """
     operands = Operands(input, offset, weight, bias, mask)
     settings = Settings(stride, padding, dilation)
-    return call.double_backward(DEFORM_CONV1D, operands, settings, grad_output, cotangents, needs)
+    grads: DoubleGradients = call.double_backward(
+        DEFORM_CONV1D, operands, settings, grad_output, cotangents, needs
+    )
+    return grads

@@ -120,7 +120,8 @@ def deform_conv3d_backward(
     """
     operands = Operands(input, offset, weight, bias, mask)
     settings = Settings(stride, padding, dilation)
-    return call.backward(DEFORM_CONV3D, operands, settings, grad_output, needs)
+    grads: Gradients = call.backward(DEFORM_CONV3D, operands, settings, grad_output, needs)
+    return grads
 
 
 def deform_conv3d_jvp(
@@ -207,4 +208,7 @@ def deform_conv3d_double_backward(
     """
     operands = Operands(input, offset, weight, bias, mask)
     settings = Settings(stride, padding, dilation)
-    return call.double_backward(DEFORM_CONV3D, operands, settings, grad_output, cotangents, needs)
+    grads: DoubleGradients = call.double_backward(
+        DEFORM_CONV3D, operands, settings, grad_output, cotangents, needs
+    )
+    return grads

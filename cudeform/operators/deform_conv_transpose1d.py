@@ -123,7 +123,10 @@ def deform_conv_transpose1d_backward(
     """
     operands = Operands(input, offset, weight, bias, mask)
     settings = TransposedSettings(stride, padding, output_padding, dilation, groups)
-    return call.backward(DEFORM_CONV_TRANSPOSE1D, operands, settings, grad_output, needs)
+    grads: Gradients = call.backward(
+        DEFORM_CONV_TRANSPOSE1D, operands, settings, grad_output, needs
+    )
+    return grads
 
 
 def deform_conv_transpose1d_jvp(
@@ -215,4 +218,7 @@ def deform_conv_transpose1d_double_backward(
     operands = Operands(input, offset, weight, bias, mask)
     settings = TransposedSettings(stride, padding, output_padding, dilation, groups)
     directions = grad_output, cotangents
-    return call.double_backward(DEFORM_CONV_TRANSPOSE1D, operands, settings, *directions, needs)
+    grads: DoubleGradients = call.double_backward(
+        DEFORM_CONV_TRANSPOSE1D, operands, settings, *directions, needs
+    )
+    return grads

@@ -15,7 +15,7 @@ from typing import Any
 import dask.array as da
 
 from cudeform.arrays import Gradients, Operands
-from cudeform.checks import GRADIENTS, check_needs
+from cudeform.checks import GRADIENTS
 from cudeform.family import DEFORM_CONV2D
 from cudeform.options import options
 from cudeform.settings import Padding, Pair, Settings
@@ -101,7 +101,7 @@ def deform_conv2d_backward(
         TypeError, ValueError: as there, or a missing ``max_displacement``.
     """
     operands = Operands(input, offset, weight, bias, mask)
-    needed = check_needs(needs, GRADIENTS, operands)
+    needed = DEFORM_CONV2D.needed(needs, Gradients, operands)
     settings = Settings(stride, padding, dilation).resolved(input, weight, 2)
     with _bounded(max_displacement):
         return ADAPTER.backward(DEFORM_CONV2D, operands, settings, grad_output, needed)

@@ -35,7 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
-from cudeform.checks import DTYPES
+from cudeform.checks import DTYPES, TANGENT
 from cudeform.family import AnyGeometry, AnySettings, Operator
 from cudeform.interop.array_adapter import CheckedAdapter
 from cudeform.interop.numpy import ADAPTER as NUMPY_ADAPTER
@@ -74,7 +74,7 @@ class JaxAdapter(CheckedAdapter):
 
     def forward(self, operator: Operator, operands: Operands, settings: AnySettings) -> Any:
         """Check the call and run it."""
-        return super().forward(operator, _operands(operands), settings)
+        return super().forward(operator, _operands(operator, operands), settings)
 
     def backward(
         self,
@@ -86,13 +86,16 @@ class JaxAdapter(CheckedAdapter):
     ) -> Gradients:
         """Check the call and run it."""
         grad_output = _constant("grad_output", grad_output)
-        return super().backward(operator, _operands(operands), settings, grad_output, needs)
+        return super().backward(
+            operator, _operands(operator, operands), settings, grad_output, needs
+        )
 
     def jvp(
         self, operator: Operator, operands: Operands, settings: AnySettings, tangents: Tangents
     ) -> Any:
         """Check the call and run it."""
-        return super().jvp(operator, _operands(operands), settings, _constant_tangents(tangents))
+        tangents = _constant_tangents(operator, tangents)
+        return super().jvp(operator, _operands(operator, operands), settings, tangents)
 
     def double_backward(
         self,
@@ -105,8 +108,9 @@ class JaxAdapter(CheckedAdapter):
     ) -> DoubleGradients:
         """Check the call and run it."""
         grad_output = _constant("grad_output", grad_output)
-        directions = grad_output, _constant_tangents(cotangents)
-        return super().double_backward(operator, _operands(operands), settings, *directions, needs)
+        directions = grad_output, _constant_tangents(operator, cotangents)
+        operands = _operands(operator, operands)
+        return super().double_backward(operator, operands, settings, *directions, needs)
 
     def run_forward(self, operator: Operator, operands: Operands, geometry: AnyGeometry) -> Any:
         """The output."""
@@ -151,17 +155,19 @@ class JaxAdapter(CheckedAdapter):
 ADAPTER = JaxAdapter()
 
 
-def _operands(operands: Operands) -> Operands:
+def _operands(operator: Operator, operands: Operands) -> Operands:
     """The operands as JAX arrays."""
     arrays = operands.present()
     if not any(isinstance(array, np.ndarray) for array in arrays.values()):
         return operands
-    return Operands(**{name: _constant(name, array) for name, array in arrays.items()})
+    return Operands(
+        **{name: _constant(operator.public(name), array) for name, array in arrays.items()}
+    )
 
 
-def _constant_tangents(tangents: Tangents) -> Tangents:
+def _constant_tangents(operator: Operator, tangents: Tangents) -> Tangents:
     named = zip(Tangents._fields, tangents, strict=True)
-    return Tangents(*(_constant(f"tangent of {name}", array) for name, array in named))
+    return Tangents(*(_constant(operator.public(TANGENT + name), array) for name, array in named))
 
 
 def _constant(name: str, array: Any) -> Any:
@@ -201,6 +207,7 @@ def _run(
         geometry=geometry,
         options=current(),
         dtype=ADAPTER.dtype_name(arguments[Argument("primal", "input")]),
+        coordinates_dtype=ADAPTER.dtype_name(arguments[Argument("primal", "offset")]),
         inputs=tuple(arguments),
         outputs=tuple(outputs),
         bridge=current_bridge(),

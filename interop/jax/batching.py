@@ -26,7 +26,8 @@ def _batch(arrays: Sequence[Any], axes: Sequence[int | None], *, spec: CallSpec)
     if not any(map(spec.is_parameter, (*mapped, *spec.outputs))):
         return _as_images(spec, size, arrays, axes)
     if size == 0:
-        results = [jnp.zeros((0, *shape), spec.dtype) for shape in spec.output_shapes()]
+        described = zip(spec.output_shapes(), spec.output_dtypes(), strict=True)
+        results = [jnp.zeros((0, *shape), dtype) for shape, dtype in described]
         return results, [0] * len(results)
     return _as_groups(spec, size, arrays, axes)
 

@@ -63,7 +63,9 @@ class CallSpec:
         operation: ``forward``, ``jvp``, ``backward``, ``double_backward``, ``second_jvp``.
         geometry: sizes of the call.
         options: the options in force when the call was traced.
-        dtype: name of the dtype of all arrays.
+        dtype: name of the dtype of the input, and of all arrays that are no coordinates.
+        coordinates_dtype: name of the dtype of the operands that may be float32 beside an input in
+            half precision, and of their tangents and gradients.
         inputs: the input arrays, in order.
         outputs: the names of the results, in order: ``output``, or for a gradient the name of its
             operand.
@@ -75,6 +77,7 @@ class CallSpec:
     geometry: AnyGeometry
     options: Options
     dtype: str
+    coordinates_dtype: str
     inputs: tuple[Argument, ...]
     outputs: tuple[str, ...]
     bridge: str
@@ -89,8 +92,9 @@ class CallSpec:
         return replace(self, geometry=self.geometry.with_batch(batch))
 
     def of_examples(self, count: int) -> CallSpec:
-        """``count`` such calls as one, each with channels and groups of its own."""
-        return replace(self, geometry=self.geometry.of_examples(count))
+        """``count`` such calls as one, each with channels, groups and filters of its own."""
+        geometry: Any = self.geometry
+        return replace(self, geometry=geometry.of_examples(count))
 
     def is_parameter(self, name: str) -> bool:
         """Whether all images share an operand; any other one has the batch as its first axis."""
@@ -107,6 +111,18 @@ class CallSpec:
     def output_shapes(self) -> list[Shape]:
         """Shapes of the results."""
         return [_shape_of(name, self.geometry) for name in self.outputs]
+
+    def dtype_of(self, name: str) -> str:
+        """Name of the dtype of an operand, its tangent and its gradient, or of the output."""
+        return self.coordinates_dtype if name in self.entry.coordinate_names else self.dtype
+
+    def input_dtypes(self) -> list[str]:
+        """Names of the dtypes of the input arrays."""
+        return [self.dtype_of(argument.name) for argument in self.inputs]
+
+    def output_dtypes(self) -> list[str]:
+        """Names of the dtypes of the results."""
+        return [self.dtype_of(name) for name in self.outputs]
 
     def to_text(self) -> str:
         """The spec as JSON.
@@ -149,6 +165,7 @@ class EngineCall:
         """Compute the index of each argument of the engine's function among the arrays."""
         self.spec = spec
         self.input_shapes, self.output_shapes = spec.input_shapes(), spec.output_shapes()
+        self.input_dtypes, self.output_dtypes = spec.input_dtypes(), spec.output_dtypes()
         self._pack = _packer(spec)
 
     def run(self, inputs: Sequence[Any], outputs: Sequence[Any], device: Any = None) -> None:

@@ -47,7 +47,7 @@ def local_gpus(devices: Iterable[Any]) -> tuple[int, ...]:
             gpus = jax.local_devices(backend="cuda")
         except RuntimeError as error:
             raise RuntimeError(
-                "deform_conv2d can be lowered for CUDA only on a machine where JAX has a GPU, "
+                "an operator can be lowered for CUDA only on a machine where JAX has a GPU, "
                 f"because the size of its workspace depends on the GPU: {error}"
             ) from error
     return tuple(sorted({each.local_hardware_id for each in gpus}))
@@ -65,8 +65,11 @@ def workspace_bytes(spec: CallSpec, gpu: int) -> int:
     call = engine_call(spec)
     # Of the addresses only the alignment matters, and XLA aligns its buffers.
     inputs, outputs = (
-        [_device_array(ALIGNMENT, shape, spec.dtype) for shape in shapes]
-        for shapes in (call.input_shapes, call.output_shapes)
+        [_device_array(ALIGNMENT, *each) for each in zip(shapes, dtypes, strict=True)]
+        for shapes, dtypes in (
+            (call.input_shapes, call.input_dtypes),
+            (call.output_shapes, call.output_dtypes),
+        )
     )
     device = engine.gpu_device(gpu, 0, free_bytes=FREE_BYTES)
     return call.workspace_bytes(inputs, outputs, device)
@@ -125,11 +128,11 @@ def run(
 ) -> None:
     """Queue a call on arrays at the given addresses."""
     given, written = (
-        [
-            _device_array(pointer, shape, call.spec.dtype)
-            for pointer, shape in zip(pointers, shapes, strict=True)
-        ]
-        for pointers, shapes in ((inputs, call.input_shapes), (outputs, call.output_shapes))
+        [_device_array(*each) for each in zip(pointers, shapes, dtypes, strict=True)]
+        for pointers, shapes, dtypes in (
+            (inputs, call.input_shapes, call.input_dtypes),
+            (outputs, call.output_shapes, call.output_dtypes),
+        )
     )
     device = engine.gpu_device(gpu, stream, workspace.allocate, free_bytes=FREE_BYTES)
     call.run(given, written, device)

@@ -146,18 +146,22 @@ def _addresses(buffers: Any) -> list[int]:
 
 
 def _run_on_cpu(frame: Any, call: EngineCall) -> None:
-    dtype = np.dtype(jax.numpy.dtype(call.spec.dtype))
     inputs, outputs = (
         [
-            _array(address, shape, dtype)
-            for address, shape in zip(_addresses(buffers), shapes, strict=True)
+            _array(address, shape, _dtype(name))
+            for address, shape, name in zip(_addresses(buffers), shapes, dtypes, strict=True)
         ]
-        for buffers, shapes in (
-            (frame.arguments, call.input_shapes),
-            (frame.results, call.output_shapes),
+        for buffers, shapes, dtypes in (
+            (frame.arguments, call.input_shapes, call.input_dtypes),
+            (frame.results, call.output_shapes, call.output_dtypes),
         )
     )
     call.run(inputs, outputs)
+
+
+@cache
+def _dtype(name: str) -> Any:
+    return np.dtype(jax.numpy.dtype(name))
 
 
 def _array(address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:

@@ -42,12 +42,16 @@ def linear_arguments(
 
 
 def _refuse(spec: CallSpec, arguments: list[Argument]) -> None:
-    names = " and ".join(_MEANINGS[each.role] + each.name for each in arguments)
+    entry = spec.entry
+    names = " and ".join(_MEANINGS[each.role] + entry.public(each.name) for each in arguments)
     together = " together" if len(arguments) > 1 else ""
+    *first, last = [each.public for each in entry.operands if each.name not in ("offset", "bias")]
+    linear = f"{', '.join(first)} or {last}" if first else last
+    bias = ", each with or without bias" if "bias" in entry.names else ""
     raise ValueError(
         f"cannot transpose {spec.operator}: it is not linear in {names}{together}; it is linear in "
-        "input, weight or mask, each with or without bias, where the others are constants. jax.vjp "
-        "differentiates it by all arguments"
+        f"{linear}{bias}, where the others are constants. jax.vjp differentiates it by all "
+        "arguments"
     )
 
 

@@ -85,12 +85,12 @@ class Target:
 def execute(spec: CallSpec, target: Target, *arrays: Any) -> list[Any]:
     """Add a call to the program that is being traced and return its outputs."""
     wait_for_calls_at_exit()
-    shapes = spec.output_shapes()
-    results = [jax.ShapeDtypeStruct(shape, spec.dtype) for shape in shapes]
+    described = zip(spec.output_shapes(), spec.output_dtypes(), strict=True)
+    results = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in described]
     if target.platform == "cuda":
         results.append(cuda.workspace(spec, target.gpus))
     staged = _staged(spec, target, results)(*arrays)
-    return list(staged[: len(shapes)])
+    return list(staged[: len(spec.outputs)])
 
 
 def _staged(spec: CallSpec, target: Target, results: list[Any]) -> Callable[..., Any]:

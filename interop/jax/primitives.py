@@ -116,7 +116,8 @@ def _refuse_two_tangents_of_the_offset(spec: CallSpec) -> None:
     directions = [argument for argument in spec.inputs if argument.role != "primal"]
     if [argument.name for argument in directions].count("offset") == 2:
         raise NotImplementedError(
-            f"{spec.operator} has no forward mode over forward mode with respect to the offset; "
+            f"{spec.operator} has no forward mode over forward mode with respect to "
+            f"{spec.entry.public('offset')}; "
             "take one of the two derivatives in reverse mode, as jax.hessian does"
         )
 

@@ -6,20 +6,16 @@ devices are in the operators (``impl.py``), where a compiled call runs them too.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
-from cudeform.checks import DOUBLE_GRADIENTS, GRADIENTS
 from cudeform.family import AnySettings, Operator
 
-from . import autograd
+from . import autocast, autograd
 from .dispatch import FUNCTIONS
 from .static_args import pack
 from .views import Tensor
-
-HALVES = (torch.float16, torch.bfloat16)
 
 
 class TorchAdapter:
@@ -33,13 +29,15 @@ class TorchAdapter:
         boundary_grad: str | None = None,
     ) -> Tensor:
         """The output; ``boundary_grad`` overrules the option in force."""
-        static_args = pack(operator, settings, boundary_grad)
-        if not _autocast_applies(operands):
-            return FUNCTIONS[operator.name].forward(*operands, static_args)
-        return (
-            FUNCTIONS[operator.name]
-            .forward(*map(_to_float32, operands), static_args)
-            .to(operands.input.dtype)
+        function, static_args = (
+            FUNCTIONS[operator.name].forward,
+            pack(operator, settings, boundary_grad),
+        )
+        tensors = _given(operator, operands)
+        if not autocast.applies(tensors):
+            return function(*tensors, static_args)
+        return function(*autocast.converted(operator, tensors), static_args).to(
+            operands.input.dtype
         )
 
     def backward(
@@ -51,24 +49,27 @@ class TorchAdapter:
         needs: frozenset[str],
     ) -> Gradients:
         """The gradients named in ``needs``."""
-        static_args = pack(operator, settings)
-        flags = [name in needs for name in GRADIENTS]
-        tensors = (grad_output, *operands)
-        if not _autocast_applies(tensors):
-            grads = FUNCTIONS[operator.name].backward(*tensors, flags, static_args)
-            return Gradients(*autograd.needed(flags, grads))
-        grads = FUNCTIONS[operator.name].backward(*map(_to_float32, tensors), flags, static_args)
-        pairs = zip(flags, grads, operands, strict=True)
-        return Gradients(*(grad.to(of.dtype) if need else None for need, grad, of in pairs))
+        function, static_args = FUNCTIONS[operator.name].backward, pack(operator, settings)
+        flags = [name in needs for name in operator.names]
+        tensors = _given(operator, operands)
+        if not autocast.applies((grad_output, *tensors)):
+            grads = function(grad_output, *tensors, flags, static_args)
+            return _gradients(operator, autograd.needed(flags, grads))
+        converted = autocast.converted(operator, tensors)
+        grad_output = autocast.converted_as_input(operator, grad_output)
+        grads = function(grad_output, *converted, flags, static_args)
+        pairs = zip(flags, grads, tensors, strict=True)
+        return _gradients(
+            operator, [grad.to(of.dtype) if need else None for need, grad, of in pairs]
+        )
 
     def jvp(
         self, operator: Operator, operands: Operands, settings: AnySettings, tangents: Tangents
     ) -> Tensor:
         """The tangent of the output."""
-        o = operands
-        return FUNCTIONS[operator.name].jvp(
-            o.input, o.offset, o.weight, o.mask, *tangents, pack(operator, settings)
-        )
+        primals = [getattr(operands, name) for name in operator.differentiated]
+        directions = [getattr(tangents, name) for name in operator.names]
+        return FUNCTIONS[operator.name].jvp(*primals, *directions, pack(operator, settings))
 
     def double_backward(
         self,
@@ -80,27 +81,25 @@ class TorchAdapter:
         needs: frozenset[str],
     ) -> DoubleGradients:
         """The gradients of the gradients named in ``needs``."""
-        o = operands
-        flags = [name in needs for name in DOUBLE_GRADIENTS]
-        tensors = (grad_output, o.input, o.offset, o.weight, o.mask, *cotangents)
+        names = ("grad_output", *operator.differentiated)
+        flags = [name in needs for name in names]
+        primals = [getattr(operands, name) for name in operator.differentiated]
+        directions = [getattr(cotangents, name) for name in operator.names]
+        tensors = (grad_output, *primals, *directions)
         grads = FUNCTIONS[operator.name].double_backward(*tensors, flags, pack(operator, settings))
-        return DoubleGradients(*autograd.needed(flags, grads))
+        return DoubleGradients(**dict(zip(names, autograd.needed(flags, grads), strict=True)))
 
 
 ADAPTER = TorchAdapter()
 
 
-def _autocast_applies(tensors: tuple[Any, ...]) -> bool:
-    """Whether autocast is on, and the tensors are not all of one half precision already."""
-    device = tensors[1].device.type
-    if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
-        return False
-    dtypes = {tensor.dtype for tensor in tensors if tensor is not None}
-    return not (len(dtypes) == 1 and dtypes <= set(HALVES))
+def _given(operator: Operator, operands: Operands) -> Sequence[Any]:
+    """The operands that an operator has, in order."""
+    if len(operator.operands) == len(operands):
+        return operands
+    return [getattr(operands, name) for name in operator.names]
 
 
-def _to_float32(tensor: Tensor | None) -> Tensor | None:
-    """Half precision becomes float32; autocast leaves float64 and integers as they are."""
-    if tensor is None or tensor.dtype not in HALVES:
-        return tensor
-    return tensor.float()
+def _gradients(operator: Operator, grads: Sequence[Any]) -> Gradients:
+    found: Gradients = operator.fill(Gradients, grads)
+    return found

@@ -34,11 +34,30 @@ def _save(ctx: Any, tensors: Any, rest: Any) -> None:
     ctx.rest = tuple(rest)
 
 
+class _Bias:
+    """Takes the bias, on which no gradient depends, out of sequences over the operands."""
+
+    def __init__(self, operator: Operator) -> None:
+        roles = [operand.role for operand in operator.operands]
+        self._at = roles.index(BIAS) if BIAS in roles else None
+
+    def without(self, items: Any) -> list[Any]:
+        """The items of the other operands."""
+        return [item for at, item in enumerate(items) if at != self._at]
+
+    def inserted(self, items: Any, tangents: Any = None) -> list[Any]:
+        """The items of all operands: that of the bias is its tangent, or None."""
+        if self._at is None:
+            return [*items]
+        bias = None if tangents is None else tangents[self._at]
+        return [*items[: self._at], bias, *items[self._at :]]
+
+
 def _forward(operator: Operator, functions: Functions) -> Any:
-    letters = letters_of(operator)
+    letters, bias, count = letters_of(operator), _Bias(operator), len(operator.operands)
 
     class Forward(torch.autograd.Function):  # type: ignore[misc]
-        """(input, offset, weight, bias, mask, static_args) -> output."""
+        """(operands, static_args) -> output."""
 
         generate_vmap_rule = False
 
@@ -50,22 +69,22 @@ def _forward(operator: Operator, functions: Functions) -> Any:
         @staticmethod
         def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
             """Save the operands."""
-            _save(ctx, inputs[:5], inputs[5:])
+            _save(ctx, inputs[:count], inputs[count:])
 
         @staticmethod
         def backward(ctx: Any, grad_output: Tensor | None) -> Gradient:
             """The gradients that are needed."""
-            needs, nothing = list(ctx.needs_input_grad[:5]), (None,) * len(ctx.rest)
+            needs, nothing = list(ctx.needs_input_grad[:count]), (None,) * len(ctx.rest)
             if grad_output is None:
-                return (None,) * 5 + nothing
+                return (None,) * count + nothing
             grads = functions.backward(grad_output, *ctx.saved_tensors, needs, *ctx.rest)
             return needed(needs, grads) + nothing
 
         @staticmethod
         def jvp(ctx: Any, *tangents: Any) -> Tensor:
             """The tangent of the output."""
-            input, offset, weight, _, mask = ctx.saved_tensors
-            return functions.jvp(input, offset, weight, mask, *tangents[:5], *ctx.rest)
+            operands = bias.without(ctx.saved_tensors)
+            return functions.jvp(*operands, *tangents[:count], *ctx.rest)
 
         @staticmethod
         def batched(call: Any, info: Any, in_dims: Any, *args: Any) -> Any:
@@ -76,10 +95,10 @@ def _forward(operator: Operator, functions: Functions) -> Any:
 
 
 def _backward(operator: Operator, functions: Functions) -> Any:
-    letters = letters_of(operator)
+    letters, bias, count = letters_of(operator), _Bias(operator), len(operator.operands)
 
     class Backward(torch.autograd.Function):  # type: ignore[misc]
-        """(grad_output, input, offset, weight, bias, mask, needs, static_args) -> five results."""
+        """(grad_output, operands, needs, static_args) -> a result for each operand."""
 
         generate_vmap_rule = False
 
@@ -92,22 +111,22 @@ def _backward(operator: Operator, functions: Functions) -> Any:
         @staticmethod
         def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
             """Save grad_output and the operands."""
-            _save(ctx, inputs[:6], inputs[6:])
+            _save(ctx, inputs[: 1 + count], inputs[1 + count :])
 
         @staticmethod
         def backward(ctx: Any, *cotangents: Tensor | None) -> Gradient:
             """Gradients of ``sum(cotangents * gradients)``."""
-            grad_output, input, offset, weight, _, mask = ctx.saved_tensors
+            grad_output, *operands = ctx.saved_tensors
             were_needed, *static_args = ctx.rest
             cotangents = needed(were_needed, cotangents)
             nothing = (None,) * len(ctx.rest)
             if all(cotangent is None for cotangent in cotangents):
-                return (None,) * 6 + nothing
-            needs = [*ctx.needs_input_grad[:4], ctx.needs_input_grad[5]]
-            tensors = grad_output, input, offset, weight, mask, *cotangents
-            grads = needed(needs, functions.double_backward(*tensors, needs, *static_args))
-            *grads_before_bias, grad_mask = grads
-            return (*grads_before_bias, None, grad_mask, *nothing)
+                return (None,) * (1 + count) + nothing
+            of_output, *of_operands = ctx.needs_input_grad[: 1 + count]
+            needs = [of_output, *bias.without(of_operands)]
+            tensors = grad_output, *bias.without(operands), *cotangents
+            found = needed(needs, functions.double_backward(*tensors, needs, *static_args))
+            return (found[0], *bias.inserted(found[1:]), *nothing)
 
         @staticmethod
         def jvp(ctx: Any, grad_output_tangent: Tensor | None, *tangents: Any) -> Gradient:
@@ -116,26 +135,24 @@ def _backward(operator: Operator, functions: Functions) -> Any:
             The gradients are linear in grad_output: its tangent contributes another backward. The
             tangents of the operands contribute second derivatives.
             """
-            grad_output, input, offset, weight, bias, mask = ctx.saved_tensors
+            grad_output, *operands = ctx.saved_tensors
             needs, *static_args = ctx.rest
-            operands = input, offset, weight, bias, mask
-            linear: Gradient = (None,) * 5
+            linear: Gradient = (None,) * count
             if grad_output_tangent is not None:
                 grads = functions.backward(grad_output_tangent, *operands, needs, *static_args)
                 linear = needed(needs, grads)
-            if all(tangent is None for tangent in tangents[:5]):
+            if all(tangent is None for tangent in tangents[:count]):
                 return _filled(needs, linear, operands)
-            double_needs = [False, *needs[:3], needs[4]]
-            tensors = grad_output, input, offset, weight, mask, *tangents[:5]
+            double_needs = [False, *bias.without(needs)]
+            tensors = grad_output, *bias.without(operands), *tangents[:count]
             second = functions.double_backward(*tensors, double_needs, *static_args)
-            _, *before_bias, of_mask = needed(double_needs, second)
-            total = tuple(map(_sum, linear, (*before_bias, None, of_mask)))
+            total = tuple(map(_sum, linear, bias.inserted(needed(double_needs, second)[1:])))
             return _filled(needs, total, operands)
 
         @staticmethod
         def batched(call: Any, info: Any, in_dims: Any, *args: Any) -> Any:
             """The rule for vmap: all examples in one ``call``."""
-            results = _results_of(letters, args[1:6], args[6])
+            results = _results_of(letters, args[1 : 1 + count], args[1 + count])
             return vmapped(operator, call, IMAGES + letters, results, info, in_dims, args)
 
     return Backward
@@ -143,9 +160,10 @@ def _backward(operator: Operator, functions: Functions) -> Any:
 
 def _jvp(operator: Operator, functions: Functions) -> Any:
     letters, without_bias = letters_of(operator), _letters_without_bias(operator)
+    bias, count, tensors_count = _Bias(operator), len(without_bias), len(without_bias + letters)
 
     class Jvp(torch.autograd.Function):  # type: ignore[misc]
-        """(input, offset, weight, mask, five tangents, static_args) -> tangent of the output."""
+        """(operands without bias, tangents of all, static_args) -> tangent of the output."""
 
         generate_vmap_rule = False
 
@@ -157,7 +175,7 @@ def _jvp(operator: Operator, functions: Functions) -> Any:
         @staticmethod
         def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
             """Save the operands and the tangents."""
-            _save(ctx, inputs[:9], inputs[9:])
+            _save(ctx, inputs[:tensors_count], inputs[tensors_count:])
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor | None) -> Gradient:
@@ -166,20 +184,21 @@ def _jvp(operator: Operator, functions: Functions) -> Any:
             Those with respect to the tangents are the ordinary backward; those with respect to the
             operands need second derivatives.
             """
-            input, offset, weight, mask, *tangents = ctx.saved_tensors
-            needs, nothing = list(ctx.needs_input_grad[:9]), (None,) * len(ctx.rest)
-            of_operands: Gradient = (None,) * 4
-            of_tangents: Gradient = (None,) * 5
-            if grad is not None and any(needs[:4]):
-                double_needs = [False, *needs[:4]]
-                tensors = grad, input, offset, weight, mask, *tangents
-                second = functions.double_backward(*tensors, double_needs, *ctx.rest)
+            operands, tangents = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+            needs, nothing = list(ctx.needs_input_grad[:tensors_count]), (None,) * len(ctx.rest)
+            of_operands: Gradient = (None,) * count
+            of_tangents: Gradient = (None,) * len(letters)
+            if grad is not None and any(needs[:count]):
+                double_needs = [False, *needs[:count]]
+                second = functions.double_backward(
+                    grad, *operands, *tangents, double_needs, *ctx.rest
+                )
                 of_operands = needed(double_needs, second)[1:]
-            if grad is not None and any(needs[4:]):
-                bias = tangents[3]  # the shape suffices: no gradient depends on the bias's values
-                tensors = grad, input, offset, weight, bias, mask
-                first = functions.backward(*tensors, needs[4:], *ctx.rest)
-                of_tangents = needed(needs[4:], first)
+            if grad is not None and any(needs[count:]):
+                # Of the bias the shape suffices: no gradient depends on its values.
+                all_operands = bias.inserted(operands, tangents)
+                first = functions.backward(grad, *all_operands, needs[count:], *ctx.rest)
+                of_tangents = needed(needs[count:], first)
             return of_operands + of_tangents + nothing
 
         @staticmethod
@@ -187,8 +206,7 @@ def _jvp(operator: Operator, functions: Functions) -> Any:
             """Raise: not implemented."""
             raise NotImplementedError(
                 f"forward mode of forward mode is not implemented for {operator.name}; for a "
-                "Hessian use "
-                "torch.func.hessian or jacrev inside"
+                "Hessian use torch.func.hessian or jacrev inside"
             )
 
         @staticmethod
@@ -205,7 +223,10 @@ def _double_backward(operator: Operator, functions: Functions) -> Any:
     letters, without_bias = letters_of(operator), _letters_without_bias(operator)
 
     class DoubleBackward(torch.autograd.Function):  # type: ignore[misc]
-        """(grad_output, input, offset, weight, mask, five tangents, needs, static_args) -> five."""
+        """(grad_output, operands without bias, tangents of all, needs, static_args) -> results.
+
+        There is a result for grad_output and for each operand but the bias.
+        """
 
         generate_vmap_rule = False
 
@@ -233,15 +254,15 @@ def _double_backward(operator: Operator, functions: Functions) -> Any:
         def batched(call: Any, info: Any, in_dims: Any, *args: Any) -> Any:
             """The rule for vmap: all examples in one ``call``."""
             arguments = IMAGES + without_bias
-            results = _results_of(arguments, args[:5], args[10])
+            needs = args[len(arguments + letters)]
+            results = _results_of(arguments, args[: len(arguments)], needs)
             return vmapped(operator, call, arguments + letters, results, info, in_dims, args)
 
     return DoubleBackward
 
 
 def _letters_without_bias(operator: Operator) -> str:
-    pairs = zip(letters_of(operator), operator.operands, strict=True)
-    return "".join(letter for letter, operand in pairs if operand.role != BIAS)
+    return "".join(_Bias(operator).without(letters_of(operator)))
 
 
 def _results_of(dims: str, tensors: Any, needs: Any) -> list[tuple[str, bool]]:
@@ -252,7 +273,7 @@ def _results_of(dims: str, tensors: Any, needs: Any) -> list[tuple[str, bool]]:
     ]
 
 
-def _filled(needs: Any, tangents: Gradient, operands: Gradient) -> Gradient:
+def _filled(needs: Any, tangents: Gradient, operands: Any) -> Gradient:
     """Replace None by zeros: torch.func treats a None as a result that is not floating point."""
     return tuple(
         tangent

@@ -26,8 +26,6 @@ from .static_args import SCHEMA
 LIBRARY = torch.library.Library("cudeform", "FRAGMENT")
 KEYS = ("CPU", "CUDA")
 
-FIVE = "(Tensor, Tensor, Tensor, Tensor, Tensor)"
-
 # Private names of torch. If they are missing, every call takes the general path, through a
 # transformable Function and the whole dispatcher. That is correct, but slower.
 _functorch_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
@@ -174,30 +172,37 @@ class Functions(NamedTuple):
 
 def _functions(operator: Operator) -> Functions:
     """Define the functions of an operator for torch."""
-    name, declared = operator.name, [_declared(operand) for operand in operator.operands]
-    differentiated = [_declared(operand) for operand in operator.operands if operand.role != BIAS]
-    operands, without_bias = ", ".join(declared), ", ".join(differentiated)
-    tangents = ", ".join(f"Tensor? {operand.name}_tangent" for operand in operator.operands)
-    grad_output = "Tensor grad_output"
+    name, operands = operator.name, operator.operands
+    differentiated = [operand for operand in operands if operand.role != BIAS]
+    all_operands, without_bias = (
+        ", ".join(map(_declared, each)) for each in (operands, differentiated)
+    )
+    tangents = ", ".join(f"Tensor? {operand.public}_tangent" for operand in operands)
+    grad_output, gradients, results = "Tensor grad_output", len(operands), 1 + len(differentiated)
     return Functions(
-        TorchOp(f"{name}({operands}, {SCHEMA}) -> Tensor", operator, impl.forward),
+        TorchOp(f"{name}({all_operands}, {SCHEMA}) -> Tensor", operator, impl.forward),
         TorchOp(
-            f"{name}_backward({grad_output}, {operands}, bool[5] needs, {SCHEMA}) -> {FIVE}",
+            f"{name}_backward({grad_output}, {all_operands}, bool[{gradients}] needs, {SCHEMA}) "
+            f"-> {_tensors(gradients)}",
             operator,
             impl.backward,
         ),
         TorchOp(f"{name}_jvp({without_bias}, {tangents}, {SCHEMA}) -> Tensor", operator, impl.jvp),
         TorchOp(
-            f"{name}_double_backward({grad_output}, {without_bias}, {tangents}, bool[5] needs, "
-            f"{SCHEMA}) -> {FIVE}",
+            f"{name}_double_backward({grad_output}, {without_bias}, {tangents}, "
+            f"bool[{results}] needs, {SCHEMA}) -> {_tensors(results)}",
             operator,
             impl.double_backward,
         ),
     )
 
 
+def _tensors(count: int) -> str:
+    return f"({', '.join(['Tensor'] * count)})"
+
+
 def _declared(operand: Operand) -> str:
-    return f"Tensor{'?' * operand.optional} {operand.name}"
+    return f"Tensor{'?' * operand.optional} {operand.public}"
 
 
 FUNCTIONS = {name: _functions(operator) for name, operator in OPERATORS.items()}

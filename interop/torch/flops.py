@@ -17,9 +17,10 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from cudeform.family import IMAGES, OPERATORS, Operator
 
-# Formulas are those of a convolution, in which a product has a column of each output position for
-# each of the weight's numbers. In a transposed convolution positions are those of the input. The
-# shape of the offset ends with the positions of either.
+# An operator without filters has no products. Formulas are those of a convolution, in which a
+# product has a column of each output position for each of the weight's numbers. In a transposed
+# convolution positions are those of the input. The shape of the offset ends with the positions of
+# either.
 
 
 def _product(offset: Any, weight: Any) -> int:
@@ -77,6 +78,7 @@ def _kinds(operator: Operator, tangents: Any) -> tuple[int, int]:
 FORMULAS: dict[str, Callable[..., int]] = {
     f"{operator.name}{suffix}": partial(formula, operator)
     for operator in OPERATORS.values()
+    if operator.parameters
     for suffix, formula in (
         ("", _forward),
         ("_backward", _backward),

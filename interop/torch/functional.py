@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
-from cudeform.checks import DOUBLE_GRADIENTS, GRADIENTS, check_needs, check_tangents
+from cudeform.checks import DOUBLE_GRADIENTS, GRADIENTS
 from cudeform.family import DEFORM_CONV2D
 from cudeform.settings import Padding, Pair, Settings
 
@@ -60,7 +60,7 @@ def deform_conv2d_backward(
 ) -> Gradients:
     """``cudeform.deform_conv2d_backward`` of tensors; it can be differentiated once."""
     operands = Operands(input, offset, weight, bias, mask)
-    needed = check_needs(needs, GRADIENTS, operands)
+    needed = DEFORM_CONV2D.needed(needs, Gradients, operands)
     return ADAPTER.backward(
         DEFORM_CONV2D,
         operands,
@@ -83,7 +83,7 @@ def deform_conv2d_jvp(
 ) -> Tensor:
     """``cudeform.deform_conv2d_jvp`` of tensors."""
     operands = Operands(input, offset, weight, bias, mask)
-    tangents = check_tangents(tangents, operands)
+    tangents = DEFORM_CONV2D.directions(tangents, operands)
     settings = _settings(input, weight, stride, padding, dilation)
     return ADAPTER.jvp(DEFORM_CONV2D, operands, settings, tangents)
 
@@ -104,8 +104,8 @@ def deform_conv2d_double_backward(
 ) -> DoubleGradients:
     """``cudeform.deform_conv2d_double_backward`` of tensors."""
     operands = Operands(input, offset, weight, bias, mask)
-    needed = check_needs(needs, DOUBLE_GRADIENTS, operands)
-    cotangents = check_tangents(cotangents, operands)
+    needed = DEFORM_CONV2D.needed(needs, DoubleGradients, operands)
+    cotangents = DEFORM_CONV2D.directions(cotangents, operands)
     settings = _settings(input, weight, stride, padding, dilation)
     return ADAPTER.double_backward(
         DEFORM_CONV2D, operands, settings, grad_output, cotangents, needed

@@ -17,7 +17,7 @@ import torch
 from torch.autograd import forward_ad
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
-from cudeform.checks import GRADIENTS, check_devices, check_dtypes
+from cudeform.checks import GRADIENTS, TANGENT, check_devices, check_dtypes
 from cudeform.family import AnyGeometry, AnySettings, Operator
 
 from .static_args import StaticArgs, unpack
@@ -53,100 +53,77 @@ class Fake:
 Mode = type[Eager] | type[Fake]
 
 
-def forward(
-    operator: Operator,
-    mode: Mode,
-    input: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    mask: Tensor | None,
-    static_args: Sequence[int],
-) -> Tensor:
-    """The output."""
+def forward(operator: Operator, mode: Mode, *args: Any) -> Tensor:
+    """Operands, static_args -> the output."""
+    *given, static_args = args
     static = unpack(operator, static_args)
     static.check_assumed()
-    operands = input, offset, weight, bias, mask
+    operands = operator.fill(Operands, given)
     geometry = mode.geometry(operator, _arguments(operator, operands), static)
-    output = input.new_empty(*geometry.output_shape)
+    output = operands.input.new_empty(*geometry.output_shape)
     mode.run(operator.engine.forward, operands, geometry, static.options(), output)
     return output
 
 
-def backward(
-    operator: Operator,
-    mode: Mode,
-    grad_output: Tensor,
-    input: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    mask: Tensor | None,
-    needs: Sequence[bool],
-    static_args: Sequence[int],
-) -> Tensors:
-    """Gradients in the order of ``Gradients``; None for one that is not needed."""
+def backward(operator: Operator, mode: Mode, grad_output: Tensor, *args: Any) -> Tensors:
+    """grad_output, operands, needs, static_args -> gradients in the order of the operands.
+
+    A gradient that is not needed is None.
+    """
+    *given, needs, static_args = args
     static = unpack(operator, static_args)
-    operands = input, offset, weight, bias, mask
+    operands = operator.fill(Operands, given)
     geometry = mode.geometry(operator, _arguments(operator, operands, grad_output), static)
-    grads = Gradients(*_results(needs, operands))
+    results = _results(needs, given)
+    grads = operator.fill(Gradients, results)
     mode.run(operator.engine.backward, operands, geometry, static.options(), grad_output, grads)
-    return grads
+    return results
 
 
-def jvp(
-    operator: Operator,
-    mode: Mode,
-    input: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    mask: Tensor | None,
-    input_tangent: Tensor | None,
-    offset_tangent: Tensor | None,
-    weight_tangent: Tensor | None,
-    bias_tangent: Tensor | None,
-    mask_tangent: Tensor | None,
-    static_args: Sequence[int],
-) -> Tensor:
-    """The tangent of the output; a tangent that is None is zero."""
+def jvp(operator: Operator, mode: Mode, *args: Any) -> Tensor:
+    """Operands without bias, tangents of all operands, static_args -> the tangent of the output.
+
+    A tangent that is None is zero.
+    """
+    *tensors, static_args = args
     static = unpack(operator, static_args)
-    operands = input, offset, weight, None, mask
-    tangents = Tangents(input_tangent, offset_tangent, weight_tangent, bias_tangent, mask_tangent)
+    operands, tangents = _operands_and_tangents(operator, tensors)
     geometry = mode.geometry(operator, _arguments(operator, operands, None, tangents), static)
-    output_tangent = input.new_empty(*geometry.output_shape)
+    output_tangent = operands.input.new_empty(*geometry.output_shape)
     mode.run(operator.engine.jvp, operands, geometry, static.options(), tangents, output_tangent)
     return output_tangent
 
 
-def double_backward(
-    operator: Operator,
-    mode: Mode,
-    grad_output: Tensor,
-    input: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    mask: Tensor | None,
-    input_tangent: Tensor | None,
-    offset_tangent: Tensor | None,
-    weight_tangent: Tensor | None,
-    bias_tangent: Tensor | None,
-    mask_tangent: Tensor | None,
-    needs: Sequence[bool],
-    static_args: Sequence[int],
-) -> Tensors:
-    """Gradients of ``sum(tangents * backward(...))`` in the order of ``DoubleGradients``."""
+def double_backward(operator: Operator, mode: Mode, grad_output: Tensor, *args: Any) -> Tensors:
+    """Gradients of ``sum(tangents * backward(...))`` by grad_output and operands without bias.
+
+    The arguments are grad_output, those of :func:`jvp` and, in front of static_args, needs.
+    """
+    *tensors, needs, static_args = args
     static = unpack(operator, static_args)
-    operands = input, offset, weight, None, mask
-    tangents = Tangents(input_tangent, offset_tangent, weight_tangent, bias_tangent, mask_tangent)
+    operands, tangents = _operands_and_tangents(operator, tensors)
     geometry = mode.geometry(
         operator, _arguments(operator, operands, grad_output, tangents), static
     )
-    results = DoubleGradients(*_results(needs, (grad_output, input, offset, weight, mask)))
-    directions = grad_output, tangents
+    names = ("grad_output", *operator.differentiated)
+    results = _results(needs, (grad_output, *tensors[: len(operator.differentiated)]))
+    wanted = DoubleGradients(**dict(zip(names, results, strict=True)))
     mode.run(
-        operator.engine.double_backward, operands, geometry, static.options(), *directions, results
+        operator.engine.double_backward,
+        operands,
+        geometry,
+        static.options(),
+        grad_output,
+        tangents,
+        wanted,
     )
     return results
+
+
+def _operands_and_tangents(operator: Operator, tensors: Sequence[Any]) -> tuple[Operands, Tangents]:
+    names = operator.differentiated
+    operands = Operands(**dict(zip(names, tensors, strict=False)))
+    return operands, operator.fill(Tangents, tensors[len(names) :])
 
 
 def for_dispatcher(impl: Callable[..., Any], operator: Operator, mode: Mode, *args: Any) -> Any:
@@ -157,7 +134,7 @@ def for_dispatcher(impl: Callable[..., Any], operator: Operator, mode: Mode, *ar
     return tuple(args[0].new_empty(0) if tensor is None else tensor for tensor in results)
 
 
-def _results(needs: Sequence[bool], tensors: Tensors) -> Tensors:
+def _results(needs: Sequence[bool], tensors: Sequence[Any]) -> Tensors:
     """Allocate the results; None if a result is not needed or its argument is absent."""
     return tuple(
         torch.empty_like(tensor, memory_format=torch.contiguous_format)
@@ -177,7 +154,7 @@ class Argument(NamedTuple):
 
 # For each of NAMES an Argument or a plain tuple, which is faster; None for an absent tensor.
 Arguments = tuple[tuple[Any, Any, Any] | None, ...]
-NAMES = (*GRADIENTS, "grad_output", *(f"tangent of {name}" for name in GRADIENTS))
+NAMES = (*GRADIENTS, "grad_output", *(f"{TANGENT}{name}" for name in GRADIENTS))
 
 
 def _arguments(
@@ -230,23 +207,28 @@ def _checked_geometry(
     operator: Operator, arguments: Arguments, settings: AnySettings
 ) -> AnyGeometry:
     present = {n: Argument(*a) for n, a in zip(NAMES, arguments, strict=True) if a is not None}
-    check_dtypes({name: dtype_name(argument.dtype) for name, argument in present.items()})
-    check_devices({name: argument.device for name, argument in present.items()})
+    named = operator.named(present)
+    dtypes = {name: dtype_name(argument.dtype) for name, argument in named.items()}
+    check_dtypes(dtypes, operator.coordinates)
+    check_devices({name: argument.device for name, argument in named.items()})
     shapes = {name: tuple(argument.shape) for name, argument in present.items()}
     operands = Operands(*map(shapes.get, GRADIENTS))
     geometry = operator.geometry(operands, settings, traced=True)
     if "grad_output" in shapes:
         geometry.check_grad_output(shapes["grad_output"])
-    _check_tangents(geometry, shapes)
+    _check_tangents(operator, geometry, shapes)
     return geometry
 
 
 _cached_geometry = lru_cache(maxsize=256)(_checked_geometry)
 
 
-def _check_tangents(g: AnyGeometry, shapes: dict[str, Any]) -> None:
-    expected = (g.input_shape, g.offset_shape, g.weight_shape, g.bias_shape, g.mask_shape)
-    for name, shape in zip(GRADIENTS, expected, strict=True):
-        got = shapes.get(f"tangent of {name}", shape)
-        if got != shape:
-            raise ValueError(f"tangent of {name} must have the shape of {name}, {shape}, got {got}")
+def _check_tangents(operator: Operator, geometry: AnyGeometry, shapes: dict[str, Any]) -> None:
+    for operand in operator.operands:
+        expected = getattr(geometry, f"{operand.name}_shape")
+        got = shapes.get(f"{TANGENT}{operand.name}", expected)
+        if got != expected:
+            name = operand.public
+            raise ValueError(
+                f"tangent of {name} must have the shape of {name}, {expected}, got {got}"
+            )

@@ -101,7 +101,7 @@ def unpack(operator: Operator, static_args: Sequence[int]) -> StaticArgs:
 
 @lru_cache(maxsize=256)
 def _unpack(operator: Operator, packed: Packed) -> StaticArgs:
-    length = operator.settings.length(operator.axes)
+    length = operator.settings.length(packed, operator.axes)
     if len(packed) not in (length + 2, length + 6):
         raise ValueError(
             f"static_args must be {length + 2} or {length + 6} integers for {operator.name}, "
@@ -117,9 +117,12 @@ def _unpack(operator: Operator, packed: Packed) -> StaticArgs:
 
 
 def of_examples(operator: Operator, static_args: Sequence[int], count: int) -> Sequence[int]:
-    """The list of ``count`` calls that are made as one, each with groups of its own."""
-    length = operator.settings.length(operator.axes)
-    settings = operator.settings.unpacked(tuple(static_args[:length]), operator.axes)
+    """The list of ``count`` calls that are made as one, each with groups of its own.
+
+    The operator has filters.
+    """
+    length = operator.settings.length(tuple(static_args), operator.axes)
+    settings: Any = operator.settings.unpacked(tuple(static_args[:length]), operator.axes)
     return [*settings.of_examples(count).packed(operator.axes), *static_args[length:]]
 
 

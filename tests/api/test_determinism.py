@@ -122,7 +122,7 @@ def test_the_number_of_threads_of_blas_does_not_change_a_bit(case: Case, blas_th
         assert not differing(case, threads, blas_threads)
 
 
-def test_it_would_if_blas_were_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_would_if_blas_used_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     if not importlib.import_module("cudeform.cpu.threads")._blas_libraries():
         pytest.skip("needs OpenBLAS with threads of its own")
     for engine in ("forward", "backward", "second_order"):

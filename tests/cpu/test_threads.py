@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cudeform.cpu import threads
-from cudeform.cpu.threads import Turns, blas_on_one_thread, run
+from cudeform.cpu.threads import OrderedAccumulator, blas_on_one_thread, run
 
 FORKS = """
 import os, threading, time
@@ -85,15 +85,15 @@ def script(code: str) -> str:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_has_a_pool_of_its_own_and_blas_as_it_was() -> None:
+def test_a_forked_child_has_a_new_pool_and_the_blas_threads_of_before() -> None:
     script(FORKS)
 
 
-def test_calls_go_on_when_python_comes_to_its_end() -> None:
+def test_calls_work_while_python_shuts_down() -> None:
     assert script(OUTLIVES).split() == ["main", "worker", "atexit"]
 
 
-def test_all_items_are_worked_on_once_by_at_most_so_many_threads() -> None:
+def test_every_item_is_processed_once_by_at_most_the_given_number_of_threads() -> None:
     for count in (1, 2, 5):
         done: list[int] = []
         names: set[str] = set()
@@ -108,7 +108,7 @@ def test_all_items_are_worked_on_once_by_at_most_so_many_threads() -> None:
         assert len(names) <= count
 
 
-def test_the_first_error_ends_the_work_and_comes_out() -> None:
+def test_the_first_error_stops_all_threads_and_is_raised() -> None:
     done: list[int] = []
 
     def work(item: int, _: None) -> None:
@@ -122,50 +122,50 @@ def test_the_first_error_ends_the_work_and_comes_out() -> None:
     assert len(done) < 100
 
 
-def test_an_error_of_a_box_lets_nobody_wait_for_its_turn() -> None:
-    turns = Turns(1)
+def test_an_error_in_a_box_releases_the_threads_that_wait_for_it() -> None:
+    accumulator = OrderedAccumulator(1)
 
     def work(box: int, _: None) -> None:
-        with turns.stopped_by_errors():
+        with accumulator.stopped_by_errors():
             if box == 0:
                 time.sleep(0.05)  # until the next box waits
                 raise ZeroDivisionError
-            turns.take(0, box, lambda: None)
+            accumulator.add_in_order(0, box, lambda: None)
 
     with pytest.raises(ZeroDivisionError):
         run(work, range(8), 2, lambda: None)
 
 
-def test_boxes_take_turns_in_their_order() -> None:
-    turns, order = Turns(2), [[], []]  # type: ignore[var-annotated]
+def test_boxes_add_in_their_order() -> None:
+    accumulator, order = OrderedAccumulator(2), [[], []]  # type: ignore[var-annotated]
 
     def work(box: int, _: None) -> None:
         time.sleep(0.001 * (box % 3))
         for part in (0, 1):
-            turns.take(part, box, lambda part=part, box=box: order[part].append(box))
+            accumulator.add_in_order(part, box, lambda part=part, box=box: order[part].append(box))
 
     run(work, range(30), 4, lambda: None)
     assert order == [list(range(30))] * 2
 
 
-def test_a_call_does_not_wait_for_threads_that_others_keep() -> None:
+def test_a_call_does_not_wait_for_threads_that_other_calls_block() -> None:
     release = threading.Event()
 
     def wait(item: int, _: None) -> None:
         release.wait(60)
 
     with ThreadPoolExecutor(1) as caller:
-        held = caller.submit(run, wait, range(8), 2, lambda: None)
+        blocked = caller.submit(run, wait, range(8), 2, lambda: None)
         while threads._pool.executor is None:
             time.sleep(0.001)
         done: list[int] = []
         run(lambda item, _: done.append(item), range(8), 2, lambda: None)
         assert sorted(done) == list(range(8))
         release.set()
-        held.result()
+        blocked.result()
 
 
-def test_blas_is_held_to_one_thread_while_any_caller_is_inside() -> None:
+def test_blas_has_one_thread_while_any_caller_is_inside() -> None:
     libraries = threads._blas_libraries()
     if not libraries:
         pytest.skip("needs OpenBLAS with threads of its own")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cudeform.cpu.tiling import Box, Costs, tiling
+from cudeform.cpu.tiling import Box, Costs, choose_tiling
 from cudeform.geometry import geometry_of
 
 SIZES = st.integers(1, 40)
@@ -28,13 +28,13 @@ def test_rectangles_are_the_positions_of_the_box(batch, height, width, data):
     found = np.full(len(box), -1)
     for rectangle in box.rectangles(g):
         part = numbers[(rectangle.image - 2, *rectangle.slices)]
-        assert (found[rectangle.part] == -1).all()
-        found[rectangle.part] = part.ravel()
+        assert (found[rectangle.in_box] == -1).all()
+        found[rectangle.in_box] = part.ravel()
     np.testing.assert_array_equal(found, np.arange(box.first, box.last))
     assert len(list(box.rectangles(g))) <= 2 * batch + 1
 
 
-# The panel may not take the room of the last position.
+# The panel must leave memory for at least one position of a box.
 @example(batch=1, channels=1, height=1, width=1, more=22)
 @given(st.integers(1, 6), st.sampled_from([1, 3, 64, 700]), SIZES, SIZES, st.integers(0, 2**24))
 def test_boxes_and_panels_cover_all_positions_and_keep_the_limit(
@@ -42,9 +42,14 @@ def test_boxes_and_panels_cover_all_positions_and_keep_the_limit(
 ):
     g = geometry(batch, channels, height, width)
     columns = 36 * channels
-    costs = Costs(image=4 * channels * g.in_pixels, fixed=1000, kept=columns, position=columns + 50)
-    limit = costs.fixed + costs.kept + costs.position + more
-    cut = tiling(g, columns, costs, limit)
+    costs = Costs(
+        image=4 * channels * g.in_pixels,
+        fixed=1000,
+        panel_position=columns,
+        box_position=columns + 50,
+    )
+    limit = costs.fixed + costs.panel_position + costs.box_position + more
+    cut = choose_tiling(g, columns, costs, limit)
     images = slice(0, cut.images)
     boxes = cut.boxes(g, images)
     assert boxes[0].first == 0
@@ -55,9 +60,13 @@ def test_boxes_and_panels_cover_all_positions_and_keep_the_limit(
     panels = list(cut.panels(boxes))
     assert [box for panel in panels for box in panel] == boxes
     assert all(panel[-1].last - panel[0].first <= cut.panel for panel in panels)
-    held = costs.fixed + cut.panel * costs.kept + cut.workers * cut.positions * costs.position
-    held += (cut.images > 1) * cut.images * costs.image
-    assert held <= limit
+    used = (
+        costs.fixed
+        + cut.panel * costs.panel_position
+        + cut.workers * cut.positions * costs.box_position
+    )
+    used += (cut.images > 1) * cut.images * costs.image
+    assert used <= limit
 
 
 @pytest.mark.parametrize(
@@ -70,8 +79,8 @@ def test_boxes_and_panels_cover_all_positions_and_keep_the_limit(
         ((8, 8), 4, 1),
     ],
 )
-def test_boxes_come_in_fours_unless_they_are_tiny(size, channels, boxes):
+def test_the_number_of_boxes_is_a_multiple_of_four_unless_they_are_tiny(size, channels, boxes):
     g = geometry(1, channels, *size)
-    costs = Costs(image=0, fixed=0, kept=0, position=1)
-    cut = tiling(g, 36 * channels, costs, None)
+    costs = Costs(image=0, fixed=0, panel_position=0, box_position=1)
+    cut = choose_tiling(g, 36 * channels, costs, None)
     assert len(cut.boxes(g, slice(0, 1))) == boxes

@@ -78,7 +78,7 @@ class Samples(NamedTuple):
     mask_planes: Planes
 
 
-class ColumnsAt(NamedTuple):
+class ColumnLayout(NamedTuple):
     """Which positions columns are of.
 
     Attributes:
@@ -102,24 +102,24 @@ def pointers(samples: Any) -> Any:
 
 
 @inlined
-def element(planes: Any, n: Any, channel: Any, pixel: Any) -> Any:
+def plane_index(planes: Any, n: Any, channel: Any, pixel: Any) -> Any:
     """Where a plane of an image has a position, counted in the image."""
     return n * planes.image + channel * planes.channel + pixel - planes.origin
 
 
 @inlined
-def offset_element(axis: Any, axes: Any, planes: Any, n: Any, plane: Any, pixel: Any) -> Any:
+def offset_index(axis: Any, axes: Any, planes: Any, n: Any, plane: Any, pixel: Any) -> Any:
     """Element of the offset along an axis; ``plane`` is that of the mask."""
-    return element(planes, n, len(axes) * plane + axis, pixel)
+    return plane_index(planes, n, len(axes) * plane + axis, pixel)
 
 
 @inlined
-def planes_at(sizes: Any, samples: Any, n: Any, position: Any, tap: Any, og: Any) -> Any:
+def plane_indices(sizes: Any, samples: Any, n: Any, position: Any, tap: Any, og: Any) -> Any:
     """Elements of the offset by axis and of the mask, for a position, a tap and an offset group."""
     plane = og * sizes.taps + tap
     pixel = position - n * sizes.out_pixels
     offset = samples.offset_planes, n, plane, pixel
     return (
-        per_axis(sizes.size, offset_element, (sizes.size, *offset)),
-        element(samples.mask_planes, n, plane, pixel),
+        per_axis(sizes.size, offset_index, (sizes.size, *offset)),
+        plane_index(samples.mask_planes, n, plane, pixel),
     )

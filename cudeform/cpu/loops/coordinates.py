@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cudeform.cpu.loops.arguments import planes_at
+from cudeform.cpu.loops.arguments import plane_indices
 from cudeform.cpu.loops.jit import inlined
 from cudeform.cpu.loops.unrolled import (
     all_corners,
@@ -25,8 +25,8 @@ from cudeform.cpu.loops.unrolled import (
 from cudeform.cpu.loops.vectors import (
     VECTOR,
     load_vector,
-    number,
-    room_for,
+    local_array,
+    scalar_like,
     store_vector,
 )
 
@@ -71,10 +71,10 @@ FLAGS, BASE, INTEGERS = (row * BLOCK for row in (0, 1, 4))
 @inlined
 def new_block(like: Any) -> Any:
     """Room for a block whose coordinates have the dtype that ``like`` leads to."""
-    integers = room_for(INTEGERS, int32(0))
+    integers = local_array(INTEGERS, int32(0))
     for k in range(INTEGERS):
         integers[k] = int32(0)
-    return Block(room_for(NUMBERS, number(like, 0)), integers, room_for(BLOCK, int64(0)))
+    return Block(local_array(NUMBERS, scalar_like(like, 0)), integers, local_array(BLOCK, int64(0)))
 
 
 @inlined
@@ -85,7 +85,7 @@ def store_base(axis: Any, sizes: Any, integers: Any, k: Any, index: Any) -> None
 
 
 @inlined
-def block_at(sizes: Any, block: Any, position: Any, last: Any) -> Any:
+def begin_block(sizes: Any, block: Any, position: Any, last: Any) -> Any:
     """Begin a block at a position that is counted through the images.
 
     Returns:
@@ -116,7 +116,7 @@ def load_displacements(axis: Any, offset: Any, first: Any, count: Any, numbers: 
 
 
 @inlined
-def split(displacement: Any, base: Any, size: Any, least: Any, most: Any) -> Any:
+def split_coordinate(displacement: Any, base: Any, size: Any, least: Any, most: Any) -> Any:
     """Split a coordinate.
 
     Args:
@@ -131,10 +131,10 @@ def split(displacement: Any, base: Any, size: Any, least: Any, most: Any) -> Any
     floor = np.floor(displacement)
     limited = floor if floor > least else least
     step = int32(limited if limited < most else most)
-    near = (step >= int32(-1 - base)) & (step < int32(size - base))
-    low = int32(base + step) if near else int32(0)
-    frac = displacement - floor if near else type(displacement)(0)
-    return low, frac, near
+    reaches_image = (step >= int32(-1 - base)) & (step < int32(size - base))
+    low = int32(base + step) if reaches_image else int32(0)
+    frac = displacement - floor if reaches_image else type(displacement)(0)
+    return low, frac, reaches_image
 
 
 @inlined
@@ -146,11 +146,11 @@ def locate_axis(
     ``sample`` has its corners in bounds, whether there are any, whether a coordinate is -1, whether
     one is NaN, and the element of the low corner.
     """
-    corners, near, edge, lost, pixel = sample
+    corners, reaches_image, at_minus_one, nan_coord, pixel = sample
     row, size = axis * BLOCK + k, int32(item(sizes.size, axis))
     displacement = block.numbers[DISPLACEMENT + row]
     base = int32(block.integers[BASE + row] + item(steps, axis))
-    low, frac, near_axis = split(displacement, base, size, least, most)
+    low, frac, reaches_axis = split_coordinate(displacement, base, size, least, most)
     block.numbers[FRAC + row] = frac
     high = int32(item(HIGH_CORNERS, corner_bit(sizes.size, axis)))
     in_bounds = (int32(~high) if low >= 0 else int32(0)) | (
@@ -158,9 +158,9 @@ def locate_axis(
     )
     return (
         int32(corners & in_bounds),
-        near & near_axis,
-        edge | ((low == int32(-1)) & (frac == 0)),
-        lost | (displacement != displacement),
+        reaches_image & reaches_axis,
+        at_minus_one | ((low == int32(-1)) & (frac == 0)),
+        nan_coord | (displacement != displacement),
         pixel + int64(low) * item(sizes.steps, axis),
     )
 
@@ -188,8 +188,8 @@ def locate(
         samples: offset and mask.
     """
     numbers, integers, pixels = block
-    one, nan = number(numbers, 1), number(numbers, np.nan)
-    to_offset, to_mask = planes_at(sizes, samples, n, position, tap, og)
+    one, nan = scalar_like(numbers, 1), scalar_like(numbers, np.nan)
+    to_offset, to_mask = plane_indices(sizes, samples, n, position, tap, og)
     per_axis(sizes.size, load_displacements, (samples.offset, to_offset, count, numbers))
     if samples.mask_planes.channel:
         load_row(samples.mask, to_mask, count, numbers, MASK)
@@ -197,18 +197,18 @@ def locate(
         for k in range(BLOCK):
             numbers[MASK + k] = one
     steps = per_axis(sizes.size, tap_step, (unravel(tap, sizes.kernel), sizes.dilation))
-    most, least = np.nextafter(number(numbers, 2**31), one), number(numbers, -(2**31))
+    most, least = np.nextafter(scalar_like(numbers, 2**31), one), scalar_like(numbers, -(2**31))
     first = n * item(sizes.size, 0) * item(sizes.steps, 0)
     first += og * (sizes.channels // sizes.offset_groups)
     nothing_yet = int32(all_corners(sizes.size)), True, False, False, first
     for k in range(BLOCK):
-        corners, near, edge, lost, pixel = over_axes(
+        corners, reaches_image, at_minus_one, nan_coord, pixel = over_axes(
             sizes.size, locate_axis, nothing_yet, (block, k, sizes, steps, least, most)
         )
-        flags = corners | (int32(AT_MINUS_ONE) if edge else int32(0))
-        outside = int32(NAN_COORD) if lost else int32(0)
-        integers[FLAGS + k] = flags if near else outside
-        numbers[MASK + k] = nan if lost else numbers[MASK + k]
+        flags = corners | (int32(AT_MINUS_ONE) if at_minus_one else int32(0))
+        outside = int32(NAN_COORD) if nan_coord else int32(0)
+        integers[FLAGS + k] = flags if reaches_image else outside
+        numbers[MASK + k] = nan if nan_coord else numbers[MASK + k]
         pixels[k] = pixel
 
 

@@ -55,7 +55,7 @@ def weighted_dots(fractions: Any, dots: Any) -> Any:
 
 
 @inlined
-def other_share(
+def axis_weight_elsewhere(
     axis: Any, weight: Any, corner: Any, fractions: Any, first: Any, second: Any
 ) -> Any:
     """Multiply by the share of a corner along an axis that is neither ``first`` nor ``second``."""
@@ -66,10 +66,10 @@ def other_share(
 
 
 @inlined
-def other_shares(corner: Any, fractions: Any, first: Any, second: Any) -> Any:
+def weight_without_axes(corner: Any, fractions: Any, first: Any, second: Any) -> Any:
     """The weight of a corner without its shares along two axes, or along one."""
     one = type(fractions[0])(1)
-    return over_axes(fractions, other_share, one, (corner, fractions, first, second))
+    return over_axes(fractions, axis_weight_elsewhere, one, (corner, fractions, first, second))
 
 
 @inlined
@@ -79,7 +79,7 @@ def add_slope(step: Any, slope: Any, axis: Any, fractions: Any, dots: Any) -> An
     if not corner & bit:
         return slope
     difference = item(dots, corner) - item(dots, corner ^ bit)
-    return slope + other_shares(corner, fractions, axis, axis) * difference
+    return slope + weight_without_axes(corner, fractions, axis, axis) * difference
 
 
 @inlined
@@ -96,16 +96,18 @@ def slopes(fractions: Any, dots: Any) -> Any:
 
 
 @inlined
-def add_twist(corner: Any, twist: Any, first: Any, second: Any, fractions: Any, dots: Any) -> Any:
+def add_mixed_difference(
+    corner: Any, derivative: Any, first: Any, second: Any, fractions: Any, dots: Any
+) -> Any:
     """Add a corner to the mixed second derivative along two axes."""
-    share = other_shares(corner, fractions, first, second) * item(dots, corner)
+    share = weight_without_axes(corner, fractions, first, second) * item(dots, corner)
     high_first = (corner & corner_bit(fractions, first)) != 0
     high_second = (corner & corner_bit(fractions, second)) != 0
-    return twist + share if high_first == high_second else twist - share
+    return derivative + share if high_first == high_second else derivative - share
 
 
 @inlined
-def twist_along(first: Any, second: Any, fractions: Any, dots: Any) -> Any:
+def mixed_derivative(first: Any, second: Any, fractions: Any, dots: Any) -> Any:
     """Mixed second derivative along two axes between values at the corners."""
     zero = type(fractions[0])(0)
-    return over_corners(fractions, add_twist, zero, (first, second, fractions, dots))
+    return over_corners(fractions, add_mixed_difference, zero, (first, second, fractions, dots))

@@ -8,19 +8,24 @@ from __future__ import annotations
 from typing import Any
 
 from cudeform.cpu.loops.arguments import pointers
-from cudeform.cpu.loops.coordinates import FLAGS, MASK, block_at, fractions, locate, new_block
+from cudeform.cpu.loops.coordinates import FLAGS, MASK, begin_block, fractions, locate, new_block
 from cudeform.cpu.loops.corners import corner_weights
 from cudeform.cpu.loops.jit import inlined, loop
-from cudeform.cpu.loops.sampling import cell_step, counting_corners, first_cell, weighted_corners
+from cudeform.cpu.loops.sampling import (
+    column_index,
+    contributing_corners,
+    position_step,
+    weighted_corners,
+)
 from cudeform.cpu.loops.unrolled import all_corners
 from cudeform.cpu.loops.vectors import (
     VECTOR,
     add_product,
-    filled,
     load_vector,
-    number,
     pointer_to,
+    scalar_like,
     scaled,
+    splat,
     store_vector,
 )
 
@@ -34,28 +39,28 @@ def gather_run(
     weights: Any,
     mask: Any,
     columns: Any,
-    cell: Any,
+    column: Any,
 ) -> None:
     """A run of channels of a sample, from the image into the columns.
 
     The mask multiplies the sample and not its corners: infinity times a weight of 0 is NaN.
     """
-    zero = filled(number(image, 0))
+    zero = splat(scalar_like(image, 0))
     done, whole, every = 0, sizes.run - sizes.run % VECTOR, all_corners(sizes.size)
     if corners == every:
         for c in range(0, whole, VECTOR):
             value = weighted_corners(sizes, image, pixel + c, every, weights, VECTOR, zero)
-            store_vector(columns, cell + c, VECTOR, scaled(mask, value))
+            store_vector(columns, column + c, VECTOR, scaled(mask, value))
         done = whole
     for c in range(done, sizes.run, VECTOR):
         count = min(VECTOR, sizes.run - c)
         value = weighted_corners(sizes, image, pixel + c, corners, weights, count, zero)
-        store_vector(columns, cell + c, count, scaled(mask, value))
+        store_vector(columns, column + c, count, scaled(mask, value))
 
 
 @loop
 def gather_columns(
-    sizes: Any, first: Any, last: Any, image: Any, samples: Any, columns: Any, at: Any
+    sizes: Any, first: Any, last: Any, image: Any, samples: Any, columns: Any, layout: Any
 ) -> None:
     """Sample the images at every tap of some positions; ``columns`` are written."""
     image, columns, samples = pointer_to(image), pointer_to(columns), pointers(samples)
@@ -63,22 +68,22 @@ def gather_columns(
     block = new_block(image)
     position = first
     while position < last:
-        n, count = block_at(sizes, block, position, last)
+        n, count = begin_block(sizes, block, position, last)
         for tap in range(sizes.taps):
             for og in range(sizes.offset_groups):
                 locate(sizes, block, n, position, count, tap, og, samples)
                 for c in range(0, offset_channels, sizes.run):
-                    cell = first_cell(sizes, at, og * offset_channels + c, position, tap)
+                    column = column_index(sizes, layout, og * offset_channels + c, position, tap)
                     for k in range(count):
                         gather_run(
                             sizes,
                             image,
                             block.pixels[k] + c,
-                            counting_corners(sizes, block.integers[FLAGS + k]),
+                            contributing_corners(sizes, block.integers[FLAGS + k]),
                             corner_weights(fractions(sizes, block, k)),
                             block.numbers[MASK + k],
                             columns,
-                            cell + k * cell_step(sizes),
+                            column + k * position_step(sizes),
                         )
         position += count
 
@@ -107,7 +112,7 @@ def add_run(
     to: Any,
 ) -> None:
     """The same for a run of channels."""
-    zero = filled(number(image, 0))
+    zero = splat(scalar_like(image, 0))
     done, whole, every = 0, sizes.run - sizes.run % VECTOR, all_corners(sizes.size)
     if corners == every:
         for c in range(0, whole, VECTOR):
@@ -137,7 +142,7 @@ def add_samples(
     block = new_block(image)
     position = first
     while position < last:
-        n, count = block_at(sizes, block, position, last)
+        n, count = begin_block(sizes, block, position, last)
         for tap in range(sizes.taps):
             for og in range(sizes.offset_groups):
                 locate(sizes, block, n, position, count, tap, og, samples)
@@ -147,7 +152,7 @@ def add_samples(
                         sizes,
                         image,
                         block.pixels[k],
-                        counting_corners(sizes, block.integers[FLAGS + k]),
+                        contributing_corners(sizes, block.integers[FLAGS + k]),
                         corner_weights(fractions(sizes, block, k)),
                         block.numbers[MASK + k],
                         weight,

@@ -11,21 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from cudeform.cpu.loops.arguments import planes_at, pointers
+from cudeform.cpu.loops.arguments import plane_indices, pointers
 from cudeform.cpu.loops.coordinates import (
     AT_MINUS_ONE,
     BLOCK,
     FLAGS,
     MASK,
     NAN_COORD,
-    block_at,
+    begin_block,
     fractions,
     locate,
     new_block,
 )
 from cudeform.cpu.loops.corners import corner_weights, slopes, weighted_dots
 from cudeform.cpu.loops.jit import inlined, loop
-from cudeform.cpu.loops.sampling import cell_step, corner_step, first_cell, run_step
+from cudeform.cpu.loops.sampling import channel_step, column_index, corner_step, position_step
 from cudeform.cpu.loops.unrolled import (
     all_corners,
     item,
@@ -39,12 +39,12 @@ from cudeform.cpu.loops.vectors import (
     VECTOR,
     add_product,
     add_scaled,
-    filled,
     load_vector,
-    number,
+    local_array,
     pointer_to,
-    room_for,
+    scalar_like,
     scaled,
+    splat,
     store_lane_sums,
     store_vector,
 )
@@ -82,7 +82,7 @@ def add_corners(
     Returns:
         The dots, and the value of the sample at these channels, mask left out.
     """
-    sums = dots, filled(number(image, 0))
+    sums = dots, splat(scalar_like(image, 0))
     arguments = sizes, image, pixel, corners, weights, grad, count
     return over_corners(sizes.size, add_corner, sums, arguments)
 
@@ -96,10 +96,10 @@ def add_run(
     weights: Any,
     mask: Any,
     grad_columns: Any,
-    grad_cell: Any,
+    grad_column: Any,
     dots: Any,
     columns: Any,
-    cell: Any,
+    column: Any,
     has_columns: Any,
 ) -> Any:
     """Add a run of channels to the corner dots, lane by lane, and write it into the columns."""
@@ -107,21 +107,21 @@ def add_run(
     corners, whole = flags & every, sizes.run - sizes.run % VECTOR
     if corners == every:
         for c in range(0, whole, VECTOR):
-            grad = load_vector(grad_columns, grad_cell + c, VECTOR)
+            grad = load_vector(grad_columns, grad_column + c, VECTOR)
             dots, value = add_corners(sizes, image, pixel + c, every, weights, grad, dots, VECTOR)
             if has_columns:
-                store_vector(columns, cell + c, VECTOR, scaled(mask, value))
+                store_vector(columns, column + c, VECTOR, scaled(mask, value))
         first = whole
     else:
         first = 0
     for c in range(first, sizes.run, VECTOR):
         count = min(VECTOR, sizes.run - c)
-        grad = load_vector(grad_columns, grad_cell + c, count)
+        grad = load_vector(grad_columns, grad_column + c, count)
         dots, value = add_corners(sizes, image, pixel + c, corners, weights, grad, dots, count)
         if has_columns:
             # At a coordinate of -1 the sample is 0, whatever its corners are.
-            value = filled(number(image, 0)) if flags & AT_MINUS_ONE else value
-            store_vector(columns, cell + c, count, scaled(mask, value))
+            value = splat(scalar_like(image, 0)) if flags & AT_MINUS_ONE else value
+            store_vector(columns, column + c, count, scaled(mask, value))
     return dots
 
 
@@ -151,15 +151,15 @@ def set_gradient(axis: Any, gradients: Any, k: Any, mask: Any, flat: Any, slopes
 @inlined
 def set_gradients(sizes: Any, block: Any, gradients: Any, zero_boundary_grad: Any) -> None:
     """Gradients of offset and mask of the samples of a block, from their corner dots."""
-    zero = number(gradients, 0)
+    zero = scalar_like(gradients, 0)
     for k in range(BLOCK):
         flags, mask = block.integers[FLAGS + k], block.numbers[MASK + k]
         frac = fractions(sizes, block, k)
         dots = per_corner(sizes.size, load_dot, (gradients, dots_at(sizes, k)))
-        edge = (flags & int32(AT_MINUS_ONE)) != 0
-        flat = edge & zero_boundary_grad
+        at_minus_one = (flags & int32(AT_MINUS_ONE)) != 0
+        flat = at_minus_one & zero_boundary_grad
         per_axis(sizes.size, set_gradient, (gradients, k, mask, flat, slopes(frac, dots)))
-        value = zero if edge else weighted_dots(frac, dots)
+        value = zero if at_minus_one else weighted_dots(frac, dots)
         # Where a coordinate is NaN, so is the mask.
         gradients[GRAD_MASK + k] = mask if flags & int32(NAN_COORD) else value
 
@@ -186,11 +186,11 @@ def sample_gradients(
     image: Any,
     samples: Any,
     grad_columns: Any,
-    grad_at: Any,
+    grad_layout: Any,
     grads: Any,
     zero_boundary_grad: Any,
     columns: Any,
-    at: Any,
+    layout: Any,
 ) -> None:
     """Gradients of offset and mask, and the columns.
 
@@ -208,21 +208,21 @@ def sample_gradients(
     image, samples, grads = pointer_to(image), pointers(samples), pointers(grads)
     grad_columns, columns = pointer_to(grad_columns), pointer_to(columns)
     offset_channels = sizes.channels // sizes.offset_groups
-    nothing = filled(number(image, 0))
-    block, gradients = new_block(image), room_for(GRADIENTS, number(image, 0))
+    nothing = splat(scalar_like(image, 0))
+    block, gradients = new_block(image), local_array(GRADIENTS, scalar_like(image, 0))
     for k in range(GRADIENTS):
-        gradients[k] = number(image, 0)
+        gradients[k] = scalar_like(image, 0)
     position = first
     while position < last:
-        n, count = block_at(sizes, block, position, last)
+        n, count = begin_block(sizes, block, position, last)
         for tap in range(sizes.taps):
             for og in range(sizes.offset_groups):
                 locate(sizes, block, n, position, count, tap, og, samples)
                 channel = og * offset_channels
-                grad_cell = first_cell(sizes, grad_at, channel, position, tap)
-                cell = first_cell(sizes, at, channel, position, tap)
+                grad_column = column_index(sizes, grad_layout, channel, position, tap)
+                column = column_index(sizes, layout, channel, position, tap)
                 for k in range(count):
-                    step = k * cell_step(sizes)
+                    step = k * position_step(sizes)
                     dots = per_corner(sizes.size, same_for, (nothing,))
                     for c in range(0, offset_channels, sizes.run):
                         dots = add_run(
@@ -233,15 +233,15 @@ def sample_gradients(
                             corner_weights(fractions(sizes, block, k)),
                             block.numbers[MASK + k],
                             grad_columns,
-                            grad_cell + run_step(sizes, grad_at, channel, c) + step,
+                            grad_column + channel_step(sizes, grad_layout, channel, c) + step,
                             dots,
                             columns,
-                            cell + run_step(sizes, at, channel, c) + step,
+                            column + channel_step(sizes, layout, channel, c) + step,
                             has_columns,
                         )
                     store_lane_sums(gradients, dots_at(sizes, k), dots)
                 set_gradients(sizes, block, gradients, zero_boundary_grad)
-                to_offset, to_mask = planes_at(sizes, grads, n, position, tap, og)
+                to_offset, to_mask = plane_indices(sizes, grads, n, position, tap, og)
                 if has_offset:
                     row = gradients, grads.offset, to_offset, count
                     per_axis(sizes.size, store_offset_row, row)

@@ -72,7 +72,7 @@ class Loop(Generic[P, T]):
 
     def __init__(self, function: Callable[P, T], folder: Path | None) -> None:
         self.function = function
-        self.compiled = _kept(function, folder) or numba.njit(**FLAGS)(function)
+        self.compiled = _cached_on_disk(function, folder) or numba.njit(**FLAGS)(function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call it."""
@@ -85,7 +85,7 @@ class Loop(Generic[P, T]):
         return result
 
 
-def _kept(function: Callable[P, T], folder: Path | None) -> Any:
+def _cached_on_disk(function: Callable[P, T], folder: Path | None) -> Any:
     """A function that is kept in a folder once it is compiled, or None where that cannot be."""
     if folder is None:
         return None

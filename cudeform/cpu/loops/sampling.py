@@ -50,8 +50,8 @@ def add_weighted_corner(
     count: Any,
 ) -> Any:
     """Add some channels of a corner if it is in bounds."""
-    at = pixel + corner_step(corner, sizes)
-    pixels = load_vector_if(corners & (1 << corner), image, at, count)
+    plane_index = pixel + corner_step(corner, sizes)
+    pixels = load_vector_if(corners & (1 << corner), image, plane_index, count)
     return add_scaled(value, item(weights, corner), pixels)
 
 
@@ -65,28 +65,30 @@ def weighted_corners(
 
 
 @inlined
-def first_cell(sizes: Any, at: Any, channel: Any, position: Any, tap: Any) -> Any:
+def column_index(sizes: Any, layout: Any, channel: Any, position: Any, tap: Any) -> Any:
     """Element of the columns at a channel, a position and a tap."""
     group = channel // sizes.group_channels
-    row = (group * at.positions + position - at.origin) * sizes.taps + tap
+    row = (group * layout.positions + position - layout.origin) * sizes.taps + tap
     return (row - group) * sizes.group_channels + channel
 
 
 @inlined
-def run_step(sizes: Any, at: Any, channel: Any, c: Any) -> Any:
+def channel_step(sizes: Any, layout: Any, channel: Any, c: Any) -> Any:
     """From there to the channel that lies ``c`` further, which may be in another group."""
     if c == 0:
         return 0
-    return first_cell(sizes, at, channel + c, 0, 0) - first_cell(sizes, at, channel, 0, 0)
+    return column_index(sizes, layout, channel + c, 0, 0) - column_index(
+        sizes, layout, channel, 0, 0
+    )
 
 
 @inlined
-def cell_step(sizes: Any) -> Any:
+def position_step(sizes: Any) -> Any:
     """From there to the next position."""
     return sizes.taps * sizes.group_channels
 
 
 @inlined
-def counting_corners(sizes: Any, flags: Any) -> Any:
+def contributing_corners(sizes: Any, flags: Any) -> Any:
     """Corners that count for the value of a sample: none where a coordinate is exactly -1."""
     return 0 if flags & AT_MINUS_ONE else flags & all_corners(sizes.size)

@@ -7,35 +7,35 @@ from __future__ import annotations
 
 from typing import Any
 
-from cudeform.cpu.loops.arguments import planes_at, pointers
+from cudeform.cpu.loops.arguments import plane_indices, pointers
 from cudeform.cpu.loops.coordinates import (
     AT_MINUS_ONE,
     FLAGS,
     MASK,
     NAN_COORD,
-    block_at,
+    begin_block,
     fractions,
     locate,
     new_block,
 )
-from cudeform.cpu.loops.corners import slope_along, twist_along, weighted_dots
+from cudeform.cpu.loops.corners import mixed_derivative, slope_along, weighted_dots
 from cudeform.cpu.loops.gradients import add_corners, load_dot
 from cudeform.cpu.loops.jit import inlined, loop
-from cudeform.cpu.loops.sampling import first_cell
-from cudeform.cpu.loops.tangents import change, tangents_at
+from cudeform.cpu.loops.sampling import column_index
+from cudeform.cpu.loops.tangents import any_tangent, tangents_at
 from cudeform.cpu.loops.unrolled import item, over_axes, per_axis, per_corner, same_for
 from cudeform.cpu.loops.vectors import (
     VECTOR,
-    filled,
     load_vector,
-    number,
+    local_array,
     pointer_to,
-    room_for,
+    scalar_like,
+    splat,
     store_lane_sums,
 )
 
 # The two kinds of corner dots of a sample, with room for those of three axes.
-STILL, MOVED, DOTS = 0, 8, 16
+DOTS, DOTS_TANGENT, ALL_DOTS = 0, 8, 16
 
 
 @inlined
@@ -45,48 +45,54 @@ def add_dots(
     pixel: Any,
     corners: Any,
     grad_columns: Any,
-    at: Any,
+    layout: Any,
     channel: Any,
     position: Any,
     tap: Any,
     dots: Any,
 ) -> Any:
     """Add the channels of a sample to its corner dots, lane by lane."""
-    weights = per_corner(sizes.size, same_for, (number(image, 0),))
+    weights = per_corner(sizes.size, same_for, (scalar_like(image, 0),))
     for c in range(0, sizes.channels // sizes.offset_groups, sizes.run):
-        cell = first_cell(sizes, at, channel + c, position, tap)
+        column = column_index(sizes, layout, channel + c, position, tap)
         for v in range(0, sizes.run, VECTOR):
             count = min(VECTOR, sizes.run - v)
-            grad = load_vector(grad_columns, cell + v, count)
+            grad = load_vector(grad_columns, column + v, count)
             dots, _ = add_corners(sizes, image, pixel + c + v, corners, weights, grad, dots, count)
     return dots
 
 
 @inlined
-def add_twists(
+def add_mixed_derivative(
     second: Any, total: Any, first: Any, fractions: Any, displacements: Any, dots: Any
 ) -> Any:
     """Add what a displacement along another axis changes in the derivative along the first one."""
     if second == first:
         return total
-    return total + item(displacements, second) * twist_along(first, second, fractions, dots)
+    return total + item(displacements, second) * mixed_derivative(first, second, fractions, dots)
 
 
 @inlined
 def second_along(
-    axis: Any, fractions: Any, mask: Any, displacements: Any, change: Any, still: Any, moved: Any
+    axis: Any,
+    fractions: Any,
+    mask: Any,
+    displacements: Any,
+    mask_tangent: Any,
+    dots: Any,
+    dots_tangent: Any,
 ) -> Any:
     """Gradient of the displacement along an axis.
 
     The second derivatives of a multilinear surface are the mixed ones: none along a line, one in an
     image, three in a volume.
     """
-    total = mask * slope_along(axis, fractions, moved) + change * slope_along(
-        axis, fractions, still
+    total = mask * slope_along(axis, fractions, dots_tangent) + mask_tangent * slope_along(
+        axis, fractions, dots
     )
-    arguments = axis, fractions, displacements, still
+    arguments = axis, fractions, displacements, dots
     zero = type(mask)(0)
-    return total + mask * over_axes(fractions, add_twists, zero, arguments)
+    return total + mask * over_axes(fractions, add_mixed_derivative, zero, arguments)
 
 
 @inlined
@@ -101,8 +107,8 @@ def second_gradients(
     fractions: Any,
     mask: Any,
     tangents: Any,
-    still: Any,
-    moved: Any,
+    dots: Any,
+    dots_tangent: Any,
     zero_boundary_grad: Any,
 ) -> Any:
     """Gradients of displacements and mask from two kinds of corner dots.
@@ -110,16 +116,16 @@ def second_gradients(
     See :func:`sample_seconds`.
     """
     zero = type(mask)(0)
-    displacements, change = tangents
+    displacements, mask_tangent = tangents
     by_offset, by_mask = per_axis(fractions, same_for, (zero,)), zero
     if flags & NAN_COORD:
         return per_axis(fractions, same_for, (mask,)), mask
     if not (flags & AT_MINUS_ONE and zero_boundary_grad):
-        arguments = fractions, mask, displacements, change, still, moved
+        arguments = fractions, mask, displacements, mask_tangent, dots, dots_tangent
         by_offset = per_axis(fractions, second_along, arguments)
-        by_mask = over_axes(fractions, add_slope_along, zero, (fractions, displacements, still))
+        by_mask = over_axes(fractions, add_slope_along, zero, (fractions, displacements, dots))
     if not flags & AT_MINUS_ONE:
-        by_mask += weighted_dots(fractions, moved)
+        by_mask += weighted_dots(fractions, dots_tangent)
     return by_offset, by_mask
 
 
@@ -130,7 +136,7 @@ def store_second(axis: Any, offset: Any, first: Any, k: Any, values: Any) -> Non
 
 
 @loop
-def sample_seconds(
+def second_sample_gradients(
     sizes: Any,
     first: Any,
     last: Any,
@@ -140,7 +146,7 @@ def sample_seconds(
     tangents: Any,
     grad_columns: Any,
     tangent_grad_columns: Any,
-    at: Any,
+    layout: Any,
     grads: Any,
     zero_boundary_grad: Any,
 ) -> None:
@@ -159,47 +165,59 @@ def sample_seconds(
         grads: written; those that are empty are not.
         zero_boundary_grad: samples with a coordinate of -1 have no gradient.
     """
-    weights_change, image_changes = change(tangents), len(image_tangent) > 0
-    weight_changes = len(tangent_grad_columns) > 0
+    has_sample_tangents, has_image_tangent = any_tangent(tangents), len(image_tangent) > 0
+    has_weight_tangent = len(tangent_grad_columns) > 0
     has_offset, has_mask = len(grads.offset) > 0, len(grads.mask) > 0
     image, image_tangent = pointer_to(image), pointer_to(image_tangent)
     samples, tangents, grads = pointers(samples), pointers(tangents), pointers(grads)
     grad_columns = pointer_to(grad_columns)
     tangent_grad_columns = pointer_to(tangent_grad_columns)
-    zero = filled(number(image, 0))
+    zero = splat(scalar_like(image, 0))
     nothing = per_corner(sizes.size, same_for, (zero,))
-    block, room = new_block(image), room_for(DOTS, number(image, 0))
+    block, sums = new_block(image), local_array(ALL_DOTS, scalar_like(image, 0))
     position = first
     while position < last:
-        n, count = block_at(sizes, block, position, last)
+        n, count = begin_block(sizes, block, position, last)
         for tap in range(sizes.taps):
             for og in range(sizes.offset_groups):
                 locate(sizes, block, n, position, count, tap, og, samples)
                 channel = og * (sizes.channels // sizes.offset_groups)
-                to_offset, to_mask = planes_at(sizes, grads, n, position, tap, og)
+                to_offset, to_mask = plane_indices(sizes, grads, n, position, tap, og)
                 for k in range(count):
                     flags, pixel = block.integers[FLAGS + k], block.pixels[k]
-                    where = at, channel, position + k, tap
-                    still, moved = nothing, nothing
-                    if weights_change:
-                        still = add_dots(sizes, image, pixel, flags, grad_columns, *where, still)
-                    if image_changes:
-                        moved = add_dots(
-                            sizes, image_tangent, pixel, flags, grad_columns, *where, moved
+                    sample = layout, channel, position + k, tap
+                    dots, dots_tangent = nothing, nothing
+                    if has_sample_tangents:
+                        dots = add_dots(sizes, image, pixel, flags, grad_columns, *sample, dots)
+                    if has_image_tangent:
+                        dots_tangent = add_dots(
+                            sizes,
+                            image_tangent,
+                            pixel,
+                            flags,
+                            grad_columns,
+                            *sample,
+                            dots_tangent,
                         )
-                    if weight_changes:
-                        moved = add_dots(
-                            sizes, image, pixel, flags, tangent_grad_columns, *where, moved
+                    if has_weight_tangent:
+                        dots_tangent = add_dots(
+                            sizes,
+                            image,
+                            pixel,
+                            flags,
+                            tangent_grad_columns,
+                            *sample,
+                            dots_tangent,
                         )
-                    store_lane_sums(room, STILL, still)
-                    store_lane_sums(room, MOVED, moved)
+                    store_lane_sums(sums, DOTS, dots)
+                    store_lane_sums(sums, DOTS_TANGENT, dots_tangent)
                     by_offset, by_mask = second_gradients(
                         flags,
                         fractions(sizes, block, k),
                         block.numbers[MASK + k],
                         tangents_at(sizes, tangents, n, position + k, tap, og),
-                        per_corner(sizes.size, load_dot, (room, STILL)),
-                        per_corner(sizes.size, load_dot, (room, MOVED)),
+                        per_corner(sizes.size, load_dot, (sums, DOTS)),
+                        per_corner(sizes.size, load_dot, (sums, DOTS_TANGENT)),
                         zero_boundary_grad,
                     )
                     if has_offset:

@@ -15,27 +15,32 @@ from __future__ import annotations
 
 from typing import Any
 
-from cudeform.cpu.loops.arguments import planes_at, pointers
+from cudeform.cpu.loops.arguments import plane_indices, pointers
 from cudeform.cpu.loops.coordinates import (
     AT_MINUS_ONE,
     FLAGS,
     MASK,
     NAN_COORD,
-    block_at,
+    begin_block,
     fractions,
     locate,
     new_block,
 )
-from cudeform.cpu.loops.corners import corner_weight, other_shares
+from cudeform.cpu.loops.corners import corner_weight, weight_without_axes
 from cudeform.cpu.loops.jit import inlined, loop
-from cudeform.cpu.loops.sampling import cell_step, counting_corners, first_cell, weighted_corners
-from cudeform.cpu.loops.scatter import corners_that_gain, scatter_run
+from cudeform.cpu.loops.sampling import (
+    column_index,
+    contributing_corners,
+    position_step,
+    weighted_corners,
+)
+from cudeform.cpu.loops.scatter import corners_receiving_grad, scatter_run
 from cudeform.cpu.loops.unrolled import corner_bit, item, over_axes, per_axis, per_corner
 from cudeform.cpu.loops.vectors import (
     VECTOR,
-    filled,
-    number,
     pointer_to,
+    scalar_like,
+    splat,
     store_vector,
 )
 
@@ -45,26 +50,26 @@ def tangent_along(axis: Any, tangents: Any, to_offset: Any) -> Any:
     """Tangent of the displacement of a sample along an axis."""
     if tangents.offset_planes.channel:
         return tangents.offset[item(to_offset, axis)]
-    return number(tangents.offset, 0)
+    return scalar_like(tangents.offset, 0)
 
 
 @inlined
 def tangents_at(sizes: Any, tangents: Any, n: Any, position: Any, tap: Any, og: Any) -> Any:
     """Tangents of the displacements by axis and of the mask of a sample."""
-    to_offset, to_mask = planes_at(sizes, tangents, n, position, tap, og)
-    mask = number(tangents.offset, 0)
+    to_offset, to_mask = plane_indices(sizes, tangents, n, position, tap, og)
+    mask = scalar_like(tangents.offset, 0)
     if tangents.mask_planes.channel:
         mask = tangents.mask[to_mask]
     return per_axis(sizes.size, tangent_along, (tangents, to_offset)), mask
 
 
 @inlined
-def add_turn(
-    axis: Any, turn: Any, corner: Any, fractions: Any, slope: Any, displacements: Any
+def add_along_offset(
+    axis: Any, tangent: Any, corner: Any, fractions: Any, slope: Any, displacements: Any
 ) -> Any:
     """Add what a displacement along an axis changes in the weight of a corner."""
-    change = slope * other_shares(corner, fractions, axis, axis) * item(displacements, axis)
-    return turn + change if corner & corner_bit(fractions, axis) else turn - change
+    size = slope * weight_without_axes(corner, fractions, axis, axis) * item(displacements, axis)
+    return tangent + size if corner & corner_bit(fractions, axis) else tangent - size
 
 
 @inlined
@@ -74,9 +79,9 @@ def weight_tangent(
     """How the weight of a corner changes, mask included; 0 if it is out of bounds."""
     if not flags & (1 << corner):
         return type(value)(0)
-    turn = value * corner_weight(corner, fractions)
+    tangent = value * corner_weight(corner, fractions)
     arguments = corner, fractions, slope, displacements
-    return over_axes(fractions, add_turn, turn, arguments)
+    return over_axes(fractions, add_along_offset, tangent, arguments)
 
 
 @inlined
@@ -109,12 +114,12 @@ def masked_weight(corner: Any, corners: Any, fractions: Any, mask: Any) -> Any:
 @inlined
 def masked_weights(sizes: Any, flags: Any, fractions: Any, mask: Any) -> Any:
     """Weights of the corners that count for the value of a sample, mask included; else 0."""
-    corners = counting_corners(sizes, flags)
+    corners = contributing_corners(sizes, flags)
     return per_corner(fractions, masked_weight, (corners, fractions, mask))
 
 
 @inlined
-def change(tangents: Any) -> Any:
+def any_tangent(tangents: Any) -> Any:
     """Whether the weights of the corners change."""
     return tangents.offset_planes.channel != 0 or tangents.mask_planes.channel != 0
 
@@ -130,41 +135,45 @@ def gather_tangents(
     tangents: Any,
     zero_boundary_grad: Any,
     columns: Any,
-    at: Any,
+    layout: Any,
 ) -> None:
     """The tangent of the columns; ``image_tangent`` is empty where it is 0."""
-    weights_change, image_changes = change(tangents), len(image_tangent) > 0
+    has_sample_tangents, has_image_tangent = any_tangent(tangents), len(image_tangent) > 0
     image, image_tangent = pointer_to(image), pointer_to(image_tangent)
     samples, tangents, columns = pointers(samples), pointers(tangents), pointer_to(columns)
     offset_channels = sizes.channels // sizes.offset_groups
     block = new_block(image)
     position = first
     while position < last:
-        n, count = block_at(sizes, block, position, last)
+        n, count = begin_block(sizes, block, position, last)
         for tap in range(sizes.taps):
             for og in range(sizes.offset_groups):
                 locate(sizes, block, n, position, count, tap, og, samples)
                 for c in range(0, offset_channels, sizes.run):
-                    cell = first_cell(sizes, at, og * offset_channels + c, position, tap)
+                    column = column_index(sizes, layout, og * offset_channels + c, position, tap)
                     for k in range(count):
                         flags, mask = block.integers[FLAGS + k], block.numbers[MASK + k]
                         frac = fractions(sizes, block, k)
                         along = tangents_at(sizes, tangents, n, position + k, tap, og)
-                        turn = weight_tangents(flags, frac, mask, along, zero_boundary_grad)
+                        tangent_weights = weight_tangents(
+                            flags, frac, mask, along, zero_boundary_grad
+                        )
                         weights = masked_weights(sizes, flags, frac, mask)
                         for v in range(0, sizes.run, VECTOR):
                             width = min(VECTOR, sizes.run - v)
                             pixel = block.pixels[k] + c + v
-                            value = filled(mask if flags & NAN_COORD else number(image, 0))
-                            if weights_change:
+                            value = splat(mask if flags & NAN_COORD else scalar_like(image, 0))
+                            if has_sample_tangents:
                                 value = weighted_corners(
-                                    sizes, image, pixel, flags, turn, width, value
+                                    sizes, image, pixel, flags, tangent_weights, width, value
                                 )
-                            if image_changes:
+                            if has_image_tangent:
                                 value = weighted_corners(
                                     sizes, image_tangent, pixel, flags, weights, width, value
                                 )
-                            store_vector(columns, cell + k * cell_step(sizes) + v, width, value)
+                            store_vector(
+                                columns, column + k * position_step(sizes) + v, width, value
+                            )
         position += count
 
 
@@ -179,7 +188,7 @@ def scatter_tangents(
     tangents: Any,
     zero_boundary_grad: Any,
     grad_columns: Any,
-    at: Any,
+    layout: Any,
     grad_image: Any,
 ) -> None:
     """As ``sampling.scatter``, with the changes of the corners' weights in their place."""
@@ -189,7 +198,7 @@ def scatter_tangents(
     block = new_block(grad_image)
     position = first
     while position < last:
-        n, count = block_at(sizes, block, position, last)
+        n, count = begin_block(sizes, block, position, last)
         for tap in range(sizes.taps):
             for og in range(first_channel // offset_channels, sizes.offset_groups):
                 channel = og * offset_channels
@@ -199,9 +208,9 @@ def scatter_tangents(
                     break
                 locate(sizes, block, n, position, count, tap, og, samples)
                 for c in range(begin, end, sizes.run):
-                    cell = first_cell(sizes, at, channel + c, position, tap)
+                    column = column_index(sizes, layout, channel + c, position, tap)
                     for k in range(count):
-                        turn = weight_tangents(
+                        tangent_weights = weight_tangents(
                             block.integers[FLAGS + k],
                             fractions(sizes, block, k),
                             block.numbers[MASK + k],
@@ -212,9 +221,11 @@ def scatter_tangents(
                             sizes,
                             grad_image,
                             block.pixels[k] + c,
-                            corners_that_gain(sizes, block.integers[FLAGS + k], turn),
-                            turn,
+                            corners_receiving_grad(
+                                sizes, block.integers[FLAGS + k], tangent_weights
+                            ),
+                            tangent_weights,
                             grad_columns,
-                            cell + k * cell_step(sizes),
+                            column + k * position_step(sizes),
                         )
         position += count

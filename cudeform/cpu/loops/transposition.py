@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from cudeform.cpu.loops.jit import loop
-from cudeform.cpu.loops.vectors import VECTOR, load_square, pointer_to, store_square, transposed
+from cudeform.cpu.loops.vectors import VECTOR, load_rows, pointer_to, store_rows, transposed
 
 
 @loop
@@ -31,8 +31,8 @@ def transpose(
             at = source_first + row * source_step + col
             to = target_first + col * target_step + row
             if rows - row >= VECTOR and cols - col >= VECTOR:
-                square = load_square(source, at, source_step)
-                store_square(target, to, target_step, transposed(square))
+                square = load_rows(source, at, source_step)
+                store_rows(target, to, target_step, transposed(square))
                 continue
             for r in range(min(VECTOR, rows - row)):
                 for c in range(min(VECTOR, cols - col)):

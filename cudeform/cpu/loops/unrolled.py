@@ -26,12 +26,12 @@ from numba.core.errors import TypingError
 from cudeform.cpu.loops.jit import inlined, instruction
 
 
-def _called(typing: Any, step: Any, *given: Any) -> Any:
+def _step_signature(typing: Any, step: Any, *given: Any) -> Any:
     """The signature of a step."""
     return typing.resolve_function_type(step, (types.int64, *map(types.unliteral, given)), {})
 
 
-def _given(context: Any, builder: Any, called: Any, values: Any, kinds: Any) -> list[Any]:
+def _cast_arguments(context: Any, builder: Any, called: Any, values: Any, kinds: Any) -> list[Any]:
     """Values as the arguments of a step, after the number."""
     wanted = called.args[1:]
     return [
@@ -42,12 +42,12 @@ def _given(context: Any, builder: Any, called: Any, values: Any, kinds: Any) -> 
 
 def _per(count_of: Callable[[int], int]) -> Callable[..., Any]:
     def unroll(typing: Any, axes: Any, step: Any, arguments: Any) -> Any:
-        count, called = count_of(len(axes)), _called(typing, step, *arguments)
+        count, called = count_of(len(axes)), _step_signature(typing, step, *arguments)
 
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             call = context.get_function(step, called)
             unpacked = cgutils.unpack_tuple(builder, values[2])
-            given = _given(context, builder, called, unpacked, arguments)
+            given = _cast_arguments(context, builder, called, unpacked, arguments)
             numbers = [context.get_constant(types.int64, number) for number in range(count)]
             results = [call(builder, [number, *given]) for number in numbers]
             return context.make_tuple(builder, signature.return_type, results)
@@ -60,14 +60,16 @@ def _per(count_of: Callable[[int], int]) -> Callable[..., Any]:
 def _over(count_of: Callable[[int], int]) -> Callable[..., Any]:
     def unroll(typing: Any, axes: Any, step: Any, value: Any, arguments: Any) -> Any:
         count, kind = count_of(len(axes)), types.unliteral(value)
-        called = _called(typing, step, kind, *arguments)
+        called = _step_signature(typing, step, kind, *arguments)
         if called.return_type != kind:
             raise TypingError(f"a step must return {kind}, its value, not {called.return_type}")
 
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             call = context.get_function(step, called)
             unpacked = [values[2], *cgutils.unpack_tuple(builder, values[3])]
-            result, *given = _given(context, builder, called, unpacked, (value, *arguments))
+            result, *given = _cast_arguments(
+                context, builder, called, unpacked, (value, *arguments)
+            )
             for number in range(count):
                 constant = context.get_constant(types.int64, number)
                 result = call(builder, [constant, result, *given])
@@ -88,8 +90,8 @@ def item(typing: Any, items: Any, number: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         items, number = arguments
-        room = cgutils.alloca_once_value(builder, items)
-        return builder.load(builder.gep(room, [number.type(0), number]))
+        memory = cgutils.alloca_once_value(builder, items)
+        return builder.load(builder.gep(memory, [number.type(0), number]))
 
     return items.dtype(items, number), generate
 
@@ -100,9 +102,9 @@ def with_item(typing: Any, items: Any, number: Any, value: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         items, number, value = arguments
-        room = cgutils.alloca_once_value(builder, items)
-        builder.store(value, builder.gep(room, [number.type(0), number]))
-        return builder.load(room)
+        memory = cgutils.alloca_once_value(builder, items)
+        builder.store(value, builder.gep(memory, [number.type(0), number]))
+        return builder.load(memory)
 
     return items(items, number, items.dtype), generate
 

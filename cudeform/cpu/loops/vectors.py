@@ -102,13 +102,13 @@ def pointer_to(typing: Any, array: Any) -> Any:
 
 
 @_literal_instruction
-def room_for(typing: Any, count: Any, value: Any) -> Any:
+def local_array(typing: Any, count: Any, value: Any) -> Any:
     """Pointer to memory of the loop's own: a constant number of elements of the type of a value."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = context.get_data_type(types.unliteral(value))
-        room = cgutils.alloca_once(builder, ir.ArrayType(kind, count.literal_value))
-        return builder.bitcast(room, kind.as_pointer())
+        memory = cgutils.alloca_once(builder, ir.ArrayType(kind, count.literal_value))
+        return builder.bitcast(memory, kind.as_pointer())
 
     return types.CPointer(types.unliteral(value))(count, value), generate
 
@@ -134,8 +134,8 @@ def load_vector(typing: Any, pointer: Any, index: Any, count: Any) -> Any:
 
 def _store_part(builder: Any, pointer: Any, index: Any, count: Any, lanes: Any, size: int) -> None:
     """Store fewer lanes than all: four, two, one. A masked store is slow on some processors."""
-    room = cgutils.alloca_once_value(builder, lanes)
-    first_lane = builder.bitcast(room, pointer.type)
+    memory = cgutils.alloca_once_value(builder, lanes)
+    first_lane = builder.bitcast(memory, pointer.type)
     part = VECTOR // 2
     while part:
         bit = builder.and_(count, ir.Constant(count.type, part))
@@ -167,7 +167,7 @@ def store_vector(typing: Any, pointer: Any, index: Any, count: Any, value: Any) 
 
 
 @instruction
-def filled(typing: Any, value: Any) -> Any:
+def splat(typing: Any, value: Any) -> Any:
     """All lanes alike."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -177,7 +177,7 @@ def filled(typing: Any, value: Any) -> Any:
 
 
 @instruction
-def number(typing: Any, pointer: Any, value: Any) -> Any:
+def scalar_like(typing: Any, pointer: Any, value: Any) -> Any:
     """A number of the dtype that a pointer leads to."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -228,7 +228,7 @@ def add(typing: Any, a: Any, b: Any) -> Any:
 
 
 @instruction
-def load_square(typing: Any, pointer: Any, first: Any, step: Any) -> Any:
+def load_rows(typing: Any, pointer: Any, first: Any, step: Any) -> Any:
     """VECTOR vectors, ``step`` elements from one to the next."""
     kind = VectorType(pointer.dtype)
 
@@ -246,7 +246,7 @@ def load_square(typing: Any, pointer: Any, first: Any, step: Any) -> Any:
 
 
 @instruction
-def store_square(typing: Any, pointer: Any, first: Any, step: Any, rows: Any) -> Any:
+def store_rows(typing: Any, pointer: Any, first: Any, step: Any, rows: Any) -> Any:
     """Store VECTOR vectors likewise."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -316,4 +316,4 @@ def load_vector_if(flag: Any, pointer: Any, index: Any, count: Any) -> Any:
     """The same as :func:`load_vector` where ``flag`` is not 0, else zeros without an access."""
     if flag:
         return load_vector(pointer, index, count)
-    return filled(number(pointer, 0))
+    return splat(scalar_like(pointer, 0))

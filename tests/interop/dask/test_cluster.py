@@ -82,16 +82,16 @@ def test_errors_and_options_of_tasks_in_another_process() -> None:
             np.testing.assert_allclose(lazy.compute(), wanted, rtol=0, atol=1e-4)
 
 
-def slowly(block: Any, log: str, block_id: Any = None) -> Any:
-    """The block, after a while; a file says that it was read, and by which process."""
-    name = "-".join(map(str, block_id))
-    with Path(log, f"{name} {os.getpid()} {time.monotonic_ns()}").open("w"):
-        pass
-    time.sleep(0.2)
-    return block
-
-
 def test_a_worker_that_dies_in_the_middle_changes_nothing(tmp_path: Path) -> None:
+    # A local function travels by value: the workers cannot import this module.
+    def slowly(block: Any, log: str, block_id: Any = None) -> Any:
+        """The block, after a while; a file says that it was read, and by which process."""
+        name = "-".join(map(str, block_id))
+        with Path(log, f"{name} {os.getpid()} {time.monotonic_ns()}").open("w"):
+            pass
+        time.sleep(0.2)
+        return block
+
     there = chunked()
     slow = there.offset.map_blocks(slowly, str(tmp_path), meta=np.empty((0,) * 4, "float32"))
     call = there.arguments | {"offset": slow}
