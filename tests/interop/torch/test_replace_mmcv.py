@@ -19,10 +19,10 @@ nn = torch.nn
 SHAPES = [(4, 3), (2, 2)]
 
 
-class DeformConv2d(nn.Module):
-    """mmcv's DCNv1, which has no bias."""
+class Convolution(nn.Module):
+    """Attributes that mmcv's convolutions have in common; padding 1."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, **sizes: Any) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__()
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size = (kernel_size, kernel_size)
@@ -30,6 +30,10 @@ class DeformConv2d(nn.Module):
         self.groups, self.deform_groups, self.im2col_step = 1, 1, 32
         self.transposed, self.output_padding = False, (0,)
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, *self.kernel_size))
+
+
+class DeformConv2d(Convolution):
+    """mmcv's DCNv1, which has no bias."""
 
     def forward(self, x: Any, offset: Any) -> Any:
         return cudeform.deform_conv2d(x, offset, self.weight, padding=1)
@@ -40,20 +44,19 @@ class DeformConv2dPack(DeformConv2d):
 
     _version = 2
 
-    def __init__(self, *args: Any, **sizes: Any) -> None:
-        super().__init__(*args, **sizes)
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
         self.conv_offset = nn.Conv2d(self.in_channels, 18, 3, padding=1)
 
     def forward(self, x: Any) -> Any:
         return super().forward(x, self.conv_offset(x))
 
 
-class ModulatedDeformConv2d(nn.Module):
+class ModulatedDeformConv2d(Convolution):
     """mmcv's DCNv2."""
 
-    def __init__(self, *args: Any, **sizes: Any) -> None:
-        super().__init__()
-        DeformConv2d.__init__(self, *args, **sizes)
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
         self.bias = nn.Parameter(torch.randn(self.out_channels))
 
     def forward(self, x: Any, offset: Any, mask: Any) -> Any:
@@ -65,8 +68,8 @@ class ModulatedDeformConv2dPack(ModulatedDeformConv2d):
 
     _version = 2
 
-    def __init__(self, *args: Any, **sizes: Any) -> None:
-        super().__init__(*args, **sizes)
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
         self.conv_offset = nn.Conv2d(self.in_channels, 27, 3, padding=1)
 
     def forward(self, x: Any) -> Any:
