@@ -20,7 +20,7 @@ from typing import Any
 
 import cudeform
 from cudeform.gpu.replay import launch_plans
-from cudeform_bench.configs import Config, named
+from cudeform_bench.configs import Config, Problem, named
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -31,21 +31,10 @@ SHAPES = ("A1", "A4", "B1", "C2", "C4")
 
 def calls_of(cupy: CupyStandIn, config: Config) -> dict[str, Callable[[], Any]]:
     """The calls to time for a configuration, by name."""
-    out, taps = (config.out_height, config.out_width), config.taps * config.offset_groups
-    kernel = (config.kernel, config.kernel)
-    arrays = {
-        "input": cupy.empty(
-            (config.batch, config.channels, config.height, config.width), "float32"
-        ),
-        "offset": cupy.empty((config.batch, 2 * taps, *out), "float32"),
-        "weight": cupy.empty(
-            (config.out_channels, config.channels // config.groups, *kernel), "float32"
-        ),
-        "bias": cupy.empty((config.out_channels,), "float32"),
-        "mask": cupy.empty((config.batch, taps, *out), "float32"),
-    }
-    grad = cupy.empty((config.batch, config.out_channels, *out), "float32")
-    sizes: dict[str, Any] = {"stride": config.stride, "padding": config.padding}
+    problem = Problem.of(config)
+    arrays = {name: cupy.empty(of.shape, "float32") for name, of in problem.operands.items()}
+    grad = cupy.empty(problem.grad_output.shape, "float32")
+    sizes = config.settings
 
     def ordered() -> None:
         with cudeform.options(deterministic=True):

@@ -110,6 +110,16 @@ class SumGeometry:
         return sum(level.height * level.width for level in self.levels)
 
     @property
+    def out_pixels(self) -> int:
+        """Positions of the output of an image."""
+        return self.out[0] * self.out[1]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the output has no elements, or no samples."""
+        return 0 in (self.batch, self.groups, self.channels, self.taps, self.out_pixels)
+
+    @property
     def taps(self) -> int:
         """Samples of a position and group."""
         return sum(level.taps for level in self.levels)

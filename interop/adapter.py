@@ -1,12 +1,13 @@
-"""The protocol of adapters, and which adapter takes the arrays of a call.
+"""The protocol of adapters, and the choice of the adapter for the arrays of a call.
 
 An adapter is the code for arrays of one library: it checks them, allocates results in their own
 library and hands both to the engine without a copy.
 
 * A library is recognised by the type of its arrays. It is never imported to find out: an array of a
   library that is not imported cannot exist.
-* All arrays of a call belong to one library, and so do the results. NumPy arrays beside JAX arrays
-  are constants, as in JAX's own functions; so are NumPy and CuPy arrays beside Dask arrays.
+* All arrays of a call belong to one library, and the results belong to the same. There are two
+  exceptions: NumPy arrays in a call with JAX arrays are constants, as in JAX's own functions, and
+  NumPy and CuPy arrays may be mixed with Dask arrays.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from typing import Any, Protocol
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.family import Operator
 
-# Modules of this folder by the types they take: top-level package and name of the class. Each
-# module has its adapter as ``ADAPTER``.
+# Modules of this folder, by top-level package and class name of the arrays that they take. The
+# adapter of each module is its attribute ``ADAPTER``.
 ADAPTERS = {
     ("numpy", "ndarray"): "numpy",
     ("cupy", "ndarray"): "cupy",
@@ -32,10 +33,10 @@ ADAPTERS = {
     ("dask", "Array"): "dask",
 }
 
-# Libraries whose arrays may come beside those of another.
+# For each library, the other libraries whose arrays may be mixed with its own.
 CONSTANTS = {"jax": ("numpy",), "dask": ("numpy", "cupy")}
 
-# Types that are refused, by package and name, and what to do.
+# Types that are refused, by package and class name, each with the remedy.
 REFUSED = {
     ("numpy", "MaskedArray"): "its mask would be ignored; call .filled(0), or any other fill value",
     ("keras", "KerasTensor"): "use cudeform.keras.DeformConv2D in a model of Keras",
@@ -48,10 +49,10 @@ REFUSED = {
 class Adapter(Protocol):
     """The operators and their derivatives on arrays of one library.
 
-    Arrays come as the caller passed them, all of one library; settings, shapes, dtypes and devices
-    are still to be checked. Libraries that trace calls need the check where the trace runs, so it
-    is the adapter's; ``CheckedAdapter`` does it for all others. Results are new arrays of the same
-    library.
+    An adapter gets the arrays as the caller passed them, all of one library, and checks settings,
+    shapes, dtypes and devices. A library that traces calls needs these checks inside the trace, so
+    they belong to the adapter; ``CheckedAdapter`` makes them for all other libraries. Results are
+    new arrays of the same library.
     """
 
     def forward(self, operator: Operator, operands: Operands, settings: Any) -> Any:
@@ -79,14 +80,14 @@ class Adapter(Protocol):
         cotangents: Tangents,
         needs: frozenset[str],
     ) -> DoubleGradients:
-        """Those gradients of ``sum(cotangents * backward(...))`` that ``needs`` names."""
+        """The gradients of ``sum(cotangents * backward(...))`` named in ``needs``."""
 
 
 def adapter_of(arrays: Mapping[str, Any]) -> Adapter:
-    """The adapter for the arrays of a call, by name of the argument; ``input`` is the first.
+    """The adapter for the arrays of a call, given by argument name; ``input`` is the first.
 
     Raises:
-        TypeError: something that is no array, or arrays of libraries that do not mix.
+        TypeError: an argument is no array, or the arrays belong to libraries that do not mix.
     """
     expected: Kind | None = None
     for name, array in arrays.items():
@@ -117,9 +118,9 @@ def _kind(name: str, array: Any) -> Kind:
     return kind
 
 
-# Functions that make arrays of a library from arrays of a library further down. Dask comes first
-# because no other library should read all of an array that may not fit into memory, JAX next
-# because none can read its tracers.
+# For each library, the function that converts arrays of the libraries below it to its own. An error
+# proposes to convert to the upper one of two libraries. Dask is at the top, because a Dask array
+# may not fit into memory; JAX comes next, because its tracers cannot be converted.
 CONVERTERS = {
     "dask": "numpy.asarray, on a GPU cupy.asarray",
     "jax": "jax.numpy.from_dlpack",
@@ -129,7 +130,7 @@ CONVERTERS = {
     "numpy": "numpy.from_dlpack, on a GPU cupy.from_dlpack",
 }
 
-# The same for arrays of NumPy, which may be read-only, or be needed on a GPU.
+# The same for NumPy arrays, which may be read-only, or must be copied to a GPU.
 CONVERTERS_OF_NUMPY = {
     "torch": "torch.as_tensor",
     "tensorflow": "tensorflow.convert_to_tensor",
@@ -166,7 +167,7 @@ _kinds: dict[type, Kind | None] = {}
 
 
 def _kind_of_type(array_type: type) -> Kind | None:
-    """Kind of the arrays of a type, found once; None if they are no arrays.
+    """The kind of arrays of a type, looked up once per type; None if the type is no array.
 
     A dict and not ``functools.cache``, which torch.compile cannot look into.
     """

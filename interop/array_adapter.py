@@ -1,8 +1,8 @@
-"""What adapters share: the checks of a call, and how arrays with memory meet the engine.
+"""Base classes of adapters: the checks of a call, and the call of the engine.
 
-``CheckedAdapter`` checks a call and works out its geometry, once for all libraries whose arrays
-have a shape, a dtype and a device. ``ArrayAdapter`` adds what NumPy and CuPy have in common:
-allocate the results, describe all arrays to the engine, run it.
+``CheckedAdapter`` checks a call and computes its geometry, for all libraries whose arrays have a
+shape, a dtype and a device. ``ArrayAdapter`` is the common part of NumPy and CuPy: it allocates the
+results, describes all arrays to the engine, and runs it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class CheckedAdapter(ABC):
-    """An adapter whose ``run_*`` methods get calls that were checked, with their geometry."""
+    """An adapter that checks a call, then passes it with its geometry to a ``run_*`` method."""
 
     @abstractmethod
     def dtype_name(self, array: Any) -> str:
@@ -30,7 +30,7 @@ class CheckedAdapter(ABC):
 
     @abstractmethod
     def device_of(self, array: Any) -> Any:
-        """An array's device: anything that compares equal for equal devices."""
+        """An array's device, as any value that compares equal for equal devices."""
 
     @abstractmethod
     def run_forward(self, operator: Operator, operands: Operands, geometry: Any) -> Any:
@@ -107,7 +107,7 @@ class CheckedAdapter(ABC):
     def _checked(
         self, operator: Operator, operands: Operands, settings: Any, others: Mapping[str, Any]
     ) -> Any:
-        """Geometry of a call whose arrays, the ``others`` included, fit together."""
+        """Check that all arrays, ``others`` included, fit together; return the geometry."""
         arrays = operator.named(operands.present() | dict(others))
         dtypes = {name: self.dtype_name(array) for name, array in arrays.items()}
         check_dtypes(dtypes, operator.coordinates)
@@ -120,7 +120,7 @@ _NO_CONTEXT = nullcontext()
 
 
 class ArrayAdapter(CheckedAdapter):
-    """An adapter for arrays whose memory the engine reads and writes where it is."""
+    """An adapter for arrays whose memory the engine reads and writes directly."""
 
     @abstractmethod
     def empty(self, shape: tuple[int, ...], like: Any) -> Any:
@@ -128,10 +128,10 @@ class ArrayAdapter(CheckedAdapter):
 
     @abstractmethod
     def describe(self, array: Any) -> Any:
-        """An array as the engine takes it."""
+        """The description of an array that the engine takes."""
 
     def device_context(self, array: Any) -> AbstractContextManager[Any]:
-        """Makes the device of ``array`` the current one."""
+        """A context in which the device of ``array`` is the current one."""
         return _NO_CONTEXT
 
     def executor(self, array: Any) -> Executor | None:

@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 
 class CupyAdapter(ArrayAdapter):
-    """CuPy arrays go to the GPU engine by address."""
+    """Passes CuPy arrays to the GPU engine as addresses, shapes and strides."""
 
     def dtype_name(self, array: Any) -> str:
-        """Name of the dtype, as ``checks.DTYPES`` has it."""
+        """Name of the dtype, spelled as in ``checks.DTYPES``."""
         return _name(array.dtype)
 
     def device_of(self, array: Any) -> str:
-        """The device as torch and JAX write it, ``cuda:0``."""
+        """The device in the notation of torch and JAX, such as ``cuda:0``."""
         return f"cuda:{array.device.id}"
 
     def device_context(self, array: Any) -> AbstractContextManager[Any]:
-        """Makes the device of ``array`` CuPy's current one."""
+        """A context in which the device of ``array`` is CuPy's current one."""
         context: AbstractContextManager[Any] = array.device
         return context
 
     def executor(self, array: Any) -> Executor:
-        """The device of ``array``, with the stream that is current in CuPy."""
+        """The device of ``array``, with CuPy's current stream."""
         import cupy
 
         index = array.device.id
@@ -48,7 +48,7 @@ class CupyAdapter(ArrayAdapter):
         """Address, shape, strides and dtype, for kernels that need aligned elements.
 
         Raises:
-            ValueError: the address or a stride is no multiple of the size of an element.
+            ValueError: the address or a stride is not a multiple of the element size.
         """
         dtype, pointer = array.dtype, array.data.ptr
         if pointer % dtype.itemsize:
@@ -61,7 +61,7 @@ ADAPTER = CupyAdapter()
 
 @lru_cache(maxsize=4096)
 def _in_elements(strides: tuple[int, ...], dtype: Any) -> tuple[int, ...]:
-    """Strides in elements, from strides in bytes."""
+    """Convert strides from bytes to elements."""
     if any(stride % dtype.itemsize for stride in strides):
         raise _misaligned(dtype, "strides", strides)
     return tuple(stride // dtype.itemsize for stride in strides)

@@ -1,7 +1,7 @@
-"""The adapter for arrays of any other library that has DLPack or ``__cuda_array_interface__``.
+"""The adapter for arrays of any other library with DLPack or ``__cuda_array_interface__``.
 
-Arrays are imported over the same memory, as NumPy arrays on the CPU and as CuPy arrays on a GPU;
-the adapters of these two do the rest. A producer that cannot share its memory is asked for a copy.
+Arrays are imported without a copy, as NumPy arrays on the CPU and as CuPy arrays on a GPU, and
+passed to NumPy's or CuPy's adapter. A producer that cannot share its memory is asked for a copy.
 Results are exported through ``from_dlpack`` of the library that made the input.
 """
 
@@ -31,7 +31,7 @@ Named = TypeVar("Named", Gradients, Tangents, DoubleGradients)
 
 
 class DlpackAdapter:
-    """Imports the arrays of a call, lets NumPy's or CuPy's adapter do it, exports the results."""
+    """Imports the arrays of a call, calls NumPy's or CuPy's adapter, exports the results."""
 
     def forward(self, operator: Operator, operands: Operands, settings: Any) -> Any:
         """The output."""
@@ -80,9 +80,9 @@ ADAPTER = DlpackAdapter()
 def _imported(
     operator: Operator, operands: Operands, others: Mapping[str, Any]
 ) -> tuple[Adapter, Operands, Exporter]:
-    """The adapter of the imported operands, these, and the exporter of results.
+    """Import the operands; return their adapter, the imported arrays, and the exporter of results.
 
-    Devices are checked here, since NumPy's adapter takes everything to be on the CPU.
+    Devices are checked here, because NumPy's adapter assumes that all arrays are on the CPU.
     """
     arrays = operands.present()
     named = operator.named({**arrays, **others})
@@ -98,18 +98,18 @@ def _each(function: Callable[[Any], Any], arrays: Named) -> Named:
 
 
 def _device_of(array: Any) -> Any:
-    """DLPack's (device type, device id), or the device as CuPy's adapter names it."""
+    """DLPack's (device type, device id), or the device in the notation of CuPy's adapter."""
     if hasattr(array, "__dlpack_device__"):
         return tuple(int(part) for part in array.__dlpack_device__())
     return cupy_module.ADAPTER.device_of(import_array(array))
 
 
 def import_array(array: Any) -> Any:
-    """The array as a NumPy or CuPy array, over the same memory if the producer can share it.
+    """Import as a NumPy or CuPy array, without a copy if the producer can share its memory.
 
     Raises:
         TypeError: neither library can read it.
-        RuntimeError: it is on a GPU, and CuPy or a driver is missing.
+        RuntimeError: the array is on a GPU, and CuPy or a driver is missing.
     """
     kind, index = array.__dlpack_device__() if hasattr(array, "__dlpack__") else (CUDA, None)
     on_gpu = int(kind) in (CUDA, CUDA_MANAGED)
@@ -149,7 +149,7 @@ def _import_by_cupy(array: Any, index: int | None) -> Any:
 
 
 def exporter_of(array: Any) -> Exporter:
-    """A function that turns a computed array into one of the library of ``array``.
+    """A function that exports a computed array to the library of ``array``.
 
     Raises:
         TypeError: the library has no ``from_dlpack``.

@@ -11,10 +11,10 @@ from .array_adapter import ArrayAdapter
 
 
 class NumpyAdapter(ArrayAdapter):
-    """NumPy arrays go to the CPU engine as they are."""
+    """Passes NumPy arrays to the CPU engine unchanged."""
 
     def dtype_name(self, array: Any) -> str:
-        """Name of the dtype, as ``checks.DTYPES`` has it."""
+        """Name of the dtype, spelled as in ``checks.DTYPES``."""
         return _name(array.dtype)
 
     def device_of(self, array: Any) -> str:
@@ -26,7 +26,7 @@ class NumpyAdapter(ArrayAdapter):
         return np.empty(shape, like.dtype)
 
     def describe(self, array: Any) -> Any:
-        """A plain ndarray: subclasses change what indices and operators mean."""
+        """A view as a plain ndarray, because subclasses may redefine indexing and operators."""
         return np.asarray(array)
 
 

@@ -75,6 +75,19 @@ class Case:
         present = {name: getattr(self, name) for name in ARRAYS}
         return replace(self, **{n: function(a) for n, a in present.items() if a is not None})
 
+    def with_operands(self, arrays: dict[str, Any]) -> Case:
+        """The case with other operands."""
+        return replace(self, **arrays)
+
+    def smooth(self) -> Case:
+        """The case with no coordinate at a whole number, where the output has kinks."""
+        return replace(self, offset=np.floor(self.offset * 8) / 8 + 1 / 16)
+
+    @property
+    def batch(self) -> int:
+        """Number of images."""
+        return len(self.input)
+
     def cast(self, dtype: str) -> Case:
         """The case in a dtype.
 

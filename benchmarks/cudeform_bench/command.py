@@ -1,12 +1,13 @@
 """Time cudeform and other libraries in one run, after checking that all results are right.
 
-On a CPU the peers are torchvision and onnxruntime. All contestants get the same arrays. First their
+On a CPU the peers of deform_conv2d are torchvision and onnxruntime, those of the other operators
+tvdcn and a composition of torch's grid_sample. All contestants get the same arrays. First their
 results are compared with cudeform's in float64; a wrong result ends the run with status 1. Then the
 contestants take turns, so that a disturbance of the machine affects all of them. Peers that are
 not installed are left out. Ratios are a peer's time divided by cudeform's; GFLOP/s counts the
 matrix products only.
 
-On a GPU (--device gpu) the contestants are cudeform and torchvision on torch tensors, and two that
+On a GPU (--device gpu) the contestants are cudeform and these peers on torch tensors, and two that
 compute something else: cuDNN's ordinary convolution of the same shape, and the matrix products
 alone. A wrong result is reported and not timed; the other contestants are still measured. The JSON
 file is rewritten after each configuration.
@@ -148,8 +149,11 @@ def refuse_useless(arguments: argparse.Namespace) -> None:
             raise CommandError(
                 f"bench: --{name} has no effect on a {device.upper()}; it needs --device {other}"
             )
-    if arguments.scatter and "backward" not in _directions(arguments):
-        raise CommandError("bench: --scatter has no effect without --direction backward")
+    adding = {config.scatter_direction for config in _configurations(arguments)}
+    if arguments.scatter and not adding & set(_directions(arguments)):
+        raise CommandError(
+            f"bench: --scatter has no effect without --direction {' or '.join(sorted(adding))}"
+        )
 
 
 def _device(arguments: argparse.Namespace) -> str:
@@ -160,10 +164,15 @@ def _directions(arguments: argparse.Namespace) -> list[str]:
     return arguments.direction or list(HEADINGS)
 
 
+def _configurations(arguments: argparse.Namespace) -> list[Config]:
+    usual = "quick" if arguments.quick else _device(arguments)
+    chosen: list[tuple[Config, ...]] = arguments.config or [configs.SETS[usual]]
+    return [config for several in chosen for config in several]
+
+
 def _measured(arguments: argparse.Namespace) -> Report | GpuReport:
     device, directions = _device(arguments), _directions(arguments)
-    chosen = arguments.config or [configs.SETS["quick" if arguments.quick else device]]
-    problems = [config for several in chosen for config in several]
+    problems = _configurations(arguments)
     if arguments.offsets is not None:
         problems = [replace(c, offsets=offsets) for offsets in arguments.offsets for c in problems]
     seconds = arguments.seconds

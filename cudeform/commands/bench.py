@@ -1,4 +1,4 @@
-"""Compare the speed of cudeform with torchvision and onnxruntime.
+"""Compare the speed of cudeform with other libraries.
 
 The benchmark is the folder ``benchmarks/`` of the repository and is not installed with the package.
 In a checkout this command runs it; elsewhere it says where to find it.

@@ -7,5 +7,6 @@ from cudeform.cpu.arithmetic import Arithmetic
 from cudeform.cpu.backward import backward
 from cudeform.cpu.forward import forward
 from cudeform.cpu.second_order import double_backward, jvp
+from cudeform.cpu.sums import sums_forward
 
-__all__ = ["Arithmetic", "backward", "double_backward", "forward", "jvp"]
+__all__ = ["Arithmetic", "backward", "double_backward", "forward", "jvp", "sums_forward"]

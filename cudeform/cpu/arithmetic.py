@@ -13,10 +13,10 @@ Array = NDArray[Any]
 
 
 class Arithmetic:
-    """What a composition does to arrays of the CPU."""
+    """The sums that a composition needs, on arrays of the CPU."""
 
     def blank(self, shape: tuple[int, ...], like: Array) -> Array:
-        """Zeros without memory of their own, for an image that no result depends on."""
+        """A broadcast zero, for an image on which no result depends."""
         return np.broadcast_to(np.zeros((), like.dtype), shape)
 
     def empty_like(self, array: Array) -> Array:

@@ -107,8 +107,8 @@ class _Work:
             )
             self.grads.write(box, box, scratch.planes)
         elif len(panel.columns):
-            pixels, at = images.pixels, column_layout(panel.box)
-            gather_columns(call.sizes, *positions, pixels, samples, panel.columns, at)
+            pixels, layout = images.pixels, column_layout(panel.box)
+            gather_columns(call.sizes, *positions, pixels, samples, panel.columns, layout)
 
     def scatter(
         self, box: Box, panel: Panel, scratch: _Scratch, sizes: Sizes, part: slice, pixels: Array

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,14 @@ Array = NDArray[Any]
 
 # Target size of one copy task, in elements.
 COPIED_ELEMENTS = 2**17
+
+
+class Runner(Protocol):
+    """A call, which runs work on its threads."""
+
+    def run(
+        self, work: Callable[[Any, Any], None], items: Sequence[Any], scratch: Callable[[], Any]
+    ) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ def channels_last(call: Call, array: Array) -> Iterator[Images]:
         if batch.dtype == call.dtype and batch.flags.c_contiguous:
             _transpose(call, read_only(batch.reshape(-1)), pixels, len(batch), to_last=True)
         else:
-            _copy(call, view, pixels.reshape(view.shape))
+            copy_images(call, view, pixels.reshape(view.shape))
         yield Images(images, read_only(pixels))
 
 
@@ -63,7 +71,7 @@ def channels_first(call: Call, pixels: Array, array: Array) -> None:
         _transpose(call, read_only(pixels), array.reshape(-1), len(array), to_last=False)
     else:
         view = np.moveaxis(array, 1, -1)
-        _copy(call, pixels.reshape(view.shape), view)
+        copy_images(call, pixels.reshape(view.shape), view)
 
 
 def allocate_images(call: Call) -> Array:
@@ -88,7 +96,7 @@ def _transpose(call: Call, source: Array, target: Array, count: int, *, to_last:
     _each(call, transpose_part, [(n, part) for n in range(count) for part in parts])
 
 
-def _copy(call: Call, source: Array, target: Array) -> None:
+def copy_images(call: Runner, source: Array, target: Array) -> None:
     """Copy images (N, H, W, C) of any strides and dtype; threads share the rows."""
 
     def copy(rows: slice) -> None:
@@ -98,5 +106,5 @@ def _copy(call: Call, source: Array, target: Array) -> None:
     _each(call, copy, split(source.shape[1], max(1, COPIED_ELEMENTS // max(1, row_size))))
 
 
-def _each(call: Call, work: Callable[[Any], None], items: list[Any]) -> None:
+def _each(call: Runner, work: Callable[[Any], None], items: list[Any]) -> None:
     call.run(lambda item, _: work(item), items, lambda: None)

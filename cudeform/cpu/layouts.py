@@ -154,13 +154,14 @@ def _transpose_product(g: Geometry, product: Array, box: Box, output: Array) -> 
     source, target = read_only(product.reshape(-1)), output.reshape(-1)
     done = 0
     while done < positions:
-        n, at = divmod(box.first + done, g.out_pixels)
-        count = min(positions - done, g.out_pixels - at)
+        n, pixel = divmod(box.first + done, g.out_pixels)
+        count = min(positions - done, g.out_pixels - pixel)
         for group in range(groups):
             row = group * positions + done
             plane = (box.images.start + n) * g.out_channels + group * channels
-            to = plane * g.out_pixels + at
-            transpose(source, row * channels, channels, target, to, g.out_pixels, count, channels)
+            start = plane * g.out_pixels + pixel
+            rows, columns = (row * channels, channels), (start, g.out_pixels)
+            transpose(source, *rows, target, *columns, count, channels)
         done += count
 
 

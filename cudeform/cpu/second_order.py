@@ -9,20 +9,19 @@ so both follow from the tangent of the columns, see ``loops/tangents.py``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cudeform.arrays import DoubleGradients, Operands, Tangents
 from cudeform.cpu.call import Array, Call
-from cudeform.cpu.images import Images, channels_last
-from cudeform.cpu.layouts import Buffers, SampleArrays, column_layout, write_product
-from cudeform.cpu.loops.arguments import ColumnLayout, Samples, Sizes
-from cudeform.cpu.loops.gather import gather_columns
+from cudeform.cpu.images import Images
+from cudeform.cpu.layouts import Buffers, SampleArrays, column_layout
+from cudeform.cpu.loops.arguments import Sizes
 from cudeform.cpu.loops.scatter import scatter
 from cudeform.cpu.loops.second_gradients import second_sample_gradients
-from cudeform.cpu.loops.tangents import gather_tangents, scatter_tangents
+from cudeform.cpu.loops.tangents import scatter_tangents
 from cudeform.cpu.panels import Accumulators, Panel, PanelBuffers, process_panels
-from cudeform.cpu.products import grad_columns_of, output_of, taps_first
+from cudeform.cpu.products import grad_columns_of
+from cudeform.cpu.tangent_call import ImagePair, OutputScratch, TangentCall
 from cudeform.cpu.threads import blas_on_one_thread
 from cudeform.cpu.tiling import Box, Costs
 from cudeform.geometry import Geometry
@@ -95,39 +94,11 @@ def double_backward(
 
 
 @dataclass(frozen=True)
-class ImagePair:
-    """A range of channels-last images and their tangents, flat; empty tangents are zero."""
-
-    images: Images
-    tangent: Array
-
-
-@dataclass(frozen=True)
-class _OutputScratch:
-    """Scratch memory of one thread for the tangent of the output.
-
-    The part for the weight's tangent is empty if the weight has no tangent.
-    """
-
-    product: Array
-    other: Array
-    columns: Array
-
-    @classmethod
-    def of(cls, tangent_call: TangentCall) -> _OutputScratch:
-        call = tangent_call.call
-        product = call.allocate_product()
-        if tangent_call.weight is None:
-            return cls(product, product[:0], product[:0])
-        return cls(product, call.allocate_product(), call.allocate_columns())
-
-
-@dataclass(frozen=True)
 class _JvpScratch:
     """Scratch memory of one thread in forward mode."""
 
     tangent: Array
-    output: _OutputScratch
+    output: OutputScratch
     planes: Buffers
     sample_tangents: Buffers
 
@@ -135,92 +106,10 @@ class _JvpScratch:
     def of(cls, call: Call, tangent_call: TangentCall) -> _JvpScratch:
         return cls(
             call.allocate_columns(),
-            _OutputScratch.of(tangent_call),
+            OutputScratch.of(tangent_call),
             call.samples.buffers(call.tiling.positions),
             tangent_call.samples.buffers(call.tiling.positions),
         )
-
-
-@dataclass(frozen=True)
-class TangentCall:
-    """A call and the tangents of its operands.
-
-    Attributes:
-        call: the call.
-        tangents: the caller's arrays, with any strides.
-        weight: tangent of the weight, taps first, or None.
-        samples: tangents of offset and mask.
-    """
-
-    call: Call
-    tangents: Tangents
-    weight: Array | None
-    samples: SampleArrays
-
-    @classmethod
-    def of(cls, call: Call, tangents: Tangents) -> TangentCall:
-        """Convert the tangents for the loops."""
-        weight = tangents.weight
-        packed = None if weight is None else taps_first(call.g, weight, call.dtype)
-        samples = SampleArrays.of(call.g, tangents.offset, tangents.mask, call.dtype)
-        return cls(call, tangents, packed, samples)
-
-    @property
-    def weights(self) -> tuple[Array, ...]:
-        """The weight, and its tangent if it is not zero."""
-        return (self.call.weight,) if self.weight is None else (self.call.weight, self.weight)
-
-    def pairs(self) -> Iterator[ImagePair]:
-        """The images of the call and their tangents, a range of the batch at a time."""
-        images = channels_last(self.call, self.call.operands.input)
-        if self.tangents.input is None:
-            return (ImagePair(some, some.pixels[:0]) for some in images)
-        tangents = channels_last(self.call, self.tangents.input)
-        return (ImagePair(a, b.pixels) for a, b in zip(images, tangents, strict=True))
-
-    def gather(
-        self,
-        pair: ImagePair,
-        box: Box,
-        samples: Samples,
-        sample_tangents: Samples,
-        columns: Array,
-        at: ColumnLayout,
-    ) -> None:
-        """Write the tangent of the columns of a box."""
-        gather_tangents(
-            self.call.sizes,
-            box.first,
-            box.last,
-            pair.images.pixels,
-            pair.tangent,
-            samples,
-            sample_tangents,
-            self.call.options.boundary_grad == "zero",
-            columns,
-            at,
-        )
-
-    def write_output(
-        self,
-        pair: ImagePair,
-        box: Box,
-        samples: Samples,
-        columns: Array,
-        scratch: _OutputScratch,
-        result: Array,
-    ) -> None:
-        """Write the tangent of a box's output, from the tangent of its columns."""
-        call = self.call
-        product = call.view_product(scratch.product, len(box))
-        output_of(call.g, call.weight, columns, product)
-        if self.weight is not None:
-            at, pixels = column_layout(box), pair.images.pixels
-            gather_columns(call.sizes, box.first, box.last, pixels, samples, scratch.columns, at)
-            other = call.view_product(scratch.other, len(box))
-            output_of(call.g, self.weight, call.view_columns(scratch.columns, len(box)), other)
-            product += other
-        write_product(call.g, product, self.tangents.bias, box, result)
 
 
 @dataclass(frozen=True)
@@ -235,7 +124,7 @@ class _Scratch:
 
     grad_columns: tuple[Array, ...]
     planes: Buffers
-    output: _OutputScratch
+    output: OutputScratch
 
 
 @dataclass(frozen=True)
@@ -266,15 +155,17 @@ class _Work:
         return _Scratch(
             tuple(call.allocate_columns() for _ in self.tangent_call.weights),
             self.grads.buffers(call.tiling.positions),
-            _OutputScratch.of(self.tangent_call),
+            OutputScratch.of(self.tangent_call),
         )
 
     def box(self, images: Images, box: Box, panel: Panel, scratch: _Scratch) -> None:
         call, part = self.tangent_call.call, panel.part(box)
         samples, sample_tangents = panel.samples
         if len(panel.columns):
-            at = column_layout(panel.box)
-            self.tangent_call.gather(self.pair, box, samples, sample_tangents, panel.columns, at)
+            layout = column_layout(panel.box)
+            self.tangent_call.gather(
+                self.pair, box, samples, sample_tangents, panel.columns, layout
+            )
             if self.grad_output is not None:
                 columns = call.view_columns(panel.columns, len(panel.box))[:, part]
                 self.tangent_call.write_output(
@@ -287,7 +178,7 @@ class _Work:
             grad_columns_of(call.g, weight, panel.grad_output[:, part], target)
         if not self.grads.present:
             return
-        grad_columns, *others = scratch.grad_columns
+        grad_columns, *tangent_grad_columns = scratch.grad_columns
         second_sample_gradients(
             call.sizes,
             box.first,
@@ -297,7 +188,7 @@ class _Work:
             samples,
             sample_tangents,
             grad_columns,
-            others[0] if others else grad_columns[:0],
+            tangent_grad_columns[0] if tangent_grad_columns else grad_columns[:0],
             column_layout(box),
             self.grads.for_writing(box, scratch.planes),
             self.zero_boundary_grad,
@@ -308,8 +199,8 @@ class _Work:
         self, box: Box, panel: Panel, scratch: _Scratch, sizes: Sizes, part: slice, pixels: Array
     ) -> None:
         samples, sample_tangents = panel.samples
-        grad_columns, *others = scratch.grad_columns
-        positions, at = (box.first, box.last, part.start, part.stop), column_layout(box)
+        grad_columns, *tangent_grad_columns = scratch.grad_columns
+        positions, layout = (box.first, box.last, part.start, part.stop), column_layout(box)
         scatter_tangents(
             sizes,
             *positions,
@@ -317,8 +208,8 @@ class _Work:
             sample_tangents,
             self.zero_boundary_grad,
             grad_columns,
-            at,
+            layout,
             pixels,
         )
-        for other in others:
-            scatter(sizes, *positions, samples, other, at, pixels)
+        for second in tangent_grad_columns:
+            scatter(sizes, *positions, samples, second, layout, pixels)

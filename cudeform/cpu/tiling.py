@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
+from typing import Protocol
 
 from cudeform.geometry import Geometry
 from cudeform.partition import split
@@ -31,6 +32,16 @@ MIN_BOX_POSITIONS = 32
 
 # Small images are converted several at a time: the boxes of one would not occupy all threads.
 IMAGES_BYTES = 4 * 2**20
+
+
+class OutputSize(Protocol):
+    """The size of the output of a geometry."""
+
+    @property
+    def out(self) -> PerAxis: ...
+
+    @property
+    def out_pixels(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -88,7 +99,7 @@ class Box:
         """Number of positions."""
         return self.last - self.first
 
-    def rectangles(self, g: Geometry) -> Iterator[Rectangle]:
+    def rectangles(self, g: OutputSize) -> Iterator[Rectangle]:
         """Cut the box into rectangles, each in one image."""
         first = self.first
         while first < self.last:

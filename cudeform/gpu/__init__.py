@@ -1,11 +1,12 @@
 """The engine on a GPU: forward, backward, jvp, double_backward, and ``run``, which executes them.
 
 The four functions take a ``Device`` and queue commands: kernel launches, matrix products and fills.
-``run`` gives them a recorder for a device, stores the recorded commands as a launch plan, and
-replays the plan on the GPU, for this call and for every later call like it (``replay``). So a
-function that is read here runs once per kind of call, and its cost in Python hardly matters.
+``run`` passes them a recorder as the device, stores the recorded commands as a launch plan, and
+replays the plan on the GPU, for this call and for every similar call (``replay``). So the Python
+code here runs once per kind of call, and its speed hardly matters.
 """
 
+from cudeform.gpu.algorithms.sums import forward as sums_forward
 from cudeform.gpu.arithmetic import Arithmetic, OnDevice
 from cudeform.gpu.backward import backward
 from cudeform.gpu.forward import forward
@@ -20,5 +21,6 @@ __all__ = [
     "forward",
     "jvp",
     "run",
+    "sums_forward",
     "workspace_bytes",
 ]

@@ -33,7 +33,7 @@ class OnDevice:
 
 
 class Arithmetic:
-    """What a composition does to arrays of a device; temporary arrays live as long as this."""
+    """The sums that a composition needs, on arrays of a device; it owns the temporary arrays."""
 
     def __init__(self, device: Device) -> None:
         """Fix the device."""
@@ -41,7 +41,7 @@ class Arithmetic:
         self._temporary: list[Memory] = []
 
     def blank(self, shape: tuple[int, ...], like: DeviceArray) -> DeviceArray:
-        """An array without memory of its own, for an image that no result depends on."""
+        """A broadcast zero, for an image on which no result depends."""
         return DeviceArray(like.pointer, shape, (0,) * len(shape), like.dtype)
 
     def empty_like(self, array: DeviceArray) -> DeviceArray:
@@ -66,8 +66,8 @@ class Arithmetic:
     def sum_channels(self, images: DeviceArray, sums: DeviceArray) -> None:
         """Write the sum of each channel of images (N, C, *size).
 
-        It is the gradient of the bias of a convolution whose output the images are; what that
-        convolution samples does not matter.
+        It is computed as the gradient of the bias of a convolution with these images as
+        ``grad_output``.
         """
         batch, channels, *out = images.shape
         ones = (1,) * len(out)

@@ -22,7 +22,7 @@ def backward(
 ) -> None:
     """Queue the gradients of ``sum(grad_output * output)`` into the arrays of ``grads``.
 
-    These arrays are contiguous. A gradient that is None is not computed.
+    The arrays are contiguous. A gradient that is None is not computed.
     """
     wanted = [grad for grad in grads if grad is not None]
     if 0 in g.output_shape:

@@ -25,7 +25,7 @@ from cudeform.options import Options
 
 THREADS = 256
 
-# The most blocks of a grid-stride loop: they fill the device several times over.
+# Maximum number of blocks of a grid-stride loop: they fill the device several times over.
 BLOCKS_PER_MULTIPROCESSOR = 32
 
 
@@ -57,7 +57,7 @@ class Call:
         chunks: Sequence[Chunk],
         others: Sequence[DeviceArray | None] = (),
     ) -> Call:
-        """A call that stores columns in memory, chunk by chunk, and also reads ``others``."""
+        """A call by im2col, with these chunks; it also reads ``others``."""
         dtype, ld_columns = operands.input.dtype, ld_columns_of(g, operands)
         largest = max(most_positions(g, chunks) * g.groups, g.out_channels) * ld_columns
         bits = index_bits_of(g, [*operands.present().values(), *others], largest)
@@ -81,11 +81,11 @@ class Call:
 
     @property
     def max_blocks(self) -> int:
-        """The most blocks of a launch of a kernel with a grid-stride loop."""
-        return min(self.device.multiprocessors * BLOCKS_PER_MULTIPROCESSOR, MAX_THREADS // THREADS)
+        """Maximum number of blocks of a launch with a grid-stride loop."""
+        return most_blocks(self.device)
 
     def allocate(self, elements: int, itemsize: int | None = None) -> Memory:
-        """Allocate memory for elements of a size in bytes, by default that of the call's dtype."""
+        """Allocate memory for a number of elements, by default of the call's dtype."""
         return self.device.allocate(max(1, elements) * (itemsize or self.itemsize))
 
     def fill_zero(self, memory: Memory, elements: int, itemsize: int) -> None:
@@ -117,11 +117,9 @@ class Call:
         shared_bytes: int,
     ) -> None:
         """Launch a kernel with the given numbers of blocks and threads."""
-        packed = struct.packed(self.variant.index_bits, self.g.axes)
-        capability = self.device.compute_capability
-        width = atomic_width(self.variant.dtype, self.variant.vector, capability)
-        text = kernel(name, replace(self.variant, atomic_width=width))
-        self.device.queue(KernelLaunch(text, blocks, threads, packed, shared_bytes), pointers)
+        queue_launch(
+            self.device, self.variant, name, blocks, threads, pointers, struct, shared_bytes
+        )
 
     def positions(self, chunk: Chunk) -> int:
         """Number of output positions of a chunk."""
@@ -138,11 +136,11 @@ class Call:
 
     @property
     def problem(self) -> sizes.Problem:
-        """The sizes of the call as a kernel takes them."""
+        """The sizes of the call, as a struct for kernels."""
         return sizes.Problem.of(self.g, self.zero_boundary_grad)
 
     def chunk(self, chunk: Chunk) -> sizes.Chunk:
-        """The chunk as a kernel takes it."""
+        """The chunk, as a struct for kernels."""
         return sizes.Chunk(
             first_image=chunk.images.start,
             images=chunk.count,
@@ -173,17 +171,39 @@ class Call:
         )
 
     def column_layout(self, chunk: Chunk) -> sizes.ColumnLayout:
-        """The sizes of the columns of a chunk as a kernel takes them."""
+        """The sizes of the columns of a chunk, as a struct for kernels."""
         return sizes.ColumnLayout(self.positions(chunk), self.ld_columns)
 
     def strides_of(self, array: DeviceArray | None) -> tuple[int, ...]:
-        """Strides of an array with the call's axes, 0 for an array that is absent."""
+        """Strides of an array with the call's axes; 0 if the array is absent."""
         return (0,) * (2 + self.g.axes) if array is None else array.strides
 
     def lanes(self) -> int:
         """Threads per sample: the largest power of two, at most 32, that divides its vectors."""
         vectors = self.g.channels // self.g.offset_groups // self.variant.vector
         return min(32, vectors & -vectors) if vectors else 1
+
+
+def most_blocks(device: Device) -> int:
+    """Maximum number of blocks of a launch with a grid-stride loop."""
+    return min(device.multiprocessors * BLOCKS_PER_MULTIPROCESSOR, MAX_THREADS // THREADS)
+
+
+def queue_launch(
+    device: Device,
+    variant: Variant,
+    name: str,
+    blocks: int,
+    threads: int,
+    pointers: Sequence[int],
+    struct: Struct,
+    shared_bytes: int = 0,
+) -> None:
+    """Queue a launch of a variant of a kernel, with atomics as wide as the device has them."""
+    packed = struct.packed(variant.index_bits, variant.axes, variant.acc_itemsize)
+    width = atomic_width(variant.dtype, variant.vector, device.compute_capability)
+    text = kernel(name, replace(variant, atomic_width=width))
+    device.queue(KernelLaunch(text, blocks, threads, packed, shared_bytes), pointers)
 
 
 def zero_arrays(device: Device, arrays: Sequence[DeviceArray]) -> None:
@@ -195,7 +215,7 @@ def zero_arrays(device: Device, arrays: Sequence[DeviceArray]) -> None:
 
 
 def ld_columns_of(g: Geometry, operands: Operands) -> int:
-    """Elements of a row of columns: channels of all taps, 1 for a bias, zeros up to 16 bytes."""
+    """Elements of a row of columns: channels of all taps, a 1 for a bias, zeros up to 16 bytes."""
     wide = widest(operands.input.dtype)
     used = g.taps * (g.channels // g.groups) + (operands.bias is not None)
     return max(1, -(-used // wide)) * wide
@@ -207,5 +227,5 @@ def most_positions(g: Geometry, chunks: Sequence[Chunk]) -> int:
 
 
 def pointer_of(array: DeviceArray | Memory | None) -> int:
-    """Device address, 0 for an array that is absent."""
+    """Device address; 0 if the array is absent."""
     return 0 if array is None else array.pointer

@@ -10,22 +10,22 @@ from cudeform.gpu.device_api.protocol import Hardware
 from cudeform.options import Options
 from cudeform.partition import split
 
-# The default budget: a share of the free memory, within these bounds.
+# The default budget is a fraction of the free memory, within these bounds.
 FREE_SHARE = 0.25
 MIN_DEFAULT = 32 * 2**20
 MAX_DEFAULT = 2 * 2**30
 
-# Size of the chunks of a deterministic call. They must not depend on the limit or on free memory:
-# sums over other chunks round differently.
+# Size of the chunks of a deterministic call. It must not depend on the limit or on the free memory,
+# because sums over other chunks are rounded differently.
 DETERMINISTIC_BYTES = 128 * 2**20
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """What one pass of a call works through: whole images, or output rows of one image.
+    """The images, or output rows of one image, that one pass of a call processes.
 
-    The positions of a row differ in the last axis alone; the rows of an image are its other axes
-    merged. In one dimension, every position is a row, so that a long signal can be cut.
+    The positions of a row differ only in the last axis; the other axes of an image are merged to
+    rows. In one dimension, every position is a row, so that a long signal can be cut.
     """
 
     images: slice
@@ -83,22 +83,22 @@ def cut_into_chunks(g: Geometry, hardware: Hardware, options: Options, costs: Co
 
 
 def row_positions(g: Geometry) -> int:
-    """Output positions of a row, as chunks count rows."""
+    """Output positions of a row of a chunk."""
     return g.out_cols if g.axes > 1 else 1
 
 
 def image_rows(g: Geometry) -> int:
-    """Output rows of an image, as chunks count them."""
+    """Output rows of an image."""
     return g.out_pixels // row_positions(g)
 
 
 def _max_samples(g: Geometry) -> int:
-    """The most samples of a chunk: 32-bit integers number them and their corners' weights."""
+    """Maximum number of samples of a chunk, whose corner weights have 32-bit indices."""
     return (2**31 - 1) >> g.axes
 
 
 def _most(available: int, nbytes: int, limit: int) -> int:
-    """How many parts of some bytes fit, ``limit`` at most."""
+    """Number of parts of the given size that fit, at most ``limit``."""
     return min(available // nbytes, limit) if nbytes else limit
 
 

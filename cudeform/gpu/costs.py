@@ -1,6 +1,6 @@
-"""Workspace of a call, buffer by buffer: what each costs per call, per image and per position.
+"""Workspace of each buffer of a call: bytes per call, per image and per position.
 
-An algorithm adds up the costs of its buffers, and ``chunks`` cuts the call by the sum.
+An algorithm adds the costs of its buffers; ``chunks`` cuts the call according to the sum.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ class Costs:
     """Bytes of workspace.
 
     Attributes:
-        call: for the whole call.
-        image: for each image of a chunk.
-        position: for each output position of a chunk.
+        call: bytes for the whole call.
+        image: bytes for each image of a chunk.
+        position: bytes for each output position of a chunk.
     """
 
     call: int = 0
@@ -25,13 +25,13 @@ class Costs:
     position: int = 0
 
     def __add__(self, other: Costs) -> Costs:
-        """Costs of both."""
+        """The sum of two costs."""
         return Costs(
             self.call + other.call, self.image + other.image, self.position + other.position
         )
 
     def purposes(self, g: Geometry) -> str:
-        """What the smallest possible workspace is needed for, in words."""
+        """What the smallest possible workspace contains, in words, for an error."""
         costs = {
             "the weight": self.call,
             "one image": self.image,

@@ -1,4 +1,4 @@
-"""Layouts that the kernels need: channels-last images, and the weight packed like the columns."""
+"""Conversions to the layouts of the kernels: channels-last images, and the packed weight."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ TRANSPOSE_TILE = 32  # side of the tile in shared memory of the layout kernels
 
 
 class ChannelsLast:
-    """Images of an array (N, C, *size) with their channels last: a view of it, or a copy."""
+    """Channels-last images of an array (N, C, *size): a view, or a copy if necessary."""
 
     def __init__(self, call: Call, array: DeviceArray, max_pixels: int, *, dense: bool) -> None:
-        """Allocate memory for a copy unless the array can be read where it is.
+        """Allocate memory for a copy, unless the array can be read without one.
 
         Args:
             call: the call that reads the images.
-            array: images of any strides.
-            max_pixels: pixels of the largest part that ``part`` will be asked for.
-            dense: whether pixels must follow each other without gaps, as in a matrix.
+            array: images with any strides.
+            max_pixels: number of pixels of the largest part that :meth:`part` will return.
+            dense: whether pixels must be contiguous, as the rows of a matrix.
         """
         self._call, self._array = call, array
         self._copied: tuple[slice, slice] | None = None
@@ -32,9 +32,9 @@ class ChannelsLast:
             self._copy = call.allocate(max_pixels * array.shape[1])
 
     def part(self, images: slice, pixels: slice | None = None) -> DeviceArray:
-        """Some images, (images, C, *size), or of dense images some pixels, (images, C, pixels).
+        """A range of images, (images, C, *size), or a range of their pixels, (images, C, pixels).
 
-        What is copied is overwritten by the next part.
+        A range of pixels needs dense images. A copy is overwritten by the next call.
         """
         _, channels, *size = self._array.shape
         if pixels is not None:
@@ -83,10 +83,10 @@ def input_images(call: Call, chunks: list[Chunk]) -> ChannelsLast:
 
 
 def needs_no_copy(call: Call, array: DeviceArray, *, dense: bool) -> bool:
-    """Whether the strides of an array already are those of channels-last images.
+    """Whether kernels can read an array as channels-last images without a copy.
 
-    Channels must be contiguous, and where a thread loads several of them at a time, each vector
-    must begin at a multiple of 16 bytes.
+    Channels must be contiguous. If a thread loads several channels at a time, each vector must
+    begin at a multiple of 16 bytes.
     """
     strides, vector = array.strides, call.variant.vector
     pointer_aligned = array.pointer % (vector * call.itemsize) == 0
@@ -106,7 +106,7 @@ def _channels_last_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _same_layout(shape: tuple[int, ...], strides: tuple[int, ...], others: tuple[int, ...]) -> bool:
-    """Whether strides are equal, except along axes of size 1, where they do not matter."""
+    """Whether strides are equal along all axes longer than 1."""
     return all(
         size == 1 or stride == other
         for size, stride, other in zip(shape, strides, others, strict=True)
@@ -135,7 +135,7 @@ def pack_weight(
 def unpack_weight(
     call: Call, packed: Memory, grad_weight: DeviceArray | None, grad_bias: DeviceArray | None
 ) -> None:
-    """Round the gradient of the packed weight and write it into those of weight and bias."""
+    """Round the gradient of the packed weight; write it to the gradients of weight and bias."""
     g = call.g
     items = g.out_channels * max(1, g.taps * (g.channels // g.groups))
     pointers = (packed.pointer, pointer_of(grad_weight), pointer_of(grad_bias))
@@ -144,7 +144,7 @@ def unpack_weight(
 
 
 def unpack_input(call: Call, images: Memory, grad_input: DeviceArray, chunk: Chunk) -> None:
-    """Round the gradient of a chunk's channels-last images and write it into the input's."""
+    """Round the gradient of a chunk's channels-last images; write it to the input's gradient."""
     g = call.g
     struct = params.ChannelsFirst(
         first_image=chunk.images.start,

@@ -1,7 +1,7 @@
-"""What measurements and tests may force, in place of the engine's own choice; no user option.
+"""Choices that benchmarks and tests can force, in place of the engine's own; no user option.
 
-The names here are the possible choices. ``algorithms`` has the rule that chooses among them when
-nothing is forced, and says what happens where the forced one cannot compute a call.
+This module defines the names of the choices. ``algorithms`` has the rule that applies if nothing is
+forced, or if a forced algorithm cannot compute a call.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
 
-# Algorithms of the forward. The backward has "direct" and "im2col" of them.
+# Algorithms of the forward. The backward has "direct" and "im2col".
 ALGORITHMS = ("direct", "fused", "im2col")
 
-# How the gradient of the input is summed up:
+# Ways to sum the gradient of the input:
 # * "scalar": atomic additions of single numbers to global memory, in no fixed order;
-# * "vector": the same, four float32 numbers at a time (``red.global.add.v4.f32``);
-# * "gather": no atomics, each pixel sums a sorted list of samples in the order of the list.
+# * "vector": atomic additions of four float32 numbers (``red.global.add.v4.f32``);
+# * "gather": no atomics; each pixel sums a sorted list of samples, in the order of the list.
 SCATTERS = ("scalar", "vector", "gather")
 
 
 class Forced(NamedTuple):
-    """What is forced; None leaves the choice to the engine."""
+    """The forced choices; None leaves a choice to the engine."""
 
     algorithm: str | None = None
     scatter: str | None = None
@@ -34,7 +34,7 @@ _forced: ContextVar[Forced] = ContextVar("cudeform_forced", default=NOTHING)
 
 
 def forced() -> Forced:
-    """What is forced in this thread or task."""
+    """The choices forced in this thread or task."""
     return _forced.get()
 
 
@@ -43,8 +43,8 @@ def force(*, algorithm: str | None = None, scatter: str | None = None) -> Iterat
     """Force choices within a ``with`` block, in this thread or task only.
 
     Args:
-        algorithm: one of ``ALGORITHMS``; None leaves it as it is.
-        scatter: one of ``SCATTERS``; None leaves it as it is.
+        algorithm: one of ``ALGORITHMS``; None does not change it.
+        scatter: one of ``SCATTERS``; None does not change it.
 
     Raises:
         ValueError: there is no such name.

@@ -1,6 +1,6 @@
-"""The three matrix products of a chunk, in cuBLAS's column-major terms, batched by strides.
+"""The three matrix products of a chunk, as strided batches in cuBLAS's column-major convention.
 
-In memory, row-major, and so transposed for cuBLAS:
+The arrays are row-major, so cuBLAS sees them transposed:
 
     columns      (groups, positions, ld_columns)
     weight       (groups, O/groups, ld_columns)
@@ -29,7 +29,8 @@ def output(
 ) -> None:
     """Write, or add, columns times weight into the contiguous output.
 
-    A batch covers the images of a chunk or the groups, whichever are more; a loop covers the rest.
+    A batch covers the images of the chunk or the groups, whichever are more; a loop covers the
+    other.
     """
     g, size, ld = call.g, call.itemsize, call.ld_columns
     pixels = call.pixels(chunk)
@@ -72,7 +73,7 @@ def grad_columns(
     columns: Memory,
     allow_tf32: bool,
 ) -> None:
-    """Write grad_output times weight into the columns, without the padding of their rows."""
+    """Write grad_output times weight into the columns, but not into the padding of their rows."""
     g, ld = call.g, call.ld_columns
     positions = call.positions(chunk)
     group_out = g.out_channels // g.groups

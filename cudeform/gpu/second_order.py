@@ -1,8 +1,8 @@
-"""Forward mode and second order on a device, always by columns.
+"""Forward mode and double backward on a device, always by im2col.
 
-``double_backward`` gives the gradients of ``sum(cotangents * backward(...))``. They are those of
-``sum(grad_output * T)``, where T is the tangent of the output along the cotangents, and so they are
-computed like a backward: one pass turns gradients of the columns into those of the samples.
+``double_backward`` computes the gradients of ``sum(cotangents * backward(...))``. This sum equals
+``sum(grad_output * T)``, where T is the tangent of the output along the cotangents. So its
+gradients are computed as in a backward, by a kernel that reads the gradient of the columns.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class _DoubleBackward:
             products.grad_columns(call, chunk, grad_output, along.weight_tangent, second, tf32)
 
     def _backpropagate_samples(self, chunk: Chunk, pair: ImagePair) -> None:
-        """From gradients of columns to those of input, offset, mask, and the tangent of columns."""
+        """Queue ``deform_double_backward``."""
         along, results, scatter = self.along, self.results, None
         second = self.grad_columns_of_weight_tangent
         if self.grad_input is not None:

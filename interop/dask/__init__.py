@@ -1,9 +1,9 @@
-"""Dask arrays: calls that are larger than memory, or that many workers share.
+"""Functions on Dask arrays, for arrays larger than memory and for several workers.
 
-``cudeform``'s own functions take Dask arrays and return lazy ones. Where the offset has several
-chunks in space, a task has to know how far displacements reach before it has seen them:
-``cudeform.options(max_displacement=...)`` says so, and the functions here take it as an argument.
-:func:`displacement_range` measures it. Blocks may be NumPy's or CuPy's.
+``cudeform``'s own functions take Dask arrays too, and return lazy ones. If the offset has several
+chunks in space, the graph depends on the largest displacement, which must be declared before
+anything is computed: by ``cudeform.options(max_displacement=...)``, or by the argument of the
+functions in this module. :func:`displacement_range` measures it. Blocks are NumPy or CuPy arrays.
 """
 
 from __future__ import annotations
@@ -37,22 +37,24 @@ def deform_conv2d(
     *,
     max_displacement: Any = None,
 ) -> Any:
-    """``cudeform.deform_conv2d`` of Dask arrays: lazy, one task for each chunk of the offset.
+    """``cudeform.deform_conv2d`` on Dask arrays: lazy, with one task per chunk of the offset.
 
     Args:
-        input, offset, weight, bias, stride, padding, dilation, mask: as there. Chunks may differ
-            between arguments; those of the offset, or of the input where the offset is no Dask
-            array, decide. NumPy arrays may come beside Dask arrays.
-        max_displacement: how far, in pixels, an offset may reach: a number, (vertical, horizontal),
-            or ((up, down), (left, right)). A task whose offset goes further for a sample in the
-            image raises ValueError. None takes the option in force; it is needed where the offset
-            has several chunks in space.
+        input, offset, weight, bias, stride, padding, dilation, mask: as for
+            ``cudeform.deform_conv2d``. The offset's chunks determine those of the output; if the
+            offset is no Dask array, the input's do. Other arguments are rechunked to match, and may
+            be NumPy arrays.
+        max_displacement: maximum displacement in pixels: a number, (vertical, horizontal), or
+            ((up, down), (left, right)). A task that finds a larger displacement of a sample in the
+            image raises ValueError. Required if the offset has several chunks in space; None uses
+            the option in force.
 
     Returns:
         A Dask array (N, O, OH, OW) with the offset's chunks over the batch and over space.
 
     Raises:
-        TypeError, ValueError: as there, or a missing ``max_displacement``.
+        TypeError, ValueError: as for ``cudeform.deform_conv2d``, or a missing
+            ``max_displacement``.
 
     Example:
         >>> import dask.array as da, numpy as np
@@ -83,22 +85,24 @@ def deform_conv2d_backward(
     needs: Sequence[str] = GRADIENTS,
     max_displacement: Any = None,
 ) -> Gradients:
-    """``cudeform.deform_conv2d_backward`` of Dask arrays: lazy gradients.
+    """``cudeform.deform_conv2d_backward`` on Dask arrays: lazy gradients.
 
-    Gradients of the offset and the mask are local to a chunk. That of the input adds overlapping
-    windows in a fixed order, those of weight and bias add a partial sum of each chunk by a fixed
-    tree: the same chunks give the same bits, whatever the number of workers. Partial sums of 16-bit
-    arrays are float32.
+    Gradients of offset and mask are local to a chunk. The gradient of the input is the sum of
+    overlapping windows, in a fixed order. The gradients of weight and bias are sums of one partial
+    sum per chunk, along a fixed tree. So equal chunks give equal bits for any number of workers.
+    Partial sums of 16-bit arrays are float32.
 
     Args:
-        grad_output, input, offset, weight, bias, stride, padding, dilation, mask, needs: as there.
+        grad_output, input, offset, weight, bias, stride, padding, dilation, mask, needs: as for
+            ``cudeform.deform_conv2d_backward``.
         max_displacement: as for :func:`deform_conv2d`.
 
     Returns:
         A named tuple of Dask arrays; the gradient of the input has the input's chunks.
 
     Raises:
-        TypeError, ValueError: as there, or a missing ``max_displacement``.
+        TypeError, ValueError: as for ``cudeform.deform_conv2d``, or a missing
+            ``max_displacement``.
     """
     operands = Operands(input, offset, weight, bias, mask)
     needed = DEFORM_CONV2D.needed(needs, Gradients, operands)
@@ -108,14 +112,14 @@ def deform_conv2d_backward(
 
 
 def displacement_range(offset: Any) -> Any:
-    """How far the finite displacements of an offset reach, as a lazy Dask array.
+    """The range of the finite displacements of an offset, as a lazy Dask array.
 
     Args:
         offset: (N, 2*offset_groups*KH*KW, OH, OW), a Dask array.
 
     Returns:
-        ((up, down), (left, right)), shape (2, 2), of at least 0. Computed once, it can be passed as
-        ``max_displacement``.
+        ((up, down), (left, right)), an array of shape (2, 2), not negative. Its computed value can
+        be passed as ``max_displacement``.
 
     Example:
         >>> import dask.array as da
@@ -128,14 +132,14 @@ def displacement_range(offset: Any) -> Any:
     finite = da.where(da.isfinite(offset), offset, 0)
     ends = []
     for axis in range(axes):
-        moved = finite[:, axis::axes]
-        ends.append(da.stack([da.maximum(-moved.min(), 0), da.maximum(moved.max(), 0)]))
+        along = finite[:, axis::axes]
+        ends.append(da.stack([da.maximum(-along.min(), 0), da.maximum(along.max(), 0)]))
     return da.stack(ends)
 
 
 @contextmanager
 def _bounded(max_displacement: Any) -> Iterator[None]:
-    """The options in force, with a bound for displacements if there is one."""
+    """The options in force, with ``max_displacement`` replaced unless it is None."""
     if max_displacement is None:
         yield
         return

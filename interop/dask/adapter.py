@@ -1,12 +1,12 @@
-"""The adapter for Dask arrays: lazy calls, a task for each chunk of the offset.
+"""The adapter for Dask arrays: lazy calls, with one task per chunk of the offset.
 
-Shapes and dtypes are checked when a call is made; nothing is computed. The chunks of the offset,
-the largest argument, decide on those of the output; other arguments are rechunked to fit. The
-arrays of a call play three roles, which say how blocks are made and results put together:
+A call checks shapes and dtypes and builds a graph; it computes nothing. The chunks of the offset,
+the largest argument, determine those of the output, and other arguments are rechunked to match. An
+array of a call has one of three roles, which determine its blocks and how results are assembled:
 
-* images, of which a task reads a window;
-* arrays over output positions, of which a task has its own chunk;
-* filters, of which a task has all.
+* an image: a task reads a window of it;
+* an array over output positions: a task reads its chunk;
+* a filter: every task reads all of it.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ from . import tasks
 from .tiles import Tiles
 from .windows import add_windows, borders, windows
 
-IMAGES, FILTERS = ("input",), ("weight", "bias")  # other arrays are over output positions
+IMAGES, FILTERS = ("input",), ("weight", "bias")  # all other arrays are over output positions
 
-# Partial sums of one task of a sum over tiles.
+# Number of partial sums that one task of a sum over tiles adds.
 SPLIT_EVERY = 4
 
 
 class DaskAdapter(CheckedAdapter):
-    """Dask arrays of NumPy or CuPy blocks; arrays of NumPy or CuPy may come beside them."""
+    """Builds lazy calls on Dask arrays whose blocks are NumPy or CuPy arrays."""
 
     def dtype_name(self, array: Any) -> str:
         """Name of the dtype."""
         return NUMPY.dtype_name(array)
 
     def device_of(self, array: Any) -> str:
-        """Where the blocks are: "cpu", or "gpu" for CuPy's."""
+        """ "gpu" for CuPy blocks, else "cpu"."""
         return "cpu" if isinstance(_meta(array), np.ndarray) else "gpu"
 
     def run_forward(self, operator: Operator, operands: Operands, geometry: Any) -> Any:
@@ -100,7 +100,7 @@ class DaskAdapter(CheckedAdapter):
             if any(isnan(size) for size in array.shape):
                 raise ValueError(
                     f"{name} must have chunks of known sizes, got shape {array.shape}; "
-                    f"call {name}.compute_chunk_sizes() before"
+                    f"call {name}.compute_chunk_sizes() first"
                 )
             adapter_of({f"a block of {name}": _meta(array)})
         return super()._checked(operator, operands, settings, others)
@@ -110,7 +110,7 @@ ADAPTER = DaskAdapter()
 
 
 class _Call:
-    """A call that is being turned into a graph."""
+    """A call while its graph is built."""
 
     def __init__(self, operator: Operator, operands: Operands, geometry: Geometry) -> None:
         self.operator = operator
@@ -119,13 +119,13 @@ class _Call:
         self.offset_chunks = _offset_chunks(operands, geometry)
         options = current()
         self.tiles = Tiles.of(geometry, self.offset_chunks[2:], options.max_displacement)
-        # A scheduler runs a task on each core. What the bound allows, the tiles know.
+        # The scheduler runs one task per core. The tiles check max_displacement themselves.
         threads = options.num_threads or 1
         self.options = replace(options, num_threads=threads, max_displacement=None)
         self.meta = _meta(operands.input)
 
     def over_positions(self, operation: str, others: Mapping[str, Any]) -> Any:
-        """A result over output positions, an array for each task."""
+        """A result over output positions, assembled from one array per task."""
         batch, _, *space = self.offset_chunks
         chunks = (batch, (self.geometry.out_channels,), *space)
         return self._map(operation, others, (), chunks, self.meta)
@@ -133,7 +133,7 @@ class _Call:
     def results(
         self, operation: str, others: Mapping[str, Any], needs: frozenset[str]
     ) -> dict[str, Any]:
-        """Several results by name, each with shape, dtype and chunks of its argument."""
+        """Several results by name, each with the shape, dtype and chunks of its argument."""
         arrays = self.arrays | dict(others)
         if not needs:
             return {}
@@ -166,7 +166,7 @@ class _Call:
         )
 
     def _blocks(self, name: str, array: Any) -> Any:
-        """An array cut such that each task finds its blocks."""
+        """An array, rechunked so that each task gets its block by index."""
         role = name.removeprefix(tasks.TANGENT)
         batch, _, *space = self.offset_chunks
         if role in FILTERS:
@@ -207,7 +207,7 @@ class _Call:
         return result.astype(argument.dtype)
 
     def _summed(self, boxes: Any, name: str, argument: Any) -> Any:
-        """A sum over all tiles, by a tree whose shape follows from their number."""
+        """A sum over all tiles, along a tree whose shape depends on their number alone."""
         dtype = np.float32 if argument.dtype.itemsize == 2 else argument.dtype
         axes = tuple(range(boxes.ndim))
         parts = boxes.map_blocks(
@@ -221,7 +221,7 @@ class _Call:
 
 
 def _offset_chunks(operands: Operands, g: Geometry) -> tuple[tuple[int, ...], ...]:
-    """Chunks of the offset; those of the input decide where the offset is no Dask array."""
+    """Chunks of the offset; if it is no Dask array, they follow from the input's chunks."""
     if isinstance(operands.offset, da.Array):
         chunks: tuple[tuple[int, ...], ...] = operands.offset.chunks
         return chunks
@@ -233,7 +233,7 @@ def _offset_chunks(operands: Operands, g: Geometry) -> tuple[tuple[int, ...], ..
 
 
 def _scaled(cuts: Sequence[int], size: int) -> tuple[int, ...]:
-    """Chunks of an axis of ``size`` that is cut in the same proportions."""
+    """Chunks of an axis of length ``size``, in the same proportions as the given chunks."""
     at = sorted({0, size, *(cut * size // max(1, cuts[-1]) for cut in cuts)})
     return tuple(b - a for a, b in pairwise(at))
 
@@ -245,5 +245,5 @@ def _as_dask(array: Any, chunks: Any) -> Any:
 
 
 def _meta(array: Any) -> Any:
-    """An empty array of the type of an array's blocks."""
+    """An empty array of the type of the array's blocks."""
     return meta_from_array(array)

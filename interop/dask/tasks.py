@@ -1,9 +1,9 @@
-"""What runs in a worker: one tile of one call, by the adapter of the arrays that the blocks are.
+"""The functions that run in a worker: they compute one tile of a call, with the blocks' adapter.
 
-These are functions of a module, so that they can be sent to other processes by name.
+They are functions of a module, so that they can be sent to other processes by name.
 
-Tasks of gradients compute in float32 where the arrays have 16 bits: each operand is converted, all
-of them exactly. So a gradient that several tiles add to is rounded once, at the end.
+Tasks of gradients convert 16-bit operands to float32, which is exact. So a gradient that is a sum
+over several tiles is rounded once, at the end.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ TANGENT = "tangent of "  # prefix of names, as in ``Tangents.present``
 
 @dataclass(frozen=True)
 class Task:
-    """What all tasks of a call share.
+    """The description of a call that all its tasks share.
 
     Attributes:
         operator: name of the operator.
         operation: forward, backward, jvp or double_backward.
-        names: of the blocks that a task gets, in their order.
-        needs: names of the results, where there are several.
-        options: those in force where the call was made, with the threads of a task.
+        names: names of the blocks that a task gets, in order.
+        needs: names of the results, if there are several.
+        options: the options in force at the call, with the number of threads of a task.
     """
 
     operator: str
@@ -45,7 +45,7 @@ class Task:
 
 
 def run(*blocks: Any, task: Task, block_id: Sequence[int]) -> Any:
-    """Compute a tile. One result is an array; several are an array with a named tuple in it."""
+    """Compute a tile. Return one result as an array, several as an array with a named tuple."""
     arrays = dict(zip(task.names, blocks, strict=True))
     index = block_id[2:]
     task.tiles.check(arrays["offset"], index)
@@ -72,12 +72,12 @@ def run(*blocks: Any, task: Task, block_id: Sequence[int]) -> Any:
 
 
 def local(box: Any, name: str, dtype: Any) -> Any:
-    """The part of a result that a tile alone computes."""
+    """Select a result to which only this tile contributes."""
     return getattr(box.item(), name).astype(dtype, copy=False)
 
 
 def partial_sum(box: Any, name: str) -> Any:
-    """What a tile adds to a result that has no chunks, behind the axes of the boxes."""
+    """The partial sum of a tile for a result without chunks; the leading axes are the tiles'."""
     part = getattr(box.item(), name)
     return part.reshape((1,) * box.ndim + part.shape)
 

@@ -1,10 +1,10 @@
-"""Tiles of a deformable convolution: what each computes, what it reads, how far offsets may reach.
+"""Tiles of a deformable convolution: their outputs, their windows of the input, and the reach.
 
-A tile is a box of output positions, one chunk of the offset in space. It is computed by a call of
-its own, whose image is the *window* of the input that the tile can read. The geometry of that call
-is ``Geometry.window``: displacements stay as they are, so no coordinate is rounded anew. The window
-follows from the declared reach of the displacements and not from their values, so it is known
-before anything is computed; each task checks its own displacements.
+A tile is a rectangle of output positions, one chunk of the offset in space. One call of the engine
+computes it; its image is the *window* of the input that the tile may read. The geometry of this
+call is ``Geometry.window``. It leaves displacements unchanged, so coordinates keep their rounding.
+The window depends on the declared maximum displacement, the *reach*, and not on the values of the
+offset, so it is known before anything is computed. Each task checks its own displacements.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cudeform.settings import AXIS_NAMES, LARGEST
 
 from .windows import borders
 
-Reach = tuple[tuple[float, float], ...]  # for each axis how far back and how far forward
+Reach = tuple[tuple[float, float], ...]  # (back, forward) for each axis, in pixels
 
 _LINES = {"depth": "slices", "height": "rows", "width": "columns"}
 
@@ -32,10 +32,10 @@ class Tiles:
     """How a call is cut in space.
 
     Attributes:
-        geometry: of the whole call.
-        cuts: for each axis the borders of the tiles, in output positions.
-        spans: for each axis the part of the input that each tile may read.
-        reach: the declared reach of displacements; None if there is one tile and no declaration.
+        geometry: geometry of the whole call.
+        cuts: for each axis, the borders of the tiles in output positions.
+        spans: for each axis, the range of the input that each tile may read.
+        reach: the declared reach; None if there is a single tile and nothing was declared.
     """
 
     geometry: Geometry
@@ -45,10 +45,10 @@ class Tiles:
 
     @classmethod
     def of(cls, g: Geometry, chunks: Sequence[Sequence[int]], max_displacement: Any) -> Tiles:
-        """Tiles for an offset of these chunks in space.
+        """Tiles for an offset with the given chunks in space.
 
         Raises:
-            ValueError: there are several tiles, and nothing says how far displacements reach.
+            ValueError: there are several tiles, and no maximum displacement was declared.
         """
         cuts = tuple(borders(each) for each in chunks)
         if max_displacement is not None:
@@ -58,7 +58,7 @@ class Tiles:
         if any(len(each) > 1 for each in chunks):
             whole = ", ".join(f"{axis + 2}: -1" for axis in range(g.axes))
             raise ValueError(
-                "max_displacement must be given where the offset has more than one chunk in "
+                "max_displacement must be given if the offset has more than one chunk in "
                 f"space, got chunks {tuple(map(tuple, chunks))}: say how far, in pixels, an offset "
                 f"may reach, cudeform.options(max_displacement=...), or rechunk({{{whole}}})"
             )
@@ -71,10 +71,10 @@ class Tiles:
         return self.geometry.window(batch, out, read)
 
     def check(self, offset: Any, index: Sequence[int]) -> None:
-        """Refuse displacements of a tile beyond the reach, unless they lead out of the image.
+        """Refuse displacements of a tile beyond the reach, unless the sample is outside the image.
 
         Raises:
-            ValueError: a sample in the image has a larger displacement.
+            ValueError: the displacement of a sample in the image is larger.
         """
         if self.reach is None or offset.size == 0:
             return
@@ -87,57 +87,57 @@ class Tiles:
             self._check_samples(offset, index)
 
     def _check_samples(self, offset: Any, index: Sequence[int]) -> None:
-        """The exact check, a tap at a time, for tiles that have a displacement beyond the reach."""
+        """Check a tile that has a displacement beyond the reach exactly, one tap at a time."""
         assert self.reach is not None
         found: dict[int, list[float]] = {}
         for displacements, in_image in self._samples(offset, index):
             for axis, (back, forward) in enumerate(self.reach):
-                moved = displacements[axis]
-                refused = moved[in_image & ((moved < -back) | (moved > forward))]
+                along = displacements[axis]
+                refused = along[in_image & ((along < -back) | (along > forward))]
                 if refused.size:
                     seen = found.setdefault(axis, [0.0, 0.0])
                     seen[0] = min(seen[0], float(refused.min()))
                     seen[1] = max(seen[1], float(refused.max()))
         for axis, (least, most) in found.items():
             names = AXIS_NAMES[-self.geometry.axes :]
-            at = ", ".join(
+            where = ", ".join(
                 f"{_LINES[name]} {cuts[i]}:{cuts[i + 1]}"
                 for name, cuts, i in zip(names, self.cuts, index, strict=True)
             )
             back, forward = self.reach[axis]
             raise ValueError(
                 f"offset must stay within max_displacement: d{'zyx'[-self.geometry.axes :][axis]} "
-                f"in [{-back:g}, {forward:g}], got [{least:g}, {most:g}] in {at}; "
+                f"in [{-back:g}, {forward:g}], got [{least:g}, {most:g}] in {where}; "
                 "declare a larger one"
             )
 
     def _samples(self, offset: Any, index: Sequence[int]) -> Iterator[tuple[list[Any], Any]]:
-        """For each tap: its displacements along each axis, and which samples are in the image."""
+        """For each tap, its displacements by axis, and whether each sample is in the image."""
         g = self.geometry
         starts = [cuts[i] for cuts, i in zip(self.cuts, index, strict=True)]
         for channel in range(0, offset.shape[1], g.axes):
             tap = np.unravel_index(channel // g.axes % g.taps, g.kernel)
-            moves = [offset[:, channel + axis].astype("float64") for axis in range(g.axes)]
-            in_image = np.ones_like(moves[0], bool)
-            for axis, moved in enumerate(moves):
+            displacements = [offset[:, channel + axis].astype("float64") for axis in range(g.axes)]
+            in_image = np.ones_like(displacements[0], bool)
+            for axis, along in enumerate(displacements):
                 first = starts[axis] * g.stride[axis] - g.pad_begin[axis]
                 first += int(tap[axis]) * g.dilation[axis]
                 shape = [-1 if each == axis else 1 for each in range(g.axes)]
-                steps = np.arange(moved.shape[axis + 1], like=moved).reshape(shape)
-                at = moved + (first + steps * g.stride[axis])
-                in_image &= (at > -1) & (at < g.size[axis])
-            yield moves, in_image
+                steps = np.arange(along.shape[axis + 1], like=along).reshape(shape)
+                coordinate = along + (first + steps * g.stride[axis])
+                in_image &= (coordinate > -1) & (coordinate < g.size[axis])
+            yield displacements, in_image
 
 
 def as_reach(max_displacement: Any, axes: int) -> Reach:
-    """How far back and forward displacements reach along each axis.
+    """Convert ``max_displacement`` to a pair (back, forward) for each axis.
 
     Args:
-        max_displacement: a number, one an axis, or (back, forward) an axis.
-        axes: how many axes there are.
+        max_displacement: a number, one number per axis, or (back, forward) per axis.
+        axes: number of axes.
 
     Raises:
-        ValueError: something else.
+        ValueError: ``max_displacement`` has another form.
     """
     each = max_displacement if isinstance(max_displacement, tuple) else (max_displacement,) * axes
     pairs = tuple(tuple(two) if isinstance(two, tuple) else (two, two) for two in each)
@@ -152,7 +152,7 @@ def as_reach(max_displacement: Any, axes: int) -> Reach:
 def _spans(
     g: Geometry, axis: int, cuts: Sequence[int], reach: tuple[float, float]
 ) -> tuple[Span, ...]:
-    """What each tile may read along an axis, corners of weight 0 included; never empty."""
+    """The range that each tile may read along an axis, never empty, with corners of weight 0."""
     size, stride, pad = g.size[axis], g.stride[axis], g.pad_begin[axis]
     back, forward = (min(each, LARGEST) for each in reach)
     extent = g.dilation[axis] * (g.kernel[axis] - 1)

@@ -1,8 +1,8 @@
-"""Overlapping parts of an axis as the blocks of a Dask array, and the transpose: adding them up.
+"""Overlapping windows of an axis as the blocks of a Dask array, and the transpose: their sum.
 
-Only public functions of Dask are used, one axis at a time, so the number of layers of a graph grows
-with the parts of an axis and not with their product. A part may reach beyond the neighbouring
-chunks. Nothing here is particular to convolutions.
+The functions handle one axis at a time, so the number of layers of a graph grows with the sum, not
+with the product, of the numbers of windows along the axes. They use only public functions of Dask.
+A window may reach beyond the adjacent chunks. Nothing here is specific to convolutions.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from cudeform.geometry import Span
 
 
 def borders(chunks: Sequence[int]) -> tuple[int, ...]:
-    """Where chunks begin, and where the last one ends."""
+    """The begin of each chunk, and the end of the last one."""
     return tuple(accumulate(chunks, initial=0))
 
 
 def windows(array: Any, axis: int, spans: Sequence[Span]) -> Any:
-    """An array whose blocks along an axis are these parts of ``array``, in their order."""
+    """An array whose blocks along an axis are the given windows of ``array``, in order."""
     if tuple(pairwise(borders(array.chunks[axis]))) == tuple(spans):
         return array
     parts = [_part(array, axis, start, stop) for start, stop in spans]
@@ -32,7 +32,7 @@ def windows(array: Any, axis: int, spans: Sequence[Span]) -> Any:
 def add_windows(array: Any, axis: int, spans: Sequence[Span], chunks: Sequence[int]) -> Any:
     """The transpose of :func:`windows`: an array of ``chunks`` along an axis.
 
-    An element is the sum of what the blocks have for it, in the order of the blocks.
+    An element is the sum of its values in all windows, in the order of the windows.
     """
     starts = borders(array.chunks[axis])
     cuts = sorted({0, sum(chunks), *(border for span in spans for border in span)})
@@ -54,7 +54,7 @@ def _part(array: Any, axis: int, start: int, stop: int) -> Any:
 
 
 def _zeros(array: Any, axis: int, size: int) -> Any:
-    """Zeros for elements that no window has."""
+    """Zeros for the elements that no window contains."""
     shape = (*array.shape[:axis], size, *array.shape[axis + 1 :])
     chunks = (*array.chunks[:axis], (size,), *array.chunks[axis + 1 :])
     return da.zeros_like(array, shape=shape, chunks=chunks)

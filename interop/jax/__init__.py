@@ -65,11 +65,11 @@ class JaxAdapter(CheckedAdapter):
     """Binds a call to JAX's primitives; shapes and dtypes are checked when JAX traces it."""
 
     def dtype_name(self, array: Any) -> str:
-        """Name of the dtype, as Geometry knows it."""
+        """Name of the dtype, spelled as in ``checks.DTYPES``."""
         return str(array.dtype.name)
 
     def device_of(self, array: Any) -> str:
-        """The same for all arrays: JAX itself checks the devices of a program's arrays."""
+        """A constant, because JAX itself checks the devices of a program's arrays."""
         return "jax"
 
     def forward(self, operator: Operator, operands: Operands, settings: AnySettings) -> Any:

@@ -88,11 +88,11 @@ class CallSpec:
         return OPERATORS[self.operator]
 
     def with_batch(self, batch: int) -> CallSpec:
-        """The same call on another number of images."""
+        """This call with another number of images."""
         return replace(self, geometry=self.geometry.with_batch(batch))
 
     def of_examples(self, count: int) -> CallSpec:
-        """``count`` such calls as one, each with channels, groups and filters of its own."""
+        """``count`` such calls merged into one, each with its own filters, channels and groups."""
         geometry: Any = self.geometry
         return replace(self, geometry=geometry.of_examples(count))
 

@@ -89,5 +89,5 @@ def _derivative(terms: Iterable[Term], name: str, direction: Argument) -> list[T
     """Terms of the derivative with respect to an operand, each multiplied by the direction."""
     operand = Argument("primal", name)
     # The derivative with respect to the offset still depends on the offset.
-    lost = frozenset[Argument]() if operand == OFFSET else frozenset({operand})
-    return [(term - lost) | {direction} for term in terms if operand in term]
+    replaced = frozenset[Argument]() if operand == OFFSET else frozenset({operand})
+    return [(term - replaced) | {direction} for term in terms if operand in term]

@@ -5,20 +5,21 @@
     ... def loss(offset, image, weight):
     ...     return tf.reduce_sum(cudeform.deform_conv2d(image, offset, weight, padding=1))
 
-* Eager tensors are read where they are, and results are lent to TensorFlow without a copy. In a
-  ``tf.function`` a call is a node that runs Python, so it keeps the GIL between the engine's parts.
-* Gradients by ``tf.GradientTape``, and by a tape over a tape, are to the last bit those of
+* Eager tensors are read, and results returned, without a copy. In a ``tf.function`` a call is a
+  node that runs Python, and takes the GIL whenever the engine does not compute.
+* Gradients by ``tf.GradientTape``, and by a tape over a tape, have the same bits as those of
   ``cudeform.deform_conv2d_backward`` and ``cudeform.deform_conv2d_double_backward``.
-  ``tf.autodiff.ForwardAccumulator`` works outside of ``tf.function`` only, and not around a tape.
-* Unknown batches and sizes are allowed. Dtypes and known sizes are checked, and
-  ``cudeform.options`` read, when TensorFlow traces the call: a function keeps the options that it
-  was traced with. ``tf.config.experimental.enable_op_determinism`` makes calls deterministic.
+  ``tf.autodiff.ForwardAccumulator`` works only outside of ``tf.function``, and not around a tape.
+* Unknown batches and sizes are allowed. When TensorFlow traces a call, it checks dtypes and known
+  sizes and reads ``cudeform.options``, so a traced function keeps these options.
+  ``tf.config.experimental.enable_op_determinism`` makes calls deterministic.
 * :func:`deform_conv2d` of this module takes channels last, (N, H, W, C), without transposes.
 * ``jit_compile=True`` is refused, since XLA cannot call Python.
-* A SavedModel is written without complaint but runs only in the process that wrote it; another one
-  ends with ``Could not find callback with key=pyfunc_... in the registry``. Save weights, in a
-  ``.keras`` file or a checkpoint, and build the model again.
-* Tensors on a GPU are read by CuPy, and each call waits for the GPU twice. No GPU has run it yet.
+* A SavedModel can be written without an error, but it runs only in the process that wrote it;
+  another process fails with ``Could not find callback with key=pyfunc_... in the registry``. Save
+  weights, in a ``.keras`` file or a checkpoint, and build the model again.
+* Tensors on a GPU are read through CuPy, and each call synchronises with the GPU twice. This has
+  not run on a GPU yet.
 * TensorFlow 2.21 or newer.
 """
 
@@ -26,9 +27,9 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-MINIMUM_TENSORFLOW = (2, 21)  # the oldest that the tests were run with
+MINIMUM_TENSORFLOW = (2, 21)  # the oldest version with which the tests were run
 
-# Before the other modules of this folder, which need names of that version.
+# This check precedes the imports of the other modules, which fail with an older TensorFlow.
 if tuple(map(int, tf.__version__.split(".")[:2])) < MINIMUM_TENSORFLOW:
     raise ImportError(
         f"cudeform takes tensors of tensorflow {'.'.join(map(str, MINIMUM_TENSORFLOW))} or newer, "

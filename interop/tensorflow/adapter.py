@@ -1,4 +1,4 @@
-"""The adapter for tensors and variables: makes calls of what users pass."""
+"""The adapter for tensors and variables."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .call import Call
 from .layout import NCHW, Layout
 from .private import is_deterministic
 
-# AutoGraph would rewrite what a function calls that is traced.
+# Without this, AutoGraph would rewrite the functions that a traced call calls.
 unchanged = tf.autograph.experimental.do_not_convert
 
 
 class TensorflowAdapter:
-    """Runs calls on eager tensors, and puts nodes for them into graphs."""
+    """Runs calls on eager tensors, and adds nodes for calls on symbolic tensors to the graph."""
 
     @unchanged  # type: ignore[untyped-decorator]
     def forward(
@@ -82,11 +82,11 @@ def _call(operator: Operator, settings: AnySettings, layout: Layout = NCHW) -> C
 
 
 def _options() -> Options:
-    """The options in force, and TensorFlow's own wish for determinism."""
+    """The options in force; deterministic if TensorFlow's own switch says so."""
     options = current()
     return replace(options, deterministic=True) if is_deterministic() else options
 
 
 def _tensors(arrays: dict[str, Any]) -> dict[str, Any]:
-    """Tensors, with what variables hold: a tape sees the reading."""
+    """Convert variables to tensors; a tape records that they were read."""
     return {name: tf.convert_to_tensor(array) for name, array in arrays.items()}

@@ -1,8 +1,8 @@
-"""One operation of a call: at once on eager tensors, as a node of a graph on symbolic ones.
+"""One operation of a call: run on eager tensors, or added to a graph as a node.
 
 Tensors and results have names: those of the operands, ``grad_output``, and ``tangent of ...`` for
-tangents and, in the double backward, for cotangents of gradients. A result has the name of the
-tensor whose gradient it is; ``output`` is the output or its tangent.
+tangents and, in the double backward, for cotangents of gradients. A gradient has the name of its
+tensor. ``output`` is the output or its tangent.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ TANGENTS = {f"{TANGENT}{name}": name for name in OPERANDS}
 
 @dataclass(frozen=True)
 class Call:
-    """A call but for its tensors and the operation.
+    """A call without its tensors and its operation.
 
     Attributes:
-        operator: the entry of the table.
-        settings: those of the call.
-        options: those in force when the call was made or traced.
-        layout: the order of the axes of tensors.
+        operator: the entry of the operator in the table.
+        settings: settings of the call.
+        options: the options in force when the call was made or traced.
+        layout: the order of the axes of the tensors.
     """
 
     operator: Operator
@@ -47,17 +47,17 @@ class Call:
     layout: Layout
 
     def run(self, operation: str, tensors: Tensors, results: Sequence[str]) -> list[Any]:
-        """New tensors, in the order of ``results``.
+        """Compute, or trace, the results; return tensors in the order of ``results``.
 
         Args:
             operation: forward, jvp, backward or double_backward.
-            tensors: by name, eager or symbolic.
-            results: names of what is computed.
+            tensors: the tensors by name, eager or symbolic.
+            results: names of the results.
 
         Raises:
-            TypeError, ValueError: tensors that do not fit together, as far as it is known.
-            NotImplementedError: in a function that XLA compiles or that a ForwardAccumulator
-                differentiates.
+            TypeError, ValueError: the tensors do not fit together, as far as their sizes are known.
+            NotImplementedError: XLA compiles the traced function, or a ForwardAccumulator
+                differentiates it.
         """
         check_dtypes({name: tensor.dtype.name for name, tensor in tensors.items()})
         if not results:
@@ -67,7 +67,7 @@ class Call:
         return self._trace(operation, tensors, results)
 
     def _compute(self, operation: str, tensors: Tensors, results: Sequence[str]) -> list[Any]:
-        """The results of eager tensors."""
+        """Compute the results of eager tensors."""
         check_devices({name: device_of(tensor) for name, tensor in tensors.items()})
         memory = memory_of(tensors["input"])
         with memory.selected():
@@ -96,7 +96,7 @@ class Call:
         return [memory.lend(handle) for handle in lent]
 
     def _trace(self, operation: str, tensors: Tensors, results: Sequence[str]) -> list[Any]:
-        """A node that computes the results when the graph runs."""
+        """Add a node to the graph that computes the results when the graph runs."""
         _refuse_what_a_node_cannot(self.operator, tensors)
         output_shape = self._checked_output_shape(tensors)
         names = tuple(tensors)
@@ -111,7 +111,7 @@ class Call:
         return nodes
 
     def _checked_output_shape(self, tensors: Tensors) -> tf.TensorShape:
-        """The output's shape as far as it is known, after the checks that known sizes allow."""
+        """Check the known sizes; return the known part of the output's shape."""
         if any(tensor.shape.rank is None for tensor in tensors.values()):
             return tf.TensorShape(None)
         shapes = {
@@ -125,7 +125,7 @@ class Call:
         return tf.TensorShape(self.layout.outside("output", tuple(known)))
 
     def _geometry(self, shapes: Mapping[str, Shape], traced: bool = False) -> AnyGeometry:
-        """The geometry of a call, from shapes in the engine's order."""
+        """The geometry of a call, from shapes in the engine's axis order."""
         try:
             operands = Operands(*map(shapes.get, OPERANDS))
             geometry = self.operator.geometry(operands, self.settings, traced=traced)
@@ -143,9 +143,9 @@ def _refuse_what_a_node_cannot(operator: Operator, tensors: Tensors) -> None:
             "jit_compile, or compile the parts around it"
         )
     if has_tangents(tensors):
-        # TensorFlow would take the node for one without derivatives and give zeros.
+        # TensorFlow would treat the node as a constant, and return a zero tangent.
         raise NotImplementedError(
-            f"forward-mode differentiation of {operator.name} works outside of tf.function only"
+            f"forward-mode differentiation of {operator.name} works only outside of tf.function"
         )
 
 

@@ -1,7 +1,8 @@
-"""The derivatives that TensorFlow finds: each operation's gradient is another operation.
+"""Gradients for TensorFlow: the gradient of each operation is another operation.
 
-The gradient of the forward is the backward, that of the backward and of the jvp the double
-backward, which has none. An eager call whose tensors nobody watches is the operation alone.
+The gradient of the forward is the backward. The gradient of the backward and of the jvp is the
+double backward, which has no gradient. An eager call whose tensors are not watched runs the
+operation alone.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ Named = dict[str, Any]
 
 @dataclass(frozen=True)
 class Request:
-    """What TensorFlow asks of a gradient.
+    """A request of TensorFlow for the gradients of an operation.
 
     Attributes:
-        tensors: those that the operation took.
+        tensors: the arguments of the operation.
         needs: names of the tensors whose gradients are needed.
         cotangents: the gradients of the results.
-        followed: whether a ForwardAccumulator differentiates the gradient by the cotangents. It
-            uses a tape of its own then, which :func:`recorded` does not see.
+        followed: whether a ForwardAccumulator differentiates the gradients with respect to the
+            cotangents. It then uses its own tape, which :func:`recorded` does not see.
     """
 
     tensors: Named
@@ -70,7 +71,7 @@ def double_backward(
     needs: frozenset[str],
     followed: bool = False,
 ) -> Named:
-    """The gradients of ``sum(cotangents * backward(...))`` that are in ``needs``, by name."""
+    """The gradients of ``sum(cotangents * backward(...))`` named in ``needs``, by name."""
     results = [name for name in DoubleGradients._fields if name in needs and name in tensors]
     tensors = {**tensors, **cotangents}
 
@@ -113,14 +114,14 @@ def _differentiable(
     gradient: Callable[[Request], Named],
     follows: Sequence[str] = (),
 ) -> Named:
-    """Results of an operation, by name, whose gradients TensorFlow finds.
+    """Results of an operation, by name, with a gradient function for TensorFlow.
 
     Args:
         call, operation, tensors, results: as for :meth:`Call.run`.
-        gradient: makes gradients by name of the tensor.
-        follows: names of tensors that somebody watches who is not seen.
+        gradient: computes the requested gradients, by name of the tensor.
+        follows: names of tensors watched by a tape that :func:`recorded` does not see.
     """
-    # A function that is traced does not know the tapes around it; an eager call does.
+    # A traced function cannot see the tapes around it; an eager call can.
     eager = tf.executing_eagerly()
     followed = eager and has_tangents(tensors)
     needs = frozenset(tensors)
@@ -140,7 +141,7 @@ def _differentiable(
 
         return call.run(operation, named, results), gradients
 
-    # The gradient of a traced function is a function of its own, whose gradient in turn reaches
-    # only what an operation of it has taken.
+    # The gradient of a traced function is another traced function. Its own gradient reaches a
+    # tensor only if an operation in it takes the tensor.
     values = tensors.values() if eager else map(tf.identity, tensors.values())
     return dict(zip(results, run(*values), strict=True))

@@ -1,7 +1,7 @@
-"""The order of the axes of tensors: the engine's, or TensorFlow's own with channels last.
+"""The axis order of tensors: the engine's, or TensorFlow's with channels last.
 
 With channels last, images are (N, H, W, C) and filters (KH, KW, C/groups, O). The engine gets views
-with its order, so nothing is copied.
+in its own order, so nothing is copied.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ FILTERS = ("weight",)
 
 @dataclass(frozen=True)
 class Layout:
-    """The order of axes in which tensors come and go.
+    """The axis order of the tensors of a call, arguments and results.
 
     Attributes:
-        channels_last: whether it is TensorFlow's.
+        channels_last: whether the order is TensorFlow's.
     """
 
     channels_last: bool = False
 
     def to_engine(self, name: str, array: Any) -> Any:
-        """A view in the engine's order of a tensor's array."""
+        """A view of a tensor's array in the engine's order."""
         order = self._order(name, array.ndim)
         return array if order is None else array.transpose(order)
 
     def inside(self, name: str, shape: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The shape in the engine's order of a tensor's shape."""
+        """Convert a tensor's shape to the engine's order."""
         order = self._order(name, len(shape))
         return shape if order is None else tuple(shape[axis] for axis in order)
 
     def outside(self, name: str, shape: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The shape of a tensor from the shape that the engine sees."""
+        """Convert a shape in the engine's order to the tensor's order."""
         order = self._order(name, len(shape))
         return (
             shape
@@ -44,7 +44,7 @@ class Layout:
 
     @property
     def remark(self) -> str:
-        """What an error text about shapes in the engine's order has to add."""
+        """A remark for errors, whose text gives shapes in the engine's order."""
         if not self.channels_last:
             return ""
         return (
@@ -52,7 +52,7 @@ class Layout:
         )
 
     def _order(self, name: str, rank: int) -> tuple[int, ...] | None:
-        """The axes of a tensor in the engine's order; None where it is the same."""
+        """The axes of a tensor in the engine's order; None if the orders agree."""
         if not self.channels_last:
             return None
         of = name.removeprefix("tangent of ")

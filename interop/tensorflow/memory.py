@@ -1,7 +1,7 @@
-"""Memory of eager tensors: read where it is, and written before it becomes a tensor.
+"""Memory of eager tensors: access for the engine, and allocation of results.
 
-``Host`` serves tensors on the CPU, ``Device`` those on a GPU; the latter has not run yet. Results
-are allocated here, written by the engine and lent to TensorFlow without a copy.
+``Host`` is for tensors on the CPU, ``Device`` for tensors on a GPU, which has not run yet. Results
+are allocated here, written by the engine, then shared with TensorFlow without a copy.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 
-# TensorFlow ends the process when a kernel meets a tensor at another address:
+# TensorFlow aborts the process if a tensor's address is not a multiple of this:
 # "Check failed: IsAligned()".
 ALIGNMENT = 64
 
@@ -34,26 +34,26 @@ def memory_of(tensor: Any) -> Host | Device:
 
 
 def device_of(tensor: Any) -> str:
-    """The device of an eager tensor, to compare with others: logical CPUs share their memory."""
+    """The device of an eager tensor, for comparison: all logical CPUs count as one device."""
     device: str = tensor.device
     return "CPU" if "device:CPU:" in device else device
 
 
 class Host:
-    """Memory of the CPU, which NumPy reads and allocates."""
+    """Memory of the CPU, accessed through NumPy."""
 
     executor: Executor | None = None
 
     def selected(self) -> AbstractContextManager[Any]:
-        """Nothing to choose."""
+        """A context without effect: there is one CPU."""
         return nullcontext()
 
     def borrow(self, tensor: Any) -> Any:
-        """A read-only array over the memory of a tensor."""
+        """A read-only array that shares the memory of a tensor."""
         return import_bfloat16(tensor) if tensor.dtype == tf.bfloat16 else np.from_dlpack(tensor)
 
     def empty(self, shape: Shape, dtype: tf.DType) -> tuple[Any, Any]:
-        """A new array, and what :meth:`lend` makes a tensor of."""
+        """A new array, and the object that :meth:`lend` converts to a tensor."""
         dtype = np.dtype(dtype.as_numpy_dtype)
         size = prod(shape) * dtype.itemsize
         memory = np.empty(size + ALIGNMENT, np.uint8)
@@ -62,34 +62,34 @@ class Host:
         return array, array
 
     def describe(self, array: Any) -> Any:
-        """An array as the engine takes it."""
+        """The description of an array that the engine takes."""
         return array
 
     def lend(self, array: Any) -> Any:
-        """A tensor over the memory of an array of :meth:`empty`."""
+        """A tensor that shares the memory of an array of :meth:`empty`."""
         if not array.size:
-            return tf.zeros(array.shape, array.dtype)  # no memory that could be aligned
+            return tf.zeros(array.shape, array.dtype)  # an empty array has no address to align
         producer = export_bfloat16(array) if is_bfloat16(array) else array
         return tf.experimental.dlpack.from_dlpack(producer.__dlpack__())
 
     def finish(self) -> None:
-        """Nothing to wait for."""
+        """Return at once: the engine has written the results."""
 
 
 HOST = Host()
 
 
 class Device:
-    """Memory of a GPU, which CuPy reads and TensorFlow allocates.
+    """Memory of a GPU, allocated by TensorFlow and accessed through CuPy.
 
-    TensorFlow gives access to none of its streams. It waits for its work when a tensor is exported,
-    so the memory of all arguments is complete; :meth:`finish` waits for the engine's work, so that
-    TensorFlow may read the results. TensorFlow holds nearly all memory of a GPU, hence results and
-    workspace come from it too.
+    TensorFlow gives no access to its streams. When a tensor is exported, TensorFlow waits for its
+    own work, so all arguments are complete. :meth:`finish` waits for the engine's work, so that
+    TensorFlow can read the results. TensorFlow reserves nearly all memory of a GPU, so results and
+    workspace are allocated by it too.
     """
 
     def __init__(self, tensor: Any) -> None:
-        """Memory of the GPU that holds a tensor."""
+        """Select the GPU of a tensor."""
         import cupy
 
         self._cupy = cupy
@@ -102,22 +102,22 @@ class Device:
         return engine.gpu_device(self._index, self._stream().ptr, self._allocate)
 
     def selected(self) -> AbstractContextManager[Any]:
-        """Makes the GPU the current one of CuPy."""
+        """A context in which the GPU is CuPy's current device."""
         device: AbstractContextManager[Any] = self._cupy.cuda.Device(self._index)
         return device
 
     def borrow(self, tensor: Any) -> Any:
-        """An array over the memory of a tensor."""
+        """An array that shares the memory of a tensor."""
         return self._cupy.from_dlpack(_WithoutStream(tensor))
 
     def empty(self, shape: Shape, dtype: tf.DType) -> tuple[Any, Any]:
-        """A new array, and the tensor whose memory it is."""
+        """A new array, and the tensor with which it shares its memory."""
         with tf.device(self._name):
             tensor = tf.raw_ops.Empty(shape=shape, dtype=dtype, init=False)
         return self.borrow(tensor), tensor
 
     def describe(self, array: Any) -> Any:
-        """An array as the engine takes it."""
+        """The description of an array that the engine takes."""
         return CUPY_ADAPTER.describe(array)
 
     def lend(self, tensor: Any) -> Any:
@@ -137,14 +137,14 @@ class Device:
 
 
 class Block(NamedTuple):
-    """Workspace on a GPU; the memory is that of the tensor."""
+    """Workspace on a GPU, in the memory of a tensor."""
 
     pointer: int
     tensor: Any
 
 
 class _WithoutStream:
-    """A DLPack producer for consumers that name a stream, which TensorFlow refuses."""
+    """A DLPack producer that ignores the consumer's stream, which TensorFlow would refuse."""
 
     def __init__(self, tensor: Any) -> None:
         self._tensor = tensor

@@ -1,6 +1,6 @@
-"""What TensorFlow knows about a call and has no public name for.
+"""Access to private names of TensorFlow, for facts about a call that have no public name.
 
-The names are read here and nowhere else, and tests/interop/tensorflow tries each of them.
+No other module uses them, and tests/interop/tensorflow covers each of them.
 """
 
 from __future__ import annotations

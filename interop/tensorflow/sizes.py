@@ -1,4 +1,4 @@
-"""Shapes while TensorFlow traces a function, where some sizes are known only when it runs."""
+"""Shapes in a traced function, in which some sizes are known only at run time."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 
 class Unknown:
-    """A size that is not known yet: every check of it passes, and what follows from it is unknown.
+    """A size that is unknown: it passes every check, and every size computed from it is unknown.
 
-    ``Geometry`` then checks what depends on known sizes alone, in its own words.
+    So ``Geometry`` checks exactly those rules that depend on known sizes alone.
     """
 
     def _unknown(self, *_: object) -> Unknown:
@@ -34,11 +34,11 @@ UNKNOWN = Unknown()
 
 
 def traced_shape(shape: Sequence[int | None]) -> tuple[Any, ...]:
-    """A shape of TensorFlow with ``Unknown`` for None; its rank must be known."""
+    """Convert a shape of known rank: None becomes ``Unknown``."""
     return tuple(UNKNOWN if size is None else size for size in shape)
 
 
 def merged(one: Sequence[Any], other: Sequence[Any]) -> list[int | None]:
-    """The sizes that one of two shapes of the same array knows; None where neither does."""
+    """Merge two partially known shapes of the same array; None where both are unknown."""
     sizes = [a if b is UNKNOWN else b for a, b in zip(one, other, strict=True)]
     return [None if size is UNKNOWN else size for size in sizes]

@@ -1,4 +1,4 @@
-"""The adapter for tensors: packs what is not a tensor, applies autocast, calls the operators.
+"""The adapter for tensors: it packs the settings, applies autocast, and calls the operators.
 
 torch traces and differentiates the operators of ``dispatch.py``, so the checks of sizes, dtypes and
 devices are in the operators (``impl.py``), where a compiled call runs them too.

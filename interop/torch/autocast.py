@@ -1,8 +1,8 @@
 """What autocast does to the tensors of a call.
 
-A convolution whose tensors are not all of one half precision is computed in float32. An operator
-whose coordinates may be float32 keeps its value as it is; coordinates in half precision, which may
-come beside others in float32, become float32.
+A convolution is computed in float32, unless all its tensors have the same 16-bit dtype. An operator
+whose coordinates may be float32 beside 16-bit values keeps the dtype of its values, and its 16-bit
+coordinates are converted to float32.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ HALVES = (torch.float16, torch.bfloat16)
 
 
 def applies(tensors: Sequence[Tensor | None]) -> bool:
-    """Whether autocast is on, and the tensors are not all of one half precision already."""
+    """Whether autocast is on, and the tensors do not all have the same 16-bit dtype."""
     device = tensors[1].device.type  # type: ignore[union-attr]
     if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
         return False
@@ -42,7 +42,7 @@ def converted_as_input(operator: Operator, tensor: Tensor | None) -> Any:
 
 
 def _to_float32(tensor: Tensor | None) -> Any:
-    """Half precision becomes float32; autocast leaves float64 and integers as they are."""
+    """Convert 16-bit tensors to float32; like autocast, leave float64 and integers unchanged."""
     if tensor is None or tensor.dtype not in HALVES:
         return tensor
     return tensor.float()

@@ -1,9 +1,9 @@
 """Derivatives of the operators, as ``autograd.Function``s that torch.func can transform.
 
-A factory for each of the four functions of an operator makes its Function, whose docstring lists
-the arguments. Zero gradients and tangents are passed and
-returned as None. The derivatives of the forward, of the backward and of the jvp are calls of
-operators. The double backward has no derivatives, so third derivatives are not supported.
+There is one factory for each of the four functions of an operator; the docstring of the Function
+lists its arguments. Zero gradients and tangents are passed and returned as None. The derivatives of
+the forward, of the backward and of the jvp are calls of operators. The double backward has no
+derivatives, so third derivatives are not supported.
 """
 
 from __future__ import annotations
@@ -291,7 +291,7 @@ def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     return one + other
 
 
-# The Function of each function, in their order.
+# The factories, in the order of the functions of an operator.
 FACTORIES = (_forward, _backward, _jvp, _double_backward)
 
 for _name, _functions in FUNCTIONS.items():

@@ -17,10 +17,10 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from cudeform.family import IMAGES, OPERATORS, Operator
 
-# An operator without filters has no products. Formulas are those of a convolution, in which a
-# product has a column of each output position for each of the weight's numbers. In a transposed
-# convolution positions are those of the input. The shape of the offset ends with the positions of
-# either.
+# The formulas are those of a convolution: a product multiplies each element of the weight once per
+# output position. A transposed convolution has input positions in place of output positions. In
+# both, the shape of the offset ends with the sizes of the positions. Operators without filters have
+# no products.
 
 
 def _product(offset: Any, weight: Any) -> int:
@@ -38,9 +38,9 @@ def _backward(operator: Operator, *args: Any, out_shape: Any) -> int:
 
 
 def _products(operator: Operator, needs: Any) -> tuple[bool, ...]:
-    """Which products the gradients of the operands need."""
+    """Which of the products of a backward are needed for the requested gradients."""
     input, offset, filters, _, mask = needs
-    if operator.output == IMAGES:  # a transposed convolution's gradient of the input is a forward
+    if operator.output == IMAGES:  # the input's gradient is the forward of a convolution
         return bool(input), bool(offset or mask), bool(filters)
     return bool(input or offset or mask), bool(filters)
 
@@ -55,8 +55,8 @@ def _double_backward(operator: Operator, *args: Any, out_shape: Any) -> int:
     of_output, of_input, of_offset, of_weight, of_mask = map(bool, args[10])
     first = 0
     if operator.output == IMAGES:
-        # The convolution reads what is grad_output here; one of its backwards has the tangent of
-        # the input for a grad_output.
+        # The input of the underlying convolution is the grad_output of this call. One of its
+        # backward calls has the tangent of this call's input as grad_output.
         of_output, of_input = of_input, of_output
         if tangents[0] is not None:
             first = (of_input or of_offset or of_mask) + of_weight
@@ -68,7 +68,7 @@ def _double_backward(operator: Operator, *args: Any, out_shape: Any) -> int:
 
 
 def _kinds(operator: Operator, tangents: Any) -> tuple[int, int]:
-    """Products along tangents of the columns, and along that of the weight."""
+    """Numbers of products with the tangent of the columns, and with the tangent of the weight."""
     input, offset, weight, _, mask = (tangent is not None for tangent in tangents)
     if operator.output == IMAGES:
         return int(input) + int(offset or mask), int(weight)

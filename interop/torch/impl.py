@@ -27,22 +27,25 @@ NO_TANGENTS = Tangents()
 
 
 class Eager:
-    """For tensors with contents: runs the engine, and checks equal calls only once."""
+    """The mode for tensors with contents: it runs the engine, and checks equal calls only once."""
 
     @staticmethod
     def geometry(operator: Operator, arguments: Arguments, static: StaticArgs) -> AnyGeometry:
-        """Geometry of a call whose tensors all fit together."""
+        """Check that all tensors fit together; return the geometry of the call."""
         return _cached_geometry(operator, arguments, static.settings)
 
     run = staticmethod(run_engine)
 
 
 class Fake:
-    """For tensors without contents: runs nothing. Symbols have no hash, so nothing is cached."""
+    """The mode for tensors without contents: it runs nothing.
+
+    It caches nothing, because symbolic sizes have no hash.
+    """
 
     @staticmethod
     def geometry(operator: Operator, arguments: Arguments, static: StaticArgs) -> AnyGeometry:
-        """Geometry of a call whose tensors all fit together."""
+        """Check that all tensors fit together; return the geometry of the call."""
         return _checked_geometry(operator, arguments, static.settings)
 
     @staticmethod
@@ -152,7 +155,7 @@ class Argument(NamedTuple):
     device: Any
 
 
-# For each of NAMES an Argument or a plain tuple, which is faster; None for an absent tensor.
+# One item for each of NAMES: an Argument, or a plain tuple, which is faster; None if absent.
 Arguments = tuple[tuple[Any, Any, Any] | None, ...]
 NAMES = (*GRADIENTS, "grad_output", *(f"{TANGENT}{name}" for name in GRADIENTS))
 
@@ -170,7 +173,7 @@ def _arguments(
 
 
 class _Handled(threading.local):
-    """Whether the caller, an ``autograd.Function``, takes care of the tangents."""
+    """Whether the caller, an ``autograd.Function``, handles the tangents."""
 
     active = False
 

@@ -1,4 +1,4 @@
-"""Layers in one and three dimensions, and transposed ones: ``nn.py`` has those of other libraries.
+"""Layers in one and three dimensions, and transposed layers; ``nn.py`` has the others.
 
 Constructors are those of ``torch.nn.Conv1d``, ``torch.nn.ConvTranspose2d`` and so on, and so are
 the names and shapes of the parameters. A *pack* predicts its own offsets and mask from its input,
@@ -36,8 +36,8 @@ class _Layer(nn.Module):  # type: ignore[misc]
     """A layer of an operator, with weight and bias.
 
     Attributes:
-        operator: the entry of the table.
-        settings: those of its calls, integers per axis.
+        operator: the entry of the operator in the table.
+        settings: settings of the calls, as integers per axis.
     """
 
     operator: Operator
@@ -242,19 +242,19 @@ _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 def _make_pack(layer: Any) -> None:
-    """Add the branch of a pack: a channel of it for each coordinate, then one for each mask."""
+    """Add the branch of a pack: one channel per coordinate of each tap, then one per mask value."""
     axes, taps = layer.operator.axes, prod(layer.kernel_size)
     sampled = layer.out_channels if isinstance(layer, _ConvTranspose) else layer.in_channels
     if sampled % layer.offset_groups:
         raise ValueError(f"offset_groups = {layer.offset_groups} must divide {sampled} channels")
     predicted = layer.offset_groups * taps * (axes + layer.modulated)
     convolution = _CONVOLUTIONS[axes]
-    if isinstance(layer, _ConvTranspose):  # offsets are at the positions of the input
+    if isinstance(layer, _ConvTranspose):  # there is an offset for each position of the input
         layer.conv_offset = convolution(layer.in_channels, predicted, 3, padding=1)
     else:
         stride, padding, dilation = layer.settings
         if any(begin != end for begin, end in padding):
-            raise ValueError(f"padding of a pack must be alike on both sides, got {padding}")
+            raise ValueError(f"padding of a pack must be equal on both sides, got {padding}")
         ends = tuple(end for _, end in padding)
         sizes = layer.kernel_size, stride, ends, dilation
         layer.conv_offset = convolution(layer.in_channels, predicted, *sizes)
@@ -263,7 +263,7 @@ def _make_pack(layer: Any) -> None:
 
 
 def _predicted(layer: Any, input: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Offset and mask of a pack."""
+    """The offset and the mask that the branch of a pack predicts."""
     predicted = layer.conv_offset(input)
     if not layer.modulated:
         return predicted, None
@@ -328,7 +328,7 @@ class _ConvTransposePack(_ConvTranspose):
 class DeformConv1dPack(_ConvPack):
     """:class:`DeformConv1d` that predicts its own offsets and, if ``modulated``, its mask.
 
-    The branch has the sizes of the layer, so padding must be alike on both sides.
+    The branch has the sizes of the layer, so padding must be equal on both sides.
 
     Example:
         >>> import torch
@@ -342,7 +342,7 @@ class DeformConv1dPack(_ConvPack):
 class DeformConv3dPack(_ConvPack):
     """:class:`DeformConv3d` that predicts its own offsets and, if ``modulated``, its mask.
 
-    The branch has the sizes of the layer, so padding must be alike on both sides.
+    The branch has the sizes of the layer, so padding must be equal on both sides.
 
     Example:
         >>> import torch
@@ -356,7 +356,8 @@ class DeformConv3dPack(_ConvPack):
 class DeformConvTranspose1dPack(_ConvTransposePack):
     """:class:`DeformConvTranspose1d` that predicts its own offsets and, if ``modulated``, its mask.
 
-    The branch has a kernel of 3 and keeps the size, for offsets are at the input's positions.
+    The branch has a kernel of 3 and keeps the size, because there is an offset for each input
+    position.
 
     Example:
         >>> import torch
@@ -371,7 +372,8 @@ class DeformConvTranspose1dPack(_ConvTransposePack):
 class DeformConvTranspose2dPack(_ConvTransposePack):
     """:class:`DeformConvTranspose2d` that predicts its own offsets and, if ``modulated``, its mask.
 
-    The branch has a kernel of 3 and keeps the size, for offsets are at the input's positions.
+    The branch has a kernel of 3 and keeps the size, because there is an offset for each input
+    position.
 
     Example:
         >>> import torch
@@ -386,7 +388,8 @@ class DeformConvTranspose2dPack(_ConvTransposePack):
 class DeformConvTranspose3dPack(_ConvTransposePack):
     """:class:`DeformConvTranspose3d` that predicts its own offsets and, if ``modulated``, its mask.
 
-    The branch has a kernel of 3 and keeps the size, for offsets are at the input's positions.
+    The branch has a kernel of 3 and keeps the size, because there is an offset for each input
+    position.
 
     Example:
         >>> import torch

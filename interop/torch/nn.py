@@ -170,14 +170,14 @@ class _Pack(DeformConv2d):
     ) -> None:
         is_old = (local_metadata.get("version") or 1) < 2
         for name in ("weight", "bias"):
-            handed_down, beside = f"{prefix}{_BESIDE}.{name}", f"{prefix[:-1]}_offset.{name}"
-            if handed_down not in state_dict:
+            renamed, sibling = f"{prefix}{_SIBLING}.{name}", f"{prefix[:-1]}_offset.{name}"
+            if renamed not in state_dict:
                 continue
-            tensor = state_dict.pop(handed_down)
+            tensor = state_dict.pop(renamed)
             if is_old:
                 state_dict[f"{prefix}conv_offset.{name}"] = tensor
             elif strict:
-                unexpected_keys.append(beside)
+                unexpected_keys.append(sibling)
         lists = missing_keys, unexpected_keys, error_msgs
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *lists)
 
@@ -255,32 +255,33 @@ class ModulatedDeformConv2dPack(_Pack):
     def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
         """(N, C, H, W) to (N, O, OH, OW)."""
         first, second, mask = self.conv_offset(input).chunk(3, dim=1)
-        # In mmcv's order the two halves are not dy and dx. Together they are (dy, dx) pairs.
+        # mmcv concatenates the two halves, which are not dy and dx, to a sequence of (dy, dx)
+        # pairs.
         return super().forward(input, torch.cat((first, second), dim=1), mask.sigmoid())
 
 
-# torch loads a layer with its own keys only. So the module that contains it renames the keys of the
-# sibling branch, with this word, to keys of the layer.
-_BESIDE = "_branch_beside"
+# torch passes only its own keys to a layer. So the module that contains the layer renames the keys
+# of the sibling branch to keys of the layer that contain this word.
+_SIBLING = "_sibling_branch"
 
 
-def _hand_down(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Rename the keys of sibling branches to keys of their layers, which know their version."""
+def _rename_siblings(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Rename the keys of sibling branches to keys of the layers, which know their version."""
     for name, child in module._modules.items():
         if not isinstance(child, _Pack) or f"{name}_offset" in module._modules:
             continue
         for kind in ("weight", "bias"):
-            beside = f"{prefix}{name}_offset.{kind}"
-            if beside in state_dict and f"{prefix}{name}.conv_offset.{kind}" not in state_dict:
-                state_dict[f"{prefix}{name}.{_BESIDE}.{kind}"] = state_dict.pop(beside)
+            sibling = f"{prefix}{name}_offset.{kind}"
+            if sibling in state_dict and f"{prefix}{name}.conv_offset.{kind}" not in state_dict:
+                state_dict[f"{prefix}{name}.{_SIBLING}.{kind}"] = state_dict.pop(sibling)
 
 
 def _on_registration(module: nn.Module, _: str, child: Any) -> None:
     if not isinstance(child, _Pack):
         return
     hooks = module._load_state_dict_pre_hooks.values()
-    if all(getattr(hook, "hook", None) is not _hand_down for hook in hooks):
-        module._register_load_state_dict_pre_hook(_hand_down, with_module=True)
+    if all(getattr(hook, "hook", None) is not _rename_siblings for hook in hooks):
+        module._register_load_state_dict_pre_hook(_rename_siblings, with_module=True)
 
 
 def accept_sibling_branches(model: nn.Module) -> None:
@@ -292,5 +293,5 @@ def accept_sibling_branches(model: nn.Module) -> None:
 
 @cache
 def _watch_registrations() -> None:
-    """From the first pack on, let torch call the hook for each module that is registered."""
+    """Register a global hook, with the first pack, that torch calls for each registered module."""
     register_module_module_registration_hook(_on_registration)

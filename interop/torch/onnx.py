@@ -1,8 +1,8 @@
-"""ONNX: a deformable convolution becomes one node ``DeformConv``.
+"""Export to ONNX: a deformable convolution becomes one node ``DeformConv``.
 
-ONNX has the node since opset 19, for bfloat16 since opset 22. The node is made in one of two ways.
-While ``torch.onnx.export`` traces a module, a call is traced as the node itself. In a program that
-``torch.export`` made before, the operator is translated. Derivatives have no ONNX form.
+ONNX has this node since opset 19, for bfloat16 since opset 22. There are two ways to it. When
+``torch.onnx.export`` traces a module, a call is traced as the node itself. In a program that
+``torch.export`` has made, the operator is translated. Derivatives have no ONNX form.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from . import dispatch, impl
 from .static_args import unpack
 from .views import Tensor
 
-# torch's default, and the first opsets with a DeformConv, of bfloat16 too.
+# torch's default opset, and the first opsets with DeformConv and with DeformConv of bfloat16.
 OPSET, FIRST_OPSET, FIRST_BFLOAT16_OPSET = 20, 19, 22
 
-# The operator that has a node.
+# The operator that the node stands for.
 OPERATOR = OPERATORS["deform_conv2d"]
 FORWARD = dispatch.FUNCTIONS[OPERATOR.name].forward
 
 
 class NoOnnxForm(ValueError):
-    """Something has no ONNX form, or not in this opset."""
+    """A part of the model has no ONNX form, or not in this opset."""
 
 
 def export_onnx(
@@ -42,17 +42,17 @@ def export_onnx(
     Args:
         model: a ``torch.nn.Module``, in evaluation mode, or a ``torch.export.ExportedProgram``.
         args: example inputs.
-        path: where the model is written; None only returns it.
-        kwargs: of ``torch.onnx.export``, such as ``dynamic_shapes``, ``input_names`` and
-            ``external_data``. ``opset_version`` is 20 by default, 22 where a parameter, a buffer or
-            an input is bfloat16.
+        path: file to write; None writes no file.
+        kwargs: other arguments of ``torch.onnx.export``, such as ``dynamic_shapes``,
+            ``input_names`` and ``external_data``. ``opset_version`` is 20 by default, 22 if a
+            parameter, a buffer or an input is bfloat16.
 
     Returns:
         A ``torch.onnx.ONNXProgram``; its ``model_proto`` is the model.
 
     Raises:
         ImportError: onnx or onnxscript, which torch's exporter needs, is not installed.
-        ValueError: something in the model has no ONNX form, or needs a later opset.
+        ValueError: a call in the model has no ONNX form, or needs a later opset.
         torch.onnx.OnnxExporterError: torch cannot export another part of the model.
 
     Example:
@@ -91,8 +91,8 @@ def export_onnx(
 def onnx_translations() -> dict[Any, Callable[..., Any]]:
     """The argument ``custom_translation_table`` of ``torch.onnx.export``.
 
-    For callers of the exporter itself that export a ``torch.export.ExportedProgram``; a module
-    needs no translations. ``opset_version`` must be 19 or later, 22 for bfloat16.
+    It is needed to export a ``torch.export.ExportedProgram`` with ``torch.onnx.export`` itself; a
+    module needs no translations. ``opset_version`` must be 19 or later, 22 for bfloat16.
 
     Returns:
         For each operator of ``torch.ops.cudeform`` a function that builds its ONNX node.
@@ -120,7 +120,7 @@ def _traced(
     mask: Tensor | None,
     static_args: Sequence[int],
 ) -> Tensor:
-    """The node, in the trace of a module."""
+    """Trace the node."""
     output = impl.forward(OPERATOR, impl.Fake, input, offset, weight, bias, mask, static_args)
     return torch.onnx.ops.symbolic(
         "DeformConv",
@@ -132,11 +132,11 @@ def _traced(
     )
 
 
-# torch's exporter reads the annotations: a sequence of integers is an attribute.
+# torch's exporter reads the annotations: it passes a sequence of integers as an attribute.
 def _translated(
     input: Any, offset: Any, weight: Any, bias: Any, mask: Any, static_args: Sequence[int]
 ) -> Any:
-    """The node, in place of the operator in an exported program."""
+    """Translate the operator in an exported program to the node."""
     from onnxscript import values
 
     opset = values.Opset("", _first_opset(input.dtype.name == "BFLOAT16"))
@@ -197,7 +197,7 @@ def _needed_opset(model: Any, args: Sequence[Any], kwargs: dict[str, Any] | None
 
 
 def _refusal(error: BaseException | None) -> NoOnnxForm | None:
-    """The refusal that torch's exporter has wrapped into its own errors."""
+    """Find our error among the causes of an error of torch's exporter."""
     while error is not None and not isinstance(error, NoOnnxForm):
         error = error.__cause__
     return error

@@ -27,7 +27,7 @@ class StaticArgs(NamedTuple):
     """The contents of the list.
 
     Attributes:
-        settings: those of the call, integers per axis.
+        settings: settings of the call, as integers per axis.
         boundary_grad: as in Options.
         assumed: whether boundary_grad was read from the options while the call was compiled. torch
             does not recompile when the option changes, so the forward compares it.
@@ -72,7 +72,7 @@ def pack(operator: Operator, settings: AnySettings, boundary_grad: str | None = 
     options = current()
     try:
         return _pack_eager(operator, boundary_grad, options, *settings)
-    except TypeError:  # a list has no hash, and a wrong argument may have none either
+    except TypeError:  # a list has no hash, and an invalid argument may have none either
         return _pack_eager.__wrapped__(operator, boundary_grad, options, *settings)
 
 
@@ -117,9 +117,9 @@ def _unpack(operator: Operator, packed: Packed) -> StaticArgs:
 
 
 def of_examples(operator: Operator, static_args: Sequence[int], count: int) -> Sequence[int]:
-    """The list of ``count`` calls that are made as one, each with groups of its own.
+    """The list for ``count`` calls that are merged into one, each with its own groups.
 
-    The operator has filters.
+    The operator must have filters.
     """
     length = operator.settings.length(tuple(static_args), operator.axes)
     settings: Any = operator.settings.unpacked(tuple(static_args[:length]), operator.axes)

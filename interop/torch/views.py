@@ -32,7 +32,7 @@ NUMPY_DTYPES = {dtype: np.dtype(name) for dtype, name in DTYPE_NAMES.items() if 
 
 
 def dtype_name(dtype: Any) -> str:
-    """Name of a dtype, as ``checks.DTYPES`` has it."""
+    """Name of a dtype, spelled as in ``checks.DTYPES``."""
     return DTYPE_NAMES.get(dtype) or str(dtype).removeprefix("torch.")
 
 

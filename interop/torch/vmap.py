@@ -14,12 +14,12 @@ from cudeform.family import Operator
 from .static_args import of_examples
 from .views import Tensor
 
-# A letter for the leading dimensions of each tensor: images and channels, or filters.
+# The letters of a tensor stand for its leading dimensions: images and channels, or filters.
 IMAGES, FILTERS = "i", "f"
 
 
 def letters_of(operator: Operator) -> str:
-    """The letters of the operands."""
+    """The letters of each operand."""
     return "".join(FILTERS if each.is_parameter else IMAGES for each in operator.operands)
 
 
@@ -32,15 +32,15 @@ def vmapped(
     in_dims: Sequence[Any],
     args: Sequence[Any],
 ) -> tuple[Any, Any]:
-    """Results of ``call`` for all examples at once, and the dimension of the examples in each.
+    """Results of one ``call`` for all examples, and the dimension of the examples in each result.
 
     Args:
-        operator: the entry of the table.
+        operator: the entry of the operator in the table.
         call: one of its functions, of tensors and static arguments.
-        arguments: letters of the tensors among ``args``, which come first.
-        results: letter of each result, and whether it is computed or left empty.
-        info: torch's description of the map.
-        in_dims: dimension of the examples in each of ``args``, None where they share it.
+        arguments: letters of the tensors, which are the first of ``args``.
+        results: letters of each result, and whether it is computed or left empty.
+        info: torch's description of the vmap.
+        in_dims: dimension of the examples in each of ``args``; None if the examples share it.
         args: arguments of the call.
     """
     count = len(arguments)
@@ -65,7 +65,7 @@ class _Fold:
         self.as_groups = as_groups
 
     def folded(self, letter: str, tensor: Tensor | None, dim: int | None) -> Tensor | None:
-        """One tensor for all examples."""
+        """Fold the dimension of the examples into another dimension of a tensor."""
         if tensor is None or (letter == FILTERS and not self.as_groups):
             return tensor
         if dim is None:
@@ -74,7 +74,7 @@ class _Fold:
         return tensor.movedim(dim, into).flatten(into, into + 1)
 
     def unfolded(self, letter: str, computed: bool, tensor: Tensor) -> tuple[Tensor, int | None]:
-        """A tensor with a dimension for the examples, and which; None if there is no result."""
+        """Unfold the dimension of the examples; return the tensor and that dimension, if any."""
         if not computed:
             return tensor, None
         into = self._folded_dim(letter)

@@ -19,21 +19,6 @@ struct CornerDots {
     acc_t dots[CORNERS], dots_tangent[CORNERS];
 };
 
-// Derivative along the axes a < b of the multilinear function that has the values d at the corners.
-// The second derivatives along a single axis are 0.
-__device__ inline acc_t mixed_derivative(const acc_t* frac, const acc_t* d, int a, int b) {
-    const int upper_a = corner_bit(a), upper_b = corner_bit(b);
-    acc_t differences[CORNERS];
-    int count = 0;
-    for (int j = 0; j < CORNERS; ++j) {
-        if (!(j & (upper_a | upper_b))) {
-            differences[count++] =
-                    d[j] - d[j | upper_b] - d[j | upper_a] + d[j | upper_a | upper_b];
-        }
-    }
-    return interpolate(frac, upper_a | upper_b, differences, CORNERS / 4);
-}
-
 __device__ inline OffsetMaskGrads offset_mask_grads(
         const Problem& problem, const SampleRecord& record, const SampleTangent& tangent,
         const CornerDots& reduced) {

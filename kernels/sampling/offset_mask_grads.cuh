@@ -77,33 +77,6 @@ __device__ inline void zero_out_of_bounds_dots(
     }
 }
 
-// Interpolate between `count` values along the axes that are not in `fixed`, a set of corner bits:
-// there is a value for each combination of the ends of these axes, ordered like the corners.
-__device__ inline acc_t interpolate(const acc_t* frac, int fixed, acc_t* values, int count) {
-    for (int a = AXES - 1; a >= 0; --a) {
-        if (!(fixed & corner_bit(a))) {
-            count /= 2;
-            for (int k = 0; k < count; ++k) {
-                values[k] = frac[a] * values[2 * k + 1] + (1 - frac[a]) * values[2 * k];
-            }
-        }
-    }
-    return values[0];
-}
-
-// Derivative along axis a of the multilinear function that has the values d at the corners.
-__device__ inline acc_t slope_along(const acc_t* frac, const acc_t* d, int a) {
-    const int upper = corner_bit(a);
-    acc_t differences[CORNERS / 2];
-    int count = 0;
-    for (int j = 0; j < CORNERS; ++j) {
-        if (!(j & upper)) {
-            differences[count++] = d[j | upper] - d[j];
-        }
-    }
-    return interpolate(frac, upper, differences, CORNERS / 2);
-}
-
 __device__ inline OffsetMaskGrads nan_grads() {
     OffsetMaskGrads grads;
     grads.mask = static_cast<acc_t>(nanf(""));

@@ -19,10 +19,6 @@ struct Sample {
     unsigned flags;    // IN_BOUNDS bits of the corners, AT_MINUS_ONE, NAN_COORD
 };
 
-const unsigned IN_BOUNDS = (1 << CORNERS) - 1;  // bit j: corner j is a pixel of the image
-const unsigned AT_MINUS_ONE = 1 << 24;          // a coordinate is exactly -1: the sample is 0
-const unsigned NAN_COORD = 1 << 25;             // a coordinate is NaN
-
 // Output positions of a row: those that differ in the last axis alone. The rows of an image are all
 // its other axes merged. In one dimension, every position is a row.
 __device__ inline int row_positions(const Problem& problem) {
@@ -61,37 +57,6 @@ __device__ inline SampleIndex unravel_sample(const Sampling& sampling, index_t s
     return sample_index(sampling, position, tap, number - pair * sampling.problem.offset_groups);
 }
 
-// Split the coordinate base + displacement into its floor `low` and the fraction above it. The
-// fraction comes from the displacement alone, so that a large base costs no precision. False, and
-// low = 0, if no pixel of the axis is a corner. size + padding < 2^31 (checked on the host), so
-// neither bound overflows; floor_to_int saturates, so a huge displacement fails the test.
-__device__ inline bool split_coordinate(
-        acc_t displacement, int base, int size, int* low, acc_t* frac) {
-    const int step = floor_to_int(displacement);
-    const bool reaches_image = step >= -1 - base && step < size - base;
-    *low = reaches_image ? step + base : 0;
-    *frac = displacement - floor(displacement);
-    return reaches_image;
-}
-
-// IN_BOUNDS bits of the corners at the lower end of axis a.
-__device__ inline unsigned lower_corners(int a) {
-    unsigned corners = 0;
-    for (int j = 0; j < CORNERS; ++j) {
-        corners |= corner_step(j, a) ? 0 : 1 << j;
-    }
-    return corners;
-}
-
-__device__ inline unsigned corners_in_bounds(const Problem& problem, const int* low) {
-    unsigned corners = IN_BOUNDS;
-    for (int a = 0; a < AXES; ++a) {
-        const unsigned lower = lower_corners(a), upper = IN_BOUNDS & ~lower;
-        corners &= (low[a] >= 0 ? lower : 0) | (low[a] < problem.size[a] - 1 ? upper : 0);
-    }
-    return corners;
-}
-
 // Read offset and mask of a sample and work out where it lies. The range test comes before any use
 // as an index, so NaN, infinities and huge displacements never address memory.
 __device__ inline Sample locate_sample(
@@ -121,36 +86,10 @@ __device__ inline Sample locate_sample(
         at_minus_one = at_minus_one || (s.low[a] == -1 && s.frac[a] == 0);
     }
     reaches_image = reaches_image && !nan_coord;
-    s.flags = reaches_image ? corners_in_bounds(problem, s.low) | (at_minus_one ? AT_MINUS_ONE : 0)
+    s.flags = reaches_image ? corners_in_bounds(problem.size, s.low) | (at_minus_one ? AT_MINUS_ONE : 0)
                             : (nan_coord ? NAN_COORD : 0);
     for (int a = 0; a < AXES; ++a) {
         s.frac[a] = reaches_image ? s.frac[a] : 0;
     }
     return s;
-}
-
-// The weight of corner j along axis a.
-__device__ inline acc_t axis_weight(const acc_t* frac, int j, int a) {
-    return corner_step(j, a) ? frac[a] : 1 - frac[a];
-}
-
-// The multilinear weight of corner j.
-__device__ inline acc_t corner_weight(const acc_t* frac, int j) {
-    acc_t weight = axis_weight(frac, j, 0);
-    for (int a = 1; a < AXES; ++a) {
-        weight *= axis_weight(frac, j, a);
-    }
-    return weight;
-}
-
-// The factor between the gradient of a sample and what it adds to the gradient of a corner. It is 0
-// for a multilinear weight of 0, even if the mask is infinite or NaN.
-__device__ inline acc_t scatter_weight(acc_t multilinear, acc_t mask) {
-    return multilinear == 0 ? static_cast<acc_t>(0) : multilinear * mask;
-}
-
-// IN_BOUNDS bits of the corners that contribute to the value of a sample: none at a coordinate of
-// -1.
-__device__ inline unsigned contributing_corners(unsigned flags) {
-    return flags & AT_MINUS_ONE ? 0 : flags & IN_BOUNDS;
 }

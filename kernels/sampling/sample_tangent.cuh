@@ -24,15 +24,6 @@ __device__ inline acc_t load_tangent(
     return to_acc(tangent[strided_index(strides, n, channel, index.at)]);
 }
 
-// Derivative of the multilinear weight of corner j with respect to the coordinate along axis a.
-__device__ inline acc_t weight_slope(const acc_t* frac, int j, int a) {
-    acc_t slope = corner_step(j, a) ? 1 : -1;
-    for (int b = 0; b < AXES; ++b) {
-        slope *= b == a ? static_cast<acc_t>(1) : axis_weight(frac, j, b);
-    }
-    return slope;
-}
-
 __device__ inline SampleTangent load_sample_tangent(
         const Sampling& sampling, const TangentStrides& tangents, const Sample& s,
         const scalar_t* offset_tangent, const scalar_t* mask_tangent, SampleIndex index) {

@@ -17,6 +17,7 @@ FLOORS = (
     (
         *("checks", "geometry", "settings", "arrays", "options", "partition", "kernels"),
         "transposed_geometry",
+        "sums_geometry",
     ),
     ("cpu", "gpu"),
     ("engine", "transposed"),

@@ -144,7 +144,7 @@ def test_options_without_effect_are_refused(
     [
         (
             ["--config", "A1", "A7"],
-            "there is no configuration 'A7'; there are cpu, gpu, quick, all",
+            "there is no configuration 'A7'; there are cpu, gpu, operators-cpu,",
         ),
         (["--threads", "0"], "--threads: must be a positive integer, got '0'"),
         (["--threads", "-1"], "--threads: must be a positive integer, got '-1'"),

@@ -11,13 +11,15 @@ import pytest
 
 from cudeform.__main__ import main
 from cudeform.commands.machine import Blas, Machine
-from cudeform_bench.configs import QUICK, Problem
+from cudeform_bench.configs import ALL, QUICK, Config, Problem
 from cudeform_bench.cpu import contestants, timing
 from cudeform_bench.cpu.contestants import Calls, Contestant, cudeform_calls
 from cudeform_bench.cpu.report import Report, text
+from cudeform_bench.peers import torch_calls
 from cudeform_bench.table import Measurement, direction_table, mean_ratio
 
 SMALL = QUICK[0]
+OTHERS = ["tvdcn", "grid_sample"]
 forward = import_module("cudeform.cpu.forward")
 
 
@@ -37,15 +39,22 @@ def report(*measurements: Measurement) -> Report:
 # ---- contestants ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["torchvision", "onnxruntime"])
-def test_peers_compute_the_same(name: str) -> None:
+@pytest.mark.parametrize("config", QUICK, ids=lambda config: config.name)
+@pytest.mark.parametrize("name", ["torchvision", "tvdcn", "grid_sample", "onnxruntime"])
+def test_peers_compute_the_same(name: str, config: Config) -> None:
     why = contestants.absence(name)
     if why is not None:
-        pytest.skip(f"needs {name}")
-    problem = Problem.of(QUICK[1])
+        pytest.skip(f"needs {name}: {why}")
+    problem = Problem.of(config)
     exact = cudeform_calls(problem.astype(np.float64), None)
     for direction, call in contestants.CONTESTANTS[name].calls(problem, None).items():
         assert timing.largest_error(call(), exact[direction]()) <= timing.TOLERANCE
+
+
+def test_torchvision_is_the_peer_in_two_dimensions_and_others_elsewhere() -> None:
+    for config in ALL:
+        peers = [name for name in torch_calls.FUNCTIONS if torch_calls.computes(name, config)]
+        assert peers == (["torchvision"] if config.operator == "deform_conv2d" else OTHERS)
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward", "both"])

@@ -15,6 +15,7 @@ from cudeform_bench.gpu import contestants, run
 from cudeform_bench.gpu.model import MODES, shares
 from cudeform_bench.gpu.report import GpuReport, text
 from cudeform_bench.gpu.run import NoGpu
+from cudeform_bench.peers import torch_calls
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 
@@ -99,7 +100,7 @@ def test_what_contestants_compute(config: Config, mode: str) -> None:
     tensors = contestants.Tensors.of(Problem.of(config), MODES[mode].dtype, "cpu")
     exact = run.exact_calls(tensors, {})
     for name, of in contestants.CONTESTANTS.items():
-        if name == "on CuPy":
+        if name == "on CuPy" or (name == "tvdcn" and torch_calls.absence(name)):
             continue
         calls = of(tensors, MODES[mode])
         for direction, call in calls.items():
@@ -109,5 +110,5 @@ def test_what_contestants_compute(config: Config, mode: str) -> None:
                 assert set(results) == set(exact[direction]())
                 error = contestants.largest_error(results, exact[direction]())
                 assert error <= MODES[mode].tolerance
-            elif "output" in results:
-                assert results["output"].numel() == tensors.grad_output.numel()
+            elif name == "convolution" and "output" in results:
+                assert results["output"].shape == tensors.grad_output.shape

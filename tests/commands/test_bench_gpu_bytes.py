@@ -26,9 +26,9 @@ from cudeform_bench.gpu.model import MODES, RATES, floors_us
 
 pytestmark = needs_compiler
 
-PLAIN = Config("plain", 2, 32, 11, 13, 32, stride=2)
-GROUPS = Config("groups", 2, 64, 11, 13, 32, stride=2, groups=2, offset_groups=2)
-DEPTHWISE = Config("depthwise", 2, 32, 11, 13, 32, stride=2, groups=32)
+PLAIN = Config("plain", 2, 32, (11, 13), 32, stride=2)
+GROUPS = Config("groups", 2, 64, (11, 13), 32, stride=2, groups=2, offset_groups=2)
+DEPTHWISE = Config("depthwise", 2, 32, (11, 13), 32, stride=2, groups=32)
 UNITS_BYTES = 16 * STAGE_VECS  # of a row of a stage
 EVERY_MODE = pytest.mark.parametrize("mode", quick(["fp32", "fp16", "bf16"], 1))
 
@@ -39,7 +39,7 @@ def case_of(config: Config) -> Case:
         config.name,
         batch=config.batch,
         channels=config.channels,
-        size=(config.height + 1, config.width + 1),
+        size=tuple(size + 1 for size in config.size),
         out_channels=config.out_channels,
         stride=(2, 2),
         groups=config.groups,
@@ -60,7 +60,7 @@ class Model:
     @classmethod
     def of(cls, config: Config, mode: str) -> Model:
         # The case has no padding: as many outputs as a configuration whose image ends there.
-        config = replace(config, height=config.height - 2, width=config.width - 2)
+        config = replace(config, size=tuple(size - 2 for size in config.size))
         floors = floors_us(config, MODES[mode], "backward")
         gather, added = (round(floors[n] * RATES[n] / 1e6) for n in ("gather", "scatter"))
         return cls(gather, gather // 4, added)

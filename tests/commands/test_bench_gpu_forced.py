@@ -9,7 +9,7 @@ import pytest
 from support.fake_gpu import SMALL, fake_gpu, report_of, shifted
 
 from cudeform.gpu import overrides
-from cudeform_bench.configs import GPU
+from cudeform_bench.configs import GPU, OPERATORS_GPU, QUICK
 from cudeform_bench.gpu import forced
 from cudeform_bench.gpu.model import MODES
 from cudeform_bench.gpu.report import text
@@ -53,16 +53,17 @@ def test_forced_contestants_must_be_right() -> None:
 def test_what_can_be_forced(capability: int) -> None:
     processor = forced.Processor(capability, 132)
     three = ("forward", "backward", "both")
-    for config in GPU:
+    for config in GPU + OPERATORS_GPU:
         g = forced.geometry(config)
         able = {
-            name: forced.path_directions(name, g, "float16", processor)
+            name: forced.path_directions(name, config, "float16", processor)
             for name in overrides.ALGORITHMS
         }
         assert able["im2col"] == three
         assert able["direct"] == (three if config.name == "C4" else ())
-        fused = config.name != "C4" and capability >= 80
-        assert able["fused"] == (("forward",) if fused else ())
+        fused = config.axes == 2 and config.name != "C4" and capability >= 80
+        of_image = "backward" if config.transposed else "forward"
+        assert able["fused"] == ((of_image,) if fused else ())
         can = {"scalar": True, "vector": capability >= 90, "gather": True}
         assert can == {
             name: forced.can_scatter(name, g, "float16", processor) for name in overrides.SCATTERS
@@ -87,3 +88,5 @@ def test_forced_calls_are_forced(monkeypatch: pytest.MonkeyPatch) -> None:
             call()
     assert list(made) == ["path im2col", "path direct", "scatter gather"]
     assert seen == [("im2col", None)] * 3 + [(None, "gather")]
+    tensors = SimpleNamespace(config=QUICK[-1])
+    assert list(made["scatter gather"](tensors, MODES["fp16"])) == ["forward"]  # transposed

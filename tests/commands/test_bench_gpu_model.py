@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from support.fake_gpu import SMALL, fake_gpu, report_of
 
-from cudeform_bench.configs import GPU, named
+from cudeform_bench.configs import GPU, OPERATORS_GPU, named
 from cudeform_bench.gpu.model import MODES, floors_us, shares
 
 
@@ -40,13 +40,34 @@ def test_floors(
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "forward", "backward"),
+    # Microseconds in bfloat16: gather and scatter of a forward, the same of a backward.
+    [
+        ("L1", (6.8, None), (6.8, 149)),
+        ("V1", (122, None), (122, 2684)),
+        ("V2", (413, None), (413, 9060)),
+        ("T1", (None, 50), (2.3, None)),
+        ("T2", (None, 87), (4.0, None)),
+    ],
+)
+def test_floors_of_other_operators(
+    name: str, forward: tuple[float | None, ...], backward: tuple[float | None, ...]
+) -> None:
+    (config,) = named(name)
+    for direction, expected in {"forward": forward, "backward": backward}.items():
+        floors = floors_us(config, MODES["bf16"], direction)
+        found = floors.get("gather"), floors.get("scatter")
+        assert found == tuple(each and pytest.approx(each, rel=0.02) for each in expected)
+
+
 def test_both_directions_take_as_much_as_each() -> None:
-    for config in GPU:
+    for config in GPU + OPERATORS_GPU:
         one, two, both = (
             floors_us(config, MODES["tf32"], d) for d in ("forward", "backward", "both")
         )
         for name, floor in both.items():
-            assert floor == pytest.approx(one.get(name, 0) + two[name])
+            assert floor == pytest.approx(one.get(name, 0) + two.get(name, 0))
 
 
 def test_shares_are_floors_by_time() -> None:

@@ -96,8 +96,9 @@ def geometry(arrays: Arrays) -> AnyGeometry:
 def operator_of(arrays: Arrays) -> Operator:
     """The entry of the table that a case names."""
     name = arrays["operator"].item() if "operator" in arrays else DEFAULT_OPERATOR
-    if name not in OPERATORS:
-        raise ValueError(f"operator must be one of {', '.join(OPERATORS)}, got {name!r}")
+    names = [each for each, operator in OPERATORS.items() if operator.parameters]
+    if name not in names:
+        raise ValueError(f"operator must be one of {', '.join(names)}, got {name!r}")
     return OPERATORS[name]
 
 

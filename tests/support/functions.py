@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from cases import ASYMMETRIC, Case, build
 from reference import Sum, indices, reference
+from support.sumcases import SUM_CASES, SumCase
 
 import cudeform
 from cudeform import derivatives
@@ -24,6 +25,7 @@ class Functions(NamedTuple):
     backward: Any
     jvp: Any
     double_backward: Any
+    tangents: Any
 
 
 FUNCTIONS = {
@@ -32,8 +34,9 @@ FUNCTIONS = {
         getattr(cudeform, f"{name}_backward"),
         getattr(derivatives, f"{name}_jvp"),
         getattr(derivatives, f"{name}_double_backward"),
+        operator.tangents[0],
     )
-    for name in OPERATORS
+    for name, operator in OPERATORS.items()
 }
 
 
@@ -116,7 +119,7 @@ def build_transposed(
 
 
 # Nothing is alike along two axes.
-CASES: list[Case] = [
+CONVOLUTIONS: list[Case] = [
     build(
         "line",
         channels=4,
@@ -178,22 +181,56 @@ CASES: list[Case] = [
     ),
 ]
 
-every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.operator)
+AnyCase = Case | SumCase
 
-# For tests that take seconds: the default run has the operators of two dimensions.
+CASES: list[AnyCase] = [*CONVOLUTIONS, *SUM_CASES]
+
+every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.operator)
+every_convolution = pytest.mark.parametrize("case", CONVOLUTIONS, ids=lambda case: case.operator)
+
+
+def takes_long(case: AnyCase) -> list[Any]:
+    """Marks for tests that take seconds: the default run has one operator of each kind."""
+    usual = ("deform_conv2d", "deform_conv_transpose2d", "ms_deform_attn")
+    return [] if case.operator in usual else [pytest.mark.slow]
+
+
 every_slowly = pytest.mark.parametrize(
-    "case",
-    [pytest.param(c, id=c.operator, marks=[pytest.mark.slow] * (c.axes != 2)) for c in CASES],
+    "case", [pytest.param(c, id=c.operator, marks=takes_long(c)) for c in CASES]
 )
 
 
-def functions_of(case: Case) -> Functions:
+def function_of_operands(case: AnyCase) -> Any:
+    """The function of a case as one of its operands, in order."""
+    call, names, settings = functions_of(case).forward, [*case.operands], case.settings
+    return lambda *given: call(**dict(zip(names, given, strict=True)), **settings)
+
+
+def differentiated(case: AnyCase) -> list[str]:
+    """Names of the operands that gradients depend on."""
+    return [name for name in case.operands if name != "bias"]
+
+
+def shared(case: AnyCase) -> list[str]:
+    """Names of the operands that all images share."""
+    return [name for name in case.operands if name in OPERATORS[case.operator].parameters]
+
+
+def linear(case: AnyCase) -> list[str]:
+    """Names of the operands in which a call is linear, but the bias."""
+    operands = OPERATORS[case.operator].operands
+    return [each.public for each in operands if each.name not in ("offset", "bias")]
+
+
+def functions_of(case: AnyCase) -> Functions:
     """The functions that a case is a call of."""
     return FUNCTIONS[case.operator]
 
 
-def definition(case: Case) -> dict[str, Sum]:
+def definition(case: AnyCase) -> dict[str, Sum]:
     """``output`` and the gradients of a case, by name of the argument."""
+    if isinstance(case, SumCase):
+        return case.definition()
     if not isinstance(case, TransposedCase):
         return reference(**case.backward_arguments)
     exchanged = reference(**case.convolution.backward_arguments)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import Case
+from support.functions import AnyCase
 
 from cudeform.gpu.cuda.device import device_count
 
@@ -26,18 +27,15 @@ from cudeform.interop.jax import bridge  # noqa: E402
 
 __all__ = ["assert_close", "bridge", "function_of", "jax", "jnp", "loss_of", "on_jax", "operands"]
 
-OPERANDS = ("input", "offset", "weight", "bias", "mask")
 
-
-def on_jax(case: Case) -> Case:
+def on_jax(case: AnyCase) -> Any:
     """The case with JAX arrays."""
     return case.map(jnp.asarray)
 
 
-def operands(case: Case) -> dict[str, Any]:
+def operands(case: AnyCase) -> dict[str, Any]:
     """The operands of a case as JAX arrays, without those that are None."""
-    arrays = {name: getattr(case, name) for name in OPERANDS}
-    return {name: jnp.asarray(array) for name, array in arrays.items() if array is not None}
+    return {name: jnp.asarray(array) for name, array in case.operands.items()}
 
 
 def function_of(case: Case) -> Any:

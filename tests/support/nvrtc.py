@@ -32,6 +32,7 @@ from cudeform.gpu.device_api.kernel_source import (
     GemmTile,
     Variant,
     adds_atomically,
+    is_sum,
     kernel,
     read,
     widest,
@@ -69,6 +70,7 @@ class Job:
         """The compile-time parameters in words: the key of the record."""
         v = self.variant
         words = [v.dtype, f"{v.index_bits} bits", f"{v.vector} at a time"]
+        words += [f"coordinates {v.coord_dtype}"] if v.coord_dtype not in (None, v.dtype) else []
         words += [f"{v.axes} {'axis' if v.axes == 1 else 'axes'}"] if v.axes != 2 else []
         words += [f"groups {v.group_in} to {v.group_out}"] if v.group_in else []
         words += [f"{v.atomic_width} added at a time"] if v.atomic_width > 1 else []
@@ -239,24 +241,36 @@ def _jobs_of_axes(axes: int, among: Sequence[int]) -> Iterator[Job]:
     for name, (dtype, scalar) in product(FILES, SCALARS.items()):
         del scalar
         struct: StructType = PARAMS[name]
-        if axes != 2 and (name in FUSED or not depends_on_axes(struct)):
+        if axes != 2 and (name in FUSED or is_sum(name) or not depends_on_axes(struct)):
             continue
         if dtype != "float32" and not _mentions(name, "scalar_t", "acc_t"):
             continue
         if name in FUSED:
             yield from _fused_jobs(name, dtype, among)
             continue
-        for vector, (group_in, group_out), bits in product(
+        for vector, (group_in, group_out), bits, coord_dtype in product(
             sorted({1, widest(dtype)}) if _mentions(name, "VECTOR") else [1],
             _small_groups() if _mentions(name, "GROUP_IN") else [(0, 0)],
             (32, 64),
+            sorted({dtype, "float64" if dtype == "float64" else "float32"})
+            if is_sum(name)
+            else [None],
         ):
             if group_in and vector > 1 and vector % group_in:
                 continue  # the engine never uses it
-            variant = Variant(dtype, bits, vector, group_in, group_out, axes=axes)
+            variant = Variant(
+                dtype, bits, vector, group_in, group_out, axes=axes, coord_dtype=coord_dtype
+            )
             for arch in among:
                 for width in sorted({1, _most_atomic_width(name, variant, arch)}):
                     yield Job(name, replace(variant, atomic_width=width), arch)
+
+
+def _coord_dtypes(name: str, dtype: str) -> list[str | None]:
+    """Dtypes of offsets and masks beside a dtype of the other arrays."""
+    if not is_sum(name):
+        return [None]
+    return [dtype, "float32"] if dtype in ("float16", "bfloat16") else [dtype]
 
 
 def _fused_jobs(name: str, dtype: str, among: Sequence[int]) -> Iterator[Job]:

@@ -59,6 +59,7 @@ KERNELS = {
     "deform_direct_backward": 1,
     "deform_direct_grad_weight": 1,
 }
+SUMS = ("deform_sum",)
 FUSED = "deform_fused"
 SUFFIXES = {2: "", 1: ", 1 axis", 3: ", 3 axes"}
 
@@ -66,7 +67,7 @@ SUFFIXES = {2: "", 1: ", 1 axis", 3: ", 3 axes"}
 COUNTED = {
     f"{name}{SUFFIXES[axes]}": (name, axes)
     for axes in SUFFIXES
-    for name in (KERNELS if axes != 2 else [*KERNELS, FUSED])
+    for name in (KERNELS if axes != 2 else [*KERNELS, *SUMS, FUSED])
 }
 
 
@@ -76,8 +77,9 @@ def _variant(name: str, axes: int, dtype: str) -> Variant:
     if name == FUSED:  # for 128 output channels; float32 in TF32
         [tile] = tile_shapes(128, STAGE_VECS * wide, 1)
         return Variant(dtype, 32, wide, tile=tile)
-    group, width = KERNELS[name], atomic_width(dtype, wide, ARCH)
-    return Variant(dtype, 32, wide, group, group, atomic_width=width, axes=axes)
+    group, width = KERNELS.get(name, 0), atomic_width(dtype, wide, ARCH)
+    coords = "float32" if name in SUMS else None
+    return Variant(dtype, 32, wide, group, group, atomic_width=width, axes=axes, coord_dtype=coords)
 
 
 @dataclass(frozen=True)

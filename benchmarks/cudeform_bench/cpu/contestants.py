@@ -1,4 +1,4 @@
-"""The contestants on a CPU: cudeform, torchvision and onnxruntime.
+"""The contestants on a CPU: cudeform, libraries of torch, and onnxruntime.
 
 A contestant turns a problem into calls that can be timed. Conversions, sessions and graphs are
 prepared before the calls. The NumPy results of a call share memory with the library's own results.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 import cudeform
 from cudeform_bench.configs import Problem
 from cudeform_bench.cpu.profile import shares
+from cudeform_bench.peers import torch_calls
+from cudeform_bench.peers.torch_calls import BACKWARD, BOTH, FORWARD
 
 Results = dict[str, NDArray[Any]]  # "output", "grad_input", ...: the results that a call computes
 Call = Callable[[], Results]
@@ -41,29 +43,22 @@ class Contestant:
     profile: Callable[[Problem, str], dict[str, float]] | None = None
 
 
-FORWARD, BACKWARD, BOTH = "forward", "backward", "both"
-
-ARGUMENTS = ("input", "offset", "weight", "bias", "mask")
-
-
 def cudeform_calls(problem: Problem, threads: int | None) -> Calls:
-    """``cudeform.deform_conv2d`` and ``deform_conv2d_backward`` on NumPy arrays."""
-    stride, padding = problem.config.stride, problem.config.padding
-    arrays = {name: getattr(problem, name) for name in ARGUMENTS}
+    """The operator of the problem and its backward on NumPy arrays."""
+    config, operands = problem.config, problem.operands
+    forward_of = getattr(cudeform, config.operator)
+    backward_of = getattr(cudeform, f"{config.operator}_backward")
 
     def chosen() -> AbstractContextManager[Any]:
         return nullcontext() if threads is None else cudeform.options(num_threads=threads)
 
     def forward() -> Results:
         with chosen():
-            output = cudeform.deform_conv2d(**arrays, stride=stride, padding=padding)
-        return {"output": output}
+            return {"output": forward_of(**operands, **config.settings)}
 
     def backward() -> Results:
         with chosen():
-            grads = cudeform.deform_conv2d_backward(
-                problem.grad_output, **arrays, stride=stride, padding=padding
-            )
+            grads = backward_of(problem.grad_output, **operands, **config.settings)
         return {f"grad_{name}": grad for name, grad in grads._asdict().items()}
 
     return {FORWARD: forward, BACKWARD: backward, BOTH: lambda: forward() | backward()}
@@ -74,44 +69,41 @@ def cudeform_profile(problem: Problem, direction: str) -> dict[str, float]:
     return shares(cudeform_calls(problem, threads=1)[direction])
 
 
-def torchvision_calls(problem: Problem, threads: int | None) -> Calls:
-    """``torchvision.ops.deform_conv2d``, differentiated by autograd."""
-    import torch
-    from torchvision.ops import deform_conv2d
+def torch_contestant(name: str) -> Contestant:
+    """A library of torch, by its name in ``peers.torch_calls``."""
 
-    if threads is not None:
-        torch.set_num_threads(threads)
-    config = problem.config
-    tensors = {name: torch.from_numpy(getattr(problem, name)) for name in ARGUMENTS}
-    grad_output = torch.from_numpy(problem.grad_output)
-    for tensor in tensors.values():
-        tensor.requires_grad_()
+    def calls(problem: Problem, threads: int | None) -> Calls:
+        if not torch_calls.computes(name, problem.config):
+            return {}
+        import torch
 
-    def output() -> Any:
-        return deform_conv2d(**tensors, stride=config.stride, padding=config.padding)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        function = torch_calls.FUNCTIONS[name]
+        leaves = {
+            operand: torch.from_numpy(array).requires_grad_()
+            for operand, array in problem.operands.items()
+        }
+        of_torch = torch_calls.calls(
+            lambda: function(problem.config, leaves), leaves, torch.from_numpy(problem.grad_output)
+        )
+        return {direction: partial(_as_arrays, call) for direction, call in of_torch.items()}
 
-    def forward() -> Results:
-        with torch.no_grad():
-            return {"output": output().numpy()}
+    return Contestant(calls, needs=torch_calls.NEEDS[name])
 
-    def gradients(of: Any) -> Results:
-        grads = torch.autograd.grad(of, list(tensors.values()), grad_output, retain_graph=True)
-        return {f"grad_{name}": grad.numpy() for name, grad in zip(tensors, grads, strict=True)}
 
-    def both() -> Results:
-        new = output()
-        return {"output": new.detach().numpy()} | gradients(new)
-
-    kept = cache(output)  # the untimed first call of the backward computes it
-    return {FORWARD: forward, BACKWARD: lambda: gradients(kept()), BOTH: both}
+def _as_arrays(call: Callable[[], dict[str, Any]]) -> Results:
+    return {name: tensor.numpy() for name, tensor in call().items()}
 
 
 def onnxruntime_calls(problem: Problem, threads: int | None) -> Calls:
-    """onnxruntime's operator DeformConv on the CPU, which has no backward.
+    """onnxruntime's operator DeformConv on the CPU, in two dimensions and without a backward.
 
     By default, onnxruntime's threads spin for a while after a call. Before timing the next
     contestant, the caller must wait until they sleep.
     """
+    if problem.config.operator != "deform_conv2d":
+        return {}
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -120,7 +112,7 @@ def onnxruntime_calls(problem: Problem, threads: int | None) -> Calls:
     session = onnxruntime.InferenceSession(
         _onnx_model(problem), options, providers=["CPUExecutionProvider"]
     )
-    feeds = {name: getattr(problem, name) for name in ("input", "offset", "mask")}
+    feeds = {name: problem.operands[name] for name in ("input", "offset", "mask")}
     return {FORWARD: lambda: {"output": session.run(None, feeds)[0]}}
 
 
@@ -140,12 +132,12 @@ def _onnx_model(problem: Problem) -> bytes:
         offset_group=config.offset_groups,
     )
     inputs = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, getattr(problem, name).shape)
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, problem.operands[name].shape)
         for name in ("input", "offset", "mask")
     ]
     output = helper.make_tensor_value_info("output", TensorProto.FLOAT, problem.grad_output.shape)
     constants = [
-        numpy_helper.from_array(getattr(problem, name), name) for name in ("weight", "bias")
+        numpy_helper.from_array(problem.operands[name], name) for name in ("weight", "bias")
     ]
     graph = helper.make_graph([node], "deform_conv", inputs, [output], constants)
     # The oldest opset with this operator: every onnxruntime that has the operator reads the model.
@@ -156,13 +148,15 @@ def _onnx_model(problem: Problem) -> bytes:
 
 CONTESTANTS: dict[str, Contestant] = {
     "cudeform": Contestant(cudeform_calls, profile=cudeform_profile),
-    "torchvision": Contestant(torchvision_calls, needs=("torch", "torchvision")),
+    **{name: torch_contestant(name) for name in torch_calls.FUNCTIONS},
     "onnxruntime": Contestant(onnxruntime_calls, needs=("onnx", "onnxruntime")),
 }
 
 
 def absence(name: str) -> str | None:
     """The reason why a contestant cannot be measured; None if it can."""
+    if name in torch_calls.FUNCTIONS:
+        return torch_calls.absence(name)
     lacking = [package for package in CONTESTANTS[name].needs if find_spec(package) is None]
     if lacking:
         return f"{' and '.join(lacking)} not installed"

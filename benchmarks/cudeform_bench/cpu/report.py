@@ -44,7 +44,7 @@ class Report:
         fields = json.loads(text)
         fields["machine"] = Machine.of(fields["machine"])
         fields["measurements"] = tuple(
-            Measurement(**measured | {"config": Config(**measured["config"])})
+            Measurement(**measured | {"config": Config.of_fields(measured["config"])})
             for measured in fields["measurements"]
         )
         return cls(**fields)

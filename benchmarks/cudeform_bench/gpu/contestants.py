@@ -1,26 +1,21 @@
 """The contestants on a GPU. All of them use torch's memory and current stream.
 
-cudeform on tensors, cudeform on CuPy arrays, and torchvision compute the same results, which are
-checked. cuDNN's ordinary convolution of the same shape and the matrix products alone compute
-something else; their times serve as goals.
+cudeform on tensors, cudeform on CuPy arrays, and the libraries of torch compute the same results,
+which are checked. cuDNN's ordinary convolution of the same shape and the matrix products alone
+compute something else; their times serve as goals.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import cudeform
 from cudeform_bench.configs import Config, Problem
 from cudeform_bench.gpu.model import Mode
-
-Tensor = Any
-Results = dict[str, Tensor]
-Calls = dict[str, Callable[[], Results]]  # by direction
-
-ARGUMENTS = ("input", "offset", "weight", "bias", "mask")
+from cudeform_bench.peers import torch_calls
+from cudeform_bench.peers.torch_calls import BACKWARD, BOTH, FORWARD, Calls, Results, Tensor
 
 
 class TorchClock:
@@ -75,11 +70,7 @@ class Tensors:
     """A configuration and its arrays as tensors."""
 
     config: Config
-    input: Tensor
-    offset: Tensor
-    weight: Tensor
-    bias: Tensor
-    mask: Tensor
+    operands: dict[str, Tensor]
     grad_output: Tensor
 
     @classmethod
@@ -87,22 +78,19 @@ class Tensors:
         """Copy a problem to a device, in the torch dtype of this name."""
         import torch
 
-        names = (*ARGUMENTS, "grad_output")
-        tensors = {name: torch.from_numpy(getattr(problem, name)).to(device) for name in names}
-        return cls(problem.config, **tensors).to(dtype)
+        def on_device(array: Any) -> Tensor:
+            return torch.from_numpy(array).to(device)
+
+        operands = {name: on_device(array) for name, array in problem.operands.items()}
+        return cls(problem.config, operands, on_device(problem.grad_output)).to(dtype)
 
     def to(self, dtype: str) -> Tensors:
         """The same values in another dtype."""
         import torch
 
-        names = (*ARGUMENTS, "grad_output")
-        cast = {name: getattr(self, name).to(getattr(torch, dtype)) for name in names}
-        return Tensors(self.config, **cast)
-
-    @property
-    def arguments(self) -> dict[str, Tensor]:
-        """The operands of the convolution."""
-        return {name: getattr(self, name) for name in ARGUMENTS}
+        kind = getattr(torch, dtype)
+        operands = {name: tensor.to(kind) for name, tensor in self.operands.items()}
+        return Tensors(self.config, operands, self.grad_output.to(kind))
 
 
 def set_tf32(allowed: bool) -> None:
@@ -116,7 +104,7 @@ def set_tf32(allowed: bool) -> None:
 
 def cudeform_calls(tensors: Tensors, mode: Mode) -> Calls:
     """cudeform on tensors."""
-    return _our_calls(tensors.config, mode, tensors.arguments, tensors.grad_output)
+    return _our_calls(tensors.config, mode, tensors.operands, tensors.grad_output)
 
 
 def cupy_calls(tensors: Tensors, mode: Mode) -> Calls:
@@ -125,62 +113,72 @@ def cupy_calls(tensors: Tensors, mode: Mode) -> Calls:
         return {}
     import cupy
 
-    arrays = {name: cupy.from_dlpack(tensor) for name, tensor in tensors.arguments.items()}
+    arrays = {name: cupy.from_dlpack(tensor) for name, tensor in tensors.operands.items()}
     return _our_calls(tensors.config, mode, arrays, cupy.from_dlpack(tensors.grad_output))
 
 
-def _our_calls(config: Config, mode: Mode, arguments: dict[str, Any], grad_output: Any) -> Calls:
-    sizes: dict[str, Any] = {"stride": config.stride, "padding": config.padding}
+def _our_calls(config: Config, mode: Mode, operands: dict[str, Any], grad_output: Any) -> Calls:
+    forward_of = getattr(cudeform, config.operator)
+    backward_of = getattr(cudeform, f"{config.operator}_backward")
 
     def forward() -> Results:
         with cudeform.options(allow_tf32=mode.tf32):
-            return {"output": cudeform.deform_conv2d(**arguments, **sizes)}
+            return {"output": forward_of(**operands, **config.settings)}
 
     def backward() -> Results:
         with cudeform.options(allow_tf32=mode.tf32):
-            grads = cudeform.deform_conv2d_backward(grad_output, **arguments, **sizes)
+            grads = backward_of(grad_output, **operands, **config.settings)
         return {f"grad_{name}": grad for name, grad in grads._asdict().items()}
 
     return _three(forward, backward, lambda: forward() | backward())
 
 
-def torchvision_calls(tensors: Tensors, mode: Mode) -> Calls:
-    """``torchvision.ops.deform_conv2d``, in float32 for bfloat16, which it does not support."""
-    import torch
-    from torchvision.ops import deform_conv2d
+def torch_contestant(name: str) -> Callable[[Tensors, Mode], Calls]:
+    """A library of torch, by its name in ``peers.torch_calls``.
 
-    config, dtype = tensors.config, tensors.input.dtype
-    plain = {name: tensor.detach().clone() for name, tensor in tensors.arguments.items()}
-    leaves = {name: tensor.requires_grad_() for name, tensor in plain.items()}
+    It computes in float32 for bfloat16, which torchvision and tvdcn do not support.
+    """
 
-    def output() -> Tensor:
-        taken = leaves
-        if dtype == torch.bfloat16:
-            taken = {name: leaf.float() for name, leaf in leaves.items()}
-        result = deform_conv2d(**taken, stride=config.stride, padding=config.padding)
-        return result.to(dtype)
+    def calls(tensors: Tensors, mode: Mode) -> Calls:
+        config, function = tensors.config, torch_calls.FUNCTIONS[name]
+        if not torch_calls.computes(name, config):
+            return {}
+        import torch
 
-    return _autograd_calls(output, leaves, tensors.grad_output)
+        plain = {operand: of.detach().clone() for operand, of in tensors.operands.items()}
+        leaves = {operand: of.requires_grad_() for operand, of in plain.items()}
+        dtype = tensors.grad_output.dtype
+
+        def output() -> Tensor:
+            taken = leaves
+            if dtype == torch.bfloat16:
+                taken = {operand: leaf.float() for operand, leaf in leaves.items()}
+            return function(config, taken).to(dtype)
+
+        return torch_calls.calls(output, leaves, tensors.grad_output)
+
+    return calls
 
 
 def convolution_calls(tensors: Tensors, mode: Mode) -> Calls:
-    """An ordinary convolution by cuDNN, channels last."""
+    """An ordinary convolution by cuDNN, channels last where torch has such a layout."""
     import torch
 
     config = tensors.config
-    last = {"memory_format": torch.channels_last}
+    layouts = {2: torch.channels_last, 3: torch.channels_last_3d}
+    last = {"memory_format": layouts.get(config.axes, torch.contiguous_format)}
     leaves = {
-        "input": tensors.input.detach().clone(**last).requires_grad_(),
-        "weight": tensors.weight.detach().clone(**last).requires_grad_(),
-        "bias": tensors.bias.detach().clone().requires_grad_(),
+        "input": tensors.operands["input"].detach().clone(**last).requires_grad_(),
+        "weight": tensors.operands["weight"].detach().clone(**last).requires_grad_(),
+        "bias": tensors.operands["bias"].detach().clone().requires_grad_(),
     }
+    kind = "conv_transpose" if config.transposed else "conv"
+    function = getattr(torch.nn.functional, f"{kind}{config.axes}d")
 
     def output() -> Tensor:
-        return torch.nn.functional.conv2d(
-            **leaves, stride=config.stride, padding=config.padding, groups=config.groups
-        )
+        return function(**leaves, **{"groups": config.groups, **config.settings})
 
-    return _autograd_calls(output, leaves, tensors.grad_output.contiguous(**last))
+    return torch_calls.calls(output, leaves, tensors.grad_output.contiguous(**last))
 
 
 def product_calls(tensors: Tensors, mode: Mode) -> Calls:
@@ -188,66 +186,50 @@ def product_calls(tensors: Tensors, mode: Mode) -> Calls:
     import torch
 
     config = tensors.config
-    positions = config.batch * config.out_height * config.out_width
     depth, width = _group_sizes(config)
-    kind = {"dtype": tensors.input.dtype, "device": tensors.input.device}
-    columns = torch.randn(config.groups, positions, depth, **kind)
+    kind = {"dtype": tensors.grad_output.dtype, "device": tensors.grad_output.device}
+    left = torch.randn(config.groups, config.positions, depth, **kind)
     weight = torch.randn(config.groups, depth, width, **kind)
-    grad_output = torch.randn(config.groups, positions, width, **kind)
+    grad = torch.randn(config.groups, config.positions, width, **kind)
 
     def forward() -> Results:
-        return {"output": torch.matmul(columns, weight)}
+        return {"product": torch.matmul(left, weight)}
 
     def backward() -> Results:
         return {
-            "grad_columns": torch.matmul(grad_output, weight.mT),
-            "grad_weight": torch.matmul(columns.mT, grad_output),
+            "grad_left": torch.matmul(grad, weight.mT),
+            "grad_weight": torch.matmul(left.mT, grad),
         }
 
     return _three(forward, backward, lambda: forward() | backward())
 
 
 def _group_sizes(config: Config) -> tuple[int, int]:
-    """Inner size (k) of a group's matrix product, and its number of output channels."""
-    depth = config.taps * config.channels // config.groups
-    return depth, config.out_channels // config.groups
+    """Inner size (k) of a group's matrix product, and the number of its columns.
 
-
-def _autograd_calls(
-    output: Callable[[], Tensor], leaves: dict[str, Tensor], grad_output: Tensor
-) -> Calls:
-    import torch
-
-    def forward() -> Results:
-        with torch.no_grad():
-            return {"output": output()}
-
-    def gradients(of: Tensor) -> Results:
-        grads = torch.autograd.grad(of, list(leaves.values()), grad_output, retain_graph=True)
-        return {f"grad_{name}": grad for name, grad in zip(leaves, grads, strict=True)}
-
-    def both() -> Results:
-        new = output()
-        return {"output": new.detach()} | gradients(new)
-
-    kept = cache(output)  # the untimed first call of the backward computes it
-    return _three(forward, lambda: gradients(kept()), both)
+    A convolution multiplies columns by the filter; a transposed one multiplies the input by the
+    filter, which gives columns.
+    """
+    channels, out_channels = config.channels // config.groups, config.out_channels // config.groups
+    if config.transposed:
+        return channels, config.taps * out_channels
+    return config.taps * channels, out_channels
 
 
 def _three(forward: Any, backward: Any, both: Any) -> Calls:
-    return {"forward": forward, "backward": backward, "both": both}
+    return {FORWARD: forward, BACKWARD: backward, BOTH: both}
 
 
 CONTESTANTS: dict[str, Callable[[Tensors, Mode], Calls]] = {
     "cudeform": cudeform_calls,
     "on CuPy": cupy_calls,
-    "torchvision": torchvision_calls,
+    **{name: torch_contestant(name) for name in torch_calls.FUNCTIONS},
     "convolution": convolution_calls,
     "products": product_calls,
 }
 
 # Contestants that compute a deformable convolution; then those of them that must be right.
-SAME = ("cudeform", "on CuPy", "torchvision")
+SAME = ("cudeform", "on CuPy", *torch_calls.FUNCTIONS)
 OURS = {"cudeform", "on CuPy"}
 
 # Contestants whose memory does not come from torch's allocator.

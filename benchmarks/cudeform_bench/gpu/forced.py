@@ -10,12 +10,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cudeform.geometry import Geometry, geometry_of
+from cudeform.arrays import Operands
+from cudeform.family import OPERATORS
+from cudeform.geometry import Geometry
 from cudeform.gpu import overrides, variants
 from cudeform.gpu.algorithms import direct, forward_algorithm
+from cudeform.transposed_geometry import TransposedGeometry
 from cudeform_bench.configs import Config
-from cudeform_bench.gpu.contestants import Calls, Tensors, cudeform_calls
+from cudeform_bench.gpu.contestants import Tensors, cudeform_calls
 from cudeform_bench.gpu.model import Mode
+from cudeform_bench.peers.torch_calls import Calls
 
 # Prefixes of the names.
 PATH, SCATTER = "path ", "scatter "
@@ -41,7 +45,7 @@ def contestants(
 
     def of_path(name: str) -> Callable[[Tensors, Mode], Calls]:
         def calls(tensors: Tensors, mode: Mode) -> Calls:
-            directions = path_directions(name, geometry(tensors.config), mode.dtype, processor)
+            directions = path_directions(name, tensors.config, mode.dtype, processor)
             return _forced({"algorithm": name}, directions, cudeform_calls(tensors, mode))
 
         return calls
@@ -49,7 +53,7 @@ def contestants(
     def of_scatter(name: str) -> Callable[[Tensors, Mode], Calls]:
         def calls(tensors: Tensors, mode: Mode) -> Calls:
             able = can_scatter(name, geometry(tensors.config), mode.dtype, processor)
-            directions = ("backward",) if able else ()
+            directions = (tensors.config.scatter_direction,) if able else ()
             return _forced({"scatter": name}, directions, cudeform_calls(tensors, mode))
 
         return calls
@@ -60,28 +64,34 @@ def contestants(
 
 
 def geometry(config: Config) -> Geometry:
-    """The sizes of a configuration."""
-    kernel, taps = (config.kernel, config.kernel), config.taps * config.offset_groups
-    out = (config.out_height, config.out_width)
-    return geometry_of(
-        (config.batch, config.channels, config.height, config.width),
-        (config.batch, 2 * taps, *out),
-        (config.out_channels, config.channels // config.groups, *kernel),
-        (config.out_channels,),
-        config.stride,
-        config.padding,
-        1,
-        (config.batch, taps, *out),
+    """The sizes of a configuration; of a transposed one, those of the convolution behind it."""
+    operator = OPERATORS[config.operator]
+    taps = config.offset_groups * config.taps
+    kernel = [config.kernel] * config.axes
+    rows = config.channels if config.transposed else config.out_channels
+    shapes = Operands(
+        input=(config.batch, config.channels, *config.size),
+        offset=(config.batch, config.axes * taps, *config.position_size),
+        weight=(rows, config.image_channels // config.groups, *kernel),
+        bias=(config.out_channels,),
+        mask=(config.batch, taps, *config.position_size),
     )
+    sizes = operator.geometry(shapes, operator.settings(**config.settings))
+    return sizes.convolution if isinstance(sizes, TransposedGeometry) else sizes
 
 
-def path_directions(name: str, g: Geometry, dtype: str, processor: Processor) -> tuple[str, ...]:
-    """The directions in which a convolution supports a path; "fused" has only a forward."""
+def path_directions(name: str, config: Config, dtype: str, processor: Processor) -> tuple[str, ...]:
+    """The directions in which a configuration supports a path.
+
+    "fused" computes a convolution: the forward, or the gradient of a transposed one's input.
+    """
     with overrides.force(algorithm=name):
-        taken: Any = forward_algorithm(g, dtype, processor)  # type: ignore[arg-type]
+        taken: Any = forward_algorithm(geometry(config), dtype, processor)  # type: ignore[arg-type]
     if taken != name:
         return ()
-    return ("forward",) if name == "fused" else ("forward", "backward", "both")
+    if name == "fused":
+        return ("backward",) if config.transposed else ("forward",)
+    return ("forward", "backward", "both")
 
 
 def can_scatter(name: str, g: Geometry, dtype: str, processor: Processor) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 from cudeform_bench.configs import Config
 from cudeform_bench.table import PRODUCTS
@@ -64,8 +65,10 @@ MODES = {
     )
 }
 
-# The number of times that a direction reads all corners.
-GATHERS = {"forward": 1, "backward": 1, "both": 2}
+# The number of times that a direction reads all corners, and adds to all of them: of a convolution,
+# and of a transposed one, whose forward adds and whose backward reads.
+GATHERS = {False: {"forward": 1, "backward": 1, "both": 2}, True: {"backward": 1, "both": 1}}
+SCATTERS = {False: {"backward": 1, "both": 1}, True: {"forward": 1, "both": 1}}
 
 
 def floors_us(
@@ -74,18 +77,21 @@ def floors_us(
     """Lower bound of the time for each resource, in microseconds.
 
     The largest of them bounds every implementation. ``memory`` counts every array once, ``gather``
-    counts the four corners of each sample, and ``scatter`` counts one addition per corner, in a
-    backward only.
+    counts the corners of each sample that are read, and ``scatter`` those that are added to. A
+    direction that reads no corners, or adds to none, has no such bound.
     """
-    corners = 4 * _samples(config) * config.channels
+    corners = 2**config.axes * config.samples * config.image_channels
     floors = {
         "products": PRODUCTS[direction] * config.gemm_flop / rates[mode.name],
         "memory": _array_elements(config, direction) * mode.itemsize / rates["memory"],
-        "gather": GATHERS[direction] * corners * mode.itemsize / rates["gather"],
+        "gather": _passes(GATHERS, config, direction) * corners * mode.itemsize / rates["gather"],
+        "scatter": _passes(SCATTERS, config, direction) * corners * 4 / rates["scatter"],
     }
-    if direction != "forward":
-        floors["scatter"] = corners * 4 / rates["scatter"]
-    return {name: 1e6 * seconds for name, seconds in floors.items()}
+    return {name: 1e6 * seconds for name, seconds in floors.items() if seconds > 0}
+
+
+def _passes(of: Mapping[bool, Mapping[str, int]], config: Config, direction: str) -> int:
+    return of[config.transposed].get(direction, 0)
 
 
 def shares(
@@ -100,17 +106,11 @@ def shares(
     return {name: floor / microseconds for name, floor in floors.items()}
 
 
-def _samples(config: Config) -> int:
-    """Number of samples of one offset group: output positions times taps."""
-    return config.batch * config.out_height * config.out_width * config.taps
-
-
 def _array_elements(config: Config, direction: str) -> int:
-    positions = config.batch * config.out_height * config.out_width
-    operands = config.batch * config.channels * config.height * config.width
-    operands += 3 * config.offset_groups * _samples(config)  # offset and mask
+    operands = config.batch * config.channels * prod(config.size)
+    operands += (config.axes + 1) * config.offset_groups * config.samples  # offset and mask
     operands += config.out_channels * config.taps * config.channels // config.groups
-    output = positions * config.out_channels
+    output = config.batch * config.out_channels * prod(config.out_size)
     # A backward reads the operands and grad_output, and writes a gradient for each operand.
     return {
         "forward": operands + output,

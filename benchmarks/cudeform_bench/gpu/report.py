@@ -8,7 +8,7 @@ from typing import Any
 
 from cudeform_bench.configs import Config
 from cudeform_bench.gpu.forced import is_forced
-from cudeform_bench.table import HEADINGS, Measurement, aligned, direction_table
+from cudeform_bench.table import ABSENT, HEADINGS, Measurement, aligned, direction_table
 
 CACHES = {"warm": "operands in the L2 cache, where they fit", "cold": "L2 cache flushed"}
 
@@ -95,7 +95,7 @@ class GpuReport:
         """The inverse of :meth:`to_json`."""
         fields: dict[str, Any] = json.loads(text)
         fields["measurements"] = tuple(
-            GpuMeasurement(**measured | {"config": Config(**measured["config"])})
+            GpuMeasurement(**measured | {"config": Config.of_fields(measured["config"])})
             for measured in fields["measurements"]
         )
         for name in ("failures", "skipped"):
@@ -122,13 +122,13 @@ def text(report: GpuReport) -> str:
 
 def _details(measured: list[GpuMeasurement]) -> str:
     """The table of lower bounds, as fractions of cudeform's cold time, and of host times."""
-    floors = list(measured[0].shares)
+    floors = list(dict.fromkeys(floor for m in measured for floor in m.shares))
     names = list(dict.fromkeys(name for m in measured for name in _unforced(m.host_us)))
     rows = [["config", *floors, *names], ["", *("" for _ in floors), *("host us" for _ in names)]]
     for m in measured:
-        shares = [f"{m.shares[floor]:.0%}" for floor in floors]
+        shares = [f"{m.shares[floor]:.0%}" if floor in m.shares else ABSENT for floor in floors]
         times = [m.host_us.get(name) for name in names]
-        host = ["-" if us is None else f"{us:.1f}" for us in times]
+        host = [ABSENT if us is None else f"{us:.1f}" for us in times]
         rows.append([_label(m, measured), *shares, *host])
     return aligned(rows, left=1)
 
@@ -147,7 +147,7 @@ def _forced(measured: list[GpuMeasurement]) -> str:
     rows = [["config", "chosen", *names]]
     for m in measured:
         times = [m.median_ms["cold"].get(name) for name in ("cudeform", *names)]
-        rows.append([_label(m, measured), *("-" if ms is None else f"{ms:.4f}" for ms in times)])
+        rows.append([_label(m, measured), *(ABSENT if ms is None else f"{ms:.4f}" for ms in times)])
     return aligned(rows, left=1)
 
 

@@ -17,17 +17,18 @@ from cudeform.commands import CommandError, info
 from cudeform.gpu.overrides import ALGORITHMS, SCATTERS
 from cudeform_bench.configs import Config, Problem
 from cudeform_bench.gpu import contestants, forced
-from cudeform_bench.gpu.contestants import Calls, Results
 from cudeform_bench.gpu.model import MODES, Mode, rates_of, shares
 from cudeform_bench.gpu.report import GpuMeasurement, GpuReport
 from cudeform_bench.gpu.timing import Clock, measure_in_turns, workspace
+from cudeform_bench.peers import torch_calls
+from cudeform_bench.peers.torch_calls import Calls, Results
 
 # With this default, fourteen configurations in four modes and three directions take less than ten
 # minutes, including the start and the report.
 SECONDS = 0.5
 DEADLINE = 540.0
 
-NEEDS = {"cudeform": ("torch", "cupy"), "torchvision": ("torch", "torchvision")}
+NEEDS = ("torch", "cupy")
 
 
 class NoGpu(CommandError):
@@ -79,13 +80,11 @@ def torch_gpu(paths: Sequence[str] = ALGORITHMS, scatters: Sequence[str] = SCATT
 
     if not torch.cuda.is_available():
         raise NoGpu(f"bench: torch {torch.__version__} finds no GPU; nvidia-smi lists the GPUs")
-    lacking = {
-        name: [library for library in libraries if find_spec(library) is None]
-        for name, libraries in NEEDS.items()
-    }
-    absent = {name: f"{' and '.join(of)} not installed" for name, of in lacking.items() if of}
-    if "cudeform" in absent:
-        raise NoGpu(f"bench: {absent['cudeform']}; --device gpu needs it")
+    lacking = [package for package in NEEDS if find_spec(package) is None]
+    if lacking:
+        raise NoGpu(f"bench: {' and '.join(lacking)} not installed; --device gpu needs it")
+    found = {name: torch_calls.absence(name) for name in torch_calls.FUNCTIONS}
+    absent = {name: why for name, why in found.items() if why is not None}
     return Gpu(
         name=torch.cuda.get_device_name(),
         clock=contestants.TorchClock(),
@@ -108,9 +107,13 @@ def _processor(torch: Any) -> forced.Processor:
 
 
 def exact_calls(tensors: Any, absent: dict[str, str]) -> Calls:
-    """Calls of torchvision in float64 on the rounded operands; it shares no code with cudeform."""
-    name = "cudeform" if "torchvision" in absent else "torchvision"
-    return contestants.CONTESTANTS[name](tensors.to("float64"), MODES["fp32"])
+    """Float64 calls on the rounded operands, of a library that shares no code with cudeform.
+
+    Without torchvision the exact results of a convolution in two dimensions are cudeform's own.
+    """
+    name = "torchvision" if tensors.config.operator == "deform_conv2d" else "grid_sample"
+    chosen = "cudeform" if name in absent else name
+    return contestants.CONTESTANTS[chosen](tensors.to("float64"), MODES["fp32"])
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What Numba compiles: loops over the samples of some positions, on flat arrays.
+"""The loops that Numba compiles: they process the samples of a range of positions, on flat arrays.
 
-They say what the kernels in ``kernels/`` say, with the same names.
+They compute what the kernels in ``kernels/`` compute, and use the same names.
 """

@@ -1,4 +1,4 @@
-"""What Python hands to the loops, beside flat arrays: sizes, and where planes and columns lie."""
+"""The arguments of the loops other than flat arrays: sizes, and layouts of planes and columns."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from cudeform.settings import PerAxis
 
 
 class Sizes(NamedTuple):
-    """What the loops need of a geometry; tuples have a number an axis."""
+    """The part of a geometry that the loops need; tuples have one number per axis."""
 
-    size: PerAxis  # of an image
-    steps: PerAxis  # elements of an image from a pixel to the next along an axis
+    size: PerAxis  # of an image, in pixels
+    steps: PerAxis  # distance of neighbouring pixels along each axis, in elements of an image
     channels: int
     out: PerAxis
     out_pixels: int
@@ -27,11 +27,11 @@ class Sizes(NamedTuple):
     dilation: PerAxis
     offset_groups: int
     group_channels: int  # channels of a group of the columns
-    run: int  # channels that share an offset group and a group of the columns
+    run: int  # number of contiguous channels with one offset group and one group of the columns
 
     @classmethod
     def of(cls, g: Geometry, columns_groups: int) -> Sizes:
-        """Those of ``g``, with columns in so many groups."""
+        """The sizes of ``g``, for columns that are stored in ``columns_groups`` groups."""
         group_channels = g.channels // columns_groups
         return cls(
             size=g.size,
@@ -51,7 +51,7 @@ class Sizes(NamedTuple):
 
 
 class Planes(NamedTuple):
-    """Where the planes of an array (images, channels, positions) lie in a flat one.
+    """Layout of an array (images, channels, positions) in a flat array.
 
     Position ``p`` of image ``n`` and channel ``c`` is element
     ``n * image + c * channel + p - origin``.
@@ -63,13 +63,13 @@ class Planes(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """What says where and how strongly the taps sample; arrays are flat and read.
+    """Offset and mask, or arrays of the same shapes: their tangents or gradients. Flat.
 
     Attributes:
-        offset: a plane an axis for each tap and offset group, in two dimensions dy and dx.
-        offset_planes: where they lie.
-        mask: one plane a tap and offset group; empty where there is none.
-        mask_planes: where they lie.
+        offset: one plane per axis for each tap and offset group, in two dimensions dy and dx.
+        offset_planes: layout of the offset.
+        mask: one plane for each tap and offset group; empty if there is no mask.
+        mask_planes: layout of the mask.
     """
 
     offset: Any
@@ -79,11 +79,11 @@ class Samples(NamedTuple):
 
 
 class ColumnLayout(NamedTuple):
-    """Which positions columns are of.
+    """The positions of an array of columns.
 
     Attributes:
-        positions: how many there is room for.
-        origin: the first of them, counted through the images.
+        positions: number of positions that the array has memory for.
+        origin: the first position, numbered through the images.
     """
 
     positions: int
@@ -92,7 +92,7 @@ class ColumnLayout(NamedTuple):
 
 @inlined
 def pointers(samples: Any) -> Any:
-    """The same, with pointers in place of the arrays."""
+    """Samples with pointers in place of the arrays."""
     return Samples(
         pointer_to(samples.offset),
         samples.offset_planes,
@@ -103,19 +103,19 @@ def pointers(samples: Any) -> Any:
 
 @inlined
 def plane_index(planes: Any, n: Any, channel: Any, pixel: Any) -> Any:
-    """Where a plane of an image has a position, counted in the image."""
+    """Index of a pixel of an image in one of its planes."""
     return n * planes.image + channel * planes.channel + pixel - planes.origin
 
 
 @inlined
 def offset_index(axis: Any, axes: Any, planes: Any, n: Any, plane: Any, pixel: Any) -> Any:
-    """Element of the offset along an axis; ``plane`` is that of the mask."""
+    """Index of the displacement along an axis; ``plane`` is the plane of the sample in the mask."""
     return plane_index(planes, n, len(axes) * plane + axis, pixel)
 
 
 @inlined
 def plane_indices(sizes: Any, samples: Any, n: Any, position: Any, tap: Any, og: Any) -> Any:
-    """Elements of the offset by axis and of the mask, for a position, a tap and an offset group."""
+    """Indices of a sample in the offset, one per axis, and in the mask."""
     plane = og * sizes.taps + tap
     pixel = position - n * sizes.out_pixels
     offset = samples.offset_planes, n, plane, pixel

@@ -1,8 +1,8 @@
-"""Where the taps of a block of positions sample: from displacements to corners and fractions.
+"""Coordinates of the samples of a block of positions: from displacements to corners and fractions.
 
-The fraction comes from the displacement alone and the base of a tap is an integer, so a coordinate
-keeps the full precision of its displacement however large the image is. Names and rules are those
-of ``kernels/sampling/sample.cuh``.
+A coordinate is an integer base plus a displacement. The fraction is computed from the displacement
+alone, so it is equally precise for an image of any size. Names and rules are those of
+``kernels/sampling/sample.cuh``.
 """
 
 from __future__ import annotations
@@ -32,31 +32,30 @@ from cudeform.cpu.loops.vectors import (
 
 int32, int64 = np.int32, np.int64
 
-# Positions that a loop works out at once.
+# Number of positions whose samples are located together.
 BLOCK = 64
 
-# Flags of a sample: a bit for each corner in bounds, at most eight, and what is special about its
-# coordinate.
-AT_MINUS_ONE = 1 << 8  # it is exactly -1 along an axis: the sample is 0, whatever its corners are
-NAN_COORD = 1 << 9
+# Flags of a sample: a bit for each corner in bounds, at most eight, and two about its coordinates.
+AT_MINUS_ONE = 1 << 8  # a coordinate is exactly -1: the sample is 0 for any values at its corners
+NAN_COORD = 1 << 9  # a coordinate is NaN
 
-# The corners whose number has a bit, by its value: 1, 2 or 4.
+# HIGH_CORNERS[bit]: the set of corners whose number contains the bit 1, 2 or 4.
 HIGH_CORNERS = (0, 0b10101010, 0b11001100, 0, 0b11110000)
 
 
 class Block(NamedTuple):
     """The samples of a block of positions at one tap of one offset group.
 
-    Each array has rows of BLOCK elements, a position each, one row after the other. There are rows
-    for three axes; those that do not exist are not used.
+    Each array consists of rows of BLOCK elements, one element per position. There are rows for
+    three axes; with fewer axes, some rows are unused.
 
     Attributes:
-        numbers: rows MASK; DISPLACEMENT and FRAC, one an axis each. The fractions are 0 where no
-            corner is in bounds; the mask is 1 without a mask, and NaN where a coordinate is NaN.
-        integers: rows FLAGS; BASE, one an axis: coordinates of the kernel's first tap,
-            displacements left out.
-        pixels: elements of the images at the low corners, for the first channel of the offset
-            group.
+        numbers: row MASK, and one row per axis from DISPLACEMENT and from FRAC on. A fraction is 0
+            if no corner is in bounds. The mask is 1 if the call has none, and NaN if a coordinate
+            is NaN.
+        integers: row FLAGS, and one row per axis from BASE on: the coordinates of the kernel's
+            first tap without displacement.
+        pixels: indices of the low corners in the images, at the first channel of the offset group.
     """
 
     numbers: Any
@@ -70,7 +69,7 @@ FLAGS, BASE, INTEGERS = (row * BLOCK for row in (0, 1, 4))
 
 @inlined
 def new_block(like: Any) -> Any:
-    """Room for a block whose coordinates have the dtype that ``like`` leads to."""
+    """Memory for a block; its coordinates have the element type of the pointer ``like``."""
     integers = local_array(INTEGERS, int32(0))
     for k in range(INTEGERS):
         integers[k] = int32(0)
@@ -86,10 +85,11 @@ def store_base(axis: Any, sizes: Any, integers: Any, k: Any, index: Any) -> None
 
 @inlined
 def begin_block(sizes: Any, block: Any, position: Any, last: Any) -> Any:
-    """Begin a block at a position that is counted through the images.
+    """Begin a block at a position, numbered through the images: write its bases.
 
     Returns:
-        The image, and how many positions the block has: neighbours in it before ``last``.
+        The image, and the number of positions of the block. They are contiguous in the image, and
+        lie before ``last``.
     """
     n = position // sizes.out_pixels
     pixel = position - n * sizes.out_pixels
@@ -103,10 +103,10 @@ def begin_block(sizes: Any, block: Any, position: Any, last: Any) -> Any:
 
 @inlined
 def load_row(array: Any, first: Any, count: Any, numbers: Any, row: Any) -> None:
-    """Copy what an array has for the positions of a block, zeros beyond them."""
+    """Copy ``count`` elements of an array into a row of a block; the rest of the row is 0."""
     for k in range(0, BLOCK, VECTOR):
-        here = min(VECTOR, count - k)
-        store_vector(numbers, row + k, VECTOR, load_vector(array, first + k, here))
+        width = min(VECTOR, count - k)
+        store_vector(numbers, row + k, VECTOR, load_vector(array, first + k, width))
 
 
 @inlined
@@ -120,13 +120,13 @@ def split_coordinate(displacement: Any, base: Any, size: Any, least: Any, most: 
     """Split a coordinate.
 
     Args:
-        displacement: from the base to the coordinate.
-        base: integer part of the coordinate without it.
-        size: of the image.
-        least, most: an int32 holds both, as the dtype of the displacement does.
+        displacement: distance from the base to the coordinate.
+        base: integer coordinate of the tap without displacement.
+        size: size of the image along the axis.
+        least, most: limits of int32, in the dtype of the displacement.
 
     Returns:
-        The low corner and the fraction, both 0 where no corner is in bounds, and whether one is.
+        The low corner, the fraction, and whether a corner is in bounds; 0, 0 and False if none is.
     """
     floor = np.floor(displacement)
     limited = floor if floor > least else least
@@ -141,10 +141,10 @@ def split_coordinate(displacement: Any, base: Any, size: Any, least: Any, most: 
 def locate_axis(
     axis: Any, sample: Any, block: Any, k: Any, sizes: Any, steps: Any, least: Any, most: Any
 ) -> Any:
-    """Work out a sample along one more axis.
+    """Update the state of a sample for one more axis.
 
-    ``sample`` has its corners in bounds, whether there are any, whether a coordinate is -1, whether
-    one is NaN, and the element of the low corner.
+    The state ``sample`` is: the set of corners in bounds, whether a corner can be in bounds,
+    whether a coordinate is -1, whether one is NaN, and the index of the low corner in the images.
     """
     corners, reaches_image, at_minus_one, nan_coord, pixel = sample
     row, size = axis * BLOCK + k, int32(item(sizes.size, axis))
@@ -167,7 +167,7 @@ def locate_axis(
 
 @inlined
 def tap_step(axis: Any, tap: Any, dilation: Any) -> Any:
-    """From the first tap to another along an axis."""
+    """Distance from the first tap to another along an axis, in pixels."""
     return int32(item(tap, axis) * item(dilation, axis))
 
 
@@ -175,24 +175,24 @@ def tap_step(axis: Any, tap: Any, dilation: Any) -> Any:
 def locate(
     sizes: Any, block: Any, n: Any, position: Any, count: Any, tap: Any, og: Any, samples: Any
 ) -> None:
-    """Work out the samples of a block at a tap of an offset group.
+    """Locate the samples of a block at one tap of one offset group.
 
     Args:
-        sizes: of the call.
-        block: begun by :func:`block_at`; the rest is written.
+        sizes: sizes of the call.
+        block: a block after :func:`begin_block`; its other rows are written.
         n: image.
-        position: the first one, counted through the images.
-        count: positions of the block.
-        tap: row by row.
+        position: first position, numbered through the images.
+        count: number of positions of the block.
+        tap: tap, numbered row by row.
         og: offset group.
         samples: offset and mask.
     """
     numbers, integers, pixels = block
     one, nan = scalar_like(numbers, 1), scalar_like(numbers, np.nan)
-    to_offset, to_mask = plane_indices(sizes, samples, n, position, tap, og)
-    per_axis(sizes.size, load_displacements, (samples.offset, to_offset, count, numbers))
+    offset_indices, mask_index = plane_indices(sizes, samples, n, position, tap, og)
+    per_axis(sizes.size, load_displacements, (samples.offset, offset_indices, count, numbers))
     if samples.mask_planes.channel:
-        load_row(samples.mask, to_mask, count, numbers, MASK)
+        load_row(samples.mask, mask_index, count, numbers, MASK)
     else:
         for k in range(BLOCK):
             numbers[MASK + k] = one
@@ -200,25 +200,25 @@ def locate(
     most, least = np.nextafter(scalar_like(numbers, 2**31), one), scalar_like(numbers, -(2**31))
     first = n * item(sizes.size, 0) * item(sizes.steps, 0)
     first += og * (sizes.channels // sizes.offset_groups)
-    nothing_yet = int32(all_corners(sizes.size)), True, False, False, first
+    start = int32(all_corners(sizes.size)), True, False, False, first
     for k in range(BLOCK):
         corners, reaches_image, at_minus_one, nan_coord, pixel = over_axes(
-            sizes.size, locate_axis, nothing_yet, (block, k, sizes, steps, least, most)
+            sizes.size, locate_axis, start, (block, k, sizes, steps, least, most)
         )
         flags = corners | (int32(AT_MINUS_ONE) if at_minus_one else int32(0))
-        outside = int32(NAN_COORD) if nan_coord else int32(0)
-        integers[FLAGS + k] = flags if reaches_image else outside
+        no_corner = int32(NAN_COORD) if nan_coord else int32(0)
+        integers[FLAGS + k] = flags if reaches_image else no_corner
         numbers[MASK + k] = nan if nan_coord else numbers[MASK + k]
         pixels[k] = pixel
 
 
 @inlined
 def frac_along(axis: Any, block: Any, k: Any) -> Any:
-    """The fraction of a sample of a block along an axis."""
+    """The fraction along an axis of sample ``k`` of a block."""
     return block.numbers[FRAC + axis * BLOCK + k]
 
 
 @inlined
 def fractions(sizes: Any, block: Any, k: Any) -> Any:
-    """The fractions of a sample of a block."""
+    """The fractions of sample ``k`` of a block, one per axis."""
     return per_axis(sizes.size, frac_along, (block, k))

@@ -1,8 +1,8 @@
-"""The multilinear surface between the corners of a sample: weights, slopes, mixed derivatives.
+"""The multilinear interpolation between the corners of a sample, and its derivatives.
 
-``fractions`` have an item an axis and ``dots`` one a corner, see ``unrolled.py``. The share of a
-corner along an axis is the fraction if it is the high one, else what is left to 1; its weight is
-the product of its shares.
+``fractions`` has one item per axis, ``dots`` one per corner, see ``unrolled.py``. Along an axis,
+the weight of a corner is ``frac`` if it is the high corner, else ``1 - frac``. The weight of a
+corner is the product of its weights along the axes.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from cudeform.cpu.loops.unrolled import (
 
 @inlined
 def axis_weight(axis: Any, weight: Any, corner: Any, fractions: Any) -> Any:
-    """Multiply the weight of a corner by its share along an axis."""
+    """Multiply the weight of a corner by its weight along an axis."""
     frac = item(fractions, axis)
-    share = frac if corner & corner_bit(fractions, axis) else type(frac)(1) - frac
-    return share if axis == 0 else weight * share
+    along = frac if corner & corner_bit(fractions, axis) else type(frac)(1) - frac
+    return along if axis == 0 else weight * along
 
 
 @inlined
@@ -37,19 +37,19 @@ def corner_weight(corner: Any, fractions: Any) -> Any:
 
 @inlined
 def corner_weights(fractions: Any) -> Any:
-    """Multilinear weights of the corners."""
+    """The multilinear weights of all corners."""
     return per_corner(fractions, corner_weight, (fractions,))
 
 
 @inlined
 def add_weighted_dot(corner: Any, value: Any, fractions: Any, dots: Any) -> Any:
-    """Add the value at a corner, multiplied by its weight."""
+    """Add the value at a corner times its weight."""
     return value + corner_weight(corner, fractions) * item(dots, corner)
 
 
 @inlined
 def weighted_dots(fractions: Any, dots: Any) -> Any:
-    """The value between values at the corners."""
+    """Interpolate between the values at the corners."""
     zero = type(fractions[0])(0)
     return over_corners(fractions, add_weighted_dot, zero, (fractions, dots))
 
@@ -58,7 +58,7 @@ def weighted_dots(fractions: Any, dots: Any) -> Any:
 def axis_weight_elsewhere(
     axis: Any, weight: Any, corner: Any, fractions: Any, first: Any, second: Any
 ) -> Any:
-    """Multiply by the share of a corner along an axis that is neither ``first`` nor ``second``."""
+    """Multiply by the weight of a corner along an axis, unless it is ``first`` or ``second``."""
     if axis in (first, second):
         return weight
     frac = item(fractions, axis)
@@ -67,7 +67,7 @@ def axis_weight_elsewhere(
 
 @inlined
 def weight_without_axes(corner: Any, fractions: Any, first: Any, second: Any) -> Any:
-    """The weight of a corner without its shares along two axes, or along one."""
+    """The weight of a corner, without the factors of one or two axes."""
     one = type(fractions[0])(1)
     return over_axes(fractions, axis_weight_elsewhere, one, (corner, fractions, first, second))
 
@@ -84,14 +84,14 @@ def add_slope(step: Any, slope: Any, axis: Any, fractions: Any, dots: Any) -> An
 
 @inlined
 def slope_along(axis: Any, fractions: Any, dots: Any) -> Any:
-    """Derivative along an axis between values at the corners."""
+    """Derivative along an axis of the interpolation between the values at the corners."""
     zero = type(fractions[0])(0)
     return over_corners(fractions, add_slope, zero, (axis, fractions, dots))
 
 
 @inlined
 def slopes(fractions: Any, dots: Any) -> Any:
-    """Derivatives along the axes between values at the corners."""
+    """Derivatives along all axes of the interpolation between the values at the corners."""
     return per_axis(fractions, slope_along, (fractions, dots))
 
 
@@ -100,14 +100,14 @@ def add_mixed_difference(
     corner: Any, derivative: Any, first: Any, second: Any, fractions: Any, dots: Any
 ) -> Any:
     """Add a corner to the mixed second derivative along two axes."""
-    share = weight_without_axes(corner, fractions, first, second) * item(dots, corner)
+    term = weight_without_axes(corner, fractions, first, second) * item(dots, corner)
     high_first = (corner & corner_bit(fractions, first)) != 0
     high_second = (corner & corner_bit(fractions, second)) != 0
-    return derivative + share if high_first == high_second else derivative - share
+    return derivative + term if high_first == high_second else derivative - term
 
 
 @inlined
 def mixed_derivative(first: Any, second: Any, fractions: Any, dots: Any) -> Any:
-    """Mixed second derivative along two axes between values at the corners."""
+    """Mixed second derivative, along two axes, of the same interpolation."""
     zero = type(fractions[0])(0)
     return over_corners(fractions, add_mixed_difference, zero, (first, second, fractions, dots))

@@ -1,4 +1,4 @@
-"""Columns gathered from images, and sums over taps for a depthwise weight, which needs no columns.
+"""Loops that gather columns from images, or sum over taps for a depthwise weight without columns.
 
 Arguments as in ``sampling.py``.
 """
@@ -41,9 +41,9 @@ def gather_run(
     columns: Any,
     column: Any,
 ) -> None:
-    """A run of channels of a sample, from the image into the columns.
+    """Write a run of channels of a sample to the columns.
 
-    The mask multiplies the sample and not its corners: infinity times a weight of 0 is NaN.
+    The mask multiplies the sample, not its corners: infinity times a corner weight of 0 is NaN.
     """
     zero = splat(scalar_like(image, 0))
     done, whole, every = 0, sizes.run - sizes.run % VECTOR, all_corners(sizes.size)
@@ -62,7 +62,7 @@ def gather_run(
 def gather_columns(
     sizes: Any, first: Any, last: Any, image: Any, samples: Any, columns: Any, layout: Any
 ) -> None:
-    """Sample the images at every tap of some positions; ``columns`` are written."""
+    """Sample the images at every tap of a range of positions, and write ``columns``."""
     image, columns, samples = pointer_to(image), pointer_to(columns), pointers(samples)
     offset_channels = sizes.channels // sizes.offset_groups
     block = new_block(image)
@@ -92,7 +92,7 @@ def gather_columns(
 def add_vector(
     weight: Any, channel: Any, mask: Any, value: Any, sums: Any, to: Any, count: Any
 ) -> None:
-    """Add ``count`` channels of a sample, times their weights, to the sums of a position."""
+    """Add ``count`` channels of a sample, times the weight of each, to the sums of a position."""
     factor = load_vector(weight, channel, count)
     total = add_product(load_vector(sums, to, count), factor, scaled(mask, value))
     store_vector(sums, to, count, total)
@@ -111,7 +111,7 @@ def add_run(
     sums: Any,
     to: Any,
 ) -> None:
-    """The same for a run of channels."""
+    """Add a run of channels of a sample, times the weight of each, to the sums of a position."""
     zero = splat(scalar_like(image, 0))
     done, whole, every = 0, sizes.run - sizes.run % VECTOR, all_corners(sizes.size)
     if corners == every:
@@ -129,12 +129,12 @@ def add_run(
 def add_samples(
     sizes: Any, first: Any, last: Any, image: Any, samples: Any, weight: Any, sums: Any
 ) -> None:
-    """Add to each position its samples times a weight, channel by channel.
+    """Add the samples of each position, times a depthwise weight, to its sums.
 
     Args:
         sizes, first, last, image, samples: as in ``sampling.py``.
         weight: flat, (taps, C).
-        sums: flat, (positions, C); added to.
+        sums: flat, (positions, C); accumulated into.
     """
     image, weight, sums = pointer_to(image), pointer_to(weight), pointer_to(sums)
     samples = pointers(samples)

@@ -1,7 +1,7 @@
-"""The loop over samples of the backward: gradients of offset and mask, and the columns once more.
+"""The loop over samples of the backward: gradients of offset and mask, and the columns.
 
-The gradients of offset and mask need no more than a number for each corner of a sample, the *corner
-dots*: dot products over channels of ``grad_columns`` and each corner. Names as in
+The gradients of offset and mask follow from the *corner dots* of a sample, one number per corner:
+the dot product over channels of ``grad_columns`` and the pixel at the corner. Names as in
 ``kernels/sampling/offset_mask_grads.cuh``.
 """
 
@@ -64,7 +64,7 @@ def add_corner(
     grad: Any,
     count: Any,
 ) -> Any:
-    """Add a corner in bounds to its dot and to the value of the sample, lane by lane."""
+    """Add a corner to its dot and to the value of the sample, lane by lane, if it is in bounds."""
     dots, value = sums
     if corners & (1 << corner):
         pixels = load_vector(image, pixel + corner_step(corner, sizes), count)
@@ -80,7 +80,7 @@ def add_corners(
     """Add ``count`` channels of the corners in bounds to their dots.
 
     Returns:
-        The dots, and the value of the sample at these channels, mask left out.
+        The dots, and the value of the sample at these channels without the mask.
     """
     sums = dots, splat(scalar_like(image, 0))
     arguments = sizes, image, pixel, corners, weights, grad, count
@@ -102,7 +102,7 @@ def add_run(
     column: Any,
     has_columns: Any,
 ) -> Any:
-    """Add a run of channels to the corner dots, lane by lane, and write it into the columns."""
+    """Add a run of channels to the corner dots, lane by lane, and write it to the columns."""
     every = all_corners(sizes.size)
     corners, whole = flags & every, sizes.run - sizes.run % VECTOR
     if corners == every:
@@ -119,19 +119,19 @@ def add_run(
         grad = load_vector(grad_columns, grad_column + c, count)
         dots, value = add_corners(sizes, image, pixel + c, corners, weights, grad, dots, count)
         if has_columns:
-            # At a coordinate of -1 the sample is 0, whatever its corners are.
+            # At a coordinate of -1 the sample is 0 for any values at its corners.
             value = splat(scalar_like(image, 0)) if flags & AT_MINUS_ONE else value
             store_vector(columns, column + c, count, scaled(mask, value))
     return dots
 
 
-# Rows of BLOCK elements, for three axes and for eight corners: the dots of a sample are neighbours.
+# Rows of BLOCK elements: one, three (axes) and eight (corners). The dots of a sample are adjacent.
 GRAD_MASK, GRAD_OFFSET, DOTS, GRADIENTS = (row * BLOCK for row in (0, 1, 4, 12))
 
 
 @inlined
 def dots_at(sizes: Any, k: Any) -> Any:
-    """Where the corner dots of a sample of a block are."""
+    """Index of the corner dots of sample ``k`` of a block."""
     return DOTS + (k << len(sizes.size))
 
 
@@ -143,14 +143,14 @@ def load_dot(corner: Any, pointer: Any, first: Any) -> Any:
 
 @inlined
 def set_gradient(axis: Any, gradients: Any, k: Any, mask: Any, flat: Any, slopes: Any) -> None:
-    """Write the gradient of the offset of a sample along an axis."""
+    """Write the gradient of the displacement of sample ``k`` along an axis."""
     slope = type(mask)(0) if flat else item(slopes, axis)
     gradients[GRAD_OFFSET + axis * BLOCK + k] = mask * slope
 
 
 @inlined
 def set_gradients(sizes: Any, block: Any, gradients: Any, zero_boundary_grad: Any) -> None:
-    """Gradients of offset and mask of the samples of a block, from their corner dots."""
+    """Compute the gradients of offset and mask of a block from its corner dots."""
     zero = scalar_like(gradients, 0)
     for k in range(BLOCK):
         flags, mask = block.integers[FLAGS + k], block.numbers[MASK + k]
@@ -160,13 +160,13 @@ def set_gradients(sizes: Any, block: Any, gradients: Any, zero_boundary_grad: An
         flat = at_minus_one & zero_boundary_grad
         per_axis(sizes.size, set_gradient, (gradients, k, mask, flat, slopes(frac, dots)))
         value = zero if at_minus_one else weighted_dots(frac, dots)
-        # Where a coordinate is NaN, so is the mask.
+        # If a coordinate is NaN, the mask of the block is NaN too.
         gradients[GRAD_MASK + k] = mask if flags & int32(NAN_COORD) else value
 
 
 @inlined
 def store_row(gradients: Any, row: Any, array: Any, first: Any, count: Any) -> None:
-    """Write a row of a block's gradients into an array."""
+    """Copy a row of a block's gradients to an array."""
     for k in range(0, count, VECTOR):
         value = load_vector(gradients, row + k, VECTOR)
         store_vector(array, first + k, min(VECTOR, count - k), value)
@@ -174,7 +174,7 @@ def store_row(gradients: Any, row: Any, array: Any, first: Any, count: Any) -> N
 
 @inlined
 def store_offset_row(axis: Any, gradients: Any, offset: Any, first: Any, count: Any) -> None:
-    """Write the gradients of a block's offset along an axis."""
+    """Copy the gradients of a block's displacements along an axis to an array."""
     store_row(gradients, GRAD_OFFSET + axis * BLOCK, offset, item(first, axis), count)
 
 
@@ -192,23 +192,23 @@ def sample_gradients(
     columns: Any,
     layout: Any,
 ) -> None:
-    """Gradients of offset and mask, and the columns.
+    """Compute the gradients of offset and mask, and the columns.
 
     Args:
         sizes, first, last, image, samples: as in ``sampling.py``.
-        grad_columns: flat, as columns.
-        grad_at: their positions.
-        grads: gradients of offset and mask, written; those that are empty are not.
-        zero_boundary_grad: samples with a coordinate of -1 have no gradient of the offset.
-        columns: written, unless they are empty.
-        at: their positions.
+        grad_columns: gradient of the columns, flat.
+        grad_layout: positions of ``grad_columns``.
+        grads: gradients of offset and mask, written unless they are empty.
+        zero_boundary_grad: whether the offset's gradient is 0 at a coordinate of exactly -1.
+        columns: the columns, written unless they are empty.
+        layout: positions of ``columns``.
     """
     has_offset, has_mask = len(grads.offset) > 0, len(grads.mask) > 0
     has_columns = len(columns) > 0
     image, samples, grads = pointer_to(image), pointers(samples), pointers(grads)
     grad_columns, columns = pointer_to(grad_columns), pointer_to(columns)
     offset_channels = sizes.channels // sizes.offset_groups
-    nothing = splat(scalar_like(image, 0))
+    zero = splat(scalar_like(image, 0))
     block, gradients = new_block(image), local_array(GRADIENTS, scalar_like(image, 0))
     for k in range(GRADIENTS):
         gradients[k] = scalar_like(image, 0)
@@ -223,7 +223,7 @@ def sample_gradients(
                 column = column_index(sizes, layout, channel, position, tap)
                 for k in range(count):
                     step = k * position_step(sizes)
-                    dots = per_corner(sizes.size, same_for, (nothing,))
+                    dots = per_corner(sizes.size, same_for, (zero,))
                     for c in range(0, offset_channels, sizes.run):
                         dots = add_run(
                             sizes,
@@ -241,10 +241,10 @@ def sample_gradients(
                         )
                     store_lane_sums(gradients, dots_at(sizes, k), dots)
                 set_gradients(sizes, block, gradients, zero_boundary_grad)
-                to_offset, to_mask = plane_indices(sizes, grads, n, position, tap, og)
+                offset_indices, mask_index = plane_indices(sizes, grads, n, position, tap, og)
                 if has_offset:
-                    row = gradients, grads.offset, to_offset, count
+                    row = gradients, grads.offset, offset_indices, count
                     per_axis(sizes.size, store_offset_row, row)
                 if has_mask:
-                    store_row(gradients, GRAD_MASK, grads.mask, to_mask, count)
+                    store_row(gradients, GRAD_MASK, grads.mask, mask_index, count)
         position += count

@@ -1,7 +1,7 @@
-"""How the loops are compiled: by Numba, once on a machine, and kept in a folder of the user's.
+"""Compilation of the loops by Numba, and the cache on disk for the compiled loops.
 
-The engine is imported by the first call on NumPy arrays, and this is the module that imports Numba:
-neither ``import cudeform`` nor arrays on a GPU need it.
+This is the only module that imports Numba. It is imported by the first call on NumPy arrays, so
+``import cudeform`` and calls on GPU arrays do not need Numba.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ try:
     import numba
     from numba.core import event
     from numba.extending import intrinsic
-except Exception as error:  # beside a Python or a NumPy that it does not know, Numba fails anyhow
+except Exception as error:  # with an unknown Python or NumPy, Numba raises any kind of error
     raise ImportError(
         f"cudeform computes on the CPU with Numba, which cannot be imported here ({error}): "
-        "pip install -U numba, or take an older Python if Numba does not support this one yet; "
+        "pip install -U numba, or use an older Python if Numba does not support this one yet; "
         "arrays on a GPU need no Numba"
     ) from error
 
@@ -33,8 +33,8 @@ NUMBA: str = numba.__version__
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# "contract" allows fused multiply-adds and nothing else: NaN, infinities and the order of sums stay
-# as they are written.
+# "contract" allows fused multiply-adds and nothing else: NaN, infinities and the order of sums are
+# those of the source text.
 FLAGS: dict[str, Any] = {
     "nogil": True,
     "boundscheck": False,
@@ -46,9 +46,9 @@ _lock = threading.Lock()
 
 
 def inlined(function: Callable[P, T]) -> Callable[P, T]:
-    """A function that only loops call; it becomes part of each of them.
+    """Mark a function that only loops call; it is inlined into each of them.
 
-    Without the wrappers that Python would call it through, it compiles in half the time.
+    It has no wrappers for calls from Python, which halves its compile time.
     """
     compiled: Callable[P, T] = numba.njit(
         forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **FLAGS
@@ -57,28 +57,28 @@ def inlined(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def instruction(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that writes LLVM's instructions itself, given the types of its arguments."""
+    """Mark a function that generates LLVM instructions for the types of its arguments."""
     made: Callable[..., Any] = intrinsic(function)
     return made
 
 
 def loop(function: Callable[P, T]) -> Callable[P, T]:
-    """A function that Python calls, compiled for the dtype of its arrays when first called."""
+    """Mark a function that Python calls; the first call with a dtype compiles it."""
     return Loop(function, cache_folder())
 
 
 class Loop(Generic[P, T]):
-    """A function that is compiled when first called, and kept if there is a folder for it."""
+    """A function that its first call compiles; the result is cached if a folder can be written."""
 
     def __init__(self, function: Callable[P, T], folder: Path | None) -> None:
         self.function = function
         self.compiled = _cached_on_disk(function, folder) or numba.njit(**FLAGS)(function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call it."""
+        """Call the compiled function."""
         try:
             result: T = self.compiled(*args, **kwargs)
-        except OSError as error:  # no more room in the folder, for one
+        except OSError as error:  # for example, the disk is full
             _warn(f"{cache_folder()}: {error.strerror}")
             self.compiled = numba.njit(**FLAGS)(self.function)
             result = self.compiled(*args, **kwargs)
@@ -86,7 +86,7 @@ class Loop(Generic[P, T]):
 
 
 def _cached_on_disk(function: Callable[P, T], folder: Path | None) -> Any:
-    """A function that is kept in a folder once it is compiled, or None where that cannot be."""
+    """A function whose compiled form is cached in a folder; None if it cannot be cached."""
     if folder is None:
         return None
     with _lock:
@@ -101,22 +101,22 @@ def _cached_on_disk(function: Callable[P, T], folder: Path | None) -> Any:
 
 @cache
 def cache_folder() -> Path | None:
-    """Where compiled loops are kept; None where no such folder can be written.
+    """The folder of compiled loops; None if it cannot be written.
 
-    Numba compares the age of the file that a loop is written in, not of those that it takes
-    functions from. The last part of the name stands for the text of all of them.
+    Numba recompiles a loop when the file of the loop changes, but not when a file of the functions
+    inlined into it changes. The last part of the folder's name is therefore a hash of all files.
     """
     try:
         folder = cache_parent() / _fingerprint()
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
-    except (OSError, RuntimeError):  # there may be no home at all
+    except (OSError, RuntimeError):  # Path.home() fails if the user has no home directory
         return None
     return folder
 
 
 def cache_parent() -> Path:
-    """Numba's folder if the environment names one, else a folder of the user's for caches."""
+    """Numba's cache folder if the environment names one, else the user's folder for caches."""
     chosen = os.environ.get("NUMBA_CACHE_DIR")
     if chosen:
         return Path(chosen) / "cudeform"
@@ -131,7 +131,7 @@ def cache_parent() -> Path:
 
 def _fingerprint() -> str:
     digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -139,15 +139,15 @@ def _fingerprint() -> str:
 @cache  # once for each reason, not for each loop
 def _warn(why: str) -> None:
     warnings.warn(
-        f"cudeform cannot keep its compiled loops ({why}): every process compiles them again, "
-        "which takes some seconds; set NUMBA_CACHE_DIR to a folder that can be written",
+        f"cudeform cannot cache its compiled loops ({why}): every process compiles them again, "
+        "which takes some seconds; set NUMBA_CACHE_DIR to a writable folder",
         RuntimeWarning,
         stacklevel=3,
     )
 
 
 class _Announcement(event.Listener):  # type: ignore[misc]
-    """Says once that loops are being compiled, and why that will happen again if it will."""
+    """Says once that loops are being compiled, and warns if they cannot be cached."""
 
     said = False
 
@@ -157,13 +157,13 @@ class _Announcement(event.Listener):  # type: ignore[misc]
             return
         self.said = True
         if cache_folder() is None:
-            _warn("no folder can be written")
+            _warn("no folder is writable")
         elif sys.stderr.isatty():
-            text = f"cudeform: compiling loops for this processor, once; kept in {cache_folder()}"
+            text = f"cudeform: compiling loops for this processor, once; cached in {cache_folder()}"
             print(text, file=sys.stderr)
 
     def on_end(self, event: Any) -> None:
-        """Nothing is said when it is done."""
+        """Say nothing when compilation ends."""
 
 
 event.register("numba:compile", _Announcement())

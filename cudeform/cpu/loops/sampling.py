@@ -1,19 +1,19 @@
-"""What the loops over samples have in common: corners, their weights, cells of the columns.
+"""Functions that the loops over samples share: corners, and indices in the columns.
 
-A *sample* is one (position, tap, offset group). Positions go in blocks of neighbours, with taps
-inside, so that the columns of a block stay in a near cache; the coordinates of a block are worked
-out at once, then each of its samples moves VECTOR channels at a time. A corner out of bounds is
-neither read nor written, and what is not read counts as 0.
+A *sample* is one (position, tap, offset group). A loop processes blocks of adjacent positions, and
+within a block all taps, so that the columns of the block stay in a fast cache. It first locates all
+samples of a block at one tap, then processes each of them, VECTOR channels at a time. A corner out
+of bounds counts as 0 and is neither read nor written.
 
 Arguments of the loops:
 
-    sizes     of the call
-    first     the first position, counted through the images
+    sizes     sizes of the call
+    first     the first position, numbered through the images
     last      the position after the last one
     image     flat, channels last: (images, H, W, C) in two dimensions
     samples   offset and mask, see Samples
     columns   flat, (groups, positions, taps, C/groups)
-    at        which positions the columns are of, see ColumnsAt
+    layout    the positions of the columns, see ColumnLayout
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def axis_step(axis: Any, step: Any, corner: Any, steps: Any) -> Any:
 
 @inlined
 def corner_step(corner: Any, sizes: Any) -> Any:
-    """Elements from the low corner to another."""
+    """Distance from the low corner to another corner, in elements."""
     return over_axes(sizes.steps, axis_step, 0, (corner, sizes.steps))
 
 
@@ -49,7 +49,7 @@ def add_weighted_corner(
     weights: Any,
     count: Any,
 ) -> Any:
-    """Add some channels of a corner if it is in bounds."""
+    """Add ``count`` channels of a corner times its weight, if it is in bounds."""
     plane_index = pixel + corner_step(corner, sizes)
     pixels = load_vector_if(corners & (1 << corner), image, plane_index, count)
     return add_scaled(value, item(weights, corner), pixels)
@@ -59,14 +59,14 @@ def add_weighted_corner(
 def weighted_corners(
     sizes: Any, image: Any, pixel: Any, corners: Any, weights: Any, count: Any, value: Any
 ) -> Any:
-    """Add ``count`` channels of the corners in bounds to a value, multiplied by their weights."""
+    """Add ``count`` channels of the corners in bounds, times their weights, to a value."""
     arguments = sizes, image, pixel, corners, weights, count
     return over_corners(sizes.size, add_weighted_corner, value, arguments)
 
 
 @inlined
 def column_index(sizes: Any, layout: Any, channel: Any, position: Any, tap: Any) -> Any:
-    """Element of the columns at a channel, a position and a tap."""
+    """Index of a channel, position and tap in the columns."""
     group = channel // sizes.group_channels
     row = (group * layout.positions + position - layout.origin) * sizes.taps + tap
     return (row - group) * sizes.group_channels + channel
@@ -74,7 +74,7 @@ def column_index(sizes: Any, layout: Any, channel: Any, position: Any, tap: Any)
 
 @inlined
 def channel_step(sizes: Any, layout: Any, channel: Any, c: Any) -> Any:
-    """From there to the channel that lies ``c`` further, which may be in another group."""
+    """Distance in the columns from a channel to ``channel + c``, which may be in another group."""
     if c == 0:
         return 0
     return column_index(sizes, layout, channel + c, 0, 0) - column_index(
@@ -84,11 +84,11 @@ def channel_step(sizes: Any, layout: Any, channel: Any, c: Any) -> Any:
 
 @inlined
 def position_step(sizes: Any) -> Any:
-    """From there to the next position."""
+    """Distance in the columns from a position to the next one."""
     return sizes.taps * sizes.group_channels
 
 
 @inlined
 def contributing_corners(sizes: Any, flags: Any) -> Any:
-    """Corners that count for the value of a sample: none where a coordinate is exactly -1."""
+    """Corners that contribute to the value of a sample: none if a coordinate is exactly -1."""
     return 0 if flags & AT_MINUS_ONE else flags & all_corners(sizes.size)

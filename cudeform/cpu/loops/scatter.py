@@ -29,7 +29,7 @@ def add_to_corner(
     value: Any,
     count: Any,
 ) -> None:
-    """Add to a corner of a sample if it gains."""
+    """Add to the gradient of a corner if the corner is in ``receiving``."""
     if receiving & (1 << corner):
         plane_index = pixel + corner_step(corner, sizes)
         total = add_scaled(load_vector(image, plane_index, count), item(weights, corner), value)
@@ -40,7 +40,7 @@ def add_to_corner(
 def add_to_corners(
     sizes: Any, image: Any, pixel: Any, receiving: Any, weights: Any, value: Any, count: Any
 ) -> None:
-    """Add to the corners that gain."""
+    """Add to the gradients of the corners in ``receiving``."""
     arguments = sizes, image, pixel, receiving, weights, value, count
     per_corner(sizes.size, add_to_corner, arguments)
 
@@ -49,7 +49,7 @@ def add_to_corners(
 def scatter_run(
     sizes: Any, image: Any, pixel: Any, receiving: Any, weights: Any, columns: Any, column: Any
 ) -> None:
-    """Add a run of channels of a sample to the corners that gain."""
+    """Add a run of channels of a sample to the gradients of the corners in ``receiving``."""
     first, whole, every = 0, sizes.run - sizes.run % VECTOR, all_corners(sizes.size)
     if receiving == every:
         for c in range(0, whole, VECTOR):
@@ -64,7 +64,10 @@ def scatter_run(
 
 @inlined
 def scatter_weight(corner: Any, fractions: Any, mask: Any) -> Any:
-    """What a corner gains, as a factor. A corner of weight 0 gains nothing, whatever the mask."""
+    """Factor between the gradient of a sample and its contribution to the gradient of a corner.
+
+    It is 0 for a corner of weight 0, even if the mask is infinite or NaN.
+    """
     weight = corner_weight(corner, fractions)
     zero = type(weight)(0)
     return zero if weight == zero else weight * mask
@@ -72,19 +75,19 @@ def scatter_weight(corner: Any, fractions: Any, mask: Any) -> Any:
 
 @inlined
 def scatter_weights(fractions: Any, mask: Any) -> Any:
-    """Those of the corners."""
+    """The factors of all corners."""
     return per_corner(fractions, scatter_weight, (fractions, mask))
 
 
 @inlined
 def add_receiving_corner(corner: Any, receiving: Any, corners: Any, weights: Any) -> Any:
-    """Add a corner to those that gain if its weight is not 0."""
+    """Add a corner to the set ``receiving`` if it is in ``corners`` and its weight is not 0."""
     return receiving | (corners & (1 << corner) if item(weights, corner) != 0 else 0)
 
 
 @inlined
 def corners_receiving_grad(sizes: Any, corners: Any, weights: Any) -> Any:
-    """Those whose weight is not 0."""
+    """The set of those corners in ``corners`` whose weight is not 0."""
     return over_corners(sizes.size, add_receiving_corner, 0, (corners, weights))
 
 
@@ -100,10 +103,10 @@ def scatter(
     layout: Any,
     grad_image: Any,
 ) -> None:
-    """Add the gradient of the columns to the gradient of the images, for some runs of channels.
+    """Add the gradient of the columns to the gradient of the images, for a range of channels.
 
-    Samples are added in the order of positions, taps and offset groups; threads that take other
-    runs of channels write other elements.
+    Samples are added in the order of positions, taps and offset groups. Threads with disjoint
+    ranges of channels write disjoint elements.
     """
     grad_image, grad_columns = pointer_to(grad_image), pointer_to(grad_columns)
     samples = pointers(samples)

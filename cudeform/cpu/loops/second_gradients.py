@@ -1,4 +1,4 @@
-"""The loop over samples of second order: gradients of offset and mask along tangents.
+"""The loop over samples of the double backward: gradients of offset and mask along tangents.
 
 Arguments as in ``tangents.py``.
 """
@@ -34,7 +34,7 @@ from cudeform.cpu.loops.vectors import (
     store_lane_sums,
 )
 
-# The two kinds of corner dots of a sample, with room for those of three axes.
+# Indices of the two kinds of corner dots of a sample, at most eight each, and their number.
 DOTS, DOTS_TANGENT, ALL_DOTS = 0, 8, 16
 
 
@@ -66,7 +66,7 @@ def add_dots(
 def add_mixed_derivative(
     second: Any, total: Any, first: Any, fractions: Any, displacements: Any, dots: Any
 ) -> Any:
-    """Add what a displacement along another axis changes in the derivative along the first one."""
+    """Add how the slope along ``first`` changes with the tangent of another displacement."""
     if second == first:
         return total
     return total + item(displacements, second) * mixed_derivative(first, second, fractions, dots)
@@ -84,8 +84,8 @@ def second_along(
 ) -> Any:
     """Gradient of the displacement along an axis.
 
-    The second derivatives of a multilinear surface are the mixed ones: none along a line, one in an
-    image, three in a volume.
+    The second derivatives of a multilinear function along a single axis are 0, so only the mixed
+    ones remain: none in one dimension, one in two, three in three.
     """
     total = mask * slope_along(axis, fractions, dots_tangent) + mask_tangent * slope_along(
         axis, fractions, dots
@@ -97,7 +97,7 @@ def second_along(
 
 @inlined
 def add_slope_along(axis: Any, total: Any, fractions: Any, displacements: Any, dots: Any) -> Any:
-    """Add the derivative in the direction of a displacement along an axis."""
+    """Add the slope along an axis times the tangent of the displacement along it."""
     return total + item(displacements, axis) * slope_along(axis, fractions, dots)
 
 
@@ -111,7 +111,7 @@ def second_gradients(
     dots_tangent: Any,
     zero_boundary_grad: Any,
 ) -> Any:
-    """Gradients of displacements and mask from two kinds of corner dots.
+    """Gradients of displacements and mask from the two kinds of corner dots.
 
     See :func:`sample_seconds`.
     """
@@ -150,20 +150,20 @@ def second_sample_gradients(
     grads: Any,
     zero_boundary_grad: Any,
 ) -> None:
-    """Gradients of offset and mask of ``sum(column_tangents * grad_columns)``.
+    """Gradients of offset and mask of ``sum(c * column_tangents + o * columns)``.
 
-    With ``x`` the pixels, ``v`` their tangents, ``c`` the gradient of the columns that meet the
-    weight and ``o`` of those that meet its tangent, they need the corner dots ``still = c.x`` and
-    ``moved = c.v + o.x``.
+    ``c`` is the product of grad_output and the weight, ``o`` the product of grad_output and the
+    tangent of the weight. The gradients follow from two kinds of corner dots, ``dots = c.x`` and
+    ``dots_tangent = c.v + o.x``, with the pixels ``x`` and their tangents ``v``.
 
     Args:
-        sizes, first, last, image, samples, at: as in ``sampling.py``.
-        image_tangent: as image; empty where it is 0.
-        tangents: of the samples.
-        grad_columns: ``c``.
-        tangent_grad_columns: ``o``; empty where it is 0.
-        grads: written; those that are empty are not.
-        zero_boundary_grad: samples with a coordinate of -1 have no gradient.
+        sizes, first, last, image, samples, layout: as in ``sampling.py``.
+        image_tangent: tangent of the image; empty if it is 0.
+        tangents: tangents of the samples; empty if they are 0.
+        grad_columns: ``c``, with the layout of columns.
+        tangent_grad_columns: ``o``, with the layout of columns; empty if it is 0.
+        grads: gradients of offset and mask, written unless they are empty.
+        zero_boundary_grad: whether the offset's gradient is 0 at a coordinate of exactly -1.
     """
     has_sample_tangents, has_image_tangent = any_tangent(tangents), len(image_tangent) > 0
     has_weight_tangent = len(tangent_grad_columns) > 0
@@ -172,8 +172,7 @@ def second_sample_gradients(
     samples, tangents, grads = pointers(samples), pointers(tangents), pointers(grads)
     grad_columns = pointer_to(grad_columns)
     tangent_grad_columns = pointer_to(tangent_grad_columns)
-    zero = splat(scalar_like(image, 0))
-    nothing = per_corner(sizes.size, same_for, (zero,))
+    zeros = per_corner(sizes.size, same_for, (splat(scalar_like(image, 0)),))
     block, sums = new_block(image), local_array(ALL_DOTS, scalar_like(image, 0))
     position = first
     while position < last:
@@ -182,11 +181,11 @@ def second_sample_gradients(
             for og in range(sizes.offset_groups):
                 locate(sizes, block, n, position, count, tap, og, samples)
                 channel = og * (sizes.channels // sizes.offset_groups)
-                to_offset, to_mask = plane_indices(sizes, grads, n, position, tap, og)
+                offset_indices, mask_index = plane_indices(sizes, grads, n, position, tap, og)
                 for k in range(count):
                     flags, pixel = block.integers[FLAGS + k], block.pixels[k]
                     sample = layout, channel, position + k, tap
-                    dots, dots_tangent = nothing, nothing
+                    dots, dots_tangent = zeros, zeros
                     if has_sample_tangents:
                         dots = add_dots(sizes, image, pixel, flags, grad_columns, *sample, dots)
                     if has_image_tangent:
@@ -221,7 +220,9 @@ def second_sample_gradients(
                         zero_boundary_grad,
                     )
                     if has_offset:
-                        per_axis(sizes.size, store_second, (grads.offset, to_offset, k, by_offset))
+                        per_axis(
+                            sizes.size, store_second, (grads.offset, offset_indices, k, by_offset)
+                        )
                     if has_mask:
-                        grads.mask[to_mask + k] = by_mask
+                        grads.mask[mask_index + k] = by_mask
         position += count

@@ -1,14 +1,14 @@
-"""The loops over samples of forward mode and second order.
+"""The loops over samples of forward mode and of the double backward.
 
 With ``w`` the multilinear weights of a sample, ``w'`` their slopes, ``m`` its mask and ``x`` the
-pixels at its corners, the tangent of a column along tangents ``v`` of its operands is
+pixels at its corners, the tangent of a column along the tangents ``v`` of its operands is
 
     sum_j t_j x_j + sum_j m w_j v_x,j    where  t = v_m w + m sum_a v_a w'_a
 
-with a sum over the axes ``a`` of the displacement.
+where ``j`` is a corner and ``a`` an axis of the displacement.
 
-Arguments are those of ``sampling.py``, and ``tangents``: those of offset and mask, as ``samples``;
-empty where they are 0. Names as in ``kernels/sampling/sample_tangent.cuh``.
+Arguments as in ``sampling.py``. ``tangents`` are those of offset and mask, with the form of
+``samples``; a tangent that is empty is 0. Names as in ``kernels/sampling/sample_tangent.cuh``.
 """
 
 from __future__ import annotations
@@ -46,28 +46,28 @@ from cudeform.cpu.loops.vectors import (
 
 
 @inlined
-def tangent_along(axis: Any, tangents: Any, to_offset: Any) -> Any:
+def tangent_along(axis: Any, tangents: Any, offset_indices: Any) -> Any:
     """Tangent of the displacement of a sample along an axis."""
     if tangents.offset_planes.channel:
-        return tangents.offset[item(to_offset, axis)]
+        return tangents.offset[item(offset_indices, axis)]
     return scalar_like(tangents.offset, 0)
 
 
 @inlined
 def tangents_at(sizes: Any, tangents: Any, n: Any, position: Any, tap: Any, og: Any) -> Any:
-    """Tangents of the displacements by axis and of the mask of a sample."""
-    to_offset, to_mask = plane_indices(sizes, tangents, n, position, tap, og)
+    """Tangents of the displacements of a sample, one per axis, and of its mask."""
+    offset_indices, mask_index = plane_indices(sizes, tangents, n, position, tap, og)
     mask = scalar_like(tangents.offset, 0)
     if tangents.mask_planes.channel:
-        mask = tangents.mask[to_mask]
-    return per_axis(sizes.size, tangent_along, (tangents, to_offset)), mask
+        mask = tangents.mask[mask_index]
+    return per_axis(sizes.size, tangent_along, (tangents, offset_indices)), mask
 
 
 @inlined
 def add_along_offset(
     axis: Any, tangent: Any, corner: Any, fractions: Any, slope: Any, displacements: Any
 ) -> Any:
-    """Add what a displacement along an axis changes in the weight of a corner."""
+    """Add how the weight of a corner changes with the displacement along an axis."""
     size = slope * weight_without_axes(corner, fractions, axis, axis) * item(displacements, axis)
     return tangent + size if corner & corner_bit(fractions, axis) else tangent - size
 
@@ -76,7 +76,7 @@ def add_along_offset(
 def weight_tangent(
     corner: Any, flags: Any, fractions: Any, slope: Any, displacements: Any, value: Any
 ) -> Any:
-    """How the weight of a corner changes, mask included; 0 if it is out of bounds."""
+    """Tangent of the weight of a corner, mask included; 0 if the corner is out of bounds."""
     if not flags & (1 << corner):
         return type(value)(0)
     tangent = value * corner_weight(corner, fractions)
@@ -88,10 +88,10 @@ def weight_tangent(
 def weight_tangents(
     flags: Any, fractions: Any, mask: Any, tangents: Any, zero_boundary_grad: Any
 ) -> Any:
-    """How the weights of the corners change.
+    """Tangents of the weights of all corners, mask included.
 
-    At a coordinate of -1 the sample is 0 and so is its change with the mask; whether it changes
-    with the offset is a convention.
+    At a coordinate of exactly -1 the sample is 0 for any mask. Whether it changes with the offset
+    is a convention, the option boundary_grad.
     """
     zero = type(mask)(0)
     displacements, value = tangents
@@ -105,7 +105,7 @@ def weight_tangents(
 
 @inlined
 def masked_weight(corner: Any, corners: Any, fractions: Any, mask: Any) -> Any:
-    """Weight of a corner, mask included; 0 if it does not count."""
+    """Weight of a corner, mask included; 0 if the corner is not in ``corners``."""
     if corners & (1 << corner):
         return corner_weight(corner, fractions) * mask
     return type(mask)(0)
@@ -113,14 +113,14 @@ def masked_weight(corner: Any, corners: Any, fractions: Any, mask: Any) -> Any:
 
 @inlined
 def masked_weights(sizes: Any, flags: Any, fractions: Any, mask: Any) -> Any:
-    """Weights of the corners that count for the value of a sample, mask included; else 0."""
+    """Weights of all corners, mask included; 0 for a corner that does not contribute."""
     corners = contributing_corners(sizes, flags)
     return per_corner(fractions, masked_weight, (corners, fractions, mask))
 
 
 @inlined
 def any_tangent(tangents: Any) -> Any:
-    """Whether the weights of the corners change."""
+    """Whether offset or mask has a tangent."""
     return tangents.offset_planes.channel != 0 or tangents.mask_planes.channel != 0
 
 
@@ -137,7 +137,7 @@ def gather_tangents(
     columns: Any,
     layout: Any,
 ) -> None:
-    """The tangent of the columns; ``image_tangent`` is empty where it is 0."""
+    """Write the tangent of the columns; ``image_tangent`` is empty if it is 0."""
     has_sample_tangents, has_image_tangent = any_tangent(tangents), len(image_tangent) > 0
     image, image_tangent = pointer_to(image), pointer_to(image_tangent)
     samples, tangents, columns = pointers(samples), pointers(tangents), pointer_to(columns)
@@ -191,7 +191,7 @@ def scatter_tangents(
     layout: Any,
     grad_image: Any,
 ) -> None:
-    """As ``sampling.scatter``, with the changes of the corners' weights in their place."""
+    """As ``scatter.scatter``, with the tangents of the corner weights in place of the weights."""
     grad_image, grad_columns = pointer_to(grad_image), pointer_to(grad_columns)
     samples, tangents = pointers(samples), pointers(tangents)
     offset_channels = sizes.channels // sizes.offset_groups

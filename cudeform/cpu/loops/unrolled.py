@@ -1,16 +1,16 @@
-"""Steps over axes and corners, unrolled when a loop is compiled.
+"""Loops over axes and corners, unrolled when a loop over samples is compiled.
 
-The number of axes is the length of a tuple, which the compiler knows, and a sample has two corners
-for each axis that doubles them. A step is an inlined function that is given the number of its axis
-or corner, a constant once it has become part of the loop:
+The number of axes ``d`` is the length of a tuple, which the compiler knows; a sample has ``2**d``
+corners. A *step* is an inlined function. Its first argument is the number of an axis or corner,
+which is a constant after inlining:
 
     per_axis(axes, step, arguments)            (step(0, *arguments), step(1, *arguments), ...)
     per_corner(axes, step, arguments)
     over_axes(axes, step, value, arguments)    ... step(1, step(0, value, *arguments), *arguments)
     over_corners(axes, step, value, arguments)
 
-``axes`` is any tuple with an item an axis. Corner ``c`` is the one behind the low corner along axis
-``a`` if ``c`` has the bit ``axes - 1 - a``: in two dimensions, top left, top right, bottom left,
+``axes`` is any tuple with one item per axis. Corner ``c`` is a high corner along axis ``a`` if bit
+``d - 1 - a`` of ``c`` is set: in two dimensions, the corners are top left, top right, bottom left,
 bottom right.
 """
 
@@ -27,12 +27,12 @@ from cudeform.cpu.loops.jit import inlined, instruction
 
 
 def _step_signature(typing: Any, step: Any, *given: Any) -> Any:
-    """The signature of a step."""
+    """Resolve the signature of a step for the types of its arguments."""
     return typing.resolve_function_type(step, (types.int64, *map(types.unliteral, given)), {})
 
 
 def _cast_arguments(context: Any, builder: Any, called: Any, values: Any, kinds: Any) -> list[Any]:
-    """Values as the arguments of a step, after the number."""
+    """Cast values to the types that a step takes after its number."""
     wanted = called.args[1:]
     return [
         context.cast(builder, value, kind, want)
@@ -98,7 +98,7 @@ def item(typing: Any, items: Any, number: Any) -> Any:
 
 @instruction
 def with_item(typing: Any, items: Any, number: Any, value: Any) -> Any:
-    """A tuple with another item at such a number."""
+    """A copy of a tuple with one item replaced."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         items, number, value = arguments
@@ -111,19 +111,19 @@ def with_item(typing: Any, items: Any, number: Any, value: Any) -> Any:
 
 @inlined
 def corner_bit(axes: Any, axis: Any) -> Any:
-    """The bit that a corner's number has if the corner is the high one along an axis."""
+    """The bit of a corner's number that is set if the corner is a high one along an axis."""
     return 1 << (len(axes) - 1 - axis)
 
 
 @inlined
 def all_corners(axes: Any) -> Any:
-    """A bit for each corner."""
+    """The set of all corners, one bit each."""
     return (1 << (1 << len(axes))) - 1
 
 
 @inlined
 def unravel_axis(step: Any, state: Any, sizes: Any) -> Any:
-    """Take the last axis that is left from an index that counts row by row."""
+    """Split the index along the last remaining axis off a row-major index."""
     axis = len(sizes) - 1 - step
     indices, rest = state
     if axis == 0:
@@ -134,14 +134,14 @@ def unravel_axis(step: Any, state: Any, sizes: Any) -> Any:
 
 @inlined
 def unravel(index: Any, sizes: Any) -> Any:
-    """An index along each axis, from one that counts row by row."""
+    """Convert a row-major index to an index along each axis."""
     indices, _ = over_axes(sizes, unravel_axis, (sizes, index), (sizes,))
     return indices
 
 
 @inlined
 def next_axis(step: Any, state: Any, sizes: Any) -> Any:
-    """Carry over to the last axis that is left."""
+    """Add the carry to the index along the last remaining axis."""
     axis = len(sizes) - 1 - step
     indices, carry = state
     index = item(indices, axis) + carry
@@ -151,12 +151,12 @@ def next_axis(step: Any, state: Any, sizes: Any) -> Any:
 
 @inlined
 def next_index(indices: Any, sizes: Any) -> Any:
-    """The index along each axis of the next element, row by row."""
+    """The indices, along each axis, of the next element in row-major order."""
     indices, _ = over_axes(sizes, next_axis, (indices, 1), (sizes,))
     return indices
 
 
 @inlined
 def same_for(number: Any, value: Any) -> Any:
-    """A step that gives every axis or corner the same value."""
+    """A step that returns the same value for every axis or corner."""
     return value

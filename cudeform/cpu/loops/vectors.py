@@ -1,10 +1,10 @@
-"""Pointers, and vectors of VECTOR neighbouring elements: what the loops have from LLVM directly.
+"""Pointers and vectors of VECTOR elements for the loops, as LLVM instructions.
 
-Loops take arrays and go on with pointers: Numba counts references to an array wherever a function
-is given one, which costs more than what is done with a sample. Vectors are instructions of LLVM's,
-so they do not depend on what its vectoriser makes of a loop; their names are those of
-``kernels/common/vector.cuh``. A ``count`` below VECTOR touches so many elements of memory and no
-more; it costs nothing where it is the constant VECTOR.
+A loop converts its arrays to pointers, because Numba counts references to an array in every
+function that takes one, which would cost more than the work on a sample. Vectors are written as
+LLVM instructions, so they do not depend on LLVM's vectoriser. Their names are those of
+``kernels/common/vector.cuh``. With ``count`` below VECTOR, only ``count`` elements of memory are
+accessed; if it is the constant VECTOR, the count has no cost.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ INDEX = ir.IntType(32)
 
 
 class VectorType(types.Type):  # type: ignore[misc]
-    """The type of VECTOR numbers of a dtype."""
+    """Numba's type of a vector: VECTOR numbers of a dtype."""
 
     def __init__(self, dtype: Any) -> None:
         self.dtype = dtype
@@ -45,7 +45,7 @@ def _literal_instruction(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _splat(builder: Any, value: Any) -> Any:
-    """All lanes alike."""
+    """A vector with the same value in all lanes."""
     kind = ir.VectorType(value.type, VECTOR)
     nothing = ir.Constant(kind, ir.Undefined)
     first = builder.insert_element(nothing, value, ir.Constant(INDEX, 0))
@@ -58,7 +58,8 @@ def _lanes_below(builder: Any, count: Any) -> Any:
     return builder.icmp_signed("<", lanes, _splat(builder, count))
 
 
-def _address(builder: Any, pointer: Any, index: Any, vector: Any) -> Any:
+def vector_address(builder: Any, pointer: Any, index: Any, vector: Any) -> Any:
+    """The address of an element, as a pointer to a vector."""
     return builder.bitcast(builder.gep(pointer, [index]), vector.as_pointer())
 
 
@@ -70,7 +71,7 @@ def _call(builder: Any, name: str, vector: Any, result: Any, arguments: list[Any
 
 
 def _add_halves(builder: Any, a: Any, b: Any, group: int) -> Any:
-    """Add the upper half of each group of lanes of two vectors, or of one, to the lower half."""
+    """Add the upper half of each group of lanes, in two vectors or one, to the lower half."""
     nothing = ir.Constant(a.type, ir.Undefined)
     lanes = range(a.type.count * (1 if b is None else 2))
     halves = (
@@ -93,7 +94,7 @@ def _multiply_add(builder: Any, a: Any, b: Any, total: Any) -> Any:
 
 @instruction
 def pointer_to(typing: Any, array: Any) -> Any:
-    """Pointer to the first element of an array, which must outlive it."""
+    """Pointer to the first element of an array; the array must outlive the pointer."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return context.make_array(signature.args[0])(context, builder, arguments[0]).data
@@ -103,7 +104,7 @@ def pointer_to(typing: Any, array: Any) -> Any:
 
 @_literal_instruction
 def local_array(typing: Any, count: Any, value: Any) -> Any:
-    """Pointer to memory of the loop's own: a constant number of elements of the type of a value."""
+    """Pointer to memory on the stack: a constant number of elements of the type of ``value``."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = context.get_data_type(types.unliteral(value))
@@ -115,14 +116,14 @@ def local_array(typing: Any, count: Any, value: Any) -> Any:
 
 @instruction
 def load_vector(typing: Any, pointer: Any, index: Any, count: Any) -> Any:
-    """``count`` elements from ``index`` on; the other lanes are 0."""
+    """Load ``count`` elements from ``index`` on; the other lanes are 0."""
     kind = VectorType(pointer.dtype)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         vector = context.get_data_type(kind)
         pointer, index, count = arguments
         given = [
-            _address(builder, pointer, index, vector),
+            vector_address(builder, pointer, index, vector),
             ir.Constant(INDEX, kind.dtype.bitwidth // 8),
             _lanes_below(builder, count),
             ir.Constant(vector, [0.0] * VECTOR),
@@ -133,7 +134,10 @@ def load_vector(typing: Any, pointer: Any, index: Any, count: Any) -> Any:
 
 
 def _store_part(builder: Any, pointer: Any, index: Any, count: Any, lanes: Any, size: int) -> None:
-    """Store fewer lanes than all: four, two, one. A masked store is slow on some processors."""
+    """Store fewer than VECTOR lanes, as parts of four, two and one lanes.
+
+    A masked store would be slow on some processors.
+    """
     memory = cgutils.alloca_once_value(builder, lanes)
     first_lane = builder.bitcast(memory, pointer.type)
     part = VECTOR // 2
@@ -142,8 +146,8 @@ def _store_part(builder: Any, pointer: Any, index: Any, count: Any, lanes: Any, 
         with builder.if_then(builder.icmp_signed("!=", bit, ir.Constant(bit.type, 0))):
             before = builder.and_(count, ir.Constant(count.type, VECTOR - 2 * part))
             kind = ir.VectorType(lanes.type.element, part)
-            some = builder.load(_address(builder, first_lane, before, kind), align=size)
-            to = _address(builder, pointer, builder.add(index, before), kind)
+            some = builder.load(vector_address(builder, first_lane, before, kind), align=size)
+            to = vector_address(builder, pointer, builder.add(index, before), kind)
             builder.store(some, to, align=size)
         part //= 2
 
@@ -158,7 +162,9 @@ def store_vector(typing: Any, pointer: Any, index: Any, count: Any, value: Any) 
         whole = builder.icmp_signed("==", count, ir.Constant(count.type, VECTOR))
         with builder.if_else(whole) as (then, otherwise):
             with then:
-                builder.store(lanes, _address(builder, pointer, index, lanes.type), align=size)
+                builder.store(
+                    lanes, vector_address(builder, pointer, index, lanes.type), align=size
+                )
             with otherwise:
                 _store_part(builder, pointer, index, count, lanes, size)
         return context.get_dummy_value()
@@ -168,7 +174,7 @@ def store_vector(typing: Any, pointer: Any, index: Any, count: Any, value: Any) 
 
 @instruction
 def splat(typing: Any, value: Any) -> Any:
-    """All lanes alike."""
+    """A vector with the same value in all lanes."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return _splat(builder, arguments[0])
@@ -178,7 +184,7 @@ def splat(typing: Any, value: Any) -> Any:
 
 @instruction
 def scalar_like(typing: Any, pointer: Any, value: Any) -> Any:
-    """A number of the dtype that a pointer leads to."""
+    """Convert a value to the element type of a pointer."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return context.cast(builder, arguments[1], signature.args[1], pointer.dtype)
@@ -228,67 +234,8 @@ def add(typing: Any, a: Any, b: Any) -> Any:
 
 
 @instruction
-def load_rows(typing: Any, pointer: Any, first: Any, step: Any) -> Any:
-    """VECTOR vectors, ``step`` elements from one to the next."""
-    kind = VectorType(pointer.dtype)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer, index, step = arguments
-        vector = context.get_data_type(kind)
-        rows = []
-        for _ in range(VECTOR):
-            address = _address(builder, pointer, index, vector)
-            rows.append(builder.load(address, align=kind.dtype.bitwidth // 8))
-            index = builder.add(index, step)
-        return context.make_tuple(builder, signature.return_type, rows)
-
-    return types.UniTuple(kind, VECTOR)(pointer, types.int64, types.int64), generate
-
-
-@instruction
-def store_rows(typing: Any, pointer: Any, first: Any, step: Any, rows: Any) -> Any:
-    """Store VECTOR vectors likewise."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer, index, step, packed = arguments
-        for row in cgutils.unpack_tuple(builder, packed):
-            address = _address(builder, pointer, index, row.type)
-            builder.store(row, address, align=rows.dtype.dtype.bitwidth // 8)
-            index = builder.add(index, step)
-        return context.get_dummy_value()
-
-    return types.void(pointer, types.int64, types.int64, rows), generate
-
-
-@instruction
-def transposed(typing: Any, rows: Any) -> Any:
-    """VECTOR vectors, the first of the first lanes, the second of the second ones and so on."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        vectors = cgutils.unpack_tuple(builder, arguments[0])
-        # Exchange single lanes of neighbours, then pairs of those two apart, and so on.
-        distance = 1
-        while distance < VECTOR:
-            low = [k ^ distance | VECTOR if k & distance else k for k in range(VECTOR)]
-            high = [k | VECTOR if k & distance else k ^ distance for k in range(VECTOR)]
-            exchanged = list(vectors)
-            for first in range(VECTOR):
-                if not first & distance:
-                    second = first | distance
-                    pair = vectors[first], vectors[second]
-                    for row, lanes in ((first, low), (second, high)):
-                        order = ir.Constant(ir.VectorType(INDEX, VECTOR), lanes)
-                        exchanged[row] = builder.shuffle_vector(*pair, order)
-            vectors = exchanged
-            distance *= 2
-        return context.make_tuple(builder, signature.return_type, vectors)
-
-    return rows(rows), generate
-
-
-@instruction
 def store_lane_sums(typing: Any, pointer_type: Any, index: Any, vectors: Any) -> Any:
-    """Store the sums of the lanes of two, four or eight vectors, next to each other.
+    """Sum the lanes of each of two, four or eight vectors, and store the sums contiguously.
 
     The order of each sum is fixed.
     """
@@ -304,7 +251,7 @@ def store_lane_sums(typing: Any, pointer_type: Any, index: Any, vectors: Any) ->
         while group > 1:
             sums = _add_halves(builder, sums, None, group)
             group //= 2
-        address = _address(builder, pointer, index, sums.type)
+        address = vector_address(builder, pointer, index, sums.type)
         builder.store(sums, address, align=pointer_type.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
@@ -313,7 +260,7 @@ def store_lane_sums(typing: Any, pointer_type: Any, index: Any, vectors: Any) ->
 
 @inlined
 def load_vector_if(flag: Any, pointer: Any, index: Any, count: Any) -> Any:
-    """The same as :func:`load_vector` where ``flag`` is not 0, else zeros without an access."""
+    """As :func:`load_vector` if ``flag`` is not 0, else zeros without an access."""
     if flag:
         return load_vector(pointer, index, count)
     return splat(scalar_like(pointer, 0))

@@ -4,10 +4,10 @@
 direct      groups of a few channels: one kernel, neither columns nor a matrix product
 fused       forward on tensor cores: one kernel samples and multiplies, without columns
 im2col      everything else: columns in memory, products by cuBLAS
-grad_input  how the backward by im2col sums the gradient of the input
+grad_input  the gradient of the input in the backward of im2col, by atomics or by a sorted gather
 ==========  ===================================================================================
 
-What is forced (``overrides``) wins, except where an algorithm cannot compute the call.
+An algorithm forced by ``overrides`` takes precedence, unless it cannot compute the call.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from cudeform.options import Options
 def forward_algorithm(
     g: Geometry, dtype: str, hardware: Hardware, arrays: Sequence[DeviceArray] = ()
 ) -> str:
-    """One of ``overrides.ALGORITHMS``: the forced one if it can compute the call, or the fastest.
+    """Choose one of ``overrides.ALGORITHMS``: the forced one if it applies, else the fastest.
 
     Args:
         g: sizes of the convolution.
-        dtype: of its arrays.
-        hardware: where it runs.
-        arrays: its arrays, which may have gaps between their elements.
+        dtype: dtype of the arrays.
+        hardware: the GPU that runs the call.
+        arrays: the arrays of the call, with any strides.
     """
     supported = {
         "direct": direct.supports(g),
@@ -48,12 +48,12 @@ def forward_algorithm(
 
 
 def backward_algorithm(g: Geometry, options: Options) -> str:
-    """Either direct, which fits few sizes and accumulates by atomics, or im2col."""
+    """Choose direct, which supports few sizes and accumulates by atomics, or im2col."""
     if overrides.forced().algorithm == "im2col" or uses_gather(options):
         return "im2col"
     return "direct" if direct.supports(g) else "im2col"
 
 
 def uses_gather(options: Options) -> bool:
-    """Whether the gradient of the input is gathered in order; deterministic calls always do."""
+    """Whether to sum the gradient of the input by the sorted gather; always if deterministic."""
     return options.deterministic or overrides.forced().scatter == "gather"

@@ -3,9 +3,9 @@
 A matrix product with so few rows would leave most of the device idle, and its columns would be the
 largest array of the call.
 
-A thread takes a *channel slice*: a few contiguous input channels, whole groups and whole vectors,
-and the output channels of these groups. Some adjacent threads, the *lanes*, take the slices of one
-position, and a block takes as many positions as that leaves it threads.
+A thread processes a *channel slice*: a few contiguous input channels, which are whole groups and
+whole vectors, and the output channels of these groups. Adjacent threads, the *lanes*, process the
+slices of one position. A block of ``threads`` threads processes ``threads / lanes`` positions.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ from cudeform.gpu.layouts import ChannelsLast, input_images, needs_no_copy
 from cudeform.gpu.variants import MAX_ELEMENTS_32, index_bits_of
 from cudeform.options import Options
 
-# Input channels times output channels of a group, at most. A thread's registers grow with it, and
-# so does the work for each sample, which a matrix product would do better.
+# Maximum of input channels times output channels of a group. The registers of a thread and the work
+# per sample grow with this product; above the maximum, a matrix product is faster.
 MAX_PRODUCT = 4
 
-# Bytes of a pixel that the lanes of a position read together: a cache line.
+# Bytes of a pixel that the lanes of a position read with one load each: a cache line.
 LINE_BYTES = 128
 
-# The gradient of the weight is summed over ranges of positions, the splits, separately, and then
-# over these. Their number depends on sizes alone, and so do the bits of the sum.
+# The gradient of the weight is first summed over each of several ranges of positions, the splits,
+# and then over the splits. Their number depends on sizes alone, so the sum always has the same
+# bits.
 SPLIT_POSITIONS = 1024
 MAX_SPLITS = 256
 
@@ -43,8 +44,8 @@ MAX_SPLITS = 256
 def supports(g: Geometry) -> bool:
     """Whether the direct kernels can compute a convolution.
 
-    They can where a group has few channels, ``C/groups * O/groups <= MAX_PRODUCT``: depthwise
-    convolutions with 1 to 4 filters a channel, and groups of 2, 3 or 4 channels with few outputs.
+    A group must have few channels, ``C/groups * O/groups <= MAX_PRODUCT``: this admits depthwise
+    convolutions with 1 to 4 filters per channel, and groups of 2, 3 or 4 channels with few outputs.
     Each group must lie within one offset group.
     """
     group_in, group_out = group_channels(g)
@@ -59,7 +60,7 @@ def forward(
 ) -> None:
     """Queue the deformable convolution of ``operands`` into ``output``, contiguous."""
     call = direct_call(device, g, options, operands, [])
-    # No sum crosses chunks, so a deterministic call may have any chunks.
+    # No sum extends over several chunks, so a deterministic call may use chunks of any size.
     options = replace(options, deterministic=False)
     chunks = cut_into_chunks(g, device, options, operand_costs(call))
     images, weight = input_images(call, chunks), packed_weight(call)
@@ -81,7 +82,7 @@ def direct_call(
     operands: Operands,
     others: Sequence[DeviceArray],
 ) -> Call:
-    """A call whose groups are compiled in, and that reads ``others`` in addition."""
+    """A call with the sizes of its groups compiled into the kernels; it also reads ``others``."""
     dtype = operands.input.dtype
     partial_elements = splits(g) * grad_elements(g)
     bits = index_bits_of(g, [*operands.present().values(), *others], partial_elements)
@@ -90,7 +91,7 @@ def direct_call(
 
 
 def launch(call: Call, name: str, items: int, pointers: Sequence[int], struct: Struct) -> None:
-    """Launch a kernel whose shared memory holds sample records, and after them its results."""
+    """Launch a kernel whose shared memory holds sample records, followed by its results."""
     group_in, group_out = group_channels(call.g)
     outputs = _slice_channels(call) // group_in * group_out * block_lanes(call)
     padded = block_positions(call) + 1  # avoids bank conflicts
@@ -99,13 +100,13 @@ def launch(call: Call, name: str, items: int, pointers: Sequence[int], struct: S
 
 
 def sample_pointers(call: Call, images: DeviceArray) -> tuple[int, ...]:
-    """Pointers that every kernel that samples begins with."""
+    """The first pointers of every kernel that samples."""
     operands = call.operands
     return images.pointer, operands.offset.pointer, pointer_of(operands.mask)
 
 
 def packed_weight(call: Call) -> ChannelsLast:
-    """The weight as (C/groups, taps, O), by the kernel that copies images channels last."""
+    """Copy the weight to (C/groups, taps, O), by the channels-last kernel."""
     weight = call.operands.weight
     n, c, *axes = weight.strides
     out_channels, group_in, *kernel = weight.shape
@@ -133,7 +134,7 @@ def group_channels(g: Geometry) -> tuple[int, int]:
 
 
 def vector_of(g: Geometry, dtype: str) -> int:
-    """Channels that a thread loads at a time: 16 bytes of them where these are whole groups."""
+    """Channels that a thread loads at a time: 16 bytes if these are whole groups."""
     wide = widest(dtype)
     fits = wide % group_channels(g)[0] == 0 and g.channels // g.offset_groups % wide == 0
     return wide if fits else 1
@@ -145,32 +146,32 @@ def _slice_channels(call: Call) -> int:
 
 
 def lanes_of(call: Call, most: int) -> int:
-    """The largest power of 2, up to ``most``, that divides the slices of an offset group."""
+    """The largest power of 2, at most ``most``, that divides the slices of an offset group."""
     slices = call.g.channels // call.g.offset_groups // _slice_channels(call)
     return min(1 << (most.bit_length() - 1), slices & -slices)
 
 
 def block_lanes(call: Call) -> int:
-    """Lanes of a position in a block: as many as read a cache line together, if they divide."""
+    """Lanes of a position in a block: they read a cache line together, if the sizes allow."""
     slice_bytes = _slice_channels(call) * call.itemsize
     return lanes_of(call, min(32, max(1, LINE_BYTES // slice_bytes)))
 
 
 def block_positions(call: Call) -> int:
-    """Positions that a block takes at a time."""
+    """Positions that a block processes at a time."""
     return THREADS // block_lanes(call)
 
 
 def slice_blocks(call: Call) -> int:
-    """Blocks that take all channel slices of the same positions."""
+    """Number of blocks that process the same positions, each with other channel slices."""
     return call.g.channels // (_slice_channels(call) * block_lanes(call))
 
 
 def splits(g: Geometry) -> int:
-    """Ranges of positions over which the gradient of the weight is summed separately."""
+    """Number of splits of the gradient of the weight."""
     return min(MAX_SPLITS, -(-g.batch * g.out_pixels // SPLIT_POSITIONS))
 
 
 def grad_elements(g: Geometry) -> int:
-    """Elements of the gradient of weight and bias."""
+    """Number of elements of the gradients of weight and bias."""
     return (g.taps * (g.channels // g.groups) + 1) * g.out_channels

@@ -1,7 +1,7 @@
 """Backward of convolutions in groups of a few channels, without columns; see ``direct``.
 
-One kernel gives the gradients of input, offset and mask, accumulating that of the input by atomics.
-Another gives the gradients of weight and bias, summed in a fixed order.
+One kernel computes the gradients of input, offset and mask; it accumulates the gradient of the
+input with atomics. Another kernel computes the gradients of weight and bias, in a fixed order.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from cudeform.gpu.device_api.protocol import Device, Memory
 from cudeform.gpu.layouts import ChannelsLast, input_images, needs_no_copy, unpack_input
 from cudeform.options import Options
 
-# Elements of the gradient of weight and bias that a block of reduce_grad_weight sums at a time.
+# Elements of the gradients of weight and bias that a block of reduce_grad_weight sums at a time.
 REDUCE_ELEMENTS = 8
 
 
@@ -105,7 +105,7 @@ class _DirectBackward:
     def _backpropagate_samples(
         self, chunk: Chunk, images: DeviceArray, grad_output: DeviceArray
     ) -> None:
-        """Gradients of input, offset and mask."""
+        """Queue the kernel for the gradients of input, offset and mask."""
         call, g, grads = self.call, self.call.g, self.grads
         if self.grad_images is not None and chunk.rows.start == 0:
             elements = chunk.count * g.in_pixels * g.channels
@@ -127,7 +127,7 @@ class _DirectBackward:
     def _sum_over_splits(
         self, chunk: Chunk, images: DeviceArray, grad_output: DeviceArray, partial: Memory
     ) -> None:
-        """Partial sums of the gradients of weight and bias, added to those of earlier chunks."""
+        """Queue the kernel that adds a chunk to the partial gradients of weight and bias."""
         call, g = self.call, self.call.g
         pointers = (*sample_pointers(call, images), grad_output.pointer, partial.pointer)
         struct = params.DirectGradWeight(

@@ -1,6 +1,6 @@
-"""Fused forward: one kernel samples and multiplies on tensor cores, without columns.
+"""The fused forward: one kernel samples and multiplies on tensor cores, without columns.
 
-Only kernel launches are queued, no cuBLAS, so a CUDA graph can capture the call.
+It queues only kernel launches and no cuBLAS calls, so a CUDA graph can capture it.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from cudeform.gpu.layouts import input_images, needs_no_copy
 from cudeform.gpu.variants import index_bits_of
 from cudeform.options import Options
 
-# The kernel needs asynchronous copies and the tensor cores' instructions for these dtypes.
+# The oldest compute capability with asynchronous copies and tensor core instructions for the dtype.
 MIN_CAPABILITY = 80
 DTYPES = ("float16", "bfloat16", "float32")
 
-# With fewer output channels in a group, most of a tile would be padding; with more strips of tiles,
-# too many blocks would sample the same positions.
+# With fewer output channels per group, most of a tile would be padding. With more strips, too many
+# blocks would sample the same positions.
 MIN_GROUP_OUT = 32
 MAX_STRIPS = 4
 
-PARTIAL_BYTES = 4  # of an element of a partial output
+PARTIAL_BYTES = 4  # bytes of an element of a partial output
 
 
 def supports(
@@ -39,8 +39,8 @@ def supports(
 ) -> bool:
     """Whether the fused kernel can compute a convolution.
 
-    It has two spatial axes. It loads 16 bytes of channels at a time, all of one group and one
-    offset group, and has no registers to spare for 64-bit indices.
+    The kernel supports two spatial axes. It loads 16 bytes of channels at a time, which must belong
+    to one group and one offset group. It supports only 32-bit indices, for lack of registers.
     """
     if g.axes != 2 or dtype not in DTYPES or hardware.compute_capability < MIN_CAPABILITY:
         return False
@@ -51,10 +51,10 @@ def supports(
 
 
 def is_profitable(g: Geometry, dtype: str, hardware: Hardware) -> bool:
-    """Whether it is expected to be faster than columns and a matrix product.
+    """Whether the fused kernel is expected to be faster than columns and a matrix product.
 
-    It is if a group has enough output channels for a tile, and not so many that several tiles
-    sample the same positions again and again.
+    It is if a group has enough output channels to fill a tile, but not so many that many tiles
+    sample the same positions.
     """
     if g.out_channels // g.groups < MIN_GROUP_OUT:
         return False
@@ -93,7 +93,7 @@ def _costs(call: Call, tiling: Tiling, splits: int) -> Costs:
 
 
 def _pack_weight(call: Call, tiling: Tiling) -> Memory:
-    """The weight in the order of the kernel's stages."""
+    """Pack the weight in the order of the kernel's stages."""
     packed = call.allocate(tiling.packed_elements)
     struct = params.PackWeightFused(
         problem=call.problem,
@@ -117,7 +117,7 @@ class _Fused:
     splits: int
     weight: Memory  # packed
     output: DeviceArray
-    partial: Memory | None  # outputs of the splits of a chunk
+    partial: Memory | None  # partial outputs of the splits of a chunk
 
     def run(self, chunk: Chunk, images: DeviceArray) -> None:
         call, g, tiling, operands = self.call, self.call.g, self.tiling, self.call.operands

@@ -1,4 +1,4 @@
-"""The gradient of the input in a backward by columns: by atomics, or by a sorted gather.
+"""The gradient of the input in the im2col backward: by atomics, or by a sorted gather.
 
 With atomics, the kernel that overwrites the gradient of the columns, ``deform_backward`` or
 ``deform_double_backward``, adds each sample's contribution to channels-last images. The sorted
@@ -21,7 +21,7 @@ from cudeform.options import Options
 
 @dataclass(frozen=True)
 class GradInputAccumulator:
-    """The gradient of a chunk's images, channels last, until it is complete.
+    """The gradient of a chunk's channels-last images, accumulated until it is complete.
 
     Attributes:
         call: the call.
@@ -58,17 +58,17 @@ class GradInputAccumulator:
         tangents: Tangents | None = None,
         plain_columns: Memory | None = None,
     ) -> Memory | None:
-        """Gather, or prepare the images for the atomics of the kernel that follows.
+        """Gather, or zero the images for the atomics of the next kernel.
 
         Args:
             chunk: the chunk of the columns.
-            images: the channels-last images that they were sampled from.
-            columns: their gradient.
-            tangents: as :func:`gather` takes them.
+            images: the channels-last images that were sampled.
+            columns: the gradient of the columns.
+            tangents: as for :func:`gather`.
             plain_columns: a second gradient of columns, gathered without tangents.
 
         Returns:
-            The images that the kernel adds to; None if it does not.
+            The images that the next kernel adds to; None if the gather has written them.
         """
         call, is_first = self.call, chunk.rows.start == 0
         if self.scratch is not None:
@@ -93,6 +93,6 @@ class GradInputAccumulator:
         return self.images
 
     def after_kernel(self, chunk: Chunk) -> None:
-        """Write the result if this chunk completes its images."""
+        """Write the result if this was the last chunk of its images."""
         if chunk.rows.stop == image_rows(self.call.g):
             unpack_input(self.call, self.images, self.result, chunk)

@@ -33,7 +33,7 @@ class Scratch:
         starts: where the list of each cell starts.
         cells: the cell of each sample.
         slots: the number of each sample within its cell, in no fixed order.
-        weights: of the corners of each sample.
+        weights: corner weights of each sample.
         listed: samples by cell, in no fixed order.
         ordered: samples by cell, in order.
     """
@@ -87,18 +87,18 @@ def gather(
     accumulate: bool,
     tangents: Tangents | None = None,
 ) -> None:
-    """Turn the gradient of the columns into that of the channels-last input.
+    """Compute the gradient of the channels-last input from the gradient of the columns.
 
     Args:
         call: the call.
         chunk: the chunk of the columns.
-        images: the channels-last images that they were sampled from.
-        columns: their gradient.
-        grad_images: dense channels-last images that are written.
-        scratch: memory.
-        accumulate: whether to add to what is there.
-        tangents: of offset and mask. If given, a corner is weighted by the derivative of its weight
-            along them, in place of its weight.
+        images: the channels-last images that were sampled.
+        columns: the gradient of the columns.
+        grad_images: the result, dense channels-last images.
+        scratch: memory of the gather.
+        accumulate: whether to add to ``grad_images`` instead of overwriting them.
+        tangents: tangents of offset and mask. If given, the tangent of each corner weight replaces
+            the weight.
     """
     g = call.g
     samples, cells = call.samples(chunk), _cells(g, chunk.count)

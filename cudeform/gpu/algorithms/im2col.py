@@ -1,7 +1,8 @@
-"""Forward by columns: per chunk, im2col and one matrix product that writes the output.
+"""Forward by im2col: for each chunk, fill the columns, then one matrix product writes the output.
 
-columns (groups, positions, ld_columns) hold the samples of a position in one row: channels of the
-group for each tap, then 1 where there is a bias, then zeros up to a multiple of 16 bytes.
+The columns have the shape (groups, positions, ld_columns). The row of a position holds its samples,
+the channels of the group for each tap, then a 1 if there is a bias, then zeros up to a multiple of
+16 bytes.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Backward by columns: per chunk, a matrix product, one pass over its result, another product.
+"""Backward by im2col: for each chunk, a matrix product, a kernel, and another matrix product.
 
-The first product gives the gradient of the columns. The pass, ``deform_backward``, reads each
-corner of each sample once: it scatters into the gradient of the input, writes those of offset and
-mask, and overwrites the gradient of the columns by the columns. The second product computes the
-gradient of the weight from them.
+The first product computes the gradient of the columns. The kernel ``deform_backward`` reads each
+corner of each sample once. It scatters into the gradient of the input, writes the gradients of
+offset and mask, and replaces the gradient of the columns by the columns. From these, the second
+product computes the gradient of the weight.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _costs(g: Geometry, operands: Operands, sorts: bool) -> Costs:
 
 
 def allocate_grad_weight(call: Call) -> Memory:
-    """Memory for the gradient of the packed weight, in the precision of sums."""
+    """Memory for the gradient of the packed weight, in accumulation precision."""
     return call.allocate(call.g.out_channels * call.ld_columns, call.variant.acc_itemsize)
 
 
@@ -80,7 +80,7 @@ class _Backward:
     images: ChannelsLast
     grad_output: ChannelsLast
     weight: Memory  # packed
-    columns: Memory  # first their gradient, then the columns
+    columns: Memory  # first the gradient of the columns, then the columns
     grad_weight: Memory | None  # of the packed weight
     grad_input: GradInputAccumulator | None
 
@@ -111,7 +111,7 @@ class _Backward:
             )
 
     def _backpropagate_samples(self, chunk: Chunk, images: DeviceArray) -> None:
-        """From the gradient of the columns to those of input, offset and mask, and the columns."""
+        """Queue ``deform_backward``."""
         call, grads, operands = self.call, self.grads, self.call.operands
         scatter = None
         if self.grad_input is not None:

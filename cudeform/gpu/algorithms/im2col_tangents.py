@@ -1,4 +1,4 @@
-"""Columns along tangents of the operands: what forward mode and second order have in common.
+"""A call with tangents of its operands: the common part of forward mode and double backward.
 
 The tangent of the output is the tangent of the columns times the weight, plus the columns times the
 tangent of the weight, plus the tangent of the bias.
@@ -33,7 +33,7 @@ from cudeform.options import Options
 
 @dataclass(frozen=True)
 class ImagePair:
-    """Channels-last images of a chunk, and their tangent if the input has one."""
+    """The channels-last images of a chunk, and their tangent if the input has one."""
 
     images: DeviceArray
     tangent: DeviceArray | None
@@ -41,19 +41,19 @@ class ImagePair:
 
 @dataclass(frozen=True)
 class TangentCall:
-    """A call by columns, with tangents of its operands.
+    """A call by im2col, with tangents of its operands.
 
     Attributes:
-        call: the call. Its bias is the tangent of the bias, which the tangent of the output has
-            where the output has the bias.
-        options: options in force.
-        chunks: of the call.
-        tangents: of the operands; None stands for zero.
-        images: of the input.
-        images_tangent: of the tangent of the input.
-        weight: packed.
-        weight_tangent: packed.
-        columns: memory for the columns, their tangent or their gradient, in turn.
+        call: the call, with the tangent of the bias in place of the bias, because the tangent of
+            the output contains it in the same way.
+        options: the options in force.
+        chunks: the chunks of the call.
+        tangents: the tangents of the operands; None stands for zero.
+        images: channels-last images of the input.
+        images_tangent: channels-last images of the tangent of the input.
+        weight: the packed weight.
+        weight_tangent: the packed tangent of the weight.
+        columns: memory that holds the columns, their tangent or their gradient.
     """
 
     call: Call
@@ -78,16 +78,16 @@ class TangentCall:
         *,
         sorts: bool = False,
     ) -> TangentCall:
-        """Prepare a call along ``tangents``.
+        """Prepare a call with ``tangents``.
 
         Args:
-            device: where it runs.
+            device: the device that runs the call.
             operands: arrays in device memory.
-            g: sizes.
-            options: options in force.
-            tangents: of the operands.
-            others: arrays that the call reads in addition.
-            sorts: whether the gradient of the input is gathered in order.
+            g: sizes of the call.
+            options: the options in force.
+            tangents: tangents of the operands.
+            others: further arrays that the call reads.
+            sorts: whether the gradient of the input is computed by the sorted gather.
         """
         operands = operands._replace(bias=tangents.bias)
         chunks = cut_into_chunks(g, device, options, _costs(g, operands, sorts))
@@ -119,7 +119,7 @@ class TangentCall:
             yield chunk, ImagePair(images, tangent)
 
     def tangent_strides(self, pair: ImagePair) -> TangentStrides:
-        """Strides of the tangents, for a kernel that samples along them."""
+        """Strides of the tangents, for a kernel that reads them."""
         return TangentStrides(
             input=self.call.strides_of(pair.tangent),
             offset=self.call.strides_of(self.tangents.offset),
@@ -127,7 +127,7 @@ class TangentCall:
         )
 
     def pointers(self, pair: ImagePair) -> tuple[int, ...]:
-        """Pointers that every kernel that samples along the tangents begins with."""
+        """The first pointers of every kernel that reads the tangents."""
         operands, tangents = self.call.operands, self.tangents
         return (
             pair.images.pointer,
@@ -140,7 +140,7 @@ class TangentCall:
 
     @property
     def shared_bytes(self) -> int:
-        """Shared memory of a kernel that samples along the tangents."""
+        """Shared memory of a kernel that reads the tangents."""
         return THREADS * (self.call.record_bytes + tangent_bytes(self.call.variant))
 
     def fill_columns_tangent(self, chunk: Chunk, pair: ImagePair) -> None:
@@ -160,7 +160,7 @@ class TangentCall:
         )
 
     def write_output_tangent(self, chunk: Chunk, pair: ImagePair, result: DeviceArray) -> None:
-        """Write the tangent of the output. The columns hold their tangent, and may lose it."""
+        """Write the tangent of the output from that of the columns, which may be overwritten."""
         call, columns, tf32 = self.call, self.columns, self.options.allow_tf32
         products.output(call, chunk, columns, self.weight, result, tf32)
         if self.weight_tangent is not None:

@@ -1,7 +1,7 @@
-"""Matrix products by cuBLAS: through CuPy, or through ctypes while the stream is captured.
+"""Matrix products by cuBLAS, called through CuPy, or through ctypes while the stream is captured.
 
-CuPy refuses to set the stream of a handle during capture; cuBLAS itself allows it. The library that
-is loaded here is the one that CuPy has loaded already, so CuPy's handles are valid in it.
+CuPy refuses to set the stream of a handle during capture, although cuBLAS allows it. This module
+opens the library that CuPy has already loaded, so CuPy's handles are valid in it.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ MULTIPLY: tuple[Any, ...] = (
 class FullPrecisionReductions:
     """Context manager that forbids cuBLAS to reduce partial sums in half precision.
 
-    A product whose sums are split over several blocks would otherwise add them up in the precision
-    of a half-precision result. TF32 is off as well unless a product asks for it. All users of CuPy
-    in a thread share one handle, so its math mode is restored at the end.
+    By default, a split-K product with a half-precision result adds its partial sums in that
+    precision. TF32 is also off, unless a product requests it. All users of CuPy in a thread share
+    one handle, so the math mode is restored at the end.
     """
 
     def __init__(self, cupy: Any) -> None:
@@ -64,7 +64,7 @@ class FullPrecisionReductions:
 def prepare(
     cupy: Any, gemm: Gemm, addresses: Sequence[Address]
 ) -> Callable[[int, Sequence[int]], None]:
-    """A function that queues a product on a stream, which must be CuPy's current one."""
+    """Return a function that queues a product on a stream, which must be CuPy's current one."""
     cublas, handle_of = cupy.cuda.cublas, cupy.cuda.device.get_cublas_handle
     (a, a_from), (b, b_from), (c, c_from) = addresses
     head, of_a, of_b, of_c = around_pointers(gemm)
@@ -121,10 +121,10 @@ def multiply(handle: int, version: int, stream: int, arguments: Sequence[int]) -
     """Queue ``cublasGemmStridedBatchedEx(handle, *arguments)`` on a stream.
 
     Args:
-        handle: of cuBLAS.
-        version: of cuBLAS, such as 130100 for 13.1.
+        handle: the cuBLAS handle.
+        version: the version of cuBLAS, such as 130100 for 13.1.
         stream: address of the stream.
-        arguments: all but the handle.
+        arguments: all arguments after the handle.
 
     Raises:
         OSError: the library is not found.

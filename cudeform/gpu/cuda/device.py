@@ -1,7 +1,7 @@
 """A GPU through CuPy, which executes launch plans.
 
-Kernels get device addresses and an explicit stream. CuPy's current device and current stream belong
-to the thread; they are set only around calls that have no argument for them.
+Kernel launches get device addresses and an explicit stream. CuPy's current device and stream are
+set only around calls that have no argument for them.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _found: Any = None
 
 
 def usable_cupy() -> Any:
-    """CuPy, if it and a GPU are there.
+    """Return CuPy if it and a GPU are available.
 
     Raises:
-        GpuUnavailableError: what is missing, and how to get it.
+        GpuUnavailableError: CuPy or a GPU is missing; the text has the remedy.
     """
     global _found
     if _found is not None and sys.modules.get("cupy") is _found:
-        return _found  # every call comes here, so it must be fast
+        return _found  # this runs in every call, so it must be fast
     try:
         import cupy
     except ImportError as error:
@@ -108,9 +108,10 @@ class CupyDevice:
         Args:
             index: number of the device.
             stream: address of the stream, 0 for the default one.
-            allocate: gives memory on that device that may be used on that stream.
-            out_of_memory: what ``allocate`` raises, other than MemoryError, without enough memory.
-            free_bytes: the free memory that calls are planned for; None asks the driver.
+            allocate: allocates memory of that device for use on that stream.
+            out_of_memory: exception other than MemoryError that ``allocate`` raises if memory is
+                exhausted.
+            free_bytes: the free memory to plan for; None asks the driver.
         """
         self._cupy = usable_cupy()
         self._index, self._stream, self._free_bytes = index, _Stream(stream), free_bytes
@@ -130,8 +131,8 @@ class CupyDevice:
     def replay(self, steps: Sequence[Step], bases: Sequence[int], prepared: list[Any]) -> None:
         """Queue the steps of a plan; see the protocol.
 
-        Prepared steps hold the arguments of one call at a time. Calls of several threads may
-        overlap, so each takes one out of ``prepared`` or makes one.
+        A prepared list of steps holds the arguments of one call at a time. Calls of several threads
+        may overlap, so each call removes a list from ``prepared``, or makes a new one.
         """
         with self._current:
             _ensure_context(self._cupy, self._index)
@@ -147,7 +148,7 @@ class CupyDevice:
         prepared.append(mine)
 
     def _stream_of_cublas(self) -> AbstractContextManager[Any]:
-        """Make the stream CuPy's current one, which is the one that CuPy's cuBLAS takes."""
+        """Make the stream CuPy's current one, because CuPy's cuBLAS calls use that."""
         cuda = self._cupy.cuda
         if cuda.get_current_stream().ptr == self._stream.ptr:
             return _NOTHING
@@ -170,7 +171,7 @@ class _Thread(local):
     """State of this thread.
 
     Attributes:
-        contexts: numbers of the devices of which it has a CUDA context.
+        contexts: numbers of the devices for which the thread has a CUDA context.
     """
 
     def __init__(self) -> None:
@@ -181,9 +182,9 @@ _thread = _Thread()
 
 
 def _ensure_context(cupy: Any, index: int) -> None:
-    """Give this thread a context of the current device.
+    """Make sure that this thread has a context of the current device.
 
-    The driver launches only with one. The runtime makes it in its first call in a thread.
+    The driver needs it to launch kernels. The first runtime call in a thread creates it.
     """
     if index not in _thread.contexts:
         cupy.cuda.runtime.memGetInfo()

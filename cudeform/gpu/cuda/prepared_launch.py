@@ -1,7 +1,7 @@
-"""Steps prepared for one GPU: kernels loaded and arguments laid out, to be queued many times.
+"""Steps prepared for one GPU, with loaded kernels and packed arguments, to be queued many times.
 
-Kernels are launched by CuPy's thin wrapper of the driver's function. A ``RawKernel`` would inspect
-each argument of each launch again, which takes longer than the launch itself.
+Kernels are launched by CuPy's thin wrapper of the driver's function, because a ``RawKernel``
+inspects every argument at every launch, which takes longer than the launch itself.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import numpy as np
 from cudeform.gpu.cuda import cublas
 from cudeform.gpu.device_api.commands import Address, FillZero, Gemm, Kernel, KernelLaunch, Step
 
-# The same for all kernels: CuPy compiles an empty file for every tuple of options it has not seen.
+# The same options for all kernels, because CuPy compiles an empty file for each new tuple of
+# options.
 OPTIONS = ("--std=c++17",)
 
-# Dynamic shared memory that every kernel may use; more must be requested.
+# Dynamic shared memory that a kernel may use without a request.
 DEFAULT_SHARED_BYTES = 48 * 1024
 
-# Queues a command on a stream, its addresses counted from some bases.
+# Queues a command on a stream; the bases give its pointers.
 Queue = Callable[[int, Sequence[int]], None]
 
 
@@ -73,17 +74,17 @@ class PreparedSteps:
 
 
 class Arguments:
-    """Arguments of kernel launches in the host's memory, as cuLaunchKernel reads them.
+    """Arguments of kernel launches in host memory, in the form that cuLaunchKernel reads.
 
-    It takes a table with the address of each argument, and has copied the arguments when it
-    returns. So the tables stay as they are, and only the pointers are filled in, all at once.
+    cuLaunchKernel takes a table with the address of each argument, and copies the arguments before
+    it returns. So the tables never change; each call writes its pointers, all at once.
 
     Attributes:
         tables: address of the table of each launch.
     """
 
     def __init__(self, launches: Sequence[tuple[KernelLaunch, tuple[Address, ...]]]) -> None:
-        """Lay the arguments out; the tables refer to the structs of the commands."""
+        """Allocate the arguments; the tables refer to the structs of the commands."""
         self._launches = launches  # keeps the structs alive
         addresses = [address for _, addresses in launches for address in addresses]
         self._bases = np.array([base for base, _ in addresses], np.intp)
@@ -105,9 +106,9 @@ class Arguments:
 
 @cache
 def _compiled(cupy: Any, kernel: Kernel, index: int) -> Any:
-    """A kernel, which CuPy compiles when it is first used and caches on disk.
+    """A kernel; CuPy compiles it at first use and caches it on disk.
 
-    There is one for each device, since the limit of shared memory is set for each device.
+    There is one object per device, because the limit of shared memory is set per device.
     """
     del index
     return cupy.RawKernel(kernel.source, kernel.name, options=OPTIONS)
@@ -115,6 +116,6 @@ def _compiled(cupy: Any, kernel: Kernel, index: int) -> Any:
 
 @cache
 def _allow_shared(kernel: Any, nbytes: int) -> None:
-    """Let blocks of a kernel use more dynamic shared memory than the default."""
-    if kernel.max_dynamic_shared_size_bytes < nbytes:  # another launch may have asked for more
+    """Raise the limit of a kernel's dynamic shared memory, if necessary."""
+    if kernel.max_dynamic_shared_size_bytes < nbytes:  # another launch may have raised it further
         kernel.max_dynamic_shared_size_bytes = nbytes

@@ -1,1 +1,1 @@
-"""What the engine asks of a device: protocol, commands, launch parameters, kernel source."""
+"""The interface between engine and device: protocol, commands, launch parameters, kernel source."""

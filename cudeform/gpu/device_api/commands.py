@@ -1,7 +1,7 @@
-"""What the engine asks a device to do: kernel launches, matrix products and fills with zeros.
+"""The commands that the engine queues on a device: launches, matrix products, zero fills.
 
-A command holds everything but its pointers, which are passed along with it. So a launch plan can
-store commands and queue them again with the pointers of another call.
+A command does not contain its pointers; they are passed beside it. So a launch plan can store
+commands and queue them again with the pointers of another call.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel: the name of its entry point and the whole text to compile."""
+    """A kernel: the name of its entry point, and its complete source text."""
 
     name: str
     source: str
@@ -22,12 +22,12 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True)
 class KernelLaunch:
-    """A launch of a kernel whose parameters are its pointers and then one struct, by value.
+    """A kernel launch; the parameters of a kernel are pointers, followed by one struct by value.
 
     A pointer is a device address, or 0 for an array that is absent.
 
     Attributes:
-        kernel: compiled when it is first used.
+        kernel: the kernel, compiled at first use.
         blocks: number of blocks of the grid.
         threads: number of threads of a block.
         params: the struct, an array of one element of an aligned structured dtype.
@@ -43,7 +43,7 @@ class KernelLaunch:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A batch of column-major matrices, as cuBLAS sees them.
+    """A batch of matrices in cuBLAS's column-major convention.
 
     Attributes:
         ld: leading dimension, the distance of two columns in elements.
@@ -58,10 +58,10 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Gemm:
-    """``c = op(a) @ op(b) + beta * c`` for each of a batch; op(a) is (m, k), op(b) is (k, n).
+    """A batch of products ``c = op(a) @ op(b) + beta * c``; op(a) is (m, k), op(b) is (k, n).
 
-    Its pointers are those of a, b and c. a and b have ``dtype``, c has ``output_dtype``. Sums are
-    float64 for float64 and float32 for all other dtypes.
+    The pointers of the command are those of a, b and c. a and b have ``dtype``, c has
+    ``output_dtype``. Sums are float64 for float64 and float32 for all other dtypes.
     """
 
     m: int
@@ -79,14 +79,14 @@ class Gemm:
 
 @dataclass(frozen=True, slots=True)
 class FillZero:
-    """Sets bytes to 0, from its one pointer on."""
+    """Sets bytes to 0, beginning at its only pointer."""
 
     nbytes: int
 
 
 Command = KernelLaunch | Gemm | FillZero
 
-# A pointer of a launch plan: the number of a base, and a distance from it in bytes. The bases are
+# A pointer in a launch plan: the number of a base, and the distance from it in bytes. The bases are
 # the null pointer, the pointers of the operands, and the pointer of the workspace.
 Address = tuple[int, int]
 

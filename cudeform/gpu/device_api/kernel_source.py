@@ -1,7 +1,7 @@
-"""Kernel text: a prelude that fixes types and widths, then files of ``kernels/``.
+"""The source text of a kernel: a prelude that defines types and widths, then files of ``kernels/``.
 
-Files are concatenated, never included: CuPy's cache of compiled kernels is keyed by the text it is
-given, not by files that the text would include.
+The files are concatenated instead of included, because the key of CuPy's cache of compiled kernels
+is the source text, without the text of included files.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
 _INDEXING = ("common/indexing.cuh",)
 _AXES = (*_INDEXING, "common/axes.cuh")
-_SAMPLING = (*_AXES, "sampling/sample.cuh")
+_INTERPOLATION = (*_AXES, "sampling/interpolation.cuh")
+_SAMPLING = (*_INTERPOLATION, "sampling/sample.cuh")
 _RECORDS = (*_SAMPLING, "common/vector.cuh", "sampling/sample_record.cuh")
 _COLUMNS = (*_RECORDS, "im2col/columns.cuh", "im2col/column_record.cuh")
 _TANGENT = "sampling/sample_tangent.cuh"
 _GRADS = "sampling/offset_mask_grads.cuh"
 _DIRECT = (*_RECORDS, "direct/channel_slice.cuh")
 _TENSOR_CORES = ("common/tensor_core_ptx.cuh", *_AXES)
+_SUMS = "sums/sum_sample.cuh"
+_LANES = (*_INTERPOLATION, "common/vector.cuh", _SUMS, "sums/sum_lanes.cuh")
 _GEMM = ("fused/gemm_tile.cuh", "fused/schedule.cuh")
 
-# The files of each kernel, in order. The last one has the kernel, and bears its name.
+# The files of each kernel, in order. The last file contains the kernel and has its name.
 FILES = {
     "channels_last": (*_AXES, "layout/transpose.cuh", "layout/channels_last.cu"),
     "channels_first": (*_INDEXING, "layout/transpose.cuh", "layout/channels_first.cu"),
@@ -56,25 +59,27 @@ FILES = {
     "reduce_grad_weight": (*_INDEXING, "direct/reduce_grad_weight.cu"),
     "pack_weight_fused": (*_TENSOR_CORES, *_GEMM, "fused/pack_weight_fused.cu"),
     "deform_fused": (
-        *(*_TENSOR_CORES, "sampling/sample.cuh", *_GEMM, "fused/sampler.cuh"),
+        *(*_TENSOR_CORES, "sampling/interpolation.cuh", "sampling/sample.cuh"),
+        *(*_GEMM, "fused/sampler.cuh"),
         "fused/deform_fused.cu",
     ),
     "reduce_split_k": (*_AXES, "fused/reduce_split_k.cu"),
+    "deform_sum": (*_LANES, "sums/deform_sum.cu"),
 }
 
 
 @dataclass(frozen=True)
 class GemmTile:
-    """What a block of the fused kernel multiplies.
+    """The GEMM tile of a block of the fused kernel.
 
     Attributes:
-        m: positions.
-        n: output channels.
-        warps_m: warps along the positions.
-        warps_n: warps along the output channels.
-        blocks: blocks that should be resident on a multiprocessor at a time.
-        channel_block: channels that are sampled tap by tap before the next ones.
-        products: for float32, 1 for TF32 or 3 for 3xTF32, which keeps nearly all digits.
+        m: number of positions.
+        n: number of output channels.
+        warps_m: number of warps along the positions.
+        warps_n: number of warps along the output channels.
+        blocks: number of blocks that should be resident on a multiprocessor.
+        channel_block: number of channels that are sampled at all taps before the next channels.
+        products: for float32, 1 for TF32 or 3 for 3xTF32, which is nearly as exact as float32.
     """
 
     m: int
@@ -87,28 +92,29 @@ class GemmTile:
 
     @property
     def threads(self) -> int:
-        """Threads of a block."""
+        """Number of threads of a block."""
         return 32 * self.warps_m * self.warps_n
 
     @property
     def operand_terms(self) -> int:
-        """Terms that each operand is stored in: hi and lo for 3xTF32."""
+        """Number of terms that represent an operand: two, hi and lo, for 3xTF32."""
         return 2 if self.products == 3 else 1
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What is compiled into a kernel.
+    """The compile-time parameters of a kernel.
 
     Attributes:
         dtype: dtype of the arrays, a key of ``SCALARS``.
         index_bits: width of an index, 32 or 64.
-        vector: channels of a 16-byte access, or 1 if channels do not come in such runs.
-        group_in: input channels of a group, for direct kernels.
-        group_out: output channels of a group, for direct kernels.
+        vector: number of channels of a 16-byte access, or 1 if such accesses are impossible.
+        group_in: number of input channels of a group, for direct kernels.
+        group_out: number of output channels of a group, for direct kernels.
         tile: tile of the fused kernel.
-        atomic_width: contiguous elements that one atomic addition takes, 4 or 1.
+        atomic_width: number of contiguous elements of one atomic addition, 4 or 1.
         axes: number of spatial axes, 1 to 3.
+        coord_dtype: dtype of offsets and masks, for sums; None for that of the other arrays.
     """
 
     dtype: str
@@ -119,15 +125,16 @@ class Variant:
     tile: GemmTile | None = None
     atomic_width: int = 1
     axes: int = 2
+    coord_dtype: str | None = None
 
     @property
     def acc_itemsize(self) -> int:
-        """Bytes of acc_t, the type of arithmetic."""
+        """Bytes of acc_t, the accumulation type."""
         return 8 if self.dtype == "float64" else 4
 
 
 def widest(dtype: str) -> int:
-    """Elements in 16 bytes."""
+    """Number of elements in 16 bytes."""
     return 16 // ITEMSIZE[dtype]
 
 
@@ -135,7 +142,7 @@ def widest(dtype: str) -> int:
 def kernel(name: str, variant: Variant) -> Kernel:
     """A kernel ready to compile.
 
-    What its files do not use of the variant is reset, so that equal kernels have equal texts.
+    Parameters that its files do not use are reset, so that equal kernels have equal texts.
     """
     among = FILES[name]
     if "direct/channel_slice.cuh" not in among:
@@ -147,18 +154,26 @@ def kernel(name: str, variant: Variant) -> Kernel:
         variant = replace(variant, axes=2)
     if not adds_atomically(name):
         variant = replace(variant, atomic_width=1)
+    if not is_sum(name):
+        variant = replace(variant, coord_dtype=None)
     parts = [_prelude(variant), read("common/ptx.cuh"), _types(name, variant), *map(read, among)]
     return Kernel(name, "\n".join(parts))
 
 
+def is_sum(name: str) -> bool:
+    """Whether a kernel sums samples, and so depends on ``coord_dtype`` and has two axes."""
+    return _SUMS in FILES[name]
+
+
 def adds_atomically(name: str) -> bool:
-    """Whether a kernel adds vectors to global memory, and so depends on ``atomic_width``."""
+    """Whether a kernel adds vectors atomically to global memory, and so depends on
+    ``atomic_width``."""
     return _GRADS in FILES[name]
 
 
 @cache
 def read(file: str) -> str:
-    """Text of a file of ``kernels/``, with its path for the compiler's messages."""
+    """Text of a file of ``kernels/``, with a #line directive for the compiler's messages."""
     text = files("cudeform.kernels").joinpath(file).read_text(encoding="utf-8")
     return f'#line 1 "{file}"\n{text}'
 
@@ -192,9 +207,11 @@ def _tile_constants(tile: GemmTile, dtype: str) -> dict[str, int]:
 
 def _types(name: str, variant: Variant) -> str:
     acc = "double" if variant.dtype == "float64" else "float"
+    coord = SCALARS[variant.coord_dtype or variant.dtype]
     return (
         '#line 1 "types"\n'
         f"typedef {SCALARS[variant.dtype]} scalar_t;\n"
         f"typedef {acc} acc_t;\n"
+        f"{f'typedef {coord} coord_t;' if is_sum(name) else ''}"
         f"{c_text(PARAMS[name], variant.index_bits)}"
     )

@@ -1,6 +1,6 @@
-"""The struct that each kernel takes by value, after its pointers: see ``PARAMS``.
+"""The parameters of each kernel: the struct that it takes by value, after its pointers.
 
-Most structs have parts in common, which are in ``sizes``.
+``PARAMS`` has the struct of each kernel. Structs that several kernels share are in ``sizes``.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from cudeform.gpu.device_api.sizes import (
     TangentStrides,
 )
 from cudeform.gpu.device_api.structs import Flag, Index, Int, PerAxis, Strides, Struct
+from cudeform.gpu.device_api.sums_params import SumForward
 
 # ---- layout/ -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class ChannelsLast(Struct):
-    """Which pixels of which images are copied."""
+    """The pixels and images that are copied to channels-last images."""
 
     source: Strides
     size: PerAxis
@@ -30,22 +31,22 @@ class ChannelsLast(Struct):
     images: Int
     channels: Int
     first_pixel: Index
-    pixels: Index  # of an image that are copied
+    pixels: Index  # number of copied pixels of an image
 
 
 @dataclass(frozen=True)
 class ChannelsFirst(Struct):
-    """Which images are written."""
+    """The images that are copied back to the array (N, C, *size)."""
 
     first_image: Int
     images: Int
     channels: Int
-    pixels: Index  # of an image
+    pixels: Index  # number of pixels of an image
 
 
 @dataclass(frozen=True)
 class PackWeight(Struct):
-    """Strides of the weight and the bias, and the rows that they are packed into."""
+    """Strides of the weight and of the bias, and the layout of the packed weight."""
 
     problem: Problem
     weight: Strides
@@ -55,7 +56,7 @@ class PackWeight(Struct):
 
 @dataclass(frozen=True)
 class UnpackWeight(Struct):
-    """The rows of a packed weight."""
+    """The layout of the packed gradient of the weight."""
 
     problem: Problem
     ld_columns: Index
@@ -63,10 +64,10 @@ class UnpackWeight(Struct):
 
 @dataclass(frozen=True)
 class AddArrays(Struct):
-    """Sizes of the array that is added to, and the stride of the bias."""
+    """Sizes of the array to which another array or a bias is added."""
 
     channels: Int
-    pixels: Index  # of an image
+    pixels: Index  # number of pixels of an image
     bias_stride: Index
     items: Index
 
@@ -76,7 +77,7 @@ class AddArrays(Struct):
 
 @dataclass(frozen=True)
 class Im2col(Struct):
-    """Sample a chunk into columns."""
+    """The samples of a chunk, and the columns to which they are written."""
 
     sampling: Sampling
     layout: ColumnLayout
@@ -84,7 +85,7 @@ class Im2col(Struct):
 
 @dataclass(frozen=True)
 class Im2colJvp(Struct):
-    """Sample a chunk into the tangent of its columns."""
+    """The samples of a chunk and their tangents, and the columns for the result."""
 
     sampling: Sampling
     layout: ColumnLayout
@@ -93,7 +94,7 @@ class Im2colJvp(Struct):
 
 @dataclass(frozen=True)
 class Backward(Struct):
-    """Turn the gradient of the columns of a chunk into those of input, offset and mask."""
+    """The samples of a chunk, and their columns, which hold the gradient of the columns."""
 
     sampling: Sampling
     layout: ColumnLayout
@@ -102,7 +103,7 @@ class Backward(Struct):
 
 @dataclass(frozen=True)
 class DoubleBackward(Struct):
-    """The same along tangents, for gradients of gradients."""
+    """As ``Backward``, with the tangents of the samples."""
 
     sampling: Sampling
     layout: ColumnLayout
@@ -115,42 +116,42 @@ class DoubleBackward(Struct):
 
 @dataclass(frozen=True)
 class CountCells(Struct):
-    """Locate the samples of a chunk; strides of images and lanes are unused."""
+    """The samples to locate; the strides of the images and the lanes are unused."""
 
     sampling: Sampling
     tangents: TangentStrides
-    weights_are_tangents: Flag  # store the tangents of the corner weights
+    weights_are_tangents: Flag  # whether to store the tangents of the corner weights
 
 
 @dataclass(frozen=True)
 class ScanCells(Struct):
-    """How many cells there are."""
+    """Number of cells."""
 
     cells: Index
 
 
 @dataclass(frozen=True)
 class FillCells(Struct):
-    """How many samples there are."""
+    """Number of samples."""
 
     samples: Index
 
 
 @dataclass(frozen=True)
 class SortCells(Struct):
-    """How many samples there are."""
+    """Number of samples."""
 
     samples: Index
 
 
 @dataclass(frozen=True)
 class GatherGradInput(Struct):
-    """Sum the columns of a chunk into its images."""
+    """The columns of a chunk, and the images into which they are summed."""
 
     problem: Problem
     layout: ColumnLayout
     images: Int
-    lanes: Int  # adjacent threads that share a pixel
+    lanes: Int  # number of adjacent threads that share a pixel
     accumulate: Flag
 
 
@@ -159,7 +160,7 @@ class GatherGradInput(Struct):
 
 @dataclass(frozen=True)
 class Direct(Struct):
-    """Write the output of a chunk; lanes share a position."""
+    """The samples of a chunk; the lanes share a position."""
 
     sampling: Sampling
     bias_stride: Index
@@ -167,23 +168,23 @@ class Direct(Struct):
 
 @dataclass(frozen=True)
 class DirectBackward(Struct):
-    """Write the gradients of a chunk; lanes share a sample."""
+    """The samples of a chunk; the lanes share a sample."""
 
     sampling: Sampling
 
 
 @dataclass(frozen=True)
 class DirectGradWeight(Struct):
-    """Sum the gradients of weight and bias over a chunk; lanes share a position."""
+    """The samples of a chunk, and the splits of the sum; the lanes share a position."""
 
     sampling: Sampling
-    splits: Int  # ranges of positions, summed separately
+    splits: Int  # number of ranges of positions that are summed separately
     accumulate: Flag
 
 
 @dataclass(frozen=True)
 class ReduceGradWeight(Struct):
-    """Reduce the gradients of weight and bias over the splits."""
+    """The partial sums of the gradients of weight and bias."""
 
     problem: Problem
     splits: Int
@@ -194,32 +195,32 @@ class ReduceGradWeight(Struct):
 
 @dataclass(frozen=True)
 class PackWeightFused(Struct):
-    """Strides of the weight, and the order of the stages that it is packed into."""
+    """Strides of the weight, and the order of the stages of the packed weight."""
 
     problem: Problem
     weight: Strides
     layout: KLayout
-    stages: Int  # of a tile
+    stages: Int  # number of stages of a tile
 
 
 @dataclass(frozen=True)
 class Fused(Struct):
-    """Write the output of a chunk, or its partial outputs; lanes are unused."""
+    """The samples of a chunk, the tiling, and the output; the lanes are unused."""
 
     sampling: Sampling
     layout: KLayout
-    stages: Int  # of a tile
-    splits: Int  # ranges of the stages, summed separately
-    split_stages: Int  # of a split; the last may have fewer
-    tile_w: Int  # columns of a tile that is a rectangle of positions; 0: a run of positions
+    stages: Int  # number of stages of a tile
+    splits: Int  # number of ranges of stages that are summed separately
+    split_stages: Int  # number of stages of a split; the last may have fewer
+    tile_w: Int  # width of a tile that is a rectangle of positions; 0: a run of positions
     output: Strides
     bias_stride: Index
-    split_size: Index  # elements of the partial output of one split
+    split_size: Index  # number of elements of the partial output of one split
 
 
 @dataclass(frozen=True)
 class ReduceSplitK(Struct):
-    """Reduce the partial outputs of a chunk."""
+    """The partial outputs of a chunk."""
 
     chunk: Chunk
     output: Strides
@@ -252,4 +253,5 @@ PARAMS: dict[str, type[Struct]] = {
     "pack_weight_fused": PackWeightFused,
     "deform_fused": Fused,
     "reduce_split_k": ReduceSplitK,
+    "deform_sum": SumForward,
 }

@@ -1,4 +1,4 @@
-"""The two sides of a device: what the algorithms call, and what executes a launch plan.
+"""The two protocols of a device: one for the algorithms, one for the execution of launch plans.
 
 In production the algorithms call ``replay.Recorder``, which is a ``Device``, and the resulting
 plan is executed by ``cuda.CupyDevice``, which is an ``Executor``. The tests have a device on the
@@ -14,19 +14,19 @@ from cudeform.gpu.device_api.commands import Command, Step
 
 
 class Memory(Protocol):
-    """Device memory that is released together with the object."""
+    """Device memory, released together with the object."""
 
     @property
     def pointer(self) -> int:
-        """Device address, a multiple of 16 at least."""
+        """Device address, a multiple of 16."""
 
 
 class Hardware(Protocol):
-    """One GPU: what the engine chooses algorithms, grids and chunks by, and its memory."""
+    """The properties and the memory of one GPU, on which algorithms, grids and chunks depend."""
 
     @property
     def compute_capability(self) -> int:
-        """Such as 90 for sm_90."""
+        """The compute capability, such as 90 for sm_90."""
 
     @property
     def multiprocessors(self) -> int:
@@ -51,18 +51,18 @@ class Executor(Hardware, Protocol):
 
     @property
     def kind(self) -> Hashable:
-        """Equal for devices that can execute each other's plans."""
+        """A value that is equal for devices that can execute each other's plans."""
 
     @property
     def out_of_memory(self) -> tuple[type[Exception], ...]:
-        """What ``allocate`` raises when memory is exhausted, and for no other reason."""
+        """The exceptions that ``allocate`` raises only if memory is exhausted."""
 
     def replay(self, steps: Sequence[Step], bases: Sequence[int], prepared: list[Any]) -> None:
         """Queue the steps of a plan.
 
         Args:
-            steps: in order.
-            bases: 0, the pointers of the operands, the pointer of the workspace.
-            prepared: storage for what the device derives from these steps. It is empty at first,
-                and the same list comes with the same steps.
+            steps: the steps, in order.
+            bases: 0, the pointers of the operands, and the pointer of the workspace.
+            prepared: a list in which the device keeps objects derived from these steps. It is empty
+                at first; equal steps always come with the same list.
         """

@@ -1,6 +1,6 @@
-"""Sizes that the structs of several kernels have in common.
+"""Structs of sizes that several kernels have in common.
 
-Quotients of sizes, and multipliers for the divisions that remain, are computed here, so that no
+Quotients of sizes are computed here, and so are multipliers for the remaining divisions, so that no
 thread divides.
 """
 
@@ -25,7 +25,7 @@ from cudeform.gpu.device_api.structs import (
 
 @dataclass(frozen=True)
 class Problem(Struct):
-    """Sizes of the convolution, and the convention of its gradient."""
+    """Sizes of the convolution, and the convention for its gradient."""
 
     channels: Int
     size: PerAxis
@@ -37,11 +37,11 @@ class Problem(Struct):
     dilation: PerAxis
     groups: Int
     offset_groups: Int
-    zero_boundary_grad: Flag  # the option boundary_grad is "zero"
+    zero_boundary_grad: Flag  # whether the option boundary_grad is "zero"
     taps: Int
-    group_channels: Int  # input channels of a group
-    offset_channels: Int  # input channels of an offset group
-    spans_groups: Flag  # an offset group has channels of several groups
+    group_channels: Int  # number of input channels of a group
+    offset_channels: Int  # number of input channels of an offset group
+    spans_groups: Flag  # whether an offset group has channels of several groups
     by_offset_groups: Divisor
     by_taps: Divisor
     by_kernel: DivisorPerAxis
@@ -52,7 +52,7 @@ class Problem(Struct):
     @staticmethod
     @lru_cache
     def of(g: Geometry, zero_boundary_grad: bool) -> Problem:
-        """The problem of a call."""
+        """The sizes of a call."""
         group_channels, offset_channels = g.channels // g.groups, g.channels // g.offset_groups
         return Problem(
             channels=g.channels,
@@ -87,21 +87,21 @@ class Chunk(Struct):
     images: Int
     first_row: Int
     rows: Int
-    positions: Index  # output positions
+    positions: Index  # number of output positions
     by_rows: Divisor
 
 
 @dataclass(frozen=True)
 class Sampling(Struct):
-    """What a kernel needs to sample the input."""
+    """The parameters of a kernel that samples the input."""
 
     problem: Problem
     chunk: Chunk
-    input: Strides  # of channels-last images
+    input: Strides  # strides of channels-last images
     offset: Strides
     mask: Strides
     samples: Index  # positions * taps * offset_groups
-    lanes: Int  # adjacent threads that share a sample
+    lanes: Int  # number of adjacent threads that share a sample
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,8 @@ class TangentStrides(Struct):
 
 @dataclass(frozen=True)
 class KLayout(Struct):
-    """The order in which the fused kernel goes through taps and channels."""
+    """The order in which the fused kernel visits taps and channels."""
 
-    taps: Int  # of one run of channels, or of all runs if they are concatenated
-    taps_per_batch: Int  # taps whose samples are recorded at a time
-    channel_blocks: Int  # of a run
+    taps: Int  # number of taps of a run of channels, or of all runs if they are concatenated
+    taps_per_batch: Int  # number of taps whose samples are recorded at a time
+    channel_blocks: Int  # number of channel blocks of a run

@@ -1,7 +1,7 @@
-"""Record a call once, replay its commands for every later call like it.
+"""Record the commands of a call once, and replay them for every similar call.
 
 The algorithms run in Python against a ``Recorder``, which executes nothing. The recorded commands
-become a launch plan, and only plans reach the GPU. A call whose plan is cached takes 25 to 70 us of
-host time. One that makes its plan takes 10 to 30 times as long: see ``benchmarks/host_time.py``,
-without and with ``--replan``.
+form a launch plan, and only launch plans are executed on the GPU. A call whose plan is cached takes
+25 to 70 us of host time. A call that makes its plan takes 10 to 30 times as long: see
+``benchmarks/host_time.py``, without and with ``--replan``.
 """

@@ -1,9 +1,9 @@
-"""Launch plans: the commands of a call, worked out once and queued again for every call like it.
+"""Launch plans: the commands of a call, recorded once and queued again for every similar call.
 
-The commands of a call depend on sizes, dtypes, strides, options and hardware, never on the contents
-of arrays, and on their pointers only modulo ``POINTER_ALIGNMENT``. So a plan holds kernel launches
-with their structs filled in, pointers as distances from an operand or from the workspace, and the
-size of the workspace, which each call allocates as one block.
+The commands of a call depend on sizes, dtypes, strides, options and hardware. They do not depend on
+the contents of arrays, and on their pointers only modulo ``POINTER_ALIGNMENT``. So a plan contains
+kernel launches with complete structs, pointers as distances from an operand or from the workspace,
+and the size of the workspace, which each call allocates as one block.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from threading import Lock
-from typing import Any, Concatenate
+from typing import Any, Concatenate, TypeVar
 
 from cudeform.arrays import DeviceArray, Operands
 from cudeform.geometry import Geometry
@@ -22,21 +22,24 @@ from cudeform.gpu.device_api.commands import Step
 from cudeform.gpu.device_api.protocol import Device, Executor, Memory
 from cudeform.gpu.replay.recorder import POINTER_ALIGNMENT, Recorder
 from cudeform.options import Options
+from cudeform.sums_geometry import SumGeometry
 
-# A training step makes a few dozen different calls.
+# Maximum number of plans; a training step makes a few dozen different calls.
 MAX_PLANS = 512
 
-# Longer plans, of calls in very many chunks, are not cached: they would take much memory and save
-# little time.
+# Longer plans are not cached. They belong to calls with very many chunks, for which a cached plan
+# would use much memory and save little time.
 MAX_STEPS = 4096
 
-# Every so many calls, a plan made with little free memory is made again if more is free now.
+# After this many calls, a plan made with little free memory is made again if more is free by then.
 MEMORY_LIMITED_CALLS = 64
 
 Arrays = list[DeviceArray | None]
 
-# forward, backward, jvp or double_backward of this package.
-Function = Callable[Concatenate[Device, Operands, Geometry, Options, ...], None]
+AnyGeometry = TypeVar("AnyGeometry", bound=Geometry | SumGeometry)
+
+# forward, backward, jvp or double_backward of this package, or the same of sums.
+Function = Callable[Concatenate[Device, Operands, AnyGeometry, Options, ...], None]
 
 
 @dataclass
@@ -44,12 +47,13 @@ class LaunchPlan:
     """The commands of a call.
 
     Attributes:
-        steps: commands and their addresses, in order.
-        workspace: bytes, one block for the whole call.
-        planned_for: free memory that it was planned for; None if more could not change it.
-        calls: how many calls have used it.
-        last_used: time stamp of its last use; larger is later.
-        prepared: what the device derives from the steps and reuses.
+        steps: commands and their pointers, in order.
+        workspace: bytes of the one block of workspace.
+        planned_for: the free memory for which the plan was made; None if the plan does not depend
+            on it.
+        calls: number of calls that have used the plan.
+        last_used: time stamp of the last use; larger is later.
+        prepared: objects that the device has derived from the steps and reuses.
     """
 
     steps: tuple[Step, ...]
@@ -60,7 +64,7 @@ class LaunchPlan:
     prepared: list[Any] = field(default_factory=list)
 
     def is_outdated(self, device: Executor) -> bool:
-        """Whether more memory is free now than when the plan was made; asked now and then only."""
+        """Whether more memory is free than when the plan was made; checked once in many calls."""
         if self.planned_for is None or self.calls % MEMORY_LIMITED_CALLS:
             return False
         return device.free_bytes() > self.planned_for
@@ -89,7 +93,7 @@ class PlanCache:
         return plan
 
     def put(self, key: Hashable, plan: LaunchPlan) -> None:
-        """Add a plan, unless it is too long; the least recently used one makes room."""
+        """Add a plan, unless it is too long; remove the least recently used one if necessary."""
         if len(plan.steps) > MAX_STEPS:
             return
         plan.last_used = next(self._clock)
@@ -108,10 +112,10 @@ PLANS = PlanCache()
 
 
 def run(
-    function: Function,
+    function: Function[AnyGeometry],
     device: Executor,
     operands: Operands,
-    g: Geometry,
+    g: AnyGeometry,
     options: Options,
     *rest: Any,
 ) -> None:
@@ -119,10 +123,10 @@ def run(
 
     Args:
         function: a function of this package.
-        device: where to run.
+        device: the device to run on.
         operands: arrays in device memory.
-        g: sizes of all arrays.
-        options: options in force.
+        g: sizes of the call.
+        options: the options in force.
         *rest: arrays, or tuples of arrays; each may be None.
     """
     arrays = _flat(operands, rest)
@@ -134,7 +138,7 @@ def run(
         try:
             memory = _allocate(device, plan)
         except device.out_of_memory:
-            plan = None  # less memory is free than when the plan was made: plan for what is free
+            plan = None  # less memory is free than when the plan was made: make a plan for less
     if plan is None:
         plan = _record(function, device, operands, g, options, rest)
         PLANS.put(key, plan)
@@ -145,10 +149,10 @@ def run(
 
 
 def workspace_bytes(
-    function: Function,
+    function: Function[AnyGeometry],
     device: Executor,
     operands: Operands,
-    g: Geometry,
+    g: AnyGeometry,
     options: Options,
     *rest: Any,
 ) -> int:
@@ -169,9 +173,13 @@ def _allocate(device: Executor, plan: LaunchPlan) -> Memory | None:
 
 
 def _key(
-    function: Function, device: Executor, g: Geometry, options: Options, arrays: Arrays
+    function: Function[AnyGeometry],
+    device: Executor,
+    g: AnyGeometry,
+    options: Options,
+    arrays: Arrays,
 ) -> Hashable:
-    """Everything that a plan depends on; the shapes of arrays follow from the geometry."""
+    """The key of a plan: everything that it depends on. Shapes follow from the geometry."""
     hardware = device.kind, device.compute_capability, device.multiprocessors
     layouts = [
         None if a is None else (a.pointer % POINTER_ALIGNMENT, a.strides, a.dtype) for a in arrays
@@ -180,7 +188,7 @@ def _key(
 
 
 def _flat(operands: Operands, rest: Sequence[Any]) -> Arrays:
-    """All arrays of a call, in an order that depends on the function alone."""
+    """All arrays of a call, in a fixed order for each function."""
     o = operands
     arrays = [o.input, o.offset, o.weight, o.bias, o.mask]
     for item in rest:
@@ -192,10 +200,10 @@ def _flat(operands: Operands, rest: Sequence[Any]) -> Arrays:
 
 
 def _record(
-    function: Function,
+    function: Function[AnyGeometry],
     device: Executor,
     operands: Operands,
-    g: Geometry,
+    g: AnyGeometry,
     options: Options,
     rest: Sequence[Any],
 ) -> LaunchPlan:

@@ -1,8 +1,8 @@
-"""A device that executes nothing and records what it is asked for.
+"""A device that records commands and executes none.
 
-The algorithms compute pointers: an operand's plus some bytes, or into workspace. Each array gets a
-stand-in pointer here, and stand-ins are so far apart that any pointer into or near an array still
-tells which array it belongs to. ``finish`` turns pointers into (base, distance) addresses.
+The algorithms compute with pointers to operands and to workspace. The recorder gives each of them a
+stand-in pointer. Stand-ins are so far apart that any pointer into or near an array still identifies
+the array. ``finish`` converts pointers to (base, distance) addresses.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from cudeform.arrays import DeviceArray
 from cudeform.gpu.device_api.commands import Address, Command, Step
 from cudeform.gpu.device_api.protocol import Hardware
 
-# Distance of two stand-in pointers; no array is as large.
+# Distance of two stand-in pointers; every array is smaller.
 SPACING = 2**64
 
-# The algorithms may depend on a pointer modulo this, and on nothing else of it.
+# The algorithms may depend on a pointer only modulo this number.
 POINTER_ALIGNMENT = 16
 
 # Alignment of the blocks of workspace within the one allocation of a plan.
@@ -26,12 +26,12 @@ BLOCK_ALIGNMENT = 256
 
 @dataclass
 class Lifetime:
-    """Size of a block of workspace, and the part of a recording in which it is in use.
+    """Size of a block of workspace, and the part of the recording during which it is in use.
 
     Attributes:
-        nbytes: size.
-        start: number of commands that were recorded when it was allocated.
-        end: likewise when it was released; None if it was not.
+        nbytes: size of the block.
+        start: number of commands that had been recorded when the block was allocated.
+        end: number of commands that had been recorded when it was released; None if it was not.
     """
 
     nbytes: int
@@ -40,10 +40,10 @@ class Lifetime:
 
 
 class Block:
-    """Workspace of a recording, released when nothing refers to it any more."""
+    """Workspace of a recording, released when the last reference to it ends."""
 
     def __init__(self, recorder: Recorder, lifetime: Lifetime, pointer: int) -> None:
-        """Allocate it at a stand-in pointer."""
+        """Begin the lifetime of a block at a stand-in pointer."""
         self._recorder, self._lifetime, self.pointer = recorder, lifetime, pointer
 
     def __del__(self) -> None:
@@ -55,8 +55,8 @@ class Recorder:
 
     Attributes:
         recorded: commands and their pointers, in order.
-        lifetimes: those of all blocks of workspace, in the order of their allocation.
-        free: the answer to ``free_bytes``; None if the algorithms did not ask.
+        lifetimes: lifetimes of all blocks of workspace, in the order of their allocation.
+        free: the value that ``free_bytes`` returned; None if the algorithms did not read it.
     """
 
     def __init__(self, hardware: Hardware) -> None:
@@ -69,30 +69,30 @@ class Recorder:
 
     @property
     def compute_capability(self) -> int:
-        """That of the device that will replay."""
+        """The value of the device that will replay."""
         return self._hardware.compute_capability
 
     @property
     def multiprocessors(self) -> int:
-        """That of the device that will replay."""
+        """The value of the device that will replay."""
         return self._hardware.multiprocessors
 
     def free_bytes(self) -> int:
-        """That of the device that will replay."""
+        """The value of the device that will replay."""
         self.free = self._hardware.free_bytes()
         return self.free
 
     def stand_in(self, array: DeviceArray | None) -> DeviceArray | None:
-        """The next operand at its stand-in pointer, which is aligned as the real one is.
+        """Give an operand a stand-in pointer with the same alignment.
 
-        All operands come before the first block of workspace.
+        This must be done for all operands before workspace is allocated.
         """
         remainder = 0 if array is None else array.pointer % POINTER_ALIGNMENT
         self._operands.append((len(self._operands) + 1) * SPACING + remainder)
         return None if array is None else array._replace(pointer=self._operands[-1])
 
     def allocate(self, nbytes: int) -> Block:
-        """Workspace at a stand-in pointer."""
+        """Allocate workspace at a stand-in pointer."""
         lifetime = Lifetime(nbytes, start=len(self.recorded))
         self.lifetimes.append(lifetime)
         return Block(self, lifetime, (len(self._operands) + len(self.lifetimes)) * SPACING)
@@ -102,7 +102,7 @@ class Recorder:
         self.recorded.append((command, tuple(pointers)))
 
     def finish(self) -> tuple[tuple[Step, ...], int]:
-        """The recorded steps, and the bytes of workspace that they need as one allocation."""
+        """Return the recorded steps, and the bytes of the one block of workspace that they need."""
         offsets, nbytes = pack_blocks(self.lifetimes)
         steps = [
             Step(command, tuple(self._address(pointer, offsets) for pointer in pointers))
@@ -111,7 +111,7 @@ class Recorder:
         return tuple(steps), nbytes
 
     def _address(self, pointer: int, offsets: Sequence[int]) -> Address:
-        """Bases count from 1: all operands, then the workspace. Base 0 is the null pointer."""
+        """Convert a pointer. The bases are the null pointer, the operands, the workspace."""
         if pointer == 0:
             return 0, 0
         number = (pointer + SPACING // 2) // SPACING  # a distance may be negative
@@ -122,9 +122,10 @@ class Recorder:
 
 
 def pack_blocks(lifetimes: Sequence[Lifetime]) -> tuple[list[int], int]:
-    """Place blocks in one allocation so that none overlaps another one of the same time.
+    """Place blocks in one allocation, so that blocks that are in use at the same time do not
+    overlap.
 
-    First fit, in the order of allocation.
+    Strategy: first fit, in the order of allocation.
 
     Returns:
         The offset of each block, and the bytes of the allocation.

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Case, build
-from support.functions import every, functions_of
+from cases import build
+from support.functions import AnyCase, every, functions_of
 
 import cudeform
 from cudeform.checks import GRADIENTS
@@ -28,7 +28,7 @@ def test_results_are_cupy_arrays_on_the_same_device(cupy: Any) -> None:
 
 @pytest.mark.slow
 @every
-def test_every_operator(cupy: Any, case: Case) -> None:
+def test_every_operator(cupy: Any, case: AnyCase) -> None:
     case = case.cast("float32")
     there, functions = case.map(cupy.asarray), functions_of(case)
     pairs = [(functions.forward(**there.arguments), functions.forward(**case.arguments))]

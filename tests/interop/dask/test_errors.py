@@ -30,7 +30,7 @@ def refused(error: type[Exception], text: str, case: Any = None, **keywords: Any
 
 def test_a_bound_is_needed_where_there_are_several_chunks_in_space() -> None:
     text = (
-        "max_displacement must be given where the offset has more than one chunk in space, got "
+        "max_displacement must be given if the offset has more than one chunk in space, got "
         "chunks ((8, 8, 8), (8, 8, 8)): say how far, in pixels, an offset may reach, "
         "cudeform.options(max_displacement=...), or rechunk({2: -1, 3: -1})"
     )

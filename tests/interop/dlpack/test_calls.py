@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import ARRAYS, Case, build, named
+from cases import ARRAYS, build, named
 from support.dlpackcases import CASE, Array, backward, forward, from_dlpack, plain
-from support.functions import every, functions_of
+from support.functions import AnyCase, every, functions_of
 
 import cudeform
 
@@ -27,7 +27,7 @@ def test_results_are_arrays_of_the_producers_library() -> None:
 
 @every
 @pytest.mark.usefixtures("elsewhere")
-def test_every_operator(case: Case) -> None:
+def test_every_operator(case: AnyCase) -> None:
     output = functions_of(case).forward(**case.map(Array).arguments)
     assert type(output) is Array
     np.testing.assert_array_equal(plain(output), functions_of(case).forward(**case.arguments))

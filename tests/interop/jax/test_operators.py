@@ -6,8 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import OPERANDS, Case
-from support.functions import every, every_slowly, functions_of
+from support.functions import (
+    CASES,
+    AnyCase,
+    every,
+    every_slowly,
+    functions_of,
+    linear,
+    shared,
+    takes_long,
+)
 from support.jaxcpu import assert_close, bridge, jax, jnp, on_jax, operands
 
 from cudeform.interop.jax.call_spec import CallSpec
@@ -16,14 +24,14 @@ from cudeform.interop.jax.lowering import BRIDGES
 from jax import test_util  # isort: skip
 
 
-def function_of(case: Case) -> Any:
+def function_of(case: AnyCase) -> Any:
     """The operator of operands by name, with the sizes of a case."""
     return lambda arrays: functions_of(case).forward(**arrays, **case.settings)
 
 
 @pytest.mark.promise("any array")
 @every
-def test_gradients_of_a_compiled_call_are_those_of_numpy(case: Case) -> None:
+def test_gradients_of_a_compiled_call_are_those_of_numpy(case: AnyCase) -> None:
     there = on_jax(case)
     output, pull = jax.vjp(jax.jit(function_of(case)), operands(case))
     assert_close(output, functions_of(case).forward(**case.arguments))
@@ -34,9 +42,8 @@ def test_gradients_of_a_compiled_call_are_those_of_numpy(case: Case) -> None:
 
 @pytest.mark.promise("differentiable twice")
 @every_slowly
-def test_derivatives(case: Case) -> None:
-    offset = np.floor(case.offset * 8) / 8 + 1 / 16  # away from whole coordinates
-    arrays = operands(case) | {"offset": jnp.asarray(offset)}
+def test_derivatives(case: AnyCase) -> None:
+    arrays = operands(case.smooth())
     loss = lambda given: jnp.sum(jnp.sin(function_of(case)(given)))  # noqa: E731
     how = {"eps": 1e-6, "atol": 1e-6, "rtol": 1e-6}
     test_util.check_grads(loss, (arrays,), 1, ["fwd"], **how)
@@ -44,21 +51,28 @@ def test_derivatives(case: Case) -> None:
 
 
 @every_slowly
-def test_the_hessian_is_that_of_gradients_of_gradients(case: Case) -> None:
+def test_the_hessian_is_that_of_gradients_of_gradients(case: AnyCase) -> None:
     arrays = operands(case)
-    loss = lambda weight, mask: jnp.sum(  # noqa: E731
-        jnp.sin(function_of(case)(arrays | {"weight": weight, "mask": mask}))
+    names = linear(case)[-2:] if shared(case) else [*arrays][-2:]
+    loss = lambda *given: jnp.sum(  # noqa: E731
+        jnp.sin(function_of(case)(arrays | dict(zip(names, given, strict=True))))
     )
-    given = arrays["weight"], arrays["mask"]
+    given = [arrays[name] for name in names]
     got = jax.jit(jax.hessian(loss, (0, 1)))(*given)
     assert_close(got, jax.jacrev(jax.grad(loss, (0, 1)), (0, 1))(*given))
 
 
-@every
-@pytest.mark.parametrize("name", ["input", "weight", "mask"])
-def test_it_can_be_transposed(case: Case, name: str) -> None:
+@pytest.mark.parametrize(
+    ("case", "name"),
+    [
+        pytest.param(case, name, id=f"{case.operator}-{name}")
+        for case in CASES
+        for name in linear(case)
+    ],
+)
+def test_it_can_be_transposed(case: AnyCase, name: str) -> None:
     arrays = operands(case)
-    del arrays["bias"]
+    arrays.pop("bias", None)
     function = lambda array: function_of(case)(arrays | {name: array})  # noqa: E731
     cotangent = jnp.cos(jnp.arange(case.grad_output.size).reshape(case.grad_output.shape))
     (transposed,) = jax.linear_transpose(function, arrays[name])(cotangent)
@@ -69,9 +83,24 @@ def test_it_can_be_transposed(case: Case, name: str) -> None:
     assert_close(twice, function(arrays[name]))
 
 
-@every_slowly
-@pytest.mark.parametrize("mapped", [OPERANDS, ("input",), ("weight",), ("bias", "offset")], ids=str)
-def test_vmap_is_a_loop(case: Case, mapped: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("case", "mapped"),
+    [
+        pytest.param(
+            case,
+            mapped,
+            id=f"{case.operator}-{'+'.join(mapped)}",
+            marks=takes_long(case),
+        )
+        for case in CASES
+        for mapped in (
+            [*case.operands],
+            [*case.operands][:1],
+            *(([*shared(case)][:1], ["bias", "offset"]) if shared(case) else ()),
+        )
+    ],
+)
+def test_vmap_is_a_loop(case: AnyCase, mapped: list[str]) -> None:
     arrays, function = operands(case), function_of(case)
     scaled = [{n: arrays[n] * factor for n in mapped} for factor in (1.0, 0.5)]
     pairs = {name: jnp.stack([each[name] for each in scaled]) for name in mapped}
@@ -83,7 +112,7 @@ def test_vmap_is_a_loop(case: Case, mapped: tuple[str, ...]) -> None:
 
 @every
 @pytest.mark.parametrize("name", BRIDGES)
-def test_bridges(case: Case, name: str) -> None:
+def test_bridges(case: AnyCase, name: str) -> None:
     with bridge(name):
         got = jax.jit(jax.grad(lambda given: jnp.sum(function_of(case)(given))))(operands(case))
     ones = np.ones_like(case.grad_output)
@@ -92,12 +121,12 @@ def test_bridges(case: Case, name: str) -> None:
 
 
 @every
-def test_images_stay_on_their_devices(case: Case) -> None:
-    if jax.device_count() < 2 or len(case.input) != 2:
+def test_images_stay_on_their_devices(case: AnyCase) -> None:
+    if jax.device_count() < 2 or case.batch != 2:
         pytest.skip("needs two devices and two images")
     mesh = jax.make_mesh((2,), ("images",), axis_types=(jax.sharding.AxisType.Auto,))
-    shared, spread = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("images")
-    place = {n: shared if n in ("weight", "bias") else spread for n in OPERANDS}
+    copied, spread = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("images")
+    place = {n: copied if n in shared(case) else spread for n in case.operands}
     there = {
         name: jax.device_put(array, jax.sharding.NamedSharding(mesh, place[name]))
         for name, array in operands(case).items()
@@ -108,7 +137,7 @@ def test_images_stay_on_their_devices(case: Case) -> None:
 
 
 @every
-def test_a_spec_survives_as_text(case: Case) -> None:
+def test_a_spec_survives_as_text(case: AnyCase) -> None:
     jaxpr = jax.make_jaxpr(function_of(case))(operands(case))
     specs = [e.params["spec"] for e in jaxpr.eqns if "spec" in e.params]
     assert specs

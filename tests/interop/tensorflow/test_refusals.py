@@ -33,7 +33,7 @@ def test_forward_mode_in_a_graph_is_refused_and_gives_no_zeros():
             output = convolve(*operands)
         return accumulator.jvp(output)
 
-    with pytest.raises(NotImplementedError, match=r"works outside of tf\.function only"):
+    with pytest.raises(NotImplementedError, match=r"works only outside of tf\.function"):
         tangent(*operands)
 
 

@@ -84,7 +84,7 @@ def test_groups_that_do_not_divide_are_refused(name: str) -> None:
 
 
 def test_a_pack_needs_padding_alike_on_both_sides() -> None:
-    with pytest.raises(ValueError, match="alike on both sides"):
+    with pytest.raises(ValueError, match="equal on both sides"):
         layer_of("DeformConv1dPack", padding=((1, 0),))
 
 

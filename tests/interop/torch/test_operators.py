@@ -8,10 +8,21 @@ import numpy as np
 import pytest
 from cases import Case
 from checks import random_like
-from support.functions import TransposedCase, every, every_slowly, functions_of
-from support.torchcases import quiet, tensors, torch
+from support.functions import (
+    CASES,
+    CONVOLUTIONS,
+    AnyCase,
+    TransposedCase,
+    differentiated,
+    every,
+    every_convolution,
+    every_slowly,
+    function_of_operands,
+    functions_of,
+    takes_long,
+)
+from support.torchcases import quiet, torch
 
-from cudeform.arrays import Tangents
 from cudeform.family import OPERATORS
 from cudeform.interop.torch.static_args import pack
 
@@ -34,25 +45,36 @@ SCHEMAS = {
     "Tensor weight, Tensor? mask, Tensor? input_tangent, Tensor? offset_tangent, "
     "Tensor? weight_tangent, Tensor? bias_tangent, Tensor? mask_tangent, bool[5] needs, "
     "int[] static_args) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "ms_deform_attn": "(Tensor value, Tensor sampling_locations, Tensor attention_weights, "
+    "int[] static_args) -> Tensor",
+    "dcnv4_backward": "(Tensor grad_output, Tensor input, Tensor offset_mask, bool[2] needs, "
+    "int[] static_args) -> (Tensor, Tensor)",
+    "dcnv3_jvp": "(Tensor input, Tensor offset, Tensor mask, Tensor? input_tangent, "
+    "Tensor? offset_tangent, Tensor? mask_tangent, int[] static_args) -> Tensor",
+    "ms_deform_attn_double_backward": "(Tensor grad_output, Tensor value, "
+    "Tensor sampling_locations, Tensor attention_weights, Tensor? value_tangent, "
+    "Tensor? sampling_locations_tangent, Tensor? attention_weights_tangent, bool[4] needs, "
+    "int[] static_args) -> (Tensor, Tensor, Tensor, Tensor)",
 }
 
-DIMS = [
-    (0, None, None, None, None),
-    (1, 0, None, None, 2),
-    (None, None, 1, None, None),
-    (0, 0, 0, 0, 0),
-    (None, None, None, 0, None),
+# The dimension of the examples in some operands; None in the others.
+DIMS: list[dict[str, int]] = [
+    {"input": 0},
+    {"input": 1, "offset": 0, "mask": 2},
+    {"weight": 1},
+    {"input": 0, "offset": 0, "weight": 0, "bias": 0, "mask": 0},
+    {"bias": 0},
 ]
 
 
-def function_of(case: Case) -> Any:
-    """The operator of operands in order, with the settings of a case."""
-    call, settings = functions_of(case).forward, case.settings
+def dims_of(case: AnyCase, dims: dict[str, int]) -> tuple[int | None, ...]:
+    """The dimension in each operand of a case."""
+    return tuple(dims.get(operand.name) for operand in OPERATORS[case.operator].operands)
 
-    def function(input: Any, offset: Any, weight: Any, bias: Any, mask: Any) -> Any:
-        return call(input, offset, weight, bias, mask=mask, **settings)
 
-    return function
+def tensors(case: AnyCase, *, grad: bool = False) -> list[Any]:
+    """The operands; no coordinate is a whole number, where the output has kinks."""
+    return [torch.tensor(a, requires_grad=grad) for a in case.smooth().operands.values()]
 
 
 def overloads(name: str) -> list[Any]:
@@ -61,7 +83,7 @@ def overloads(name: str) -> list[Any]:
     return [getattr(torch.ops.cudeform, f"{name}{suffix}").default for suffix in suffixes]
 
 
-def static_args(case: Case) -> list[int]:
+def static_args(case: AnyCase) -> list[int]:
     operator = OPERATORS[case.operator]
     return list(pack(operator, operator.settings(**case.settings)))
 
@@ -72,15 +94,15 @@ def test_schemas_stay(name: str) -> None:
     assert str(schema) == f"cudeform::{name}{SCHEMAS[name]}"
 
 
-def test_every_operator_has_the_schemas_of_a_convolution() -> None:
-    for name in OPERATORS:
+def test_every_convolution_has_the_same_schemas() -> None:
+    for name in {case.operator for case in CONVOLUTIONS}:
         for ours, theirs in zip(overloads(name), overloads("deform_conv2d"), strict=True):
             assert str(ours._schema) == str(theirs._schema).replace("deform_conv2d", name)
 
 
 @pytest.mark.promise("any array")
 @every
-def test_results_are_those_of_numpy(case: Case) -> None:
+def test_results_are_those_of_numpy(case: AnyCase) -> None:
     there = case.map(torch.tensor)
     functions = functions_of(case)
     output = functions.forward(**there.arguments)
@@ -90,29 +112,30 @@ def test_results_are_those_of_numpy(case: Case) -> None:
     for got, want in zip(grads, wanted, strict=True):
         np.testing.assert_array_equal(got, want)
     along = random_like(case.operands)
-    tangents = Tangents(**{name: torch.tensor(array) for name, array in along.items()})
+    tangents = functions.tangents(**{name: torch.tensor(array) for name, array in along.items()})
     got = [functions.jvp(tangents, **there.arguments)]
     got += functions.double_backward(tangents, **there.backward_arguments)
-    wanted = [functions.jvp(Tangents(**along), **case.arguments)]
-    wanted += functions.double_backward(Tangents(**along), **case.backward_arguments)
+    wanted = [functions.jvp(functions.tangents(**along), **case.arguments)]
+    wanted += functions.double_backward(functions.tangents(**along), **case.backward_arguments)
     for result, want in zip(got, wanted, strict=True):
         np.testing.assert_array_equal(result, want)
 
 
 @pytest.mark.promise("differentiable twice")
 @every_slowly
-def test_derivatives(case: Case) -> None:
-    operands = tensors("cpu", case, grad=True)
-    function, fast = function_of(case), {"fast_mode": True, "nondet_tol": 1e-10}
+def test_derivatives(case: AnyCase) -> None:
+    operands = tensors(case, grad=True)
+    function, fast = function_of_operands(case), {"fast_mode": True, "nondet_tol": 1e-10}
     assert gradcheck(function, operands, check_forward_ad=True, check_batched_grad=True, **fast)
     assert gradgradcheck(function, operands, check_batched_grad=True, **fast)
 
 
 @every
-def test_forward_over_reverse_is_reverse_over_reverse(case: Case) -> None:
-    operands, function = tensors("cpu", case), function_of(case)
+def test_forward_over_reverse_is_reverse_over_reverse(case: AnyCase) -> None:
+    operands, function = tensors(case), function_of_operands(case)
     loss = lambda *given: function(*given).sin().sum()  # noqa: E731
-    argnums = (0, 1, 2, 4)
+    names = differentiated(case)
+    argnums = tuple([*case.operands].index(name) for name in names)
     along = tuple(torch.randn_like(operands[n]) for n in argnums)
 
     def gradient(*chosen: Any) -> Any:
@@ -129,24 +152,27 @@ def test_forward_over_reverse_is_reverse_over_reverse(case: Case) -> None:
 
 
 @every_slowly
-def test_opcheck(case: Case) -> None:
-    operands, static = tensors("cpu", case, grad=True), static_args(case)
+def test_opcheck(case: AnyCase) -> None:
+    operands, static = tensors(case, grad=True), static_args(case)
     plain = [tensor.detach() for tensor in operands]
     grad_output = torch.tensor(case.grad_output, requires_grad=True)
     forward, backward, jvp, double_backward = overloads(case.operator)
-    without_bias, tangents = [*plain[:3], plain[4]], [tensor * 0.5 for tensor in plain]
+    named = dict(zip(case.operands, plain, strict=True))
+    without_bias = [named[name] for name in differentiated(case)]
+    tangents, everything = [tensor * 0.5 for tensor in plain], [True] * len(plain)
+    more = [True] * (1 + len(without_bias))
     for operator, arguments in (
         (forward, (*operands, static)),
-        (backward, (grad_output, *operands, [True] * 5, static)),
-        (jvp, (*operands[:3], operands[4], *tangents, static)),
-        (double_backward, (grad_output.detach(), *without_bias, *tangents, [True] * 5, static)),
+        (backward, (grad_output, *operands, everything, static)),
+        (jvp, (*without_bias, *tangents, static)),
+        (double_backward, (grad_output.detach(), *without_bias, *tangents, more, static)),
     ):
         assert set(torch.library.opcheck(operator, arguments).values()) == {"SUCCESS"}
 
 
 @every_slowly
-def test_compiled(case: Case) -> None:
-    operands, function = tensors("cpu", case, grad=True), function_of(case)
+def test_compiled(case: AnyCase) -> None:
+    operands, function = tensors(case, grad=True), function_of_operands(case)
     expected = function(*operands)
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(*operands), expected)
@@ -155,10 +181,22 @@ def test_compiled(case: Case) -> None:
         assert torch.allclose(got, want)
 
 
-@every_slowly
-@pytest.mark.parametrize("dims", DIMS, ids=str)
-def test_vmap_is_a_loop(case: Case, dims: tuple[int | None, ...]) -> None:
-    function, operands = function_of(case), tensors("cpu", case)
+@pytest.mark.parametrize(
+    ("case", "dims"),
+    [
+        pytest.param(
+            case,
+            dims_of(case, dims),
+            id=f"{case.operator}-{'+'.join(dims)}",
+            marks=takes_long(case),
+        )
+        for case in CASES
+        for dims in DIMS
+        if set(dims_of(case, dims)) != {None}
+    ],
+)
+def test_vmap_is_a_loop(case: AnyCase, dims: tuple[int | None, ...]) -> None:
+    function, operands = function_of_operands(case), tensors(case)
     many = [
         tensor if dim is None else torch.stack([tensor, tensor / 2, -tensor], dim)
         for tensor, dim in zip(operands, dims, strict=True)
@@ -167,7 +205,7 @@ def test_vmap_is_a_loop(case: Case, dims: tuple[int | None, ...]) -> None:
     def loss(*given: Any) -> Any:
         return function(*given).sin().sum()
 
-    for mapped in (function, torch.func.grad(loss, (0, 1, 2, 3, 4))):
+    for mapped in (function, torch.func.grad(loss, tuple(range(len(many))))):
         got = torch.func.vmap(mapped, dims)(*many)
         for i in range(3):
             pairs = zip(many, dims, strict=True)
@@ -179,13 +217,13 @@ def test_vmap_is_a_loop(case: Case, dims: tuple[int | None, ...]) -> None:
                 assert torch.allclose(one[i], two)
 
 
-@every
+@every_convolution
 def test_flops_are_those_of_a_convolution_of_the_same_size(case: Case) -> None:
-    operands = tensors("cpu", case, grad=True)
+    operands = tensors(case, grad=True)
     positions = operands[1].shape[0] * operands[1].shape[2:].numel()
     product = 2 * positions * operands[2].numel()
     with FlopCounterMode(display=False) as counter:
-        output = function_of(case)(*operands)
+        output = function_of_operands(case)(*operands)
     assert counter.get_total_flops() == product
     with FlopCounterMode(display=False) as counter:
         torch.autograd.grad(output.sum(), operands)
@@ -193,9 +231,9 @@ def test_flops_are_those_of_a_convolution_of_the_same_size(case: Case) -> None:
     assert counter.get_total_flops() == parts * product
 
 
-@every
+@every_convolution
 def test_zero_offsets_are_torchs_own_function(case: Case) -> None:
-    input, offset, weight, bias, _ = tensors("cpu", case)
+    input, offset, weight, bias, _ = tensors(case)
     settings = {
         name: value
         for name, value in case.settings.items()

@@ -1,0 +1,1 @@
+"""Libraries beside which cudeform is measured, on torch tensors of any device."""

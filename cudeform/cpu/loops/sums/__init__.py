@@ -1,0 +1,1 @@
+"""The loops over samples that are summed: several levels, pairs in the order (x, y)."""
