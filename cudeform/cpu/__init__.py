@@ -7,6 +7,16 @@ from cudeform.cpu.arithmetic import Arithmetic
 from cudeform.cpu.backward import backward
 from cudeform.cpu.forward import forward
 from cudeform.cpu.second_order import double_backward, jvp
-from cudeform.cpu.sums import sums_forward
+from cudeform.cpu.sums import sums_backward, sums_double_backward, sums_forward, sums_jvp
 
-__all__ = ["Arithmetic", "backward", "double_backward", "forward", "jvp", "sums_forward"]
+__all__ = [
+    "Arithmetic",
+    "backward",
+    "double_backward",
+    "forward",
+    "jvp",
+    "sums_backward",
+    "sums_double_backward",
+    "sums_forward",
+    "sums_jvp",
+]

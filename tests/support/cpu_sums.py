@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from cudeform import cpu
-from cudeform.arrays import Operands
+from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.options import Options
 from cudeform.sums_geometry import Level, ScaledGrid, SumGeometry
 
@@ -141,3 +141,50 @@ def forward(case: SumCase, options: Options = DEFAULT) -> Array:
     output = np.full(case.output_shape, np.nan, case.input.dtype)
     cpu.sums_forward(case.operands, case.g, options, output)
     return output
+
+
+def backward(
+    case: SumCase,
+    grad_output: Array,
+    options: Options = DEFAULT,
+    needs: tuple[bool, bool, bool] = (True, True, True),
+) -> tuple[Array, Array, Array]:
+    """The gradients of input, offset and mask."""
+    arrays = case.input, case.offset, case.mask
+    grads = tuple(
+        np.full(array.shape, np.nan, array.dtype) if need else None
+        for array, need in zip(arrays, needs, strict=True)
+    )
+    into = Gradients(grads[0], grads[1], mask=grads[2])
+    cpu.sums_backward(case.operands, case.g, options, grad_output, into)
+    return grads
+
+
+Vectors = tuple[Array | None, Array | None, Array | None]
+
+
+def tangents_of(case: SumCase, seed: int = 5) -> tuple[Array, Array, Array]:
+    """Random tangents of input, offset and mask."""
+    rng = np.random.default_rng(seed)
+    arrays = case.input, case.offset, case.mask
+    return tuple(rng.standard_normal(each.shape).astype(each.dtype) for each in arrays)
+
+
+def jvp(case: SumCase, tangents: Vectors, options: Options = DEFAULT) -> Array:
+    """The tangent of the output."""
+    result = np.full(case.output_shape, np.nan, case.input.dtype)
+    along = Tangents(tangents[0], tangents[1], mask=tangents[2])
+    cpu.sums_jvp(case.operands, case.g, options, along, result)
+    return result
+
+
+def double_backward(
+    case: SumCase, grad_output: Array, cotangents: Vectors, options: Options = DEFAULT
+) -> tuple[Array, Array, Array, Array]:
+    """The gradients of grad_output, input, offset and mask."""
+    arrays = grad_output, case.input, case.offset, case.mask
+    made = [np.full(each.shape, np.nan, each.dtype) for each in arrays]
+    results = DoubleGradients(made[0], made[1], made[2], mask=made[3])
+    along = Tangents(cotangents[0], cotangents[1], mask=cotangents[2])
+    cpu.sums_double_backward(case.operands, case.g, options, grad_output, along, results)
+    return tuple(made)

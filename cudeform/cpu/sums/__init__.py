@@ -4,6 +4,8 @@
 place, and there are no columns.
 """
 
+from cudeform.cpu.sums.backward import sums_backward
 from cudeform.cpu.sums.forward import sums_forward
+from cudeform.cpu.sums.second_order import sums_double_backward, sums_jvp
 
-__all__ = ["sums_forward"]
+__all__ = ["sums_backward", "sums_double_backward", "sums_forward", "sums_jvp"]

@@ -65,6 +65,11 @@ def in_place(arrays: Sequence[Array], dtype: np.dtype[Any]) -> bool:
     )
 
 
+def image_memory(call: SumCall, like: Array) -> Array:
+    """Allocate memory for the images that are converted at a time."""
+    return np.empty((min(call.images, call.g.batch), *like.shape[1:]), call.dtype)
+
+
 def images_of(call: SumCall, *arrays: Array | None) -> Iterator[SumImages]:
     """Images, and their tangents if there are any, a range of the batch at a time.
 
@@ -74,8 +79,7 @@ def images_of(call: SumCall, *arrays: Array | None) -> Iterator[SumImages]:
     if in_place(present, call.dtype):
         yield SumImages.of(call, slice(0, call.g.batch), tuple(present))
         return
-    shape = (min(call.images, call.g.batch), *present[0].shape[1:])
-    memory = [np.empty(shape, call.dtype) for _ in present]
+    memory = [image_memory(call, array) for array in present]
     for images in split(call.g.batch, call.images):
         converted = tuple([each[: images.stop - images.start] for each in memory])
         for source, target in zip(present, converted, strict=True):
