@@ -201,7 +201,7 @@ class DCNv4(_DCN):
             self.offset_mask_dw = _depthwise(channels, dw_kernel_size)
         row = group * self.taps * 3
         self.offset_mask = nn.Linear(channels, row + -row % ROW_MULTIPLE)
-        projections = ()
+        projections: tuple[Any, ...] = ()
         if not without_pointwise:
             self.value_proj = nn.Linear(channels, channels)
             self.output_proj = nn.Linear(channels, channels, bias=output_bias)

@@ -160,14 +160,14 @@ def test_a_layer_has_the_boundary_grad_that_it_was_given(rule: Any) -> None:
     layer.sampling_offsets.bias.data.zero_()
     given, slopes = inputs(), []
     given["reference_points"] = torch.zeros(2, QUERIES, LEVELS, 2, dtype=torch.float64)
-    given["reference_points"][..., 0, :] = torch.tensor([-0.5 / 5, 0.5])  # x = -1 on level 0
+    given["reference_points"][..., 1, :] = torch.tensor([-0.5 / 4, 0.5])  # x = -1 on level 1
     for option in ("zero", "one_sided"):
         with cudeform.options(boundary_grad=option):
             output = layer(**given).sum()
         slopes.append(torch.autograd.grad(output, layer.sampling_offsets.bias)[0])
     one_sided, zero = slopes[1], slopes[0]
     assert torch.equal(one_sided, zero) == (rule is not None)
-    on_the_edge = zero.view(HEADS, LEVELS, POINTS, 2)[:, 0, :, 0]
+    on_the_edge = zero.view(HEADS, LEVELS, POINTS, 2)[:, 1, :, 0]
     assert bool(on_the_edge.any()) == (rule == "one_sided")
 
 
