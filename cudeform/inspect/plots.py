@@ -88,7 +88,7 @@ def plot_sampling(
     weights = None if mask is None else mask_of_image(mask, image_taps, index)
     picture = picture_of(image, index)
     drawn_positions = chosen_positions(positions, image_taps.sampled.shape[-2:])
-    axes = _axes(ax, len(groups))
+    axes = panels_of(ax, len(groups))
     taps_of = {
         group: [
             Taps(
@@ -155,7 +155,7 @@ def plot_displacement(
     """
     image_taps = ImageTaps.of(offset, (kernel_size, stride, padding, dilation), index)
     groups = chosen_groups(groups, image_taps.offset_groups)
-    axes = _axes(ax, len(groups))
+    axes = panels_of(ax, len(groups))
     tap_axes = (1, 2)
     centres = image_taps.regular.mean(tap_axes)
     displacements = image_taps.sampled.mean(tap_axes) - centres
@@ -181,7 +181,7 @@ def plot_displacement(
     return axes
 
 
-def _axes(ax: Axes | Sequence[Axes] | None, panels: int) -> list[Axes]:
+def panels_of(ax: Axes | Sequence[Axes] | None, panels: int) -> list[Axes]:
     """The axes to draw on: the caller's, or those of a new figure."""
     if ax is not None:
         given = list(np.ravel(np.asarray(ax, dtype=object)))

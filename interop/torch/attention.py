@@ -173,6 +173,22 @@ class MultiScaleDeformableAttention(nn.Module):  # type: ignore[misc]
             output = output.transpose(0, 1)
         return self.dropout(output) + identity
 
+    def locations_and_weights(
+        self, query: Tensor, reference_points: Tensor, spatial_shapes: SpatialShapes
+    ) -> tuple[Tensor, Tensor]:
+        """Where queries look: what :meth:`forward` samples, for ``cudeform.plot_attention``.
+
+        Args:
+            query: as for :meth:`forward`, with ``query_pos`` added.
+            reference_points, spatial_shapes: as for :meth:`forward`.
+
+        Returns:
+            ``sampling_locations`` and ``attention_weights`` of ``cudeform.ms_deform_attn``.
+        """
+        query = query if self.batch_first else query.transpose(0, 1)
+        sizes = Heads(self.num_heads, self.num_levels, self.num_points)
+        return _predicted(self, sizes, query, reference_points, spatial_shapes)
+
     def extra_repr(self) -> str:
         """Sizes, and the arguments that differ from the default."""
         shown = f"{self.embed_dims}, num_heads={self.num_heads}, num_levels={self.num_levels}"
@@ -208,12 +224,23 @@ def weighted_samples(
     value = layer.value_proj(value)
     if padded is not None:
         value = value.masked_fill(padded[..., None], 0.0)
-    offsets = layer.sampling_offsets(query).unflatten(-1, (*sizes, 2))
-    weights = layer.attention_weights(query).unflatten(-1, (sizes.heads, -1)).softmax(-1)
-    weights = weights.unflatten(-1, sizes[1:])
-    locations = sampling_locations(reference_points, offsets, spatial_shapes)
+    locations, weights = _predicted(layer, sizes, query, reference_points, spatial_shapes)
     value = value.unflatten(-1, (sizes.heads, -1))
     return attend(value, spatial_shapes, locations, weights, layer.boundary_grad), weights
+
+
+def _predicted(
+    layer: Any,
+    sizes: Heads,
+    query: Tensor,
+    reference_points: Tensor,
+    spatial_shapes: SpatialShapes,
+) -> tuple[Tensor, Tensor]:
+    """Locations and weights, (N, Lq, heads, levels, points, 2) and without the last axis."""
+    offsets = layer.sampling_offsets(query).unflatten(-1, (*sizes, 2))
+    weights = layer.attention_weights(query).unflatten(-1, (sizes.heads, -1)).softmax(-1)
+    locations = sampling_locations(reference_points, offsets, spatial_shapes)
+    return locations, weights.unflatten(-1, sizes[1:])
 
 
 def sampling_locations(
