@@ -26,6 +26,7 @@ from cudeform.arrays import (
 from cudeform.inspect import (
     OffsetStats,
     offset_stats,
+    plot_attention,
     plot_displacement,
     plot_sampling,
     sampling_locations,
@@ -92,6 +93,7 @@ __all__ = [
     "ms_deform_attn_backward",
     "offset_stats",
     "options",
+    "plot_attention",
     "plot_displacement",
     "plot_sampling",
     "sampling_locations",

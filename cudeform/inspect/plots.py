@@ -104,7 +104,7 @@ def plot_sampling(
         for group in groups
     }
     draw = _panel_of(image, index, [each for taps in taps_of.values() for each in taps], zoom)
-    axes = _axes(ax, len(groups))
+    axes = panels_of(ax, len(groups))
     for panel, group in zip(axes, groups, strict=True):
         shown = draw(panel, taps_of[group])
         if image_taps.offset_groups > 1:
@@ -179,7 +179,7 @@ def plot_displacement(
     settings = kernel_size, stride, padding, dilation
     image_taps = ImageTaps.of(offset, settings, index, axes=(2,))
     groups = chosen_groups(groups, image_taps.offset_groups)
-    axes = _axes(ax, len(groups))
+    axes = panels_of(ax, len(groups))
     tap_axes = (1, 2)
     centres = image_taps.regular.mean(tap_axes)
     displacements = image_taps.sampled.mean(tap_axes) - centres
@@ -205,7 +205,7 @@ def plot_displacement(
     return axes
 
 
-def _axes(ax: Axes | Sequence[Axes] | None, panels: int) -> list[Axes]:
+def panels_of(ax: Axes | Sequence[Axes] | None, panels: int) -> list[Axes]:
     """The axes to draw on: the caller's, or those of a new figure."""
     if ax is not None:
         given = list(np.ravel(np.asarray(ax, dtype=object)))

@@ -29,7 +29,7 @@ def photo() -> Any:
 def draw_all(folder: Path) -> None:
     """Draw every figure into ``folder``, as PNG."""
     folder.mkdir(exist_ok=True)
-    for draw in (hero, order, one_channel, groups, mask, boundary, fields):
+    for draw in (hero, order, one_channel, groups, mask, boundary, fields, attention):
         with matplotlib.style.context(["default", STYLE]):
             figure = draw()
             figure.savefig(folder / f"{draw.__name__}.png", dpi=DPI, bbox_inches="tight")
@@ -174,6 +174,24 @@ def fields() -> Any:
     cudeform.plot_displacement(_swirl(), 3, padding=1, colours=True, ax=right)
     left.set_title("as arrows")
     right.set_title("as colours")
+    return figure
+
+
+def attention() -> Any:
+    """Where one query looks, with a new layer's rays around a cheek."""
+    shapes, heads, points = [(32, 32), (16, 16), (8, 8)], 4, 4
+    rng = np.random.default_rng(1)
+    angles = 2 * np.pi * np.arange(heads) / heads + 0.4
+    rays = (
+        np.stack((np.cos(angles), np.sin(angles)), -1)[:, None, None]
+        * np.arange(1, points + 1)[:, None]
+    )
+    sizes = np.array(shapes)[:, None, ::-1]
+    locations = np.array([0.58, 0.46]) + (rays + rng.normal(0, 0.25, rays.shape)) / sizes
+    weights = np.exp(rng.normal(0, 0.8, locations.shape[:-1]))
+    weights /= weights.sum((1, 2), keepdims=True)
+    figure, panels = pyplot.subplots(1, 3, figsize=(7.8, 2.7), layout="constrained")
+    cudeform.plot_attention(photo(), shapes, locations[None, None], weights[None, None], ax=panels)
     return figure
 
 

@@ -13,7 +13,7 @@ with CUDA tensors run in torch's current stream and use torch's allocator.
 from __future__ import annotations
 
 from .adapter import ADAPTER as ADAPTER
-from .convert import replace_torchvision
+from .convert import replace_mmcv, replace_torchvision
 from .functional import (
     deform_conv2d,
     deform_conv2d_backward,
@@ -34,8 +34,13 @@ from .layers import (
 )
 from .nn import DeformConv2d, DeformConv2dPack, ModulatedDeformConv2dPack
 from .onnx import export_onnx, onnx_translations
+from .sums.attention import MultiScaleDeformableAttention
+from .sums.dcn import DCNv3, DCNv4
+from .sums.hugging_face import replace_transformers
 
 __all__ = [
+    "DCNv3",
+    "DCNv4",
     "DeformConv1d",
     "DeformConv1dPack",
     "DeformConv2d",
@@ -49,11 +54,14 @@ __all__ = [
     "DeformConvTranspose3d",
     "DeformConvTranspose3dPack",
     "ModulatedDeformConv2dPack",
+    "MultiScaleDeformableAttention",
     "deform_conv2d",
     "deform_conv2d_backward",
     "deform_conv2d_double_backward",
     "deform_conv2d_jvp",
     "export_onnx",
     "onnx_translations",
+    "replace_mmcv",
     "replace_torchvision",
+    "replace_transformers",
 ]

@@ -284,6 +284,13 @@ def _on_registration(module: nn.Module, _: str, child: Any) -> None:
         module._register_load_state_dict_pre_hook(_rename_siblings, with_module=True)
 
 
+def accept_sibling_branches(model: nn.Module) -> None:
+    """Let every pack in a model load state dicts of version 1, whoever put it there."""
+    for module in model.modules():
+        for name, child in module.named_children():
+            _on_registration(module, name, child)
+
+
 @cache
 def _watch_registrations() -> None:
     """Register a global hook, with the first pack, that torch calls for each registered module."""

@@ -15,9 +15,16 @@ NEEDS = {
     "keras": ("keras", "sklearn"),
     "load": ("torch", "cudeform.interop.torch:ModulatedDeformConv2dPack"),
     "align": ("matplotlib", "scipy"),
+    "attention": ("matplotlib", "torch"),
     "dask": ("distributed", "zarr"),
 }
-PICTURES = {"align_frames", "align_videos", "dask_straighten", "rotate_texture"}
+PICTURES = {
+    "align_frames",
+    "align_videos",
+    "attention_landmarks",
+    "dask_straighten",
+    "rotate_texture",
+}
 SECONDS = 120  # a few on a machine that does nothing else
 
 
