@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -102,16 +102,21 @@ def _nested(struct: StructType) -> Iterator[StructType]:
 def _values(struct: Struct) -> tuple[Any, ...]:
     """The values of the fields as NumPy takes them: structs as tuples, arrays as lists."""
     struct_type: StructType = type(struct)
-    return tuple(_value(kind, getattr(struct, name)) for name, kind in _fields(struct_type))
+    return tuple([convert(getattr(struct, name)) for name, convert in _conversions(struct_type)])
 
 
-def _value(kind: Any, value: Any) -> Any:
-    if _is_struct(kind):
-        return _values(value)
-    if _c_name(kind) == "Strides":
-        n, c, *axes = value
-        return n, c, axes
-    return list(value) if _is_array(kind) else value
+@cache
+def _conversions(struct: StructType) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+    """Names of the fields, and what makes their values those that NumPy takes."""
+
+    def conversion(kind: Any) -> Callable[[Any], Any]:
+        if _is_struct(kind):
+            return _values
+        if _c_name(kind) == "Strides":
+            return lambda strides: (*strides[:2], strides[2:])
+        return list if _is_array(kind) else lambda value: value
+
+    return tuple((name, conversion(kind)) for name, kind in _fields(struct))
 
 
 @cache
