@@ -1,67 +1,66 @@
-"""The definition, as loops in float64 over any number of axes: all engines are compared with it.
+"""The definition, in float64 over any number of axes: all engines are compared with it.
 
-Everything is added one term at a time, and the absolute value of each term is added up as well: a
-result is known to be wrong when its error is large beside that sum, its *scale*.
+It loops over channels and corners; images of the batch, filters, taps and positions are axes of
+arrays. Each number has its absolute value beside it, on a first axis of two: the same products and
+sums of both give a result and its *scale*, the sum of the absolute values of its terms. A result is
+wrong when its error is large beside its scale.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import product
-from math import floor, isinf, isnan, nan, prod
-from typing import Any
+from math import prod
+from typing import Any, NamedTuple
 
 import numpy as np
-
-Neighbour = tuple[tuple[int, ...], float, tuple[float, ...]]
 
 FAR = -2.0  # outside any image, as every infinity is
 
 
-def indices(shape: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """The indices of an array of that shape."""
-    return product(*map(range, shape))
+class Corner(NamedTuple):
+    """One of the 2^d pixels around each sample: arrays of shape (N, OG, *kernel, *out)."""
+
+    pixel: list[Any]  # its index along each axis, 0 where it is not in bounds
+    in_bounds: Any
+    weight: Any  # multilinear
+    slopes: list[Any]  # the derivatives of the weight by each coordinate
+
+    def of_group(self, og: int) -> Corner:
+        """Those of one offset group."""
+        pixel, slopes = ([array[:, og] for array in arrays] for arrays in (self.pixel, self.slopes))
+        return Corner(pixel, self.in_bounds[:, og], self.weight[:, og], slopes)
 
 
 class Sum:
-    """An array of sums, and of the sums of the absolute values of their terms."""
+    """Results that are sums: their values and their scales."""
 
-    def __init__(self, shape: Sequence[int]) -> None:
-        self.shape = tuple(shape)
-        self._sums = dict.fromkeys(indices(self.shape), (0.0, 0.0))
+    def __init__(self, pair: Any) -> None:
+        self.pair = pair
+
+    @classmethod
+    def zeros(cls, shape: Sequence[int]) -> Sum:
+        """Sums of no terms yet."""
+        return cls(np.zeros((2, *shape)))
 
     def add(self, index: tuple[int, ...], factor: float, parts: Sequence[float]) -> None:
-        value, scale = self._sums[index]
-        self._sums[index] = (
-            value + factor * sum(parts),
-            scale + abs(factor) * sum([abs(part) for part in parts]),
-        )
+        """Add terms to the sum at an index."""
+        self.pair[(0, *index)] += factor * sum(parts)
+        self.pair[(1, *index)] += abs(factor) * sum([abs(part) for part in parts])
 
     @property
     def value(self) -> Any:
-        return self._array(0)
+        return self.pair[0]
 
     @property
     def scale(self) -> Any:
-        return self._array(1)
+        return self.pair[1]
 
-    def _array(self, which: int) -> Any:
-        flat = [both[which] for both in self._sums.values()]
-        return np.array(flat, np.float64).reshape(self.shape)
 
-    def items(self) -> Iterator[tuple[tuple[int, ...], tuple[float, float]]]:
-        """Index, sum and scale of each element."""
-        return iter(self._sums.items())
-
-    def put(self, index: tuple[int, ...], both: tuple[float, float]) -> None:
-        """Set sum and scale of an element."""
-        self._sums[index] = both
-
-    def reshaped(self, shape: Sequence[int]) -> Sum:
-        """The same with another shape."""
-        result = Sum(shape)
-        result._sums = dict(zip(result._sums, self._sums.values(), strict=True))
-        return result
+def paired(array: Any) -> Any:
+    """An array in float64 and its absolute values, on a new first axis."""
+    floats = np.asarray(array).astype(np.float64)
+    return np.stack([floats, abs(floats)])
 
 
 def reference(
@@ -81,117 +80,150 @@ def reference(
     batch, channels, *size = input.shape
     out_channels, group_channels, *kernel = weight.shape
     axes, out = len(size), offset.shape[2:]
-    strides, dilations = _each(stride, axes), _each(dilation, axes)
-    begins = [_each(both, 2)[0] for both in _each(padding, axes)]
     groups = channels // group_channels if group_channels else 1
     offset_groups = offset.shape[1] // (axes * prod(kernel))
-    vectors_shape = (batch, offset_groups, *kernel, axes, *out)
-    planes_shape = (batch, offset_groups, *kernel, *out)
+    ones = (1,) * axes
+    of_taps, of_positions = tuple(range(-2 * axes, -axes)), tuple(range(-axes, 0))
 
-    image = _floats(input)
-    vectors = _floats(offset.reshape(vectors_shape))
-    planes = _floats(np.ones(planes_shape) if mask is None else mask.reshape(planes_shape))
-    filters = _floats(weight)
-    biases = _floats(np.zeros(out_channels) if bias is None else bias)
+    # For each axis, of shape (N, OG, *kernel, *out).
+    displacements = np.asarray(offset).astype(np.float64)
+    displacements = displacements.reshape(batch, offset_groups, *kernel, axes, *out)
+    displacements = np.moveaxis(displacements, 2 + axes, 0)
+    regular = regular_grid(kernel, out, stride, padding, dilation)
+    coordinates = [point + by for point, by in zip(regular, displacements, strict=True)]
+
+    # From here on arrays are pairs, see ``paired``; conditions are not.
+    image, filters = paired(input), paired(weight)
+    masks = paired(np.ones(coordinates[0].shape) if mask is None else mask)
+    masks = masks.reshape(2, *coordinates[0].shape)
     backward = grad_output is not None
-    upstream = _floats(grad_output) if backward else None
+    upstream = paired(grad_output if backward else np.zeros((batch, out_channels, *out)))
 
-    output = Sum((batch, out_channels, *out))
-    grad_input, grad_weight, grad_bias = Sum(input.shape), Sum(weight.shape), Sum((out_channels,))
-    grad_vectors, grad_planes = Sum(vectors_shape), Sum(planes_shape)
+    output, grad_input, grad_weight = map(np.zeros_like, (upstream, image, filters))
+    grad_displacements = np.zeros((axes, *masks.shape))
+    grad_masks = np.zeros_like(masks)
+    if bias is not None:
+        output += paired(bias).reshape(2, 1, out_channels, *ones)
 
     with np.errstate(all="ignore"):  # infinities and NaN are values like others
-        for index in indices(output.shape):
-            output.add(index, 1.0, [biases[index[1:2]]])
-            if backward:
-                grad_bias.add((index[1],), 1.0, [upstream[index]])
+        grad_bias = upstream.sum(axis=(1, *of_positions))
+        nan_coord = _any(np.isnan(c) for c in coordinates)
+        in_range = ~_any(~((c > -1) & (c < n)) for c, n in zip(coordinates, size, strict=True))
+        corners = corners_of(coordinates, size)
 
-        for n, og, *index in indices((batch, offset_groups, *out, *kernel)):
-            position, tap = tuple(index[:axes]), tuple(index[axes:])
-            sample = (n, og, *tap, *position)
-            along = [(n, og, *tap, a, *position) for a in range(axes)]
-            m = planes[sample]
-            point = [
-                position[a] * strides[a] - begins[a] + tap[a] * dilations[a] + vectors[along[a]]
-                for a in range(axes)
+        # Where a sample has no value, or no slope, a gradient is not even multiplied by 0.
+        has_value = in_range | nan_coord
+        has_slope = in_range | (boundary_grad == "one_sided")
+        reached = (has_slope & _any(corner.in_bounds for corner in corners)) | nan_coord
+
+        for c in range(channels):
+            og = c * offset_groups // channels
+            group, k = divmod(c, group_channels)
+            first, last = (each * out_channels // groups for each in (group, group + 1))
+            around = [corner.of_group(og) for corner in corners]
+            at = [(np.arange(batch).reshape(-1, *ones, *ones), *corner.pixel) for corner in around]
+
+            # (2, N, *kernel, *out), and (2, N, O, *kernel, *out) with an axis for the filters.
+            pixels = [
+                np.where(corner.in_bounds, image[:, :, c][(slice(None), *index)], 0.0)
+                for corner, index in zip(around, at, strict=True)
             ]
-            inside = all(-1 < c < length for c, length in zip(point, size, strict=True))
-            corners = [
-                (pixel, all(0 <= p < length for p, length in zip(pixel, size, strict=True)), *rest)
-                for pixel, *rest in neighbours(point)
-            ]
+            m = masks[:, :, og]
+            w = filters[:, first:last, k].reshape(2, 1, last - first, *kernel, *ones)
+            g = upstream[:, :, first:last].reshape(2, batch, last - first, *ones, *out)
 
-            # What a gradient can reach: a sample of nothing does not even multiply it by 0.
-            lost = any(map(isnan, point))
-            sloping = inside or boundary_grad == "one_sided"
-            held = sloping and any(in_image for _, in_image, *_ in corners)
-            reached = [(pixel, share) for pixel, in_image, share, _ in corners if in_image]
+            value = _sum(
+                paired(corner.weight) * np.where(in_range[:, og], pixel, 0.0)
+                for corner, pixel in zip(around, pixels, strict=True)
+            )
+            column = (m * value)[:, :, None]
+            output[:, :, first:last] += (w * column).sum(axis=of_taps)
+            if not backward:
+                continue
+            grad_weight[:, first:last, k] += (g * column).sum(axis=(1, *of_positions))
 
-            for c in range(og * channels // offset_groups, (og + 1) * channels // offset_groups):
-                values, slopes = [], []
-                for pixel, in_image, share, by_axis in corners:
-                    value = image[(n, c, *pixel)] if in_image else 0.0
-                    values.append(share * (value if inside else 0.0))
-                    slopes.append([slope * (value if sloping else 0.0) for slope in by_axis])
+            by_value = np.where(has_value[:, og][:, None], g * w, 0.0)
+            grad_masks[:, :, og] += (by_value * value[:, :, None]).sum(axis=2)
 
-                terms = list(zip(*slopes, strict=True))
-                group, k = divmod(c, group_channels)
-                first, last = (each * out_channels // groups for each in (group, group + 1))
-                for o in range(first, last):
-                    w = filters[(o, k, *tap)]
-                    here = (n, o, *position)
-                    output.add(here, w * m, values)
-                    if not backward:
-                        continue
-                    g = upstream[here]
-                    grad_weight.add((o, k, *tap), g * m, values)
-                    by_value, by_slope = (g * w if felt or lost else 0.0 for felt in (inside, held))
-                    grad_planes.add(sample, by_value, values)
-                    for a in range(axes):
-                        grad_vectors.add(along[a], by_slope * m, terms[a])
-                    for pixel, share in reached:
-                        if share > 0:
-                            grad_input.add((n, c, *pixel), g * w * m, [share])
+            by_slope = np.where(reached[:, og][:, None], g * w, 0.0)
+            for a in range(axes):
+                slope = _sum(
+                    paired(corner.slopes[a]) * np.where(has_slope[:, og], pixel, 0.0)
+                    for corner, pixel in zip(around, pixels, strict=True)
+                )
+                grad_displacements[a][:, :, og] += (by_slope * (m * slope)[:, :, None]).sum(axis=2)
+
+            by_pixel = (g * w * m[:, :, None]).sum(axis=2)
+            for corner, index in zip(around, at, strict=True):
+                terms = np.where(
+                    corner.in_bounds & (corner.weight > 0), by_pixel * corner.weight, 0
+                )
+                for total, added in zip(grad_input[:, :, c], terms, strict=True):
+                    np.add.at(total, index, added)
 
     results = {"output": output}
     if backward:
         results |= {"input": grad_input, "weight": grad_weight}
-        results["offset"] = grad_vectors.reshaped(offset.shape)
+        by_axis = np.moveaxis(grad_displacements, 0, 3 + axes)
+        results["offset"] = by_axis.reshape(2, *offset.shape)
         if bias is not None:
             results["bias"] = grad_bias
         if mask is not None:
-            results["mask"] = grad_planes.reshaped(mask.shape)
-    return results
+            results["mask"] = grad_masks.reshape(2, *mask.shape)
+    return {name: Sum(pair) for name, pair in results.items()}
 
 
-def neighbours(point: Sequence[float]) -> list[Neighbour]:
-    """The pixels around a point, their multilinear weights, and the derivatives by each coordinate.
+def regular_grid(
+    kernel: Sequence[int], out: Sequence[int], stride: Any, padding: Any, dilation: Any
+) -> list[Any]:
+    """Coordinates along each axis of samples without displacement, of shape (*kernel, *out)."""
+    axes = len(out)
+    grid = np.meshgrid(*map(np.arange, (*kernel, *out)), indexing="ij")
+    steps = zip(_each(stride, axes), _each(padding, axes), _each(dilation, axes), strict=True)
+    return [
+        position * stride - _each(both_ends, 2)[0] + tap * dilation
+        for tap, position, (stride, both_ends, dilation) in zip(
+            grid[:axes], grid[axes:], steps, strict=True
+        )
+    ]
 
-    At a whole coordinate the derivative is that to the right. A NaN coordinate has no neighbours
-    but NaN for a weight.
+
+def corners_of(coordinates: Sequence[Any], size: Sequence[int]) -> list[Corner]:
+    """The 2^d pixels around each sample, given its coordinates along each axis.
+
+    At a whole coordinate the derivative is that to the right. No corner of a NaN coordinate is in
+    bounds, and each weighs NaN.
     """
-    axes = len(point)
-    if any(map(isnan, point)):
-        return [((-1,) * axes, nan, (nan,) * axes)]
-    if any(map(isinf, point)):
-        point = [FAR] * axes
-    low = list(map(floor, point))
+    axes = len(coordinates)
+    infinite = _any(np.isinf(c) for c in coordinates)
+    one = np.where(_any(np.isnan(c) for c in coordinates), np.nan, 1.0)
+    coordinates = [np.where(infinite, FAR, c) for c in coordinates]
+    low = [np.floor(c) for c in coordinates]
     found = []
     for high in product((0, 1), repeat=axes):
+        pixel = [at + up for at, up in zip(low, high, strict=True)]
+        out_of_bounds = (~((p >= 0) & (p < n)) for p, n in zip(pixel, size, strict=True))
+        in_bounds = ~_any(out_of_bounds)
         shares = [
-            (c - at) if up else 1 - (c - at) for c, at, up in zip(point, low, high, strict=True)
+            c - at if up else 1 - (c - at) for c, at, up in zip(coordinates, low, high, strict=True)
         ]
-        slopes = [prod(shares[:a] + shares[a + 1 :]) * (1 if high[a] else -1) for a in range(axes)]
-        pixel = tuple(at + up for at, up in zip(low, high, strict=True))
-        found.append((pixel, prod(shares), tuple(slopes)))
+        slopes = [
+            prod(shares[:a] + shares[a + 1 :]) * (one if high[a] else -one) for a in range(axes)
+        ]
+        index = [np.where(in_bounds, p, 0).astype(int) for p in pixel]
+        found.append(Corner(index, in_bounds, prod(shares) * one, slopes))
     return found
+
+
+def _any(conditions: Any) -> Any:
+    """Where one of several arrays of conditions holds."""
+    return np.logical_or.reduce(list(conditions))
+
+
+def _sum(arrays: Any) -> Any:
+    """What arrays of one shape add up to."""
+    return np.add.reduce(list(arrays))
 
 
 def _each(value: Any, count: int) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, Sequence) else (value,) * count
-
-
-def _floats(array: Any) -> dict[tuple[int, ...], float]:
-    """Python floats by index: they multiply infinity by zero without a warning."""
-    floats = np.asarray(array).astype(np.float64)
-    return dict(zip(indices(floats.shape), floats.ravel().tolist(), strict=True))

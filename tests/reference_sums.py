@@ -5,13 +5,18 @@ As in ``reference.py``, every term is added up on its own, and so is its absolut
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import isnan
+from itertools import product
+from math import floor, isinf, isnan, nan, prod
 from typing import Any
 
 import numpy as np
-from reference import Sum, indices, neighbours
+from reference import Sum
+
+Neighbour = tuple[tuple[int, ...], float, tuple[float, ...]]
+
+FAR = -2.0  # outside any image, as every infinity is
 
 
 @dataclass
@@ -76,9 +81,9 @@ def reference_attention(
         "sampling_locations": locations,
         "attention_weights": attention_weights,
     }
-    sums = {"output": Sum((batch, queries, heads * channels))}
+    sums = {"output": Sum.zeros((batch, queries, heads * channels))}
     if grad_output is not None:
-        sums |= {name: Sum(array.shape) for name, array in arrays.items()}
+        sums |= {name: Sum.zeros(array.shape) for name, array in arrays.items()}
     pixels = value.astype(np.float64)
     for n, q, head in indices((batch, queries, heads)):
         for sample in samples(n, q, head):
@@ -120,9 +125,9 @@ def reference_dcn(
     width = channels // groups
     center_y, center_x = (d * (k - 1) // 2 for d, k in zip(dilations, kernel, strict=True))
     arrays = {"input": input, "offset": offset, "mask": mask}
-    sums = {"output": Sum((batch, rows, cols, channels))}
+    sums = {"output": Sum.zeros((batch, rows, cols, channels))}
     if grad_output is not None:
-        sums |= {name: Sum(array.shape) for name, array in arrays.items()}
+        sums |= {name: Sum.zeros(array.shape) for name, array in arrays.items()}
     image, displacements = input.astype(np.float64), offset.astype(np.float64)
     for n, oy, ox, g in indices((batch, rows, cols, groups)):
         for tap, (i, j) in enumerate(taps):
@@ -180,10 +185,9 @@ def reference_dcnv4(
         input, offset_mask[..., pairs], offset_mask[..., masks], kernel_size, *sizes, **how
     )
     if "offset" in sums:
-        rows = Sum(offset_mask.shape)
+        rows = Sum.zeros(offset_mask.shape)
         for part, columns in ((sums.pop("offset"), pairs), (sums.pop("mask"), masks)):
-            for index, both in part.items():
-                rows.put((*index[:3], int(columns[index[3]])), both)
+            rows.pair[..., columns] = part.pair
         sums["offset_mask"] = rows
     return sums
 
@@ -229,6 +233,34 @@ def _add(
         for pixel, in_image, share, _ in corners:
             if in_image and share > 0:
                 sums[names[0]].add(pixel_index(pixel, c), grad * factor, [share])
+
+
+def neighbours(point: Sequence[float]) -> list[Neighbour]:
+    """The pixels around a point, their multilinear weights, and the derivatives by each coordinate.
+
+    At a whole coordinate the derivative is that to the right. A NaN coordinate has no neighbours
+    but NaN for a weight.
+    """
+    axes = len(point)
+    if any(map(isnan, point)):
+        return [((-1,) * axes, nan, (nan,) * axes)]
+    if any(map(isinf, point)):
+        point = [FAR] * axes
+    low = list(map(floor, point))
+    found = []
+    for high in product((0, 1), repeat=axes):
+        shares = [
+            (c - at) if up else 1 - (c - at) for c, at, up in zip(point, low, high, strict=True)
+        ]
+        slopes = [prod(shares[:a] + shares[a + 1 :]) * (1 if high[a] else -1) for a in range(axes)]
+        pixel = tuple(at + up for at, up in zip(low, high, strict=True))
+        found.append((pixel, prod(shares), tuple(slopes)))
+    return found
+
+
+def indices(shape: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """The indices of an array of that shape."""
+    return product(*map(range, shape))
 
 
 def _pair(value: Any) -> tuple[Any, Any]:

@@ -75,7 +75,10 @@ def test_the_limit_holds_in_a_volume(run: Any, size: tuple[int, ...]) -> None:
 
 @needs_compiler
 @pytest.mark.promise("bounded memory")
-@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize(
+    "deterministic",
+    [False, pytest.param(True, marks=pytest.mark.slow)],  # a plan of 100 000 launches
+)
 def test_plans_for_a_large_volume_stay_within_the_limit(deterministic: bool) -> None:
     """Of 96 voxels along each axis: 54 MiB, where all columns would take 1.4 GiB."""
     g = replace(geometry(volume(4, 4, 4)), size=(96,) * 3, out=(96,) * 3)

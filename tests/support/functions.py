@@ -10,7 +10,7 @@ from zlib import crc32
 import numpy as np
 import pytest
 from cases import ASYMMETRIC, Case, build
-from reference import Sum, indices, reference
+from reference import Sum, paired, reference
 from support.sumcases import SUM_CASES, SumCase
 
 import cudeform
@@ -240,8 +240,8 @@ def definition(case: AnyCase) -> dict[str, Sum]:
         "input": exchanged["output"],
     }
     if case.bias is not None:
-        results["bias"] = Sum(case.bias.shape)
-        for index in indices(case.grad_output.shape):
-            results["output"].add(index, 1.0, [float(case.bias[index[1]])])
-            results["bias"].add(index[1:2], 1.0, [float(case.grad_output[index])])
+        spatial = tuple(range(3, 3 + case.axes))
+        bias = np.expand_dims(paired(case.bias), (1, *spatial))
+        results["output"] = Sum(results["output"].pair + bias)
+        results["bias"] = Sum(paired(case.grad_output).sum(axis=(1, *spatial)))
     return results

@@ -3,7 +3,7 @@ generated."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -113,18 +113,23 @@ def _nested(struct: StructType) -> Iterator[StructType]:
 def _values(struct: Struct) -> tuple[Any, ...]:
     """The values of the fields for NumPy: structs as tuples, arrays as lists."""
     struct_type: StructType = type(struct)
-    return tuple(_value(kind, getattr(struct, name)) for name, kind in _fields(struct_type))
+    return tuple([convert(getattr(struct, name)) for name, convert in _conversions(struct_type)])
 
 
-def _value(kind: Any, value: Any) -> Any:
-    if _is_struct(kind):
-        return _values(value)
-    if _is_struct(_element(kind)):
-        return list(map(_values, value))
-    if _c_name(kind) == "Strides":
-        n, c, *axes = value
-        return n, c, axes
-    return value if _length(kind) is None else list(value)
+@cache
+def _conversions(struct: StructType) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+    """Names of the fields, and what makes their values those that NumPy takes."""
+
+    def conversion(kind: Any) -> Callable[[Any], Any]:
+        if _is_struct(kind):
+            return _values
+        if _is_struct(_element(kind)):
+            return lambda structs: list(map(_values, structs))
+        if _c_name(kind) == "Strides":
+            return lambda strides: (*strides[:2], strides[2:])
+        return list if _length(kind) is not None else lambda value: value
+
+    return tuple((name, conversion(kind)) for name, kind in _fields(struct))
 
 
 @cache
