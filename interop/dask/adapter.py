@@ -23,7 +23,7 @@ from dask.array.utils import meta_from_array
 from dask.base import tokenize
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
-from cudeform.family import POSITIONS, Operator
+from cudeform.family import Operator
 from cudeform.geometry import Geometry
 from cudeform.interop.adapter import adapter_of
 from cudeform.interop.array_adapter import CheckedAdapter
@@ -91,10 +91,10 @@ class DaskAdapter(CheckedAdapter):
     def _checked(
         self, operator: Operator, operands: Operands, settings: Any, others: Mapping[str, Any]
     ) -> Any:
-        if operator.output != POSITIONS:
+        if operator.geometry_type is not Geometry:
             raise NotImplementedError(
-                f"{operator.name} does not take arrays of dask: its tasks would add to overlapping "
-                "parts of the output; call it on blocks, by dask.array.map_blocks over the batch"
+                f"{operator.name} does not take arrays of dask, only convolutions do; call it on "
+                "blocks of whole images, by dask.array.map_blocks over the batch"
             )
         for name, array in (operands.present() | dict(others)).items():
             if any(isnan(size) for size in array.shape):
