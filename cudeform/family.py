@@ -173,7 +173,7 @@ class Operator:
         for operand in self.operands:
             array = getattr(operands, operand.name)
             if array is not None or not operand.optional:
-                arrays[operand.public] = array
+                arrays[operand.argument or operand.name] = array
         return arrays
 
     def named(self, arrays: dict[str, Any]) -> dict[str, Any]:

@@ -49,6 +49,8 @@ class Settings(NamedTuple):
 
         If input or weight has no ``shape``, a name is not changed; the geometry resolves it later.
         """
+        if type(self.stride) is type(self.padding) is type(self.dilation) is int:
+            return self  # as nearly every call
         stride, padding, dilation = plain(self.stride), plain(self.padding), plain(self.dilation)
         if isinstance(padding, str):
             in_shape, weight_shape = getattr(input, "shape", None), getattr(weight, "shape", None)

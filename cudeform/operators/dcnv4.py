@@ -95,8 +95,8 @@ def dcnv4_backward(
 
     Args:
         grad_output: (N, OH, OW, C), same library, dtype and device as the input.
-        input, offset_mask, kernel_size, groups, stride, padding, dilation, offset_scale,
-            remove_center: as for :func:`dcnv4`.
+        input, offset_mask, kernel_size, groups: as for :func:`dcnv4`.
+        stride, padding, dilation, offset_scale, remove_center: as for :func:`dcnv4`.
         needs: names of the arguments whose gradients are needed; the others are not computed.
 
     Returns:
@@ -138,8 +138,8 @@ def dcnv4_jvp(
     Args:
         tangents: :class:`cudeform.DCNv4Gradients`: one direction for each argument, of its shape
             and dtype; None stands for zero.
-        input, offset_mask, kernel_size, groups, stride, padding, dilation, offset_scale,
-            remove_center: as for :func:`dcnv4`.
+        input, offset_mask, kernel_size, groups: as for :func:`dcnv4`.
+        stride, padding, dilation, offset_scale, remove_center: as for :func:`dcnv4`.
 
     Returns:
         Tangent of the output, (N, OH, OW, C).
@@ -183,8 +183,8 @@ def dcnv4_double_backward(
         cotangents: :class:`cudeform.DCNv4Gradients`: one cotangent for each gradient, of its shape
             and dtype; None stands for zero.
         grad_output: (N, OH, OW, C), as for :func:`dcnv4_backward`.
-        input, offset_mask, kernel_size, groups, stride, padding, dilation, offset_scale,
-            remove_center: as for :func:`dcnv4`.
+        input, offset_mask, kernel_size, groups: as for :func:`dcnv4`.
+        stride, padding, dilation, offset_scale, remove_center: as for :func:`dcnv4`.
         needs: names of the results that are needed; the others are not computed.
 
     Returns:

@@ -27,6 +27,8 @@ from cudeform.interop.jax import bridge  # noqa: E402
 
 __all__ = ["assert_close", "bridge", "function_of", "jax", "jnp", "loss_of", "on_jax", "operands"]
 
+OPERANDS = ("input", "offset", "weight", "bias", "mask")  # of deform_conv2d
+
 
 def on_jax(case: AnyCase) -> Any:
     """The case with JAX arrays."""

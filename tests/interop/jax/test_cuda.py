@@ -69,7 +69,7 @@ def spec_of(operation: str) -> CallSpec:
     inputs, outputs = OPERATIONS[operation]
     options = cudeform.Options()
     call = "deform_conv2d", operation, geometry, options
-    return CallSpec(*call, "float32", inputs, outputs, "buffer")
+    return CallSpec(*call, "float32", "float32", inputs, outputs, "buffer")
 
 
 class Buffer:

@@ -172,6 +172,7 @@ def test_opcheck(case: AnyCase) -> None:
 
 @every_slowly
 def test_compiled(case: AnyCase) -> None:
+    torch._dynamo.reset()  # each operator is another version of one function
     operands, function = tensors(case, grad=True), function_of_operands(case)
     expected = function(*operands)
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")

@@ -15,7 +15,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 transformers = pytest.importorskip("transformers", exc_type=ImportError)
 
 from cudeform.interop import torch as cudeform_torch  # noqa: E402
-from cudeform.interop.torch import hugging_face  # noqa: E402
+from cudeform.interop.torch.sums import attention as attention_layers  # noqa: E402
+from cudeform.interop.torch.sums import hugging_face  # noqa: E402
 
 pytestmark = [quiet, pytest.mark.filterwarnings("ignore::UserWarning")]
 
@@ -148,13 +149,13 @@ def results(model: Any, given: dict[str, Any]) -> tuple[list[Any], dict[str, Any
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """A list that grows by one with each call of cudeform's operator."""
     calls: list[Any] = []
-    forward = cudeform_torch.attention.ADAPTER.forward
+    forward = attention_layers.ADAPTER.forward
 
     def counting(*given: Any) -> Any:
         calls.append(given)
         return forward(*given)
 
-    monkeypatch.setattr(cudeform_torch.attention.ADAPTER, "forward", counting, raising=False)
+    monkeypatch.setattr(attention_layers.ADAPTER, "forward", counting, raising=False)
     return calls
 
 
