@@ -1,4 +1,4 @@
-"""A layer of Flax NNX: deformable convolution with a branch that predicts its offsets.
+"""Layers of Flax NNX: deformable convolution that predicts its offsets, deformable attention.
 
 >>> import jax.numpy as jnp
 >>> from flax import nnx
@@ -15,11 +15,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from cudeform.arrays import Operands
-from cudeform.family import DEFORM_CONV2D
+from cudeform.family import DEFORM_CONV2D, MS_DEFORM_ATTN
+from cudeform.options import current, options
 from cudeform.settings import Padding, Pair, Settings, as_ints, as_padding
+from cudeform.sums_settings import AttentionSettings, SpatialShapes
 
 from . import ADAPTER
 
@@ -88,3 +91,110 @@ class DeformConv2d(nnx.Module):  # type: ignore[misc]
             rhs_dilation=dilation,
         )
         return product + bias[:, None, None]
+
+
+class MultiScaleDeformableAttention(nnx.Module):  # type: ignore[misc]
+    """Attention to a few points of each level of a pyramid, as in Deformable DETR.
+
+    From each query the layer predicts where each head looks (``sampling_offsets``, in pixels of the
+    level) and how much each point counts (``attention_weights``, before a softmax). The projections
+    have the names that PyTorch's layers of this kind have. At first all weights are equal, and the
+    points of a head lie on a ray from the reference point.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> layer = MultiScaleDeformableAttention(32, num_heads=4, num_levels=2, rngs=nnx.Rngs(0))
+        >>> value, query = jnp.ones((1, 8 * 8 + 4 * 4, 32)), jnp.ones((1, 5, 32))
+        >>> points = jnp.full((1, 5, 2, 2), 0.5)  # x, y of each query on each level
+        >>> layer(query, value, points, [(8, 8), (4, 4)]).shape
+        (1, 5, 32)
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int = 8,
+        num_levels: int = 4,
+        num_points: int = 4,
+        *,
+        boundary_grad: str | None = "zero",
+        rngs: nnx.Rngs,
+    ) -> None:
+        """Make the four projections; ``boundary_grad`` None takes the option in force."""
+        if channels % num_heads:
+            raise ValueError(f"num_heads = {num_heads} must divide channels, got {channels}")
+        self.sizes, self.boundary_grad = (num_heads, num_levels, num_points), boundary_grad
+        samples = prod(self.sizes)
+        zeros = jax.nn.initializers.zeros
+        rays = jnp.broadcast_to(_rays(num_heads, num_points), (*self.sizes, 2)).ravel()
+
+        def linear(outputs: int, **initial: Any) -> Any:
+            return nnx.Linear(channels, outputs, param_dtype=DTYPE, rngs=rngs, **initial)
+
+        self.sampling_offsets = linear(
+            2 * samples, kernel_init=zeros, bias_init=lambda *_: jnp.asarray(rays, DTYPE)
+        )
+        self.attention_weights = linear(samples, kernel_init=zeros)
+        xavier = jax.nn.initializers.xavier_uniform()
+        self.value_proj = linear(channels, kernel_init=xavier)
+        self.output_proj = linear(channels, kernel_init=xavier)
+
+    def __call__(
+        self,
+        query: Any,
+        value: Any,
+        reference_points: Any,
+        spatial_shapes: SpatialShapes,
+        padded: Any = None,
+    ) -> Any:
+        """Attend.
+
+        Args:
+            query: (N, Lq, channels).
+            value: (N, S, channels): the pixels of all levels, one level behind the other.
+            reference_points: (N, Lq, levels, 2): x and y in [0, 1] that offsets are added to; or
+                (N, Lq, levels, 4): centre, width and height of a box, whose half is the unit of
+                ``num_points`` pixels.
+            spatial_shapes: (height, width) of each level, numbers.
+            padded: (N, S), true where a value counts as zero.
+
+        Returns:
+            (N, Lq, channels).
+        """
+        heads = self.sizes[0]
+        value = self.value_proj(value)
+        if padded is not None:
+            value = jnp.where(jnp.asarray(padded)[..., None], 0, value)
+        value = value.reshape(*value.shape[:2], heads, -1)
+        offsets = self.sampling_offsets(query).reshape(*query.shape[:2], *self.sizes, 2)
+        weights = self.attention_weights(query).reshape(*query.shape[:2], heads, -1)
+        weights = jax.nn.softmax(weights).reshape(offsets.shape[:-1])
+        locations = _locations(jnp.asarray(reference_points), offsets, spatial_shapes)
+        dtype = DTYPE if value.dtype.itemsize == 2 else value.dtype
+        locations, weights = (each.astype(dtype) for each in (locations, weights))
+        operands = Operands(value, locations, mask=weights)
+        with options(boundary_grad=self.boundary_grad or current().boundary_grad):
+            output = ADAPTER.forward(MS_DEFORM_ATTN, operands, AttentionSettings(spatial_shapes))
+        return self.output_proj(output)
+
+
+def _rays(heads: int, points: int) -> Any:
+    """Offsets of a new layer, (heads, 1, points, 2): point p is p + 1 pixels along a ray."""
+    angles = np.arange(heads) * (2 * np.pi / heads)
+    directions = np.stack((np.cos(angles), np.sin(angles)), -1)
+    directions /= np.abs(directions).max(-1, keepdims=True)
+    return directions[:, None, None] * np.arange(1, points + 1)[:, None]
+
+
+def _locations(reference_points: Any, offsets: Any, spatial_shapes: SpatialShapes) -> Any:
+    around = reference_points[:, :, None, :, None]
+    if reference_points.shape[-1] == 2:
+        sizes = np.array(spatial_shapes)[:, None, ::-1]
+        return around + offsets / sizes
+    if reference_points.shape[-1] == 4:
+        return around[..., :2] + offsets / offsets.shape[-2] * around[..., 2:] * 0.5
+    raise ValueError(
+        "reference_points must end in 2 numbers (x, y) or in 4 (x, y, width, height), "
+        f"got the shape {reference_points.shape}"
+    )
