@@ -22,7 +22,7 @@ from cudeform.arrays import Operands
 from cudeform.family import DEFORM_CONV2D, MS_DEFORM_ATTN
 from cudeform.options import current, options
 from cudeform.settings import Padding, Pair, Settings, as_ints, as_padding
-from cudeform.sums_settings import AttentionSettings, SpatialShapes
+from cudeform.sums.settings import AttentionSettings, SpatialShapes
 
 from . import ADAPTER
 
