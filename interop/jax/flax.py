@@ -104,6 +104,7 @@ class MultiScaleDeformableAttention(nnx.Module):  # type: ignore[misc]
     Example:
         >>> import jax.numpy as jnp
         >>> from flax import nnx
+        >>> from cudeform.interop.jax.flax import MultiScaleDeformableAttention
         >>> layer = MultiScaleDeformableAttention(32, num_heads=4, num_levels=2, rngs=nnx.Rngs(0))
         >>> value, query = jnp.ones((1, 8 * 8 + 4 * 4, 32)), jnp.ones((1, 5, 32))
         >>> points = jnp.full((1, 5, 2, 2), 0.5)  # x, y of each query on each level
