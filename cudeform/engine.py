@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from cudeform.gpu.device_api.protocol import Executor, Memory
 
+    Composition = Callable[..., None]
+
 
 def gpu_device(
     index: int,
@@ -156,3 +158,120 @@ def double_backward(
 
     arrays = grad_output, cotangents, results
     gpu.run(gpu.double_backward, device, operands, geometry, options, *arrays)
+
+
+class ComposedEngine:
+    """The engine of an operator that is composed of functions of ``cpu`` and of ``gpu``.
+
+    A composition takes ``(engine, arithmetic, operands, geometry, options, *arrays)``: functions of
+    the CPU or of a device, the arithmetic on arrays there, and what the function of this module of
+    the same name takes. On a GPU all of a composition is one launch plan.
+    """
+
+    def __init__(
+        self,
+        *,
+        forward: Composition,
+        backward: Composition,
+        jvp: Composition,
+        double_backward: Composition,
+    ) -> None:
+        """Take the compositions."""
+        self._compositions = {
+            "forward": forward,
+            "backward": backward,
+            "jvp": jvp,
+            "double_backward": double_backward,
+        }
+        self._on_device = {name: _on_device(each) for name, each in self._compositions.items()}
+
+    def workspace_bytes(
+        self,
+        function: Callable[..., None],
+        operands: Operands,
+        geometry: Any,
+        options: Options,
+        *arrays: Any,
+        device: Executor,
+    ) -> int:
+        """As ``engine.workspace_bytes``, for a function of this engine."""
+        from cudeform import gpu
+
+        recorded = self._on_device[function.__name__]
+        return gpu.workspace_bytes(recorded, device, operands, geometry, options, *arrays)
+
+    def forward(
+        self,
+        operands: Operands,
+        geometry: Any,
+        options: Options,
+        output: Any,
+        device: Executor | None = None,
+    ) -> None:
+        """Write the output."""
+        self._run("forward", device, operands, geometry, options, output)
+
+    def backward(
+        self,
+        operands: Operands,
+        geometry: Any,
+        options: Options,
+        grad_output: Any,
+        grads: Gradients,
+        device: Executor | None = None,
+    ) -> None:
+        """Write gradients into the arrays of ``grads``; those that are None are not computed."""
+        self._run("backward", device, operands, geometry, options, grad_output, grads)
+
+    def jvp(
+        self,
+        operands: Operands,
+        geometry: Any,
+        options: Options,
+        tangents: Tangents,
+        output_tangent: Any,
+        device: Executor | None = None,
+    ) -> None:
+        """Write the tangent of the output, given tangents of the operands; None stands for zero."""
+        self._run("jvp", device, operands, geometry, options, tangents, output_tangent)
+
+    def double_backward(
+        self,
+        operands: Operands,
+        geometry: Any,
+        options: Options,
+        grad_output: Any,
+        cotangents: Tangents,
+        results: DoubleGradients,
+        device: Executor | None = None,
+    ) -> None:
+        """Write the gradients of ``sum(cotangents * backward(...))`` into ``results``.
+
+        A cotangent that is None stands for zero; a result that is None is not computed.
+        """
+        arrays = grad_output, cotangents, results
+        self._run("double_backward", device, operands, geometry, options, *arrays)
+
+    def _run(self, operation: str, device: Executor | None, *call: Any) -> None:
+        if device is None:
+            from cudeform import cpu
+
+            self._compositions[operation](cpu, cpu.Arithmetic(), *call)
+            return
+        from cudeform import gpu
+
+        gpu.run(self._on_device[operation], device, *call)
+
+
+def _on_device(composition: Composition) -> Callable[..., None]:
+    """A composition as ``gpu.run`` records it."""
+
+    def recorded(
+        device: Any, operands: Operands, geometry: Any, options: Options, *arrays: Any
+    ) -> None:
+        from cudeform import gpu
+
+        engine, arithmetic = gpu.OnDevice(device), gpu.Arithmetic(device)
+        composition(engine, arithmetic, operands, geometry, options, *arrays)
+
+    return recorded

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
-from cudeform import engine, transposed
+from cudeform import engine
 from cudeform.arrays import (
     AttentionDoubleGradients,
     AttentionGradients,
@@ -31,9 +31,10 @@ from cudeform.arrays import (
 from cudeform.checks import TANGENT, check_needs, check_tangents
 from cudeform.geometry import Geometry, convolution_geometry
 from cudeform.settings import Settings
-from cudeform.sums import engine as sums_engine
+from cudeform.sums.engine import ENGINE as SUMS_ENGINE
 from cudeform.sums.settings import AttentionSettings, DCNv3Settings, DCNv4Settings
 from cudeform.sums.shapes import SumShapes, attention_shapes, dcnv3_shapes, dcnv4_shapes
+from cudeform.transposed import ENGINE as TRANSPOSED_ENGINE
 from cudeform.transposed_geometry import (
     TransposedGeometry,
     TransposedSettings,
@@ -82,11 +83,16 @@ class Operand(NamedTuple):
 class Engine(Protocol):
     """Four functions on plain buffers, and the workspace that one of them needs on a GPU."""
 
-    forward: Callable[..., None]
-    backward: Callable[..., None]
-    jvp: Callable[..., None]
-    double_backward: Callable[..., None]
-    workspace_bytes: Callable[..., int]
+    @property
+    def forward(self) -> Callable[..., None]: ...
+    @property
+    def backward(self) -> Callable[..., None]: ...
+    @property
+    def jvp(self) -> Callable[..., None]: ...
+    @property
+    def double_backward(self) -> Callable[..., None]: ...
+    @property
+    def workspace_bytes(self) -> Callable[..., int]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,7 +271,7 @@ def _transposed(axes: int) -> Operator:
         settings=TransposedSettings,
         geometry_type=TransposedGeometry,
         sizes=transposed_geometry,
-        engine=transposed,
+        engine=TRANSPOSED_ENGINE,
     )
 
 
@@ -286,7 +292,7 @@ def _summed(
         settings=settings,
         geometry_type=SumShapes,
         sizes=sizes,
-        engine=sums_engine,
+        engine=SUMS_ENGINE,
         gradients=gradients,
         double_gradients=double_gradients,
         tangents=(gradients,),

@@ -12,117 +12,15 @@ the bias. So each function is composed of functions of F:
   tangents of offset, weight and mask;
 * double backward along cotangents v: F's backward at the input c with v_x as ``grad_output``, plus
   F's double backward along the other cotangents.
-
-As in ``cudeform.engine``, nothing is checked here, and arrays are NumPy arrays or ``DeviceArray``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
+from cudeform.engine import ComposedEngine
 from cudeform.options import Options
-from cudeform.transposed_geometry import TransposedGeometry
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from cudeform.gpu.device_api.protocol import Executor
-
-
-def workspace_bytes(
-    function: Callable[..., None],
-    operands: Operands,
-    geometry: TransposedGeometry,
-    options: Options,
-    *arrays: Any,
-    device: Executor,
-) -> int:
-    """As ``engine.workspace_bytes``, for a function of this module."""
-    from cudeform import gpu
-
-    composed, g = _ON_DEVICE[function.__name__], cast(Any, geometry)
-    return gpu.workspace_bytes(composed, device, operands, g, options, *arrays)
-
-
-def forward(
-    operands: Operands,
-    geometry: TransposedGeometry,
-    options: Options,
-    output: Any,
-    device: Executor | None = None,
-) -> None:
-    """Write the transposed convolution of ``operands`` into ``output``, (N, O, OH, OW)."""
-    _run("forward", device, operands, geometry, options, output)
-
-
-def backward(
-    operands: Operands,
-    geometry: TransposedGeometry,
-    options: Options,
-    grad_output: Any,
-    grads: Gradients,
-    device: Executor | None = None,
-) -> None:
-    """Write gradients into the arrays of ``grads``; those that are None are not computed."""
-    _run("backward", device, operands, geometry, options, grad_output, grads)
-
-
-def jvp(
-    operands: Operands,
-    geometry: TransposedGeometry,
-    options: Options,
-    tangents: Tangents,
-    output_tangent: Any,
-    device: Executor | None = None,
-) -> None:
-    """Write the tangent of the output, given tangents of the operands; None means zero."""
-    _run("jvp", device, operands, geometry, options, tangents, output_tangent)
-
-
-def double_backward(
-    operands: Operands,
-    geometry: TransposedGeometry,
-    options: Options,
-    grad_output: Any,
-    cotangents: Tangents,
-    results: DoubleGradients,
-    device: Executor | None = None,
-) -> None:
-    """Write the gradients of ``sum(cotangents * backward(...))`` into ``results``.
-
-    A cotangent that is None means zero; a result that is None is not computed.
-    """
-    arrays = grad_output, cotangents, results
-    _run("double_backward", device, operands, geometry, options, *arrays)
-
-
-def _run(operation: str, device: Executor | None, *call: Any) -> None:
-    if device is None:
-        from cudeform import cpu
-
-        _COMPOSED[operation](cpu, cpu.Arithmetic(), *call)
-        return
-    from cudeform import gpu
-
-    gpu.run(_ON_DEVICE[operation], device, *call)
-
-
-def _on_device(operation: str) -> Callable[..., None]:
-    """Wrap a composition for ``gpu.run``, which records it as one launch plan."""
-    composed = _COMPOSED[operation]
-
-    def recorded(
-        device: Any, operands: Operands, geometry: TransposedGeometry, options: Options, *rest: Any
-    ) -> None:
-        from cudeform import gpu
-
-        composed(gpu.OnDevice(device), gpu.Arithmetic(device), operands, geometry, options, *rest)
-
-    return recorded
-
-
-# ---- compositions: (engine of the convolution, arithmetic on its arrays, arguments) --------------
 
 
 def _forward(
@@ -238,10 +136,6 @@ def _any(arrays: tuple[Any, ...]) -> bool:
     return any(array is not None for array in arrays)
 
 
-_COMPOSED: dict[str, Callable[..., None]] = {
-    "forward": _forward,
-    "backward": _backward,
-    "jvp": _jvp,
-    "double_backward": _double_backward,
-}
-_ON_DEVICE = {operation: _on_device(operation) for operation in _COMPOSED}
+ENGINE = ComposedEngine(
+    forward=_forward, backward=_backward, jvp=_jvp, double_backward=_double_backward
+)

@@ -10,6 +10,10 @@ from math import prod
 
 from cudeform.arrays import DeviceArray, Gradients, Operands
 from cudeform.geometry import Geometry
+from cudeform.gpu.algorithms.sums import forward as sums_forward
+from cudeform.gpu.algorithms.sums_backward import backward as sums_backward
+from cudeform.gpu.algorithms.sums_tangents import double_backward as sums_double_backward
+from cudeform.gpu.algorithms.sums_tangents import jvp as sums_jvp
 from cudeform.gpu.backward import backward
 from cudeform.gpu.call import BLOCKS_PER_MULTIPROCESSOR, THREADS, zero_arrays
 from cudeform.gpu.device_api import params
@@ -23,13 +27,17 @@ from cudeform.options import Options
 
 
 class OnDevice:
-    """The functions of a convolution on one device."""
+    """The functions of the engine on one device, which ``ComposedEngine`` needs."""
 
     def __init__(self, device: Device) -> None:
         """Fix the device."""
         self.forward = partial(forward, device)
         self.backward = partial(backward, device)
         self.double_backward = partial(double_backward, device)
+        self.sums_forward = partial(sums_forward, device)
+        self.sums_backward = partial(sums_backward, device)
+        self.sums_jvp = partial(sums_jvp, device)
+        self.sums_double_backward = partial(sums_double_backward, device)
 
 
 class Arithmetic:

@@ -12,10 +12,10 @@ from checks import assert_agrees, random_like
 from support.functions import CASES, TransposedCase, definition, functions_of
 from support.gpu_engine import NewDevice, TestDevice
 
-from cudeform import transposed
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.family import OPERATORS
 from cudeform.options import Options
+from cudeform.transposed import ENGINE
 
 TRANSPOSED = [case for case in CASES if isinstance(case, TransposedCase)]
 
@@ -40,10 +40,10 @@ def everything(device: TestDevice, case: Case, options: Options | None = None) -
     options, g, dtype = options or Options(), geometry(case), case.input.dtype.name
     operands = Operands(**_with_absent({n: device.put(a) for n, a in case.operands.items()}))
     output = device.empty(g.output_shape, dtype)
-    transposed.forward(operands, g, options, output, device)  # type: ignore[arg-type]
+    ENGINE.forward(operands, g, options, output, device)  # type: ignore[arg-type]
     grads = {name: device.empty(array.shape, dtype) for name, array in case.operands.items()}
     arrays = device.put(case.grad_output), Gradients(**grads)
-    transposed.backward(operands, g, options, *arrays, device)  # type: ignore[arg-type]
+    ENGINE.backward(operands, g, options, *arrays, device)  # type: ignore[arg-type]
     return {name: device.read(array) for name, array in {"output": output, **grads}.items()}
 
 
@@ -55,12 +55,12 @@ def second_order(
     operands = Operands(**_with_absent({n: device.put(a) for n, a in case.operands.items()}))
     tangents = Tangents(**{name: device.put(array) for name, array in along.items()})
     tangent = device.empty(g.output_shape, dtype)
-    transposed.jvp(operands, g, options, tangents, tangent, device)  # type: ignore[arg-type]
+    ENGINE.jvp(operands, g, options, tangents, tangent, device)  # type: ignore[arg-type]
     wanted = {"grad_output": case.grad_output, **case.operands}
     del wanted["bias"]
     results = {name: device.empty(array.shape, dtype) for name, array in wanted.items()}
     arrays = device.put(case.grad_output), tangents, DoubleGradients(**results)
-    transposed.double_backward(operands, g, options, *arrays, device)  # type: ignore[arg-type]
+    ENGINE.double_backward(operands, g, options, *arrays, device)  # type: ignore[arg-type]
     return {name: device.read(array) for name, array in {"jvp": tangent, **results}.items()}
 
 
