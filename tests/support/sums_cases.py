@@ -1,15 +1,15 @@
-"""Sums of samples for tests: cases, plain loops, and the GPU engine's results."""
+"""Sums of samples for tests: cases, their definition, and the GPU engine's results."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
+from support import sums_reference as reference
 from support.gpu_engine import TestDevice
 
 from cudeform import gpu
@@ -107,81 +107,11 @@ def output_shape(g: SumGeometry) -> tuple[int, ...]:
     return (g.batch, *g.out, g.groups, g.channels)
 
 
-# ---- plain loops ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Corner:
-    """A pixel in bounds around a sample: weight, and derivatives of the weight by the offset."""
-
-    pixel: int
-    weight: float
-    slopes: tuple[float, float]
-
-
-def corners(case: SumCase, at: tuple[int, ...], tap: int, rule: str) -> list[Corner]:
-    """The corners of a sample at (n, row, col, group); one of NaN for a coordinate that is NaN."""
-    n, row, col, group = at
-    aim = case.g.tap_list[tap]
-    level = case.g.levels[aim.level]
-    size = (level.width, level.height)
-    offset = [float(value) for value in case.offset[n, row, col, group, tap]]
-    c = [
-        aim.base[a] + case.g.stride[a] * (col, row)[a] + aim.shift[a] + aim.factor[a] * offset[a]
-        for a in (0, 1)
-    ]
-    if any(map(np.isnan, c)):
-        return [Corner(level.first, np.nan, (np.nan, np.nan))]
-    if not all(-1 <= c[a] < size[a] for a in (0, 1)):
-        return []
-    outside = -1 in c
-    found = []
-    for x, y in product(*((int(np.floor(v)), int(np.floor(v)) + 1) for v in c)):
-        if 0 <= x < size[0] and 0 <= y < size[1]:
-            weights = 1 - abs(c[0] - x), 1 - abs(c[1] - y)
-            signs = (1 if x > np.floor(c[0]) else -1), (1 if y > np.floor(c[1]) else -1)
-            slopes = (
-                signs[0] * weights[1] * aim.factor[0],
-                signs[1] * weights[0] * aim.factor[1],
-            )
-            found.append(
-                Corner(
-                    level.first + y * level.width + x,
-                    0.0 if outside else weights[0] * weights[1],
-                    (0.0, 0.0) if outside and rule == "zero" else slopes,
-                )
-            )
-    return found
-
-
-def samples(case: SumCase) -> Iterator[tuple[tuple[int, ...], int]]:
-    """Every ((n, row, col, group), tap)."""
-    *shape, taps = case.mask.shape
-    for at in np.ndindex(*shape):
-        for tap in range(taps):
-            yield at, tap
-
-
 def expected(case: SumCase, rule: str = "one_sided") -> Arrays:
-    """Output and gradients in float64, sample by sample."""
-    g = case.g
-    images = np.asarray(case.input, float).reshape(g.batch, g.pixels, g.groups, g.channels)
-    results = {"output": np.zeros(output_shape(g)), "input": np.zeros(images.shape)}
-    results |= {name: np.zeros(getattr(case, name).shape) for name in ("offset", "mask")}
-    for at, tap in samples(case):
-        n, group = at[0], at[3]
-        grad, mask = case.grad_output[at].astype(float), float(case.mask[(*at, tap)])
-        for corner in corners(case, at, tap, rule):
-            pixel = images[n, corner.pixel, group]
-            if corner.weight != 0:
-                results["output"][at] += mask * corner.weight * pixel
-                results["input"][n, corner.pixel, group] += mask * corner.weight * grad
-                results["mask"][(*at, tap)] += corner.weight * (grad @ pixel)
-            for a in (0, 1):
-                slope = mask * corner.slopes[a] * (grad @ pixel)
-                results["offset"][(*at, tap, a)] += slope
-    results["input"] = results["input"].reshape(case.input.shape)
-    return results
+    """Output and gradients in float64, by plain loops."""
+    g, operands = case.g, (case.input, case.offset, case.mask)
+    grads = reference.backward(g, *operands, case.grad_output, zero=rule == "zero")
+    return {"output": reference.forward(g, *operands), **dict(zip(OPERANDS, grads, strict=True))}
 
 
 # ---- the GPU engine ------------------------------------------------------------------------------
