@@ -21,7 +21,7 @@ from flax import nnx
 from cudeform.arrays import Operands
 from cudeform.family import DEFORM_CONV2D, MS_DEFORM_ATTN
 from cudeform.options import current, options
-from cudeform.settings import Padding, Pair, Settings, as_ints, as_padding
+from cudeform.settings import Ints, Padding, Settings, as_ints, as_padding
 from cudeform.sums.settings import AttentionSettings, SpatialShapes
 
 from . import ADAPTER
@@ -43,10 +43,10 @@ class DeformConv2d(nnx.Module):  # type: ignore[misc]
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Pair,
-        stride: Pair = 1,
+        kernel_size: Ints,
+        stride: Ints = 1,
         padding: Padding = 0,
-        dilation: Pair = 1,
+        dilation: Ints = 1,
         groups: int = 1,
         offset_groups: int = 1,
         *,

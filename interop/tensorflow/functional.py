@@ -7,7 +7,7 @@ from typing import Any
 from cudeform.arrays import Operands
 from cudeform.family import DEFORM_CONV2D
 from cudeform.interop.adapter import adapter_of
-from cudeform.settings import Padding, Pair, Settings, padding_of_shapes, plain
+from cudeform.settings import Ints, Padding, Settings, padding_of_shapes, plain
 
 from .adapter import ADAPTER
 from .layout import NCHW, NHWC
@@ -20,9 +20,9 @@ def deform_conv2d(
     offset: Any,
     weight: Any,
     bias: Any = None,
-    stride: Pair = 1,
+    stride: Ints = 1,
     padding: Padding = 0,
-    dilation: Pair = 1,
+    dilation: Ints = 1,
     mask: Any = None,
     *,
     data_format: str = "NHWC",
