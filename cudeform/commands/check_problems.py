@@ -153,7 +153,7 @@ def _shapes(sizes: Convolution, axes: int, stride: int) -> Shapes:
 def _dcnv3(axes: int) -> Calls:
     for groups, channels in SUMS:
         image, taps = (2, *SUM_POSITIONS, groups * channels), groups * 9
-        shapes = {"grad_output": image, "input": image}
+        shapes: Shapes = {"grad_output": image, "input": image}
         shapes |= {"offset": (*image[:3], 2 * taps), "mask": (*image[:3], taps)}
         yield shapes, {"kernel_size": 3, "padding": 1}
 
@@ -162,7 +162,7 @@ def _dcnv4(axes: int) -> Calls:
     for groups, channels in SUMS:
         image = (2, *SUM_POSITIONS, groups * channels)
         row = -(-groups * 9 * 3 // 8) * 8  # a multiple of 8, as the paper's layers make them
-        shapes = {"grad_output": image, "input": image, "offset_mask": (*image[:3], row)}
+        shapes: Shapes = {"grad_output": image, "input": image, "offset_mask": (*image[:3], row)}
         yield shapes, {"kernel_size": 3, "groups": groups, "padding": 1}
 
 
