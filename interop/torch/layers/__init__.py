@@ -1,0 +1,1 @@
+"""Layers whose constructors are those of ``torch.nn``'s convolutions."""
