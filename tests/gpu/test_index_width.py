@@ -19,7 +19,7 @@ from cudeform.gpu import variants
 from cudeform.gpu.algorithms import direct
 from cudeform.gpu.call import Call
 from cudeform.gpu.chunks import Chunk
-from cudeform.gpu.device_api.params import FillCells, ScanCells
+from cudeform.gpu.device_api.conv_params import FillCells, ScanCells
 from cudeform.gpu.replay.recorder import Recorder
 from cudeform.gpu.variants import index_bits_of
 from cudeform.options import Options
