@@ -12,9 +12,9 @@ using std::abs;
 
 // Functions of C's <math.h>, overloaded. The header itself would triple the time that a compiler
 // takes to load the precompiled shim.
-#define HOSTCUDA_MATH(name)                                                \
-    extern "C" double name(double);                                        \
-    extern "C" float name##f(float);                                       \
+#define HOSTCUDA_MATH(name)          \
+    extern "C" double name(double);  \
+    extern "C" float name##f(float); \
     inline float name(float x) { return name##f(x); }
 HOSTCUDA_MATH(ceil)
 HOSTCUDA_MATH(fabs)
@@ -23,9 +23,9 @@ HOSTCUDA_MATH(rint)
 HOSTCUDA_MATH(round)
 HOSTCUDA_MATH(sqrt)
 HOSTCUDA_MATH(trunc)
-#define HOSTCUDA_MATH2(name)                                               \
-    extern "C" double name(double, double);                                \
-    extern "C" float name##f(float, float);                                \
+#define HOSTCUDA_MATH2(name)                \
+    extern "C" double name(double, double); \
+    extern "C" float name##f(float, float); \
     inline float name(float x, float y) { return name##f(x, y); }
 HOSTCUDA_MATH2(fmax)
 HOSTCUDA_MATH2(fmin)
