@@ -72,7 +72,7 @@ def by_groups(call: SumCall, images: slice) -> list[Share]:
 
 def have_all_channels(call: SumCall, shares: list[Share]) -> bool:
     """Whether each share has all channels of its groups."""
-    return shares[0].channels.stop == call.g.channels
+    return bool(shares[0].channels.stop == call.g.channels)
 
 
 def each_share(call: SumCall, shares: list[Share], arrays: BoxArrays, loop: Loop) -> None:
