@@ -107,6 +107,7 @@ def test_every_operator_is_compared_in_every_order() -> None:
         rows = [each for each in check.OPERATIONS.values() if each.operator == name]
         calls = {each.call for each in rows}
         first = {check_problems.first_order, check_problems.forward, check_problems.backward}
+        assert name in check_problems.CALLS
         assert calls & first, name
         assert check_problems.second_order in calls, name
         assert any(each.deterministic for each in rows), name
