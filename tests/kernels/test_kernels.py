@@ -84,20 +84,14 @@ def results(request: pytest.FixtureRequest) -> list[Compiled]:
 
 
 def few(among: list[Job]) -> list[Job]:
-    """Each kernel in float16 for a new architecture and in float32 for an old one.
-
-    Kernels with three axes are compiled in float16 only.
-    """
+    """Each kernel with two axes: in float16 for a new architecture, in float32 for an old one."""
     widest_first = sorted(among, key=lambda job: job.variant.vector, reverse=True)
-    found: dict[tuple[str, str, int], Job] = {}
+    found: dict[tuple[str, str], Job] = {}
     for job in widest_first:
         dtype, arch = job.variant.dtype, job.arch
         old = fused.MIN_CAPABILITY if job.name in kernel_jobs.FUSED else min(nvrtc.archs())
-        axes = job.variant.axes
-        if axes == 1 or (axes == 3 and arch != 90):
-            continue
-        if (dtype == "float16" and arch == 90) or (dtype == "float32" and arch == old):
-            found.setdefault((job.name, dtype, axes), job)
+        if job.variant.axes == 2 and (dtype, arch) in (("float16", 90), ("float32", old)):
+            found.setdefault((job.name, dtype), job)
     return list(found.values())
 
 
