@@ -6,15 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.sums_cases import (
+from support.canonical_sums import (
     OPERANDS,
-    OnGpu,
+    PLAIN_GRID,
     assert_close,
     attention,
+    dcnv3,
     directions,
     expected,
-    grid,
 )
+from support.gpu_sums import OnGpu
 
 from cudeform.options import Options
 
@@ -22,7 +23,7 @@ from cudeform.options import Options
 @pytest.mark.parametrize("rule", ["one_sided", "zero"])
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_a_coordinate_of_minus_one(rule: Any, deterministic: bool, new_device: Any) -> None:
-    case = grid((3, 3), scale=1.0, remove_center=False, channels=8).cast("float32")
+    case = dcnv3(PLAIN_GRID, channels=8).cast("float32")
     case.offset[...] = np.round(case.offset)  # whole coordinates, -1 among them
     on = OnGpu(new_device(), case, Options(boundary_grad=rule, deterministic=deterministic))
     wanted = expected(case, rule)
@@ -38,7 +39,7 @@ def test_tangents_at_minus_one_follow_the_rule_of_the_gradients(
     rule: Any, deterministic: bool, new_device: Any
 ) -> None:
     """Each derivative is linear in its directions, and in the input and the mask."""
-    case = grid((3, 3), scale=1.0, remove_center=False, channels=8)
+    case = dcnv3(PLAIN_GRID, channels=8)
     case.offset[...] = np.round(case.offset)
     on = OnGpu(new_device(), case, Options(boundary_grad=rule, deterministic=deterministic))
     grads, along = on.grads(), directions(case)
