@@ -124,6 +124,12 @@ class Operator:
     double_gradients: type[Any] = DoubleGradients
     tangents: tuple[type[Any], ...] = (Tangents, Gradients)
 
+    def __post_init__(self) -> None:
+        """Compute the cached properties: torch.compile cannot trace their lock in Python 3.11."""
+        for name, value in vars(type(self)).items():
+            if isinstance(value, cached_property):
+                getattr(self, name)
+
     def geometry(self, shapes: Operands, settings: Any, *, traced: bool = False) -> AnyGeometry:
         """The sizes of a call.
 

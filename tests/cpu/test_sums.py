@@ -168,6 +168,13 @@ def test_infinite_pixels_and_masks() -> None:
     assert forward(one_sample(0, 0, mask=np.inf)).item() == np.inf
 
 
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("x", [-9.0, np.inf, -1.0])
+def test_a_mask_multiplies_samples_that_reach_no_pixel(x: float, bad: float) -> None:
+    """As in a convolution, where zero times a mask that is not finite is NaN."""
+    assert np.isnan(forward(one_sample(x, 0, mask=bad)).item())
+
+
 def test_levels_do_not_bleed() -> None:
     case = attention([(2, 3, 0), (2, 3, 1), (2, 3, 0)], queries=64, groups=1, channels=1)
     ones = np.zeros((2, 3, 6))
