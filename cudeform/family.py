@@ -179,6 +179,11 @@ class Operator:
         """Users' names by those in the engine, of operands that have others."""
         return {each.name: each.public for each in self.operands if each.public != each.name}
 
+    def role(self, name: str) -> str:
+        """The role of an array by its name in the engine; a tangent has its operand's."""
+        roles = {"grad_output": self.output} | {each.name: each.role for each in self.operands}
+        return roles[name.removeprefix(TANGENT)]
+
     def present(self, operands: Operands) -> dict[str, Any]:
         """The operands by users' names, without optional ones that are None."""
         arrays = {}

@@ -1,1 +1,1 @@
-"""Layers whose constructors are those of ``torch.nn``'s convolutions."""
+"""Layers of convolutions in one and three dimensions, transposed layers, and packs of them."""

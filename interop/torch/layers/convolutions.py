@@ -67,10 +67,12 @@ class Layer(nn.Module):  # type: ignore[misc]
             bound = 1 / math.sqrt(max(1, self.weight[0].numel()))
             nn.init.uniform_(self.bias, -bound, bound)
 
-    def forward(self, input: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Compute the output; see the function of the operator for the shapes."""
+    def compute(
+        self, input: Tensor, offset: Tensor, mask: Tensor | None, settings: AnySettings
+    ) -> Tensor:
+        """Compute the output with these settings."""
         operands = Operands(input, offset, self.weight, self.bias, mask)
-        return ADAPTER.forward(self.operator, operands, self.settings, self.boundary_grad)
+        return ADAPTER.forward(self.operator, operands, settings, self.boundary_grad)
 
     def extra_repr(self) -> str:
         """Channels, kernel and settings."""
@@ -80,7 +82,7 @@ class Layer(nn.Module):  # type: ignore[misc]
 
 
 class Conv(Layer):
-    """A convolution in the number of dimensions of its operator."""
+    """A convolution, with the arguments of torch's own layer."""
 
     def __init__(
         self,
@@ -106,9 +108,15 @@ class Conv(Layer):
         sizes = (in_channels, out_channels, kernel, shape)
         super().__init__(*sizes, settings, groups, bias, boundary_grad)
 
+    def forward(self, input: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Compute the output; see the function of the operator for the shapes."""
+        return self.compute(input, offset, mask, self.settings)
+
 
 class ConvTranspose(Layer):
-    """A transposed convolution in the number of dimensions of its operator."""
+    """A transposed convolution, with the arguments of torch's own layer."""
+
+    settings: TransposedSettings
 
     def __init__(
         self,
@@ -133,6 +141,41 @@ class ConvTranspose(Layer):
         shape = (in_channels, out_channels // groups)
         sizes = (in_channels, out_channels, kernel, shape)
         super().__init__(*sizes, settings, groups, bias, boundary_grad)
+
+    def forward(
+        self,
+        input: Tensor,
+        offset: Tensor,
+        mask: Tensor | None = None,
+        output_size: Ints | None = None,
+    ) -> Tensor:
+        """Compute the output.
+
+        Args:
+            input, offset, mask: see the function of the operator for the shapes.
+            output_size: the size of the output along each axis; it replaces the output padding.
+        """
+        settings = self.settings if output_size is None else self._settings_of(input, output_size)
+        return self.compute(input, offset, mask, settings)
+
+    def _settings_of(self, input: Tensor, output_size: Ints) -> AnySettings:
+        """The settings with the output padding that gives a size."""
+        axes = self.operator.axes
+        stride, dilation = (
+            as_ints(name, getattr(self.settings, name), 1, axes) for name in ("stride", "dilation")
+        )
+        padding = as_padding(self.settings.padding, axes)
+        wanted = as_ints("output_size", output_size, 1, axes)
+        sizes = zip(input.shape[-axes:], stride, padding, dilation, self.kernel_size, strict=True)
+        least = tuple(
+            (n - 1) * step - begin - end + spread * (taps - 1) + 1
+            for n, step, (begin, end), spread, taps in sizes
+        )
+        most = tuple(size + step - 1 for size, step in zip(least, stride, strict=True))
+        more = tuple(size - smallest for size, smallest in zip(wanted, least, strict=True))
+        if any(not 0 <= each < step for each, step in zip(more, stride, strict=True)):
+            raise ValueError(f"output_size must be from {least} to {most} here, got {wanted}")
+        return self.settings._replace(output_padding=more)
 
 
 class DeformConv1d(Conv):

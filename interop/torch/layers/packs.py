@@ -1,7 +1,7 @@
-"""Layers that predict their own offsets, in one and three dimensions, and transposed.
+"""Packs: the layers of ``convolutions.py`` that predict their own offsets and masks.
 
-A *pack* predicts its offsets and its mask from its input, by a convolution ``conv_offset`` that is
-initialised to zero: at first no tap is displaced, and the mask, a sigmoid, is one half.
+A convolution ``conv_offset`` predicts them from the input. It is initialised to zero: at first no
+tap is displaced, and the mask, a sigmoid, is one half.
 """
 
 from __future__ import annotations
@@ -106,9 +106,9 @@ class _ConvTransposePack(ConvTranspose):
         self.offset_groups, self.modulated = offset_groups, modulated
         _make_pack(self)
 
-    def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
-        """(N, C, *size) to (N, O, *out)."""
-        return super().forward(input, *_predicted(self, input))
+    def forward(self, input: Tensor, output_size: Ints | None = None) -> Tensor:  # type: ignore[override]
+        """(N, C, *size) to (N, O, *out); for ``output_size`` see the layer with offsets."""
+        return super().forward(input, *_predicted(self, input), output_size)
 
 
 class DeformConv1dPack(_ConvPack):
