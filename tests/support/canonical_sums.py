@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from cases import DTYPES
 from numpy.typing import NDArray
-from support import sums_reference as reference
+from support import canonical_sums_reference as reference
 
 from cudeform.arrays import Operands
 from cudeform.sums_geometry import Level, ScaledGrid, SumGeometry
