@@ -43,7 +43,8 @@ def ms_deform_attn(
             device; under ``jit``, ``torch.compile`` or the recording of a CUDA graph it cannot be
             read and is refused: pass numbers there.
         sampling_locations: (N, Lq, M, L, P, 2) for Lq queries and P points on each level; or
-            (N, Lq, M, sum of points, 2) with ``points``.
+            (N, Lq, M, sum of points, 2) with ``points``. On a GPU, levels and points must lie one
+            behind the other, as in a contiguous array.
         attention_weights: (N, Lq, M, L, P), or (N, Lq, M, sum of points): the factor of each
             sample. No softmax is applied.
         points: number of points on each level, for locations whose levels differ in it.

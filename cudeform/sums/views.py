@@ -77,8 +77,8 @@ def _reshaped(array: Any, shape: Shape) -> Any:
     strides = _strides_of(array.shape, array.strides, shape)
     if strides is None:
         raise ValueError(
-            f"an array of shape {array.shape} on a GPU must have levels and points that are one "
-            f"axis with one stride, got strides {array.strides}; make it contiguous before the call"
+            f"the axes of an array of shape {array.shape} on a GPU, seen as {shape}, must lie one "
+            f"behind the other, got strides {array.strides}; pass a contiguous copy of it"
         )
     return array._replace(shape=shape, strides=strides)
 
