@@ -176,6 +176,16 @@ def test_forms_of_spatial_shapes(kind: Any) -> None:
     np.testing.assert_array_equal(cudeform.ms_deform_attn(**case.arguments), wanted)
 
 
+def test_sizes_may_be_an_array_that_only_numpy_can_read() -> None:
+    class Sizes:  # as a tensor of TensorFlow
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+            return np.array(ATTENTION.settings["spatial_shapes"])
+
+    case = replace(ATTENTION, settings={"spatial_shapes": Sizes()})
+    wanted = cudeform.ms_deform_attn(**ATTENTION.arguments)
+    np.testing.assert_array_equal(cudeform.ms_deform_attn(**case.arguments), wanted)
+
+
 WRONG: list[tuple[SumCase, dict[str, Any], type[Exception], str]] = [
     (ATTENTION, {"spatial_shapes": [(3, 4), (1, 1), (1, 1)]}, ValueError, "= 14, got (2, 19, 2,"),
     (ATTENTION, {"spatial_shapes": [(19, 1)]}, ValueError, "with L = 1, the levels of"),

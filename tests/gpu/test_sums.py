@@ -27,21 +27,23 @@ CASES = {
     "plain grid": lambda **sizes: dcnv3(PLAIN_GRID, **sizes),
 }
 CHANNELS = (1, 3, 16, 24, 32, 64)
+ERRORS = {"float32": 2e-6, "float64": 1e-14, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 EPS = 1e-6
 
 
 @pytest.mark.each_value
+@pytest.mark.parametrize("dtype", ERRORS)
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize("name", CASES)
 def test_output_and_gradients_are_those_of_plain_loops(
-    name: str, channels: int, new_device: Any
+    name: str, channels: int, dtype: str, new_device: Any
 ) -> None:
-    case: CanonicalSum = CASES[name](channels=channels).cast("float32")
+    case: CanonicalSum = CASES[name](channels=channels).cast(dtype)
     wanted = expected(case)
     on = OnGpu(new_device(), case)
-    assert_close(on.output(), wanted["output"], 2e-6)
+    assert_close(on.output(), wanted["output"], ERRORS[dtype])
     for operand, grad in on.grads().items():
-        assert_close(grad, wanted[operand], 4e-6, operand)
+        assert_close(grad, wanted[operand], 2 * ERRORS[dtype], operand)
 
 
 @pytest.mark.promise("differentiable twice")
