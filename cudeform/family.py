@@ -34,8 +34,8 @@ from cudeform.settings import Settings
 from cudeform.sums.engine import ENGINE as SUMS_ENGINE
 from cudeform.sums.settings import AttentionSettings, DCNv3Settings, DCNv4Settings
 from cudeform.sums.shapes import SumShapes, attention_shapes, dcnv3_shapes, dcnv4_shapes
-from cudeform.transposed import ENGINE as TRANSPOSED_ENGINE
-from cudeform.transposed_geometry import (
+from cudeform.transposed.engine import ENGINE as TRANSPOSED_ENGINE
+from cudeform.transposed.geometry import (
     TransposedGeometry,
     TransposedSettings,
     transposed_geometry,
@@ -178,6 +178,11 @@ class Operator:
     def public_names(self) -> dict[str, str]:
         """Users' names by those in the engine, of operands that have others."""
         return {each.name: each.public for each in self.operands if each.public != each.name}
+
+    def role(self, name: str) -> str:
+        """The role of an array by its name in the engine; a tangent has its operand's."""
+        roles = {"grad_output": self.output} | {each.name: each.role for each in self.operands}
+        return roles[name.removeprefix(TANGENT)]
 
     def present(self, operands: Operands) -> dict[str, Any]:
         """The operands by users' names, without optional ones that are None."""

@@ -1,8 +1,8 @@
 """The settings of deformable attention, DCNv3 and DCNv4.
 
 Settings are packed into integers, because an operator of torch takes one list of them. A list of
-levels has its length in front. A scale is packed as an integer mantissa and an exponent, so nothing
-of it is lost.
+levels has its length in front. A scale is packed as an integer mantissa and an exponent, which
+represent it exactly.
 """
 
 from __future__ import annotations
