@@ -167,6 +167,31 @@ def test_wrong_arguments_are_refused():
         DeformConv2D(4, 3).build((None, 8, 8, None))
 
 
+def test_a_list_has_two_or_three_elements():
+    offset = np.zeros((32, 10, 9, 18), "float32")
+    layer = DeformConv2D(4, 3, padding="same")
+    for images in ([IMAGES], [IMAGES] * 4):
+        with pytest.raises(ValueError, match=f"got a list of length {len(images)}"):
+            layer(images)
+    assert layer((IMAGES, offset)).shape == layer([IMAGES, offset, None]).shape == (32, 10, 9, 4)
+    with pytest.raises(ValueError, match="was built for a list, so it predicts no offsets"):
+        layer(IMAGES)
+
+
+@pytest.mark.parametrize("make", [keras.Input, lambda shape: np.zeros((2, *shape), "float32")])
+def test_sizes_are_checked_in_a_model_and_in_a_call(make):
+    layer = DeformConv2D(4, 3, padding="same")
+    images, offset = make((10, 9, 3)), make((10, 9, 18))
+    with pytest.raises(ValueError, match=r"offset must have shape .*10, 9, 18\), got .*, 16\)"):
+        layer([images, make((10, 9, 16))])
+    with pytest.raises(ValueError, match=r"mask must have shape .*10, 9, 9\), got .*, 9, 8\)"):
+        layer([images, offset, make((10, 9, 8))])
+    with pytest.raises(ValueError, match=r"input must have shape \(N, H, W, C\), got"):
+        DeformConv2D(4, 3)(make((10, 3)))
+    with pytest.raises(ValueError, match=r"too small for kernel_size .* 0 x 7 positions"):
+        DeformConv2D(4, 3)(make((2, 9, 3)))
+
+
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="needs tensorflow as Keras's backend")
 def test_tensorflow_does_not_compile_it():
     made = model()

@@ -1,8 +1,10 @@
 """Calls on tensors: NumPy's bits, eager and in graphs; nothing copied; every shape and layout."""
 
+import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -238,3 +240,17 @@ np.testing.assert_allclose(step(), tape.gradient(loss, kernel), rtol=1e-4, atol=
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_benchmark_of_a_call_measures_every_way(tmp_path):
+    script = Path(__file__).resolve().parents[3] / "benchmarks" / "tensorflow_overhead.py"
+    command = [sys.executable, str(script), "--calls", "1", "--json", str(tmp_path / "times")]
+    done = subprocess.run(command, timeout=120, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "times").read_text())["microseconds a call"]
+    names = ["NumPy arrays", "eager", "eager, with gradients", "a function of additions"]
+    names += ["a function", "100 additions in a function", "100 in a function"]
+    assert {title: list(samples) for title, samples in report.items()} == {
+        "without the engine": names,
+        "with the engine": names,
+    }
