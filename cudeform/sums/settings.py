@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from math import frexp, isfinite, ldexp
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from cudeform.settings import Ints, Padding, PerAxis, as_ints, as_padding, plain
 
 SpatialShapes = Any  # a sequence of pairs, or an array (L, 2)
@@ -142,7 +144,7 @@ def as_tuple(name: str, value: Any) -> Any:
     Raises:
         TypeError: neither of them, or an array that cannot be read now.
     """
-    if hasattr(value, "tolist"):
+    if _is_array(value):
         return plain(value) if type(value).__module__ == "numpy" else _read(name, value)
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise TypeError(f"{name} must be a sequence or an array of integers, got {value!r}")
@@ -150,13 +152,17 @@ def as_tuple(name: str, value: Any) -> Any:
 
 
 def _is_nested(value: Any) -> bool:
-    return hasattr(value, "tolist") or isinstance(value, Sequence)
+    return _is_array(value) or isinstance(value, Sequence)
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "tolist") or hasattr(value, "__array__")
 
 
 def _read(name: str, array: Any) -> Any:
     """Read an array whose library may be tracing a program, or recording a CUDA graph."""
     try:
-        return plain(array)
+        return plain(array if hasattr(array, "tolist") else np.asarray(array))
     except Exception as error:
         raise TypeError(
             f"{name} must have values that can be read when the call is made, but this array of "

@@ -242,6 +242,15 @@ np.testing.assert_allclose(step(), tape.gradient(loss, kernel), rtol=1e-4, atol=
     assert done.returncode == 0, done.stderr
 
 
+def test_sizes_of_levels_may_be_a_tensor():
+    value, locations = tf.ones((1, 20, 2, 3)), tf.fill((1, 5, 2, 2, 3, 2), 0.5)
+    shapes, weights = tf.constant([(4, 4), (2, 2)]), tf.ones((1, 5, 2, 2, 3)) / 6
+    output = cudeform.ms_deform_attn(value, shapes, locations, weights)
+    np.testing.assert_allclose(output, tf.ones((1, 5, 6)), rtol=1e-6)
+    with pytest.raises(TypeError, match="pass a list of numbers"):
+        tf.function(cudeform.ms_deform_attn)(value, shapes, locations, weights)
+
+
 def test_the_benchmark_of_a_call_measures_every_way(tmp_path):
     script = Path(__file__).resolve().parents[3] / "benchmarks" / "tensorflow_overhead.py"
     command = [sys.executable, str(script), "--calls", "1", "--json", str(tmp_path / "times")]

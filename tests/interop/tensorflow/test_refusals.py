@@ -120,9 +120,17 @@ def test_other_arrays_are_refused():
         convolve(input, offset.numpy(), weight)
     with pytest.raises(TypeError, match="must be a tensor of TensorFlow, got ndarray"):
         adapter.deform_conv2d(*(each.numpy() for each in (input, offset, weight)))
-    for other in (tf.sparse.from_dense(input), tf.RaggedTensor.from_tensor(input)):
-        with pytest.raises(TypeError, match=f"got {type(other).__name__}"):
-            convolve(other, offset, weight)
+    for other, remedy in (
+        (tf.sparse.from_dense(input), "tensorflow.sparse.to_dense"),
+        (tf.RaggedTensor.from_tensor(input), r"\.to_tensor"),
+        (tf.IndexedSlices(input, tf.range(2)), "tensorflow.convert_to_tensor"),
+        (tf.TensorSpec(input.shape), "numpy.asarray"),
+    ):
+        for operands in ((other, offset, weight), (input, other, weight)):
+            with pytest.raises(TypeError, match=f"got {type(other).__name__}.*{remedy}"):
+                convolve(*operands)
+    with pytest.raises(TypeError, match=r"input must have a dtype among .*, got string"):
+        convolve(tf.constant("image"), offset, weight)
 
 
 def test_a_tensor_of_a_keras_model_is_told_about_the_layer():
