@@ -4,15 +4,13 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from support.kerascases import quiet
 
 import cudeform
 from cudeform.keras import BACKEND, MultiScaleDeformableAttention
 from cudeform.sums.rays import rays
 
-# Backends and Keras warn of their own deprecations.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
-)
+pytestmark = quiet
 
 RNG = np.random.default_rng(0)
 SHAPES = ((5, 4), (3, 2))

@@ -137,8 +137,13 @@ def test_the_benchmark_of_a_call_measures_every_way(tmp_path):
     done = subprocess.run(command, timeout=120, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "times").read_text())["microseconds a call"]
-    names = ["NumPy arrays", "eager", "eager, with gradients", "a function of additions"]
-    names += ["a function", "100 additions in a function", "100 in a function"]
+    names = ["NumPy arrays", "eager", "an identity, with gradients", "eager, with gradients"]
+    names += [
+        "a function of additions",
+        "a function",
+        "100 additions in a function",
+        "100 in a function",
+    ]
     assert {title: list(samples) for title, samples in report.items()} == {
         "without the engine": names,
         "with the engine": names,
