@@ -17,7 +17,6 @@ LARGEST = 2**31 - 1
 AXIS_NAMES = ("depth", "height", "width")
 
 Ints = int | Sequence[int]  # one for all axes, or one per axis
-Pair = Ints  # the same for two axes
 Padding = int | Sequence[int] | Sequence[Sequence[int]] | str
 
 PerAxis = tuple[int, ...]

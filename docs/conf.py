@@ -38,13 +38,13 @@ nitpicky = True
 # Types in signatures that have no page: those of other libraries, and private ones.
 nitpick_ignore_regex = [
     ("py:.*", r"(?!cudeform\.).*"),
-    ("py:.*", r".*(Ints|Pair|Padding|Floats|Any)"),
+    ("py:.*", r".*(Ints|Padding|Floats|Any)"),
 ]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
-autodoc_type_aliases = {"Ints": "Ints", "Pair": "Pair", "Padding": "Padding"}
+autodoc_type_aliases = {"Ints": "Ints", "Padding": "Padding"}
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 

@@ -1,7 +1,8 @@
 """Time cudeform and other libraries in one run, after checking that all results are right.
 
-On a CPU the peers of deform_conv2d are torchvision and onnxruntime, those of the other operators
-tvdcn and a composition of torch's grid_sample. All contestants get the same arrays. First their
+On a CPU the peers of deform_conv2d are torchvision and onnxruntime, those of the other convolutions
+tvdcn and a composition of torch's grid_sample, and those of attention, DCNv3 and DCNv4 the
+composition, eager and compiled. All contestants get the same arrays. First their
 results are compared with cudeform's in float64; a wrong result ends the run with status 1. Then the
 contestants take turns, so that a disturbance of the machine affects all of them. Peers that are
 not installed are left out. Ratios are a peer's time divided by cudeform's; GFLOP/s counts the
@@ -28,6 +29,7 @@ from cudeform.commands.output_file import cannot_write, output_file
 from cudeform.gpu.overrides import ALGORITHMS, SCATTERS
 from cudeform_bench import configs
 from cudeform_bench.configs import Config
+from cudeform_bench.convolutions import OFFSETS
 from cudeform_bench.cpu import report as cpu_report
 from cudeform_bench.cpu import run as cpu
 from cudeform_bench.cpu.report import Report
@@ -56,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--offsets",
         nargs="+",
-        choices=configs.OFFSETS,
+        choices=OFFSETS,
         help="distributions of the offsets, measured one after the other (default: normal-2)",
     )
     parser.add_argument("--device", choices=("cpu", "gpu"), help="(default: cpu)")
@@ -148,6 +150,13 @@ def refuse_useless(arguments: argparse.Namespace) -> None:
         if name in given:
             raise CommandError(
                 f"bench: --{name} has no effect on a {device.upper()}; it needs --device {other}"
+            )
+    for config in _configurations(arguments):
+        undefined = set(arguments.offsets or ()) - set(config.distributions)
+        if undefined:
+            raise CommandError(
+                f"bench: --offsets {min(undefined)} is not defined for {config.name}, which takes "
+                f"{', '.join(config.distributions)}"
             )
     adding = {config.scatter_direction for config in _configurations(arguments)}
     if arguments.scatter and not adding & set(_directions(arguments)):

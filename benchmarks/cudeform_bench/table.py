@@ -49,10 +49,10 @@ class Measurement:
         return self.median_ms[peer] / self.median_ms[OURS]
 
     @property
-    def gflop_per_s(self) -> float:
-        """GFLOP of the matrix products, divided by cudeform's total time in seconds."""
+    def gflop_per_s(self) -> float | None:
+        """GFLOP of the matrix products by cudeform's seconds; None if there are no products."""
         flop = PRODUCTS[self.direction] * self.config.gemm_flop
-        return flop / self.median_ms[OURS] / 1e6
+        return flop / self.median_ms[OURS] / 1e6 if flop else None
 
 
 def mean_ratio(measured: Iterable[Measurement], peer: str) -> float | None:
@@ -78,7 +78,9 @@ def direction_table(measured: list[Measurement]) -> str:
         _extend(rows, ["ratio", "", *ratios, _number(mean_ratio(measured, peer), 2)])
     for part in parts:
         _extend(rows, [part, "share", *(_share(m, part) for m in measured), ""])
-    _extend(rows, ["GEMM", "GFLOP/s", *(_number(m.gflop_per_s, 1) for m in measured), ""])
+    rates = [m.gflop_per_s for m in measured]
+    if any(rates):
+        _extend(rows, ["GEMM", "GFLOP/s", *(_number(rate, 1) for rate in rates), ""])
     _extend(rows, ["workspace", "MiB", *(_number(m.workspace_mib, 1) for m in measured), ""])
     return aligned(rows if peers else rows[:-1], left=3)
 

@@ -23,6 +23,7 @@ from cudeform.commands.machine import (
     avx512_remarks,
     blas_libraries,
 )
+from cudeform.family import OPERATORS
 
 __all__ = [
     "AVX512",
@@ -39,11 +40,16 @@ __all__ = [
 # Import names of the libraries whose versions are reported.
 LIBRARIES = (
     "numpy", "numba", "threadpoolctl", "scipy", "cupy", "torch", "torchvision", "jax",
-    "onnxruntime",
+    "tensorflow", "dask", "onnxruntime",
 )  # fmt: skip
 
 # Libraries whose CPU arrays the CPU engine computes on, as on NumPy's.
-ADAPTERS = {"torch": "PyTorch tensors", "jax": "JAX arrays"}
+ADAPTERS = {
+    "torch": "PyTorch tensors",
+    "jax": "JAX arrays",
+    "tensorflow": "TensorFlow tensors",
+    "dask": "Dask arrays (convolutions)",
+}
 WIDTH = 88
 COMMAND = re.compile(r"(pip install|python -m cudeform) \S+")
 HARD_SPACE = "\N{NO-BREAK SPACE}"
@@ -93,6 +99,7 @@ def note(
         if library in libraries
     ]
     lines += [wrapped("", f"CuPy arrays, on a GPU: {gpus.outcome}")]
+    lines += [wrapped("operators, on a CPU or a GPU: ", ", ".join(OPERATORS))]
     lines += ["", "To do", *(wrapped("- ", remark) for remark in remarks or ["nothing"])]
     return "\n".join(lines)
 

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import activations, constraints, initializers, ops, regularizers
 
-from cudeform.settings import Pair, as_ints
+from cudeform.settings import Ints, as_ints
 
 from .convolution import BACKEND, convolve_first, convolve_last
 from .sizes import Sizes, check_shape, inputs_of
@@ -64,11 +64,11 @@ class DeformConv2D(keras.layers.Layer):  # type: ignore[misc]
     def __init__(
         self,
         filters: int,
-        kernel_size: Pair,
-        strides: Pair = (1, 1),
+        kernel_size: Ints,
+        strides: Ints = (1, 1),
         padding: str = "valid",
         data_format: str | None = None,
-        dilation_rate: Pair = (1, 1),
+        dilation_rate: Ints = (1, 1),
         groups: int = 1,
         offset_groups: int = 1,
         modulated: bool = True,

@@ -8,7 +8,7 @@ from typing import Any
 from cudeform.arrays import DCNv3DoubleGradients, DCNv3Gradients, Operands
 from cudeform.family import DCNV3
 from cudeform.operators import call
-from cudeform.settings import Padding, Pair
+from cudeform.settings import Ints, Padding
 from cudeform.sums.settings import DCNv3Settings
 
 
@@ -16,10 +16,10 @@ def dcnv3(
     input: Any,
     offset: Any,
     mask: Any,
-    kernel_size: Pair,
-    stride: Pair = 1,
+    kernel_size: Ints,
+    stride: Ints = 1,
     padding: Padding = 0,
-    dilation: Pair = 1,
+    dilation: Ints = 1,
     offset_scale: float = 1.0,
     remove_center: bool = False,
 ) -> Any:
@@ -85,10 +85,10 @@ def dcnv3_backward(
     input: Any,
     offset: Any,
     mask: Any,
-    kernel_size: Pair,
-    stride: Pair = 1,
+    kernel_size: Ints,
+    stride: Ints = 1,
     padding: Padding = 0,
-    dilation: Pair = 1,
+    dilation: Ints = 1,
     offset_scale: float = 1.0,
     remove_center: bool = False,
     *,
@@ -132,10 +132,10 @@ def dcnv3_jvp(
     input: Any,
     offset: Any,
     mask: Any,
-    kernel_size: Pair,
-    stride: Pair = 1,
+    kernel_size: Ints,
+    stride: Ints = 1,
     padding: Padding = 0,
-    dilation: Pair = 1,
+    dilation: Ints = 1,
     offset_scale: float = 1.0,
     remove_center: bool = False,
 ) -> Any:
@@ -173,10 +173,10 @@ def dcnv3_double_backward(
     input: Any,
     offset: Any,
     mask: Any,
-    kernel_size: Pair,
-    stride: Pair = 1,
+    kernel_size: Ints,
+    stride: Ints = 1,
     padding: Padding = 0,
-    dilation: Pair = 1,
+    dilation: Ints = 1,
     offset_scale: float = 1.0,
     remove_center: bool = False,
     *,

@@ -8,18 +8,18 @@ from typing import Any
 from cudeform.arrays import DCNv4DoubleGradients, DCNv4Gradients, Operands
 from cudeform.family import DCNV4
 from cudeform.operators import call
-from cudeform.settings import Padding, Pair
+from cudeform.settings import Ints, Padding
 from cudeform.sums.settings import DCNv4Settings
 
 
 def dcnv4(
     input: Any,
     offset_mask: Any,
-    kernel_size: Pair,
+    kernel_size: Ints,
     groups: int,
-    stride: Pair = 1,
+    stride: Ints = 1,
     padding: Padding = 0,
-    dilation: Pair = 1,
+    dilation: Ints = 1,
     offset_scale: float = 1.0,
     remove_center: bool = False,
 ) -> Any:
@@ -77,11 +77,11 @@ def dcnv4_backward(
     grad_output: Any,
     input: Any,
     offset_mask: Any,
-    kernel_size: Pair,
+    kernel_size: Ints,
     groups: int,
-    stride: Pair = 1,
+    stride: Ints = 1,
     padding: Padding = 0,
-    dilation: Pair = 1,
+    dilation: Ints = 1,
     offset_scale: float = 1.0,
     remove_center: bool = False,
     *,
@@ -125,11 +125,11 @@ def dcnv4_jvp(
     tangents: DCNv4Gradients,
     input: Any,
     offset_mask: Any,
-    kernel_size: Pair,
+    kernel_size: Ints,
     groups: int,
-    stride: Pair = 1,
+    stride: Ints = 1,
     padding: Padding = 0,
-    dilation: Pair = 1,
+    dilation: Ints = 1,
     offset_scale: float = 1.0,
     remove_center: bool = False,
 ) -> Any:
@@ -167,11 +167,11 @@ def dcnv4_double_backward(
     grad_output: Any,
     input: Any,
     offset_mask: Any,
-    kernel_size: Pair,
+    kernel_size: Ints,
     groups: int,
-    stride: Pair = 1,
+    stride: Ints = 1,
     padding: Padding = 0,
-    dilation: Pair = 1,
+    dilation: Ints = 1,
     offset_scale: float = 1.0,
     remove_center: bool = False,
     *,

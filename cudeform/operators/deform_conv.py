@@ -9,7 +9,7 @@ from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.checks import DOUBLE_GRADIENTS, GRADIENTS
 from cudeform.family import DEFORM_CONV2D
 from cudeform.operators import call
-from cudeform.settings import Padding, Pair, Settings
+from cudeform.settings import Ints, Padding, Settings
 
 
 def deform_conv2d(
@@ -17,9 +17,9 @@ def deform_conv2d(
     offset: Any,
     weight: Any,
     bias: Any = None,
-    stride: Pair = 1,
+    stride: Ints = 1,
     padding: Padding = 0,
-    dilation: Pair = 1,
+    dilation: Ints = 1,
     mask: Any = None,
 ) -> Any:
     """Deformable convolution: each tap samples the input at a displaced position.
@@ -84,9 +84,9 @@ def deform_conv2d_backward(
     offset: Any,
     weight: Any,
     bias: Any = None,
-    stride: Pair = 1,
+    stride: Ints = 1,
     padding: Padding = 0,
-    dilation: Pair = 1,
+    dilation: Ints = 1,
     mask: Any = None,
     *,
     needs: Sequence[str] = GRADIENTS,
@@ -134,9 +134,9 @@ def deform_conv2d_jvp(
     offset: Any,
     weight: Any,
     bias: Any = None,
-    stride: Pair = 1,
+    stride: Ints = 1,
     padding: Padding = 0,
-    dilation: Pair = 1,
+    dilation: Ints = 1,
     mask: Any = None,
 ) -> Any:
     """Forward mode: the derivative of the output in the direction of ``tangents``.
@@ -174,9 +174,9 @@ def deform_conv2d_double_backward(
     offset: Any,
     weight: Any,
     bias: Any = None,
-    stride: Pair = 1,
+    stride: Ints = 1,
     padding: Padding = 0,
-    dilation: Pair = 1,
+    dilation: Ints = 1,
     mask: Any = None,
     *,
     needs: Sequence[str] = DOUBLE_GRADIENTS,

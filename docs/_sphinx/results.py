@@ -51,7 +51,14 @@ def _table(caption: str, measured: list[Measurement]) -> str:
     for m in measured:
         shape = f"{m.config.name}, ``{m.config.shape}``"
         times = [f"{m.median_ms[OURS]:.1f}", *(_peer(m, peer) for peer in peers)]
-        rows.append([shape, *times, f"{m.gflop_per_s:.0f}", f"{m.workspace_mib:.0f}"])
+        rows.append(
+            [
+                shape,
+                *times,
+                f"{m.gflop_per_s:.0f}" if m.gflop_per_s else "-",
+                f"{m.workspace_mib:.0f}",
+            ]
+        )
     ratios = [mean_ratio(measured, peer) for peer in peers]
     means = ["-" if ratio is None else f"**{ratio:.2f}x**" for ratio in ratios]
     rows.append(["geometric mean of the ratios", "", *means, "", ""])

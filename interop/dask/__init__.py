@@ -18,7 +18,7 @@ from cudeform.arrays import Gradients, Operands
 from cudeform.checks import GRADIENTS
 from cudeform.family import DEFORM_CONV2D
 from cudeform.options import options
-from cudeform.settings import Padding, Pair, Settings
+from cudeform.settings import Ints, Padding, Settings
 
 from .adapter import ADAPTER
 
@@ -30,9 +30,9 @@ def deform_conv2d(
     offset: Any,
     weight: Any,
     bias: Any = None,
-    stride: Pair = 1,
+    stride: Ints = 1,
     padding: Padding = 0,
-    dilation: Pair = 1,
+    dilation: Ints = 1,
     mask: Any = None,
     *,
     max_displacement: Any = None,
@@ -77,9 +77,9 @@ def deform_conv2d_backward(
     offset: Any,
     weight: Any,
     bias: Any = None,
-    stride: Pair = 1,
+    stride: Ints = 1,
     padding: Padding = 0,
-    dilation: Pair = 1,
+    dilation: Ints = 1,
     mask: Any = None,
     *,
     needs: Sequence[str] = GRADIENTS,

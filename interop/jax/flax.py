@@ -1,4 +1,4 @@
-"""Layers of Flax NNX: deformable convolution that predicts its offsets, deformable attention.
+"""Layers of Flax NNX: deformable convolutions that predict their offsets, deformable attention.
 
 >>> import jax.numpy as jnp
 >>> from flax import nnx
@@ -19,9 +19,15 @@ import numpy as np
 from flax import nnx
 
 from cudeform.arrays import Operands
-from cudeform.family import DEFORM_CONV2D, MS_DEFORM_ATTN
+from cudeform.family import (
+    DEFORM_CONV1D,
+    DEFORM_CONV2D,
+    DEFORM_CONV3D,
+    MS_DEFORM_ATTN,
+    Operator,
+)
 from cudeform.options import current, options
-from cudeform.settings import Padding, Pair, Settings, as_ints, as_padding
+from cudeform.settings import Ints, Padding, Settings, as_ints, as_padding
 from cudeform.sums.rays import rays
 from cudeform.sums.settings import AttentionSettings, SpatialShapes
 
@@ -32,22 +38,25 @@ DTYPE = jnp.float32  # dtype of the parameters, even if JAX's default is float64
 _initialize = jax.nn.initializers.lecun_normal(in_axis=1, out_axis=0)
 
 
-class DeformConv2d(nnx.Module):  # type: ignore[misc]
-    """DCNv2, or DCNv1 if not ``modulated``; sizes are those of ``cudeform.deform_conv2d``.
+class _DeformConv(nnx.Module):  # type: ignore[misc]
+    """A deformable convolution that predicts its offsets; subclasses say of which operator.
 
-    The branch is an ordinary convolution of the same sizes. Its parameters are initially zero, so
-    no tap is displaced, and the mask, which is a sigmoid, is one half. The layer computes in the
-    dtype of the images.
+    Attributes:
+        operator: the entry of the operator in the table.
+        settings: settings of the calls, as integers per axis.
+        displaced: channels of the offset.
     """
+
+    operator: Operator
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Pair,
-        stride: Pair = 1,
+        kernel_size: Ints,
+        stride: Ints = 1,
         padding: Padding = 0,
-        dilation: Pair = 1,
+        dilation: Ints = 1,
         groups: int = 1,
         offset_groups: int = 1,
         *,
@@ -56,14 +65,16 @@ class DeformConv2d(nnx.Module):  # type: ignore[misc]
         rngs: nnx.Rngs,
     ) -> None:
         """Make the parameters ``weight``, ``bias``, ``branch_weight`` and ``branch_bias``."""
-        kernel = as_ints("kernel_size", kernel_size, 1, 2)
+        axes = self.operator.axes
+        kernel = as_ints("kernel_size", kernel_size, 1, axes)
         self.settings = Settings(
-            as_ints("stride", stride, 1, 2),
-            as_padding(padding, 2, kernel, stride, dilation),
-            as_ints("dilation", dilation, 1, 2),
+            as_ints("stride", stride, 1, axes),
+            as_padding(padding, axes, kernel, stride, dilation),
+            as_ints("dilation", dilation, 1, axes),
         )
-        self.displaced = 2 * offset_groups * prod(kernel)
-        predicted = self.displaced // 2 * (3 if modulated else 2)
+        taps = offset_groups * prod(kernel)
+        self.displaced = axes * taps
+        predicted = self.displaced + (taps if modulated else 0)
         shape = out_channels, in_channels // groups, *kernel
         self.weight = nnx.Param(_initialize(rngs.params(), shape, DTYPE))
         self.bias = nnx.Param(jnp.zeros(out_channels, DTYPE)) if bias else None
@@ -71,7 +82,7 @@ class DeformConv2d(nnx.Module):  # type: ignore[misc]
         self.branch_bias = nnx.Param(jnp.zeros(predicted, DTYPE))
 
     def __call__(self, images: Any) -> Any:
-        """Convolve images, (N, C, H, W)."""
+        """Convolve images, (N, C, *size)."""
         images = jnp.asarray(images)  # converts NumPy dtypes that JAX does not use
         predicted = self._predict(images)
         offset, rest = jnp.split(predicted, [self.displaced], axis=1)
@@ -79,7 +90,7 @@ class DeformConv2d(nnx.Module):  # type: ignore[misc]
         weight = self.weight[...].astype(images.dtype)
         bias = None if self.bias is None else self.bias[...].astype(images.dtype)
         operands = Operands(images, offset, weight, bias, mask)
-        return ADAPTER.forward(DEFORM_CONV2D, operands, self.settings)
+        return ADAPTER.forward(self.operator, operands, self.settings)
 
     def _predict(self, images: Any) -> Any:
         stride, padding, dilation = self.settings
@@ -91,7 +102,48 @@ class DeformConv2d(nnx.Module):  # type: ignore[misc]
             padding=padding,
             rhs_dilation=dilation,
         )
-        return product + bias[:, None, None]
+        return product + jnp.expand_dims(bias, range(1, 1 + self.operator.axes))
+
+
+class DeformConv1d(_DeformConv):
+    """:class:`DeformConv2d` in one dimension; sizes are those of ``cudeform.deform_conv1d``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from cudeform.interop.jax.flax import DeformConv1d
+        >>> layer = DeformConv1d(3, 8, kernel_size=5, padding=2, rngs=nnx.Rngs(0))
+        >>> layer(jnp.ones((1, 3, 16))).shape
+        (1, 8, 16)
+    """
+
+    operator = DEFORM_CONV1D
+
+
+class DeformConv2d(_DeformConv):
+    """DCNv2, or DCNv1 if not ``modulated``; sizes are those of ``cudeform.deform_conv2d``.
+
+    The branch is an ordinary convolution of the same sizes. Its parameters are initially zero, so
+    no tap is displaced, and the mask, which is a sigmoid, is one half. The layer computes in the
+    dtype of the images.
+    """
+
+    operator = DEFORM_CONV2D
+
+
+class DeformConv3d(_DeformConv):
+    """:class:`DeformConv2d` in three dimensions; sizes are those of ``cudeform.deform_conv3d``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from cudeform.interop.jax.flax import DeformConv3d
+        >>> layer = DeformConv3d(3, 8, kernel_size=(1, 3, 3), padding=(0, 1, 1), rngs=nnx.Rngs(0))
+        >>> layer(jnp.ones((1, 3, 4, 6, 6))).shape
+        (1, 8, 4, 6, 6)
+    """
+
+    operator = DEFORM_CONV3D
 
 
 class MultiScaleDeformableAttention(nnx.Module):  # type: ignore[misc]

@@ -14,7 +14,8 @@
 * Unknown batches and sizes are allowed. When TensorFlow traces a call, it checks dtypes and known
   sizes and reads ``cudeform.options``, so a traced function keeps these options.
   ``tf.config.experimental.enable_op_determinism`` makes calls deterministic.
-* :func:`deform_conv2d` of this module takes channels last, (N, H, W, C), without transposes.
+* :func:`deform_conv1d`, :func:`deform_conv2d` and :func:`deform_conv3d` of this module take
+  channels last, (N, H, W, C) in two dimensions, without transposes.
 * ``jit_compile=True`` is refused, since XLA cannot call Python.
 * A SavedModel can be written without an error, but it runs only in the process that wrote it;
   another process fails with ``Could not find callback with key=pyfunc_... in the registry``. Save
@@ -38,6 +39,6 @@ if tuple(map(int, tf.__version__.split(".")[:2])) < MINIMUM_TENSORFLOW:
     )
 
 from .adapter import ADAPTER  # noqa: E402
-from .functional import deform_conv2d  # noqa: E402
+from .functional import deform_conv1d, deform_conv2d, deform_conv3d  # noqa: E402
 
-__all__ = ["ADAPTER", "deform_conv2d"]
+__all__ = ["ADAPTER", "deform_conv1d", "deform_conv2d", "deform_conv3d"]

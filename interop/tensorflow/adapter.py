@@ -13,7 +13,7 @@ from cudeform.options import Options, current
 
 from . import derivatives
 from .call import Call
-from .layout import NCHW, Layout
+from .layout import CHANNELS_FIRST, Layout
 from .private import is_deterministic
 
 # Without this, AutoGraph would rewrite the functions that a traced call calls.
@@ -29,7 +29,7 @@ class TensorflowAdapter:
         operator: Operator,
         operands: Operands,
         settings: AnySettings,
-        layout: Layout = NCHW,
+        layout: Layout = CHANNELS_FIRST,
     ) -> Any:
         """The output."""
         return derivatives.forward(_call(operator, settings, layout), _tensors(operands.present()))
@@ -77,7 +77,7 @@ class TensorflowAdapter:
 ADAPTER = TensorflowAdapter()
 
 
-def _call(operator: Operator, settings: AnySettings, layout: Layout = NCHW) -> Call:
+def _call(operator: Operator, settings: AnySettings, layout: Layout = CHANNELS_FIRST) -> Call:
     return Call(operator, settings, _options(), layout)
 
 

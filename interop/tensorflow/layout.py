@@ -1,7 +1,7 @@
 """The axis order of tensors: the engine's, or TensorFlow's with channels last.
 
-With channels last, images are (N, H, W, C) and filters (KH, KW, C/groups, O). The engine gets views
-in its own order, so nothing is copied.
+With channels last, images in two dimensions are (N, H, W, C) and filters (KH, KW, C/groups, O). The
+engine gets views in its own order, so nothing is copied.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ class Layout:
 
     Attributes:
         channels_last: whether the order is TensorFlow's.
+        engine_order: the value of ``data_format`` for the engine's order, for error texts.
     """
 
     channels_last: bool = False
+    engine_order: str = ""
 
     def to_engine(self, name: str, array: Any) -> Any:
         """A view of a tensor's array in the engine's order."""
@@ -47,8 +49,10 @@ class Layout:
         """A remark for errors, whose text gives shapes in the engine's order."""
         if not self.channels_last:
             return ""
+        kernel = ", ".join(f"K{axis}" for axis in self.engine_order[2:])
         return (
-            ' (shapes in the order of data_format="NCHW", the weight\'s as (O, C/groups, KH, KW))'
+            f' (shapes in the order of data_format="{self.engine_order}", '
+            f"the weight's as (O, C/groups, {kernel}))"
         )
 
     def _order(self, name: str, rank: int) -> tuple[int, ...] | None:
@@ -63,4 +67,11 @@ class Layout:
         return None
 
 
-NCHW, NHWC = Layout(), Layout(channels_last=True)
+CHANNELS_FIRST = Layout()
+
+# Layouts by the values of ``data_format`` that each number of axes has.
+LAYOUTS = {
+    1: {"NWC": Layout(True, "NCW"), "NCW": CHANNELS_FIRST},
+    2: {"NHWC": Layout(True, "NCHW"), "NCHW": CHANNELS_FIRST},
+    3: {"NDHWC": Layout(True, "NCDHW"), "NCDHW": CHANNELS_FIRST},
+}

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.checks import DOUBLE_GRADIENTS, GRADIENTS
 from cudeform.family import DEFORM_CONV2D
-from cudeform.settings import Padding, Pair, Settings
+from cudeform.settings import Ints, Padding, Settings
 
 from .adapter import ADAPTER
 from .views import Tensor
@@ -22,9 +22,9 @@ def deform_conv2d(
     offset: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: Pair = 1,
+    stride: Ints = 1,
     padding: Padding = 0,
-    dilation: Pair = 1,
+    dilation: Ints = 1,
     mask: Tensor | None = None,
     *,
     boundary_grad: str | None = None,
@@ -51,9 +51,9 @@ def deform_conv2d_backward(
     offset: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: Pair = 1,
+    stride: Ints = 1,
     padding: Padding = 0,
-    dilation: Pair = 1,
+    dilation: Ints = 1,
     mask: Tensor | None = None,
     *,
     needs: Sequence[str] = GRADIENTS,
@@ -76,9 +76,9 @@ def deform_conv2d_jvp(
     offset: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: Pair = 1,
+    stride: Ints = 1,
     padding: Padding = 0,
-    dilation: Pair = 1,
+    dilation: Ints = 1,
     mask: Tensor | None = None,
 ) -> Tensor:
     """``cudeform.deform_conv2d_jvp`` of tensors."""
@@ -95,9 +95,9 @@ def deform_conv2d_double_backward(
     offset: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: Pair = 1,
+    stride: Ints = 1,
     padding: Padding = 0,
-    dilation: Pair = 1,
+    dilation: Ints = 1,
     mask: Tensor | None = None,
     *,
     needs: Sequence[str] = DOUBLE_GRADIENTS,
@@ -113,6 +113,6 @@ def deform_conv2d_double_backward(
 
 
 def _settings(
-    input: Tensor, weight: Tensor, stride: Pair, padding: Padding, dilation: Pair
+    input: Tensor, weight: Tensor, stride: Ints, padding: Padding, dilation: Ints
 ) -> Settings:
     return Settings(stride, padding, dilation).resolved(input, weight, DEFORM_CONV2D.axes)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from cudeform.settings import Padding, Pair, as_ints, as_padding, plain
+from cudeform.settings import Ints, Padding, as_ints, as_padding, plain
 
 from .functional import deform_conv2d
 from .views import Tensor
@@ -41,10 +41,10 @@ class DeformConv2d(nn.Module):  # type: ignore[misc]
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Pair,
-        stride: Pair = 1,
+        kernel_size: Ints,
+        stride: Ints = 1,
         padding: Padding = 0,
-        dilation: Pair = 1,
+        dilation: Ints = 1,
         groups: int = 1,
         bias: bool = True,
         *,
@@ -120,10 +120,10 @@ class _Pack(DeformConv2d):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Pair,
-        stride: Pair = 1,
+        kernel_size: Ints,
+        stride: Ints = 1,
         padding: Padding = 0,
-        dilation: Pair = 1,
+        dilation: Ints = 1,
         groups: int = 1,
         deform_groups: int = 1,
         bias: bool = True,
@@ -211,10 +211,10 @@ class DeformConv2dPack(_Pack):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Pair,
-        stride: Pair = 1,
+        kernel_size: Ints,
+        stride: Ints = 1,
         padding: Padding = 0,
-        dilation: Pair = 1,
+        dilation: Ints = 1,
         groups: int = 1,
         deform_groups: int = 1,
         bias: bool = False,

@@ -117,6 +117,7 @@ FILE = str(RESULTS[0])
         (["--deadline", "5"], "--deadline has no effect on a CPU"),
         (["--device", "cpu", "--mode", "fp32"], "--mode has no effect on a CPU"),
         (["--device", "gpu", "--threads", "2"], "--threads has no effect on a GPU"),
+        (["--config", "E3", "--offsets", "zero"], "--offsets zero is not defined for E3"),
         (
             ["--device", "gpu", "--direction", "forward", "--scatter", "gather"],
             "--scatter has no effect without --direction backward",

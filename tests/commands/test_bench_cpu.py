@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -16,10 +17,12 @@ from cudeform_bench.cpu import contestants, timing
 from cudeform_bench.cpu.contestants import Calls, Contestant, cudeform_calls
 from cudeform_bench.cpu.report import Report, text
 from cudeform_bench.peers import torch_calls
+from cudeform_bench.sums import Sum
 from cudeform_bench.table import Measurement, direction_table, mean_ratio
 
 SMALL = QUICK[0]
 OTHERS = ["tvdcn", "grid_sample"]
+SUM_PEERS = ["grid_sample", "compiled grid_sample"]
 forward = import_module("cudeform.cpu.forward")
 
 
@@ -40,7 +43,16 @@ def report(*measurements: Measurement) -> Report:
 
 
 @pytest.mark.parametrize("config", QUICK, ids=lambda config: config.name)
-@pytest.mark.parametrize("name", ["torchvision", "tvdcn", "grid_sample", "onnxruntime"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torchvision",
+        "tvdcn",
+        "grid_sample",
+        "onnxruntime",
+        pytest.param("compiled grid_sample", marks=pytest.mark.slow),
+    ],
+)
 def test_peers_compute_the_same(name: str, config: Config) -> None:
     why = contestants.absence(name)
     if why is not None:
@@ -54,7 +66,8 @@ def test_peers_compute_the_same(name: str, config: Config) -> None:
 def test_torchvision_is_the_peer_in_two_dimensions_and_others_elsewhere() -> None:
     for config in ALL:
         peers = [name for name in torch_calls.FUNCTIONS if torch_calls.computes(name, config)]
-        assert peers == (["torchvision"] if config.operator == "deform_conv2d" else OTHERS)
+        others = SUM_PEERS if isinstance(config, Sum) else OTHERS
+        assert peers == (["torchvision"] if config.operator == "deform_conv2d" else others)
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward", "both"])
@@ -187,4 +200,11 @@ def test_the_text_has_aligned_tables_and_notes() -> None:
 def test_gflop_per_second_counts_the_matrix_products() -> None:
     forward, both = measurement(10.0, 1.0), measurement(10.0, 1.0, "both")
     assert forward.gflop_per_s == pytest.approx(SMALL.gemm_flop / 0.01 / 1e9)
-    assert both.gflop_per_s == pytest.approx(3 * forward.gflop_per_s)
+    assert both.gflop_per_s == pytest.approx(3 * SMALL.gemm_flop / 0.01 / 1e9)
+
+
+def test_a_table_of_sums_has_no_rate_of_products() -> None:
+    plain = measurement(1.0, 2.0)
+    of_sum = replace(plain, config=next(config for config in QUICK if isinstance(config, Sum)))
+    assert "GEMM" in direction_table([plain, of_sum])
+    assert "GEMM" not in direction_table([of_sum])

@@ -21,19 +21,19 @@ from cudeform.gpu import overrides
 from cudeform.gpu.algorithms.fused_tiling import STAGE_VECS, Tiling, tiling_for
 from cudeform.gpu.call import THREADS
 from cudeform.options import Options
-from cudeform_bench.configs import Config
+from cudeform_bench.convolutions import Convolution
 from cudeform_bench.gpu.model import MODES, RATES, floors_us
 
 pytestmark = needs_compiler
 
-PLAIN = Config("plain", 2, 32, (11, 13), 32, stride=2)
-GROUPS = Config("groups", 2, 64, (11, 13), 32, stride=2, groups=2, offset_groups=2)
-DEPTHWISE = Config("depthwise", 2, 32, (11, 13), 32, stride=2, groups=32)
+PLAIN = Convolution("plain", 2, 32, (11, 13), 32, stride=2)
+GROUPS = Convolution("groups", 2, 64, (11, 13), 32, stride=2, groups=2, offset_groups=2)
+DEPTHWISE = Convolution("depthwise", 2, 32, (11, 13), 32, stride=2, groups=32)
 UNITS_BYTES = 16 * STAGE_VECS  # of a row of a stage
 EVERY_MODE = pytest.mark.parametrize("mode", quick(["fp32", "fp16", "bf16"], 1))
 
 
-def case_of(config: Config) -> Case:
+def case_of(config: Convolution) -> Case:
     """A configuration without padding, whose windows leave a row and a column."""
     case = build(
         config.name,
@@ -58,7 +58,7 @@ class Model:
     scatter: int  # an addition in float32 for each corner
 
     @classmethod
-    def of(cls, config: Config, mode: str) -> Model:
+    def of(cls, config: Convolution, mode: str) -> Model:
         # The case has no padding: as many outputs as a configuration whose image ends there.
         config = replace(config, size=tuple(size - 2 for size in config.size))
         floors = floors_us(config, MODES[mode], "backward")
@@ -90,7 +90,7 @@ def launches(device: HostDevice) -> Counter[str]:
 @pytest.mark.each_value
 @EVERY_MODE
 @pytest.mark.parametrize("config", [PLAIN, GROUPS], ids=lambda config: config.name)
-def test_columns(config: Config, mode: str) -> None:
+def test_columns(config: Convolution, mode: str) -> None:
     case, device = case_of(config).cast(MODES[mode].dtype), HostDevice()
     with overrides.force(algorithm="im2col"):
         forward(device, case)
@@ -137,7 +137,7 @@ def test_fused(out_channels: int, mode: str) -> None:
 @EVERY_MODE
 @pytest.mark.parametrize("name", ["scalar", "vector"])
 @pytest.mark.parametrize("config", [PLAIN, GROUPS], ids=lambda config: config.name)
-def test_backward(config: Config, name: str, mode: str) -> None:
+def test_backward(config: Convolution, name: str, mode: str) -> None:
     case, device = case_of(config).cast(MODES[mode].dtype), HostDevice(compute_capability=90)
     with overrides.force(scatter=name):
         backward(device, case)
@@ -153,7 +153,9 @@ def test_backward(config: Config, name: str, mode: str) -> None:
 @pytest.mark.each_value
 @EVERY_MODE
 @pytest.mark.parametrize("config", [PLAIN, GROUPS, DEPTHWISE], ids=lambda config: config.name)
-def test_the_gather_reads_columns_four_times_and_adds_nothing(config: Config, mode: str) -> None:
+def test_the_gather_reads_columns_four_times_and_adds_nothing(
+    config: Convolution, mode: str
+) -> None:
     case, device = case_of(config).cast(MODES[mode].dtype), HostDevice()
     if config is DEPTHWISE:  # groups of one channel are not read as vectors
         config = replace(config, groups=2)

@@ -9,7 +9,7 @@ import pytest
 from support.fake_gpu import SMALL, fake_gpu, report_of, shifted
 
 from cudeform.gpu import overrides
-from cudeform_bench.configs import GPU, OPERATORS_GPU, QUICK
+from cudeform_bench.configs import GPU, OPERATORS_GPU, QUICK, SUMS_GPU
 from cudeform_bench.gpu import forced
 from cudeform_bench.gpu.model import MODES
 from cudeform_bench.gpu.report import text
@@ -54,7 +54,6 @@ def test_what_can_be_forced(capability: int) -> None:
     processor = forced.Processor(capability, 132)
     three = ("forward", "backward", "both")
     for config in GPU + OPERATORS_GPU:
-        g = forced.geometry(config)
         able = {
             name: forced.path_directions(name, config, "float16", processor)
             for name in overrides.ALGORITHMS
@@ -66,9 +65,20 @@ def test_what_can_be_forced(capability: int) -> None:
         assert able["fused"] == ((of_image,) if fused else ())
         can = {"scalar": True, "vector": capability >= 90, "gather": True}
         assert can == {
-            name: forced.can_scatter(name, g, "float16", processor) for name in overrides.SCATTERS
+            name: forced.can_scatter(name, config, "float16", processor)
+            for name in overrides.SCATTERS
         }
-        assert not forced.can_scatter("vector", g, "float64", processor)
+        assert not forced.can_scatter("vector", config, "float64", processor)
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_sums_have_one_path_and_every_way_to_scatter(capability: int) -> None:
+    processor = forced.Processor(capability, 132)
+    for config in SUMS_GPU:
+        for name in overrides.ALGORITHMS:
+            assert forced.path_directions(name, config, "float16", processor) == ()
+        assert forced.can_scatter("gather", config, "float16", processor)
+        assert forced.can_scatter("vector", config, "float16", processor) == (capability == 90)
 
 
 def test_forced_calls_are_forced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,5 +98,5 @@ def test_forced_calls_are_forced(monkeypatch: pytest.MonkeyPatch) -> None:
             call()
     assert list(made) == ["path im2col", "path direct", "scatter gather"]
     assert seen == [("im2col", None)] * 3 + [(None, "gather")]
-    tensors = SimpleNamespace(config=QUICK[-1])
+    tensors = SimpleNamespace(config=QUICK[4])
     assert list(made["scatter gather"](tensors, MODES["fp16"])) == ["forward"]  # transposed

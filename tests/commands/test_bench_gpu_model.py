@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from support.fake_gpu import SMALL, fake_gpu, report_of
 
-from cudeform_bench.configs import GPU, OPERATORS_GPU, named
+from cudeform_bench.configs import GPU, OPERATORS_GPU, SUMS_GPU, named
 from cudeform_bench.gpu.model import MODES, floors_us, shares
 
 
@@ -61,8 +61,30 @@ def test_floors_of_other_operators(
         assert found == tuple(each and pytest.approx(each, rel=0.02) for each in expected)
 
 
+@pytest.mark.parametrize(
+    ("name", "memory", "gather", "scatter"),
+    # Microseconds: a forward and a backward in half precision, a forward in half, a backward.
+    [
+        ("E1", (9.3, 15.9), 25, 539),
+        ("E2", (37, 64), 99, 2158),
+        ("D1", (44, 76), 63, 1370),
+        ("D5", (14, 24), 20, 437),
+    ],
+)
+def test_floors_of_sums(
+    name: str, memory: tuple[float, float], gather: float, scatter: float
+) -> None:
+    (config,) = named(name)
+    forward, backward = (floors_us(config, MODES["fp16"], d) for d in ("forward", "backward"))
+    assert set(forward) == {"memory", "gather"}
+    assert set(backward) == {"memory", "gather", "scatter"}
+    assert (forward["memory"], backward["memory"]) == pytest.approx(memory, rel=0.03)
+    assert forward["gather"] == pytest.approx(gather, rel=0.03)
+    assert backward["scatter"] == pytest.approx(scatter, rel=0.01)
+
+
 def test_both_directions_take_as_much_as_each() -> None:
-    for config in GPU + OPERATORS_GPU:
+    for config in GPU + OPERATORS_GPU + SUMS_GPU:
         one, two, both = (
             floors_us(config, MODES["tf32"], d) for d in ("forward", "backward", "both")
         )

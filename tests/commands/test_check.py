@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from checks import needs_compiler
 
 from cudeform import kernels
 from cudeform.__main__ import main
-from cudeform.commands import check
+from cudeform.commands import check, check_problems
 from cudeform.commands.check import Operation
+from cudeform.commands.check_problems import Problem
+from cudeform.family import OPERATORS
 
 # Kernels that only half precision needs: other results have accumulation precision.
 ONLY_HALF = {"round_grad_input"}
@@ -32,13 +35,17 @@ def numpy_for_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check.gpus, "gpu_facts", lambda: ["a driver"])
 
 
-def image(arrays: dict[str, Any]) -> list[Any]:
-    return [arrays["input"]]
+def image(problem: Problem) -> list[Any]:
+    return [problem.arrays["input"]]
+
+
+def operation(call: Callable[[Problem], list[Any]]) -> Operation:
+    return Operation("deform_conv2d", call)
 
 
 @pytest.mark.usefixtures("numpy_for_cupy")
 def test_equal_results_agree(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr(check, "OPERATIONS", {"the image": Operation(image)})
+    monkeypatch.setattr(check, "OPERATIONS", {"the image": operation(image)})
     assert main(["check"]) == 0
     said = capsys.readouterr().out
     assert "a GPU; a driver" in said
@@ -53,10 +60,10 @@ def test_a_wrong_result_is_named(
 ) -> None:
     calls = iter(range(1000))
 
-    def every_second_is_wrong(arrays: dict[str, Any]) -> list[Any]:
-        return [arrays["input"] * (wrong if next(calls) % 2 else 1)]
+    def every_second_is_wrong(problem: Problem) -> list[Any]:
+        return [problem.arrays["input"] * (wrong if next(calls) % 2 else 1)]
 
-    operations = {"right": Operation(image), "not right": Operation(every_second_is_wrong)}
+    operations = {"right": operation(image), "not right": operation(every_second_is_wrong)}
     monkeypatch.setattr(check, "OPERATIONS", operations)
     assert main(["check"]) == 1
     said = capsys.readouterr().out
@@ -68,12 +75,12 @@ def test_a_wrong_result_is_named(
 
 @pytest.mark.usefixtures("numpy_for_cupy")
 def test_a_failure_does_not_hide_the_rest(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    def fails(arrays: dict[str, Any]) -> list[Any]:
-        if arrays["input"].dtype == np.float16:
+    def fails(problem: Problem) -> list[Any]:
+        if problem.arrays["input"].dtype == np.float16:
             raise RuntimeError("an illegal address")
-        return image(arrays)
+        return image(problem)
 
-    operations = {"fails": Operation(fails), "the image": Operation(image)}
+    operations = {"fails": operation(fails), "the image": operation(image)}
     monkeypatch.setattr(check, "OPERATIONS", operations)
     assert main(["check"]) == 1
     said = capsys.readouterr().out
@@ -95,18 +102,39 @@ def test_without_a_gpu_it_says_what_was_found_and_what_to_do(
     assert "pip install 'cudeform[cuda13]'" in said
 
 
+def test_every_operator_is_compared_in_every_order() -> None:
+    for name in OPERATORS:
+        rows = [each for each in check.OPERATIONS.values() if each.operator == name]
+        calls = {each.call for each in rows}
+        first = {check_problems.first_order, check_problems.forward, check_problems.backward}
+        assert name in check_problems.CALLS
+        assert calls & first, name
+        assert check_problems.second_order in calls, name
+        assert any(each.deterministic for each in rows), name
+
+
+# Rows that use every kernel, in a few seconds.
+QUICK = ("deform_conv2d", "ms_deform_attn", "deform_conv_transpose2d, second order")
+
+
 @pytest.mark.promise("honest")
 @needs_compiler
 @pytest.mark.parametrize(
-    "dtypes", [["float32"], pytest.param(list(check.ALLOWED), marks=pytest.mark.slow)]
+    ("dtypes", "rows"),
+    [
+        pytest.param(["float32"], QUICK, id="quick"),
+        pytest.param(list(check.ALLOWED), "", id="all", marks=pytest.mark.slow),
+    ],
 )
 def test_results_agree_and_every_kernel_is_used(
-    dtypes: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
+    dtypes: list[str], rows: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """On the host's device, which runs the kernels' text on the CPU."""
     from hostcuda import HostDevice, Launched
     from support.cupy_cuda import HostCuda, installed
 
+    chosen = {name: each for name, each in check.OPERATIONS.items() if name.startswith(rows)}
+    monkeypatch.setattr(check, "OPERATIONS", chosen)
     monkeypatch.setattr(check, "ALLOWED", {dtype: check.ALLOWED[dtype] for dtype in dtypes})
     gpu = HostDevice(compute_capability=90)
     with installed(HostCuda(gpu), monkeypatch):

@@ -12,6 +12,7 @@ from cudeform.__main__ import COMMANDS, main
 from cudeform.commands import gpus, info
 from cudeform.commands.gpus import Gpus
 from cudeform.commands.info import AVX512, Blas, Loops, Machine, avx512_remarks, note
+from cudeform.family import OPERATORS
 
 HASWELL = Blas("openblas", "0.3.31", "numpy", "Haswell", 2)
 SKYLAKEX = Blas("openblas", "0.3.31", "numpy", "SkylakeX", 2)
@@ -148,6 +149,11 @@ def test_the_note_names_the_arrays_that_work():
     assert "PyTorch tensors, on the CPU: by the same engine, not tried here" in said
     assert "JAX arrays" not in said
     assert "CuPy arrays, on a GPU: as it should" in said
+
+
+def test_the_note_names_the_operators():
+    works = note(MACHINE, LOOPS, {}, Gpus(""), works=True).partition("Works")[2]
+    assert "operators, on a CPU or a GPU: " + ", ".join(OPERATORS) in " ".join(works.split())
 
 
 def test_lines_of_the_note_fit_a_terminal():

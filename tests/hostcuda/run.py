@@ -17,7 +17,7 @@ Operators that sum samples take ``<case>/value``, ``sampling_locations`` and ``a
 or ``input``, ``offset`` and ``mask``, or ``input`` and ``offset_mask``. The ``params`` of
 ``ms_deform_attn`` are a row (height, width) for each level, or (height, width, points); those of
 ``dcnv3`` are ``kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w,
-offset_scale, remove_center``, and ``dcnv4`` has ``groups`` in front.
+offset_scale, remove_center``, and those of ``dcnv4`` have ``groups`` after ``kernel_w``.
 
 For a convolution in two dimensions ``params = [stride_h, stride_w, pad_h, pad_w, dilation_h,
 dilation_w, groups, offset_groups]``.

@@ -14,8 +14,8 @@ from cudeform.sums.settings import AttentionSettings, DCNv3Settings, DCNv4Settin
 
 Arrays = Mapping[str, NDArray[Any]]
 
-# The numbers of ``params`` for a grid, in the order of the signature of dcnv3; dcnv4 has the groups
-# in front.
+# The numbers of ``params`` for dcnv3, in the order of its signature. In that of dcnv4 the groups
+# follow the kernel.
 GRID = (
     *("kernel_h", "kernel_w", "stride_h", "stride_w", "pad_h", "pad_w"),
     *("dilation_h", "dilation_w", "offset_scale", "remove_center"),
@@ -45,13 +45,14 @@ def sum_settings(operator: Operator, params: NDArray[Any]) -> AnySettings:
         points = tuple(params[:, 2].tolist()) if params.shape[1] == 3 else None
         return AttentionSettings(tuple(map(tuple, params[:, :2].tolist())), points)
     is_packed = operator.settings is DCNv4Settings
-    names = (*(["groups"] if is_packed else []), *GRID)
+    names = (*GRID[:2], *(["groups"] if is_packed else []), *GRID[2:])
     if params.shape != (len(names),):
         raise ValueError(f"params must be the numbers {', '.join(names)}, got {params!r}")
     numbers = params.tolist()
-    *pairs, scale, removes = numbers[is_packed:]
+    groups = int(numbers.pop(2)) if is_packed else 0
+    *pairs, scale, removes = numbers
     kernel, stride, padding, dilation = (
         (int(pairs[at]), int(pairs[at + 1])) for at in range(0, 8, 2)
     )
     grid = DCNv3Settings(kernel, stride, padding, dilation, scale, bool(removes))
-    return DCNv4Settings(grid.kernel_size, int(numbers[0]), *grid[1:]) if is_packed else grid
+    return DCNv4Settings(grid.kernel_size, groups, *grid[1:]) if is_packed else grid

@@ -48,9 +48,9 @@ CASES: dict[str, tuple[dict[str, Any], Any, dict[str, Any]]] = {
         },
     ),
     "dcnv4": (
-        {"input": random(2, 8, 11, 6), "offset_mask": random(2, 8, 11, 88)},
-        (3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 0),
-        {"kernel_size": 3, "groups": 3, "padding": 1},
+        {"input": random(2, 8, 11, 6), "offset_mask": random(2, 8, 9, 56)},
+        (1, 5, 3, 1, 1, 0, 1, 1, 1, 1, 0),
+        {"kernel_size": (1, 5), "groups": 3, "padding": (0, 1)},
     ),
 }
 
@@ -84,7 +84,7 @@ def test_sums_by_their_public_names(tmp_path: Path) -> None:
         ("ms_deform_attn", {"value": None}, "x: value is missing"),
         ("ms_deform_attn", {"params": (1, 2)}, "x: params must be integers (height, width)"),
         ("dcnv3", {"params": (1, 2)}, "x: params must be the numbers kernel_h, kernel_w, "),
-        ("dcnv4", {"params": (1, 2)}, "x: params must be the numbers groups, kernel_h, "),
+        ("dcnv4", {"params": (1, 2)}, "x: params must be the numbers kernel_h, kernel_w, groups, "),
         ("dcnv3", {"mask": np.zeros((2, 3, 13, 41))}, "x: mask must"),
         ("dcnv3", {"mask": np.zeros((2, 3, 13, 42), np.float32)}, "x: mask must have the dtype"),
         ("dcnv3", {"grad_output": np.zeros(1)}, "x: grad_output must have shape"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from cases import ASYMMETRIC, Case, build
 
@@ -44,6 +45,9 @@ def same_bits(tensor: Any, array: Any) -> bool:
     )
 
 
-def channels_last(array: Any) -> Any:
-    """A tensor (N, H, W, C) of a tensor (N, C, H, W)."""
-    return tf.transpose(array, (0, 2, 3, 1))
+def channels_last(name: str, array: Any) -> Any:
+    """The array of an operand, or of its gradient, in TensorFlow's order of axes."""
+    if name == "bias":
+        return array
+    axes = range(2, array.ndim)
+    return np.transpose(array, (*axes, 1, 0) if name == "weight" else (0, *axes, 1))

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 import cudeform
 from cudeform_bench.configs import Problem
+from cudeform_bench.convolutions import Convolution
 from cudeform_bench.cpu.profile import shares
 from cudeform_bench.peers import torch_calls
 from cudeform_bench.peers.torch_calls import BACKWARD, BOTH, FORWARD
+from cudeform_bench.sums import Sum
 
 Results = dict[str, NDArray[Any]]  # "output", "grad_input", ...: the results that a call computes
 Call = Callable[[], Results]
@@ -65,7 +67,9 @@ def cudeform_calls(problem: Problem, threads: int | None) -> Calls:
 
 
 def cudeform_profile(problem: Problem, direction: str) -> dict[str, float]:
-    """Fractions of the time of a call: product, sampling, rest."""
+    """Fractions of the time of a convolution: product, sampling, rest; nothing of a sum."""
+    if isinstance(problem.config, Sum):
+        return {}
     return shares(cudeform_calls(problem, threads=1)[direction])
 
 
@@ -121,6 +125,7 @@ def _onnx_model(problem: Problem) -> bytes:
     from onnx import TensorProto, helper, numpy_helper
 
     config = problem.config
+    assert isinstance(config, Convolution)
     node = helper.make_node(
         "DeformConv",
         ["input", "weight", "offset", "bias", "mask"],

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from statistics import quantiles
 
 from cudeform.commands.machine import Machine
-from cudeform_bench.configs import Config
+from cudeform_bench.configs import of_fields
 from cudeform_bench.table import HEADINGS, Measurement, direction_table
 
 
@@ -44,7 +44,7 @@ class Report:
         fields = json.loads(text)
         fields["machine"] = Machine.of(fields["machine"])
         fields["measurements"] = tuple(
-            Measurement(**measured | {"config": Config.of_fields(measured["config"])})
+            Measurement(**measured | {"config": of_fields(measured["config"])})
             for measured in fields["measurements"]
         )
         return cls(**fields)

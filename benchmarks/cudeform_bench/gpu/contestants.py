@@ -13,9 +13,11 @@ from typing import Any
 
 import cudeform
 from cudeform_bench.configs import Config, Problem
+from cudeform_bench.convolutions import Convolution
 from cudeform_bench.gpu.model import Mode
 from cudeform_bench.peers import torch_calls
 from cudeform_bench.peers.torch_calls import BACKWARD, BOTH, FORWARD, Calls, Results, Tensor
+from cudeform_bench.sums import Sum
 
 
 class TorchClock:
@@ -165,6 +167,8 @@ def convolution_calls(tensors: Tensors, mode: Mode) -> Calls:
     import torch
 
     config = tensors.config
+    if isinstance(config, Sum):
+        return {}
     layouts = {2: torch.channels_last, 3: torch.channels_last_3d}
     last = {"memory_format": layouts.get(config.axes, torch.contiguous_format)}
     leaves = {
@@ -186,6 +190,8 @@ def product_calls(tensors: Tensors, mode: Mode) -> Calls:
     import torch
 
     config = tensors.config
+    if isinstance(config, Sum):
+        return {}
     depth, width = _group_sizes(config)
     kind = {"dtype": tensors.grad_output.dtype, "device": tensors.grad_output.device}
     left = torch.randn(config.groups, config.positions, depth, **kind)
@@ -204,7 +210,7 @@ def product_calls(tensors: Tensors, mode: Mode) -> Calls:
     return _three(forward, backward, lambda: forward() | backward())
 
 
-def _group_sizes(config: Config) -> tuple[int, int]:
+def _group_sizes(config: Convolution) -> tuple[int, int]:
     """Inner size (k) of a group's matrix product, and the number of its columns.
 
     A convolution multiplies columns by the filter; a transposed one multiplies the input by the

@@ -15,10 +15,13 @@ from cudeform.family import OPERATORS
 from cudeform.geometry import Geometry
 from cudeform.gpu import overrides, variants
 from cudeform.gpu.algorithms import direct, forward_algorithm
+from cudeform.gpu.device_api.kernel_source import widest
 from cudeform_bench.configs import Config
+from cudeform_bench.convolutions import Convolution
 from cudeform_bench.gpu.contestants import Tensors, cudeform_calls
 from cudeform_bench.gpu.model import Mode
 from cudeform_bench.peers.torch_calls import Calls
+from cudeform_bench.sums import Sum
 
 # Prefixes of the names.
 PATH, SCATTER = "path ", "scatter "
@@ -51,7 +54,7 @@ def contestants(
 
     def of_scatter(name: str) -> Callable[[Tensors, Mode], Calls]:
         def calls(tensors: Tensors, mode: Mode) -> Calls:
-            able = can_scatter(name, geometry(tensors.config), mode.dtype, processor)
+            able = can_scatter(name, tensors.config, mode.dtype, processor)
             directions = (tensors.config.scatter_direction,) if able else ()
             return _forced({"scatter": name}, directions, cudeform_calls(tensors, mode))
 
@@ -62,7 +65,7 @@ def contestants(
     }
 
 
-def geometry(config: Config) -> Geometry:
+def geometry(config: Convolution) -> Geometry:
     """The sizes of a configuration; of a transposed one, those of the convolution behind it."""
     operator = OPERATORS[config.operator]
     taps = config.offset_groups * config.taps
@@ -82,10 +85,12 @@ def geometry(config: Config) -> Geometry:
 
 
 def path_directions(name: str, config: Config, dtype: str, processor: Processor) -> tuple[str, ...]:
-    """The directions in which a configuration supports a path.
+    """The directions in which a configuration supports a path; none for a sum, which has one path.
 
     "fused" computes a convolution: the forward, or the gradient of a transposed one's input.
     """
+    if isinstance(config, Sum):
+        return ()
     with overrides.force(algorithm=name):
         taken: Any = forward_algorithm(geometry(config), dtype, processor)  # type: ignore[arg-type]
     if taken != name:
@@ -95,11 +100,16 @@ def path_directions(name: str, config: Config, dtype: str, processor: Processor)
     return ("forward", "backward", "both")
 
 
-def can_scatter(name: str, g: Geometry, dtype: str, processor: Processor) -> bool:
-    """Whether a convolution supports this way to sum grad_input."""
+def can_scatter(name: str, config: Config, dtype: str, processor: Processor) -> bool:
+    """Whether a configuration supports this way to sum grad_input."""
     if name != "vector":
         return True
-    vector = (direct if direct.supports(g) else variants).vector_of(g, dtype)
+    if isinstance(config, Sum):
+        wide = widest(dtype)
+        vector = wide if config.channels % wide == 0 else 1
+    else:
+        g = geometry(config)
+        vector = (direct if direct.supports(g) else variants).vector_of(g, dtype)
     return variants.atomic_width(dtype, vector, processor.compute_capability) > 1
 
 

@@ -107,10 +107,7 @@ def shares(
 
 
 def _array_elements(config: Config, direction: str) -> int:
-    operands = config.batch * config.channels * prod(config.size)
-    operands += (config.axes + 1) * config.offset_groups * config.samples  # offset and mask
-    operands += config.out_channels * config.taps * config.channels // config.groups
-    output = config.batch * config.out_channels * prod(config.out_size)
+    operands, output = config.operand_elements, prod(config.output_shape)
     # A backward reads the operands and grad_output, and writes a gradient for each operand.
     return {
         "forward": operands + output,

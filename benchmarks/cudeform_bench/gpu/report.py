@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cudeform_bench.configs import Config
+from cudeform_bench.configs import Config, of_fields
 from cudeform_bench.gpu.forced import is_forced
 from cudeform_bench.table import ABSENT, HEADINGS, Measurement, aligned, direction_table
 
@@ -95,7 +95,7 @@ class GpuReport:
         """The inverse of :meth:`to_json`."""
         fields: dict[str, Any] = json.loads(text)
         fields["measurements"] = tuple(
-            GpuMeasurement(**measured | {"config": Config.of_fields(measured["config"])})
+            GpuMeasurement(**measured | {"config": of_fields(measured["config"])})
             for measured in fields["measurements"]
         )
         for name in ("failures", "skipped"):

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.nn.functional import grid_sample
 
-from cudeform_bench.configs import Config
+from cudeform_bench.convolutions import Convolution
 
 Tensor = Any
 
@@ -22,7 +22,7 @@ BILINEAR, ZEROS = 0, 0  # numbers of the modes, as the functions behind grid_sam
 
 
 def output(
-    config: Config, input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, mask: Tensor
+    config: Convolution, input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, mask: Tensor
 ) -> Tensor:
     """The output of the operator of ``config``, (N, O, *out_size)."""
     if config.transposed:
@@ -33,7 +33,7 @@ def output(
 
 
 def _convolution(
-    config: Config, image: Tensor, offset: Tensor, weight: Tensor, mask: Tensor
+    config: Convolution, image: Tensor, offset: Tensor, weight: Tensor, mask: Tensor
 ) -> Tensor:
     """``W (S x)``; of a transposed configuration, the convolution whose transpose it is."""
     samples = grid_sample(_image(config, image), _grid(config, offset), align_corners=False)
@@ -48,7 +48,7 @@ class _Transposed(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def forward(
-        ctx: Any, config: Config, input: Tensor, offset: Tensor, weight: Tensor, mask: Tensor
+        ctx: Any, config: Convolution, input: Tensor, offset: Tensor, weight: Tensor, mask: Tensor
     ) -> Tensor:
         ctx.config = config
         ctx.save_for_backward(input, offset, weight, mask)
@@ -66,7 +66,7 @@ class _Transposed(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        config: Config = ctx.config
+        config: Convolution = ctx.config
         input, *others = ctx.saved_tensors
         leaves = [tensor.detach().requires_grad_() for tensor in others]
         with torch.enable_grad():
@@ -74,30 +74,30 @@ class _Transposed(torch.autograd.Function):  # type: ignore[misc]
         return (None, grad_input.detach(), *torch.autograd.grad(grad_input, leaves, input))
 
 
-def _count(config: Config) -> int:
+def _count(config: Convolution) -> int:
     """Number of positions of an image."""
     return config.positions // config.batch
 
 
-def _rows(config: Config, weight: Tensor) -> Tensor:
+def _rows(config: Convolution, weight: Tensor) -> Tensor:
     """A filter as (groups, rows of a group, channels of a group * taps)."""
     return weight.reshape(config.groups, weight.shape[0] // config.groups, -1)
 
 
-def _image(config: Config, image: Tensor) -> Tensor:
+def _image(config: Convolution, image: Tensor) -> Tensor:
     """An image as ``grid_sample`` takes it, with offset groups as images of their own."""
     size = config.image_size if config.axes > 1 else (1, *config.image_size)
     return image.reshape(config.batch * config.offset_groups, -1, *size)
 
 
-def _masked(config: Config, samples: Tensor, mask: Tensor) -> Tensor:
+def _masked(config: Convolution, samples: Tensor, mask: Tensor) -> Tensor:
     """Samples of any shape times the mask: (N, offset_groups, channels, taps, *position_size)."""
     outer = config.batch, config.offset_groups
     inner = config.taps, *config.position_size
     return samples.reshape(*outer, -1, *inner) * mask.reshape(*outer, 1, *inner)
 
 
-def _grid(config: Config, offset: Tensor) -> Tensor:
+def _grid(config: Convolution, offset: Tensor) -> Tensor:
     """The coordinates of all samples, from -1 to 1 over the image, in the order (x, y, z)."""
     axes, size, positions = config.axes, config.image_size, config.position_size
     kind = {"dtype": offset.dtype, "device": offset.device}

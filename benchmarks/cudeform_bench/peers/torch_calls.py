@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
 from cudeform_bench.configs import Config
+from cudeform_bench.convolutions import Convolution
+from cudeform_bench.sums import Sum
 
 Tensor = Any
 Results = dict[str, Tensor]  # "output", "grad_input", ...: the results that a call computes
@@ -23,6 +27,7 @@ def torchvision(config: Config, operands: dict[str, Tensor]) -> Tensor:
     """``torchvision.ops.deform_conv2d``."""
     from torchvision.ops import deform_conv2d
 
+    assert isinstance(config, Convolution)
     return deform_conv2d(**operands, stride=config.stride, padding=config.padding)
 
 
@@ -30,6 +35,7 @@ def tvdcn(config: Config, operands: dict[str, Tensor]) -> Tensor:
     """The operator of the same name in ``tvdcn.ops``."""
     from tvdcn import ops
 
+    assert isinstance(config, Convolution)
     settings = {"dilation": 1, "groups": config.groups} | config.settings
     if config.transposed:
         settings |= {"output_padding": 0}
@@ -39,29 +45,47 @@ def tvdcn(config: Config, operands: dict[str, Tensor]) -> Tensor:
 
 
 def composition(config: Config, operands: dict[str, Tensor]) -> Tensor:
-    """``grid_sample`` and a matrix product."""
-    from cudeform_bench.peers.composition import output
+    """``grid_sample``, and a matrix product or a sum."""
+    from cudeform_bench.peers import composition, sum_composition
 
-    return output(config, **operands)
+    if isinstance(config, Sum):
+        return sum_composition.output(config, operands)
+    return composition.output(config, **operands)
 
 
-# By name of the contestant. torchvision has one operator; the other two are measured for the rest.
+def compiled_composition(config: Config, operands: dict[str, Tensor]) -> Tensor:
+    """The composition of a sum by ``torch.compile``."""
+    from cudeform_bench.peers.sum_composition import compiled_output
+
+    assert isinstance(config, Sum)
+    return compiled_output(config, operands)
+
+
+COMPILED = "compiled grid_sample"
+
+# By name of the contestant.
 FUNCTIONS: dict[str, Function] = {
     "torchvision": torchvision,
     "tvdcn": tvdcn,
     "grid_sample": composition,
+    COMPILED: compiled_composition,
 }
 
 NEEDS = {
     "torchvision": ("torch", "torchvision"),
     "tvdcn": ("torch", "tvdcn"),
     "grid_sample": ("torch",),
+    COMPILED: ("torch",),
 }
 
 
 def computes(name: str, config: Config) -> bool:
     """Whether the contestant of this name is measured in a configuration."""
-    return (name == "torchvision") == (config.operator == "deform_conv2d")
+    if isinstance(config, Sum):
+        return name in ("grid_sample", COMPILED)
+    if config.operator == "deform_conv2d":
+        return name == "torchvision"
+    return name in ("tvdcn", "grid_sample")
 
 
 def absence(name: str) -> str | None:
@@ -69,6 +93,8 @@ def absence(name: str) -> str | None:
     lacking = [package for package in NEEDS[name] if find_spec(package) is None]
     if lacking:
         return f"{' and '.join(lacking)} not installed"
+    if name == COMPILED and shutil.which(os.environ.get("CXX", "g++")) is None:
+        return "torch.compile finds no C++ compiler"
     return _broken_tvdcn() if name == "tvdcn" else None
 
 

@@ -1,32 +1,27 @@
-"""Backward: gradients of offset and mask box by box, then the gradient of the images.
+"""Backward: gradients of images, offset and mask.
 
-All positions of an image contribute to the gradient of each of its groups. For a range of channels
-of a group, one thread adds the contributions in the order of the positions, so the order of the
-sums does not depend on the number of threads.
+If each thread has all channels of its groups, one pass over the samples computes all of them. With
+more threads, one pass computes the gradients of offset and mask, and another one those of images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 from cudeform.arrays import Gradients, Operands
-from cudeform.cpu.images import clear_images, copy_images
-from cudeform.cpu.loops.sums.arguments import Positions, SumSamples, SumSizes, TapTable
+from cudeform.cpu.loops.sums.arguments import Positions, SumSamples
 from cudeform.cpu.loops.sums.gradients import sum_gradients
-from cudeform.cpu.loops.sums.scatter import sum_scatter
-from cudeform.cpu.loops.vectors import VECTOR
-from cudeform.cpu.sums.arrays import BoxArrays, element_strides, first_element
+from cudeform.cpu.sums.arrays import BoxArrays
 from cudeform.cpu.sums.call import Array, SumCall, output_array, sample_arrays
-from cudeform.cpu.sums.images import SumImages, image_memory, images_of, in_place
+from cudeform.cpu.sums.images import SumImages, images_of
+from cudeform.cpu.sums.shares import (
+    Share,
+    by_groups,
+    by_positions,
+    each_share,
+    have_all_channels,
+)
 from cudeform.cpu.tiling import Box
 from cudeform.options import Options
-from cudeform.partition import split
 from cudeform.sums_geometry import SumGeometry
-
-# Number of parts of the gradient of the images per thread. With several parts, the threads finish
-# at about the same time.
-PARTS_PER_THREAD = 2
 
 
 def sums_backward(
@@ -37,17 +32,51 @@ def sums_backward(
         fill_zero(grads)
         return
     like = operands.input
+    of_samples = not (grads.offset is grads.mask is None)
     read = (
         *sample_arrays(operands.offset, operands.mask, like),
         output_array(grad_output, like),
     )
-    arrays = BoxArrays(g, read, sample_arrays(grads.offset, grads.mask, like))
-    images = [like] if grads.input is None else [like, grads.input]
-    call = SumCall.of(g, options, images, arrays)
-    if not (grads.offset is grads.mask is None):
-        _write_sample_gradients(call, like, arrays)
-    if grads.input is not None:
-        scatter_images(call, grads.input, BoxArrays(g, read), _scatter)
+    every = BoxArrays(g, read, sample_arrays(grads.offset, grads.mask, like))
+    no_grads = BoxArrays(g, read, sample_arrays(None, None, like))
+    read_images = [like] if of_samples or grads.input is None else []
+    written = [] if grads.input is None else [grads.input]
+    call = SumCall.of(g, options, [*read_images, *written], every)
+    for images in images_of(call, read_images, grads.input):
+        shares = by_groups(call, images.images)
+        one_pass = images.sums is not None and have_all_channels(call, shares)
+        if of_samples and not one_pass:
+            _each_share(call, by_positions(call, images.images), every, images, of_images=False)
+        if images.sums is not None:
+            arrays = every if one_pass else no_grads
+            _each_share(call, shares, arrays, images, of_images=True)
+
+
+def _each_share(
+    call: SumCall, shares: list[Share], arrays: BoxArrays, images: SumImages, *, of_images: bool
+) -> None:
+    """Compute the gradients of some shares: of samples, of images or both."""
+    zero_boundary_grad = call.options.boundary_grad == "zero"
+
+    def loop(share: Share, box: Box, layouts: list[Positions]) -> None:
+        offset, mask, grad_output, *grads = layouts
+        sum_gradients(
+            images.sizes,
+            box.first,
+            box.last,
+            (share.groups.start, share.groups.stop),
+            (share.channels.start, share.channels.stop),
+            images.first(share.image),
+            images.table,
+            SumSamples(offset, mask),
+            grad_output,
+            SumSamples(*grads),
+            zero_boundary_grad,
+            images.first_sum(share.image),
+            of_images,
+        )
+
+    each_share(call, shares, arrays, loop)
 
 
 def fill_zero(results: tuple[Array | None, ...]) -> None:
@@ -55,116 +84,3 @@ def fill_zero(results: tuple[Array | None, ...]) -> None:
     for array in results:
         if array is not None:
             array[...] = 0
-
-
-def _write_sample_gradients(call: SumCall, input: Array, arrays: BoxArrays) -> None:
-    zero_boundary_grad = call.options.boundary_grad == "zero"
-    for images in images_of(call, input):
-
-        def work(box: Box, buffers: list[Array], images: SumImages = images) -> None:
-            image = images.first(box.images.start)
-            with arrays.layouts(box, buffers) as (offset, mask, grad_output, *grads):
-                sum_gradients(
-                    images.sizes,
-                    box.first,
-                    box.last,
-                    image,
-                    images.table,
-                    SumSamples(offset, mask),
-                    grad_output,
-                    SumSamples(*grads),
-                    zero_boundary_grad,
-                )
-
-        call.run(work, call.boxes(images.images), lambda: arrays.buffers(call.positions))
-
-
-class Target(NamedTuple):
-    """The part of a gradient that one thread computes: some groups of an image, some channels.
-
-    Attributes:
-        sizes, table: sizes and taps of the call, for images with the strides of the gradient.
-        image: number of the image in the batch.
-        groups, channels: the ranges of groups and channels.
-        grad_image: first element of the gradient of the image.
-    """
-
-    sizes: SumSizes
-    table: TapTable
-    image: int
-    groups: slice
-    channels: slice
-    grad_image: Array
-
-
-Add = Callable[[SumCall, Target, Box, list[Positions]], None]
-
-
-def _scatter(call: SumCall, target: Target, box: Box, layouts: list[Positions]) -> None:
-    offset, mask, grad_output = layouts
-    sum_scatter(
-        target.sizes,
-        box.first,
-        box.last,
-        target.groups.start,
-        target.groups.stop,
-        target.channels.start,
-        target.channels.stop,
-        target.table,
-        SumSamples(offset, mask),
-        grad_output,
-        target.grad_image,
-    )
-
-
-def scatter_images(call: SumCall, result: Array, arrays: BoxArrays, add: Add) -> None:
-    """Write a gradient of images; ``add`` adds the contribution of a box to a target."""
-    if in_place(call.g, [result], call.dtype):
-        clear_images(call, result)
-        _scatter_into(call, result, 0, arrays, add)
-        return
-    memory = image_memory(call, result)
-    for images in split(call.g.batch, call.images):
-        sums = memory[: images.stop - images.start]
-        clear_images(call, sums)
-        _scatter_into(call, sums, images.start, arrays, add)
-        copy_images(call, sums, result[images])
-
-
-def _scatter_into(
-    call: SumCall, sums: Array, first_image: int, arrays: BoxArrays, add: Add
-) -> None:
-    """Add to the gradients of images from ``first_image`` on."""
-    g, strides = call.g, element_strides(sums)
-    sizes, table = SumSizes.of(g, strides), TapTable.of(g, strides, call.dtype)
-    groups, channels = group_parts(call, len(sums))
-    targets = [
-        Target(sizes, table, first_image + n, some, part, first_element(sums[n]))
-        for n in range(len(sums))
-        for some in groups
-        for part in channels
-    ]
-    by_group = {some.start: arrays.of_groups(some) for some in groups}
-    positions = call.positions if arrays.copied else g.out_pixels
-
-    def work(target: Target, buffers: list[Array]) -> None:
-        image = slice(target.image, target.image + 1)
-        for part in split(g.out_pixels, positions):
-            box = Box(part.start, part.stop, image)
-            with by_group[target.groups.start].layouts(box, buffers) as layouts:
-                add(call, target, box, layouts)
-
-    call.run(work, targets, lambda: arrays.buffers(positions))
-
-
-def group_parts(call: SumCall, images: int) -> tuple[list[slice], list[slice]]:
-    """Ranges of groups, and of the channels of a group, that occupy all threads.
-
-    The ranges do not change the result: the order of the sums of a channel is the same for any
-    ranges. The samples of several groups at a position are often close to each other, so a range
-    has several groups.
-    """
-    g, wanted = call.g, -(-PARTS_PER_THREAD * call.threads // images)
-    groups = split(g.groups, max(1, g.groups // wanted))
-    length = -(-g.channels // -(-call.threads // (images * len(groups))))
-    return groups, split(g.channels, -(-length // VECTOR) * VECTOR)

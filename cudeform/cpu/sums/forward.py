@@ -21,7 +21,7 @@ def sums_forward(operands: Operands, g: SumGeometry, options: Options, output: A
     read = sample_arrays(operands.offset, operands.mask, operands.input)
     arrays = BoxArrays(g, read, (output_array(output, operands.input),))
     call = SumCall.of(g, options, [operands.input], arrays)
-    for images in images_of(call, operands.input):
+    for images in images_of(call, [operands.input]):
 
         def work(box: Box, buffers: list[Array], images: SumImages = images) -> None:
             image = images.first(box.images.start)

@@ -14,9 +14,10 @@ from cudeform.cpu.loops.sums.arguments import Positions, SumSamples
 from cudeform.cpu.loops.sums.second_gradients import second_sum_gradients
 from cudeform.cpu.loops.sums.tangents import sum_scatter_tangents, sum_tangents
 from cudeform.cpu.sums.arrays import BoxArrays
-from cudeform.cpu.sums.backward import Target, fill_zero, scatter_images
+from cudeform.cpu.sums.backward import fill_zero
 from cudeform.cpu.sums.call import Array, SumCall, output_array, sample_arrays
 from cudeform.cpu.sums.images import SumImages, images_of
+from cudeform.cpu.sums.shares import Share, by_groups, each_share
 from cudeform.cpu.tiling import Box
 from cudeform.options import Options
 from cudeform.sums_geometry import SumGeometry
@@ -64,7 +65,8 @@ def sums_double_backward(
     if not (results.offset is results.mask is None):
         _each_box(call, operands, cotangents, arrays, _write_second_gradients)
     if results.input is not None:
-        scatter_images(call, results.input, BoxArrays(g, read), _scatter)
+        for sums in images_of(call, [], results.input):
+            _scatter(call, sums, BoxArrays(g, read))
 
 
 def _images(operands: Operands, tangents: Tangents) -> list[Array]:
@@ -85,7 +87,7 @@ def _each_box(
     call: SumCall, operands: Operands, tangents: Tangents, arrays: BoxArrays, loop: Loop
 ) -> None:
     """Run a loop on the positions of every box."""
-    for images in images_of(call, operands.input, tangents.input):
+    for images in images_of(call, [operands.input, tangents.input]):
 
         def work(box: Box, buffers: list[Array], images: SumImages = images) -> None:
             with arrays.layouts(box, buffers) as layouts:
@@ -133,20 +135,21 @@ def _write_second_gradients(
     )
 
 
-def _scatter(call: SumCall, target: Target, box: Box, layouts: list[Positions]) -> None:
-    offset, mask, offset_tangent, mask_tangent, grad_output = layouts
-    sum_scatter_tangents(
-        target.sizes,
-        box.first,
-        box.last,
-        target.groups.start,
-        target.groups.stop,
-        target.channels.start,
-        target.channels.stop,
-        target.table,
-        SumSamples(offset, mask),
-        SumSamples(offset_tangent, mask_tangent),
-        call.options.boundary_grad == "zero",
-        grad_output,
-        target.grad_image,
-    )
+def _scatter(call: SumCall, images: SumImages, arrays: BoxArrays) -> None:
+    def loop(share: Share, box: Box, layouts: list[Positions]) -> None:
+        offset, mask, offset_tangent, mask_tangent, grad_output = layouts
+        sum_scatter_tangents(
+            images.sizes,
+            box.first,
+            box.last,
+            (share.groups.start, share.groups.stop),
+            (share.channels.start, share.channels.stop),
+            images.table,
+            SumSamples(offset, mask),
+            SumSamples(offset_tangent, mask_tangent),
+            call.options.boundary_grad == "zero",
+            grad_output,
+            images.first_sum(share.image),
+        )
+
+    each_share(call, by_groups(call, images.images), arrays, loop)

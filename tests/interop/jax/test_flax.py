@@ -1,4 +1,4 @@
-"""The layer of Flax NNX: initially an ordinary convolution; training changes all parameters."""
+"""Convolutions of Flax NNX: ordinary ones at first; training changes all parameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import cudeform
 
 nnx = pytest.importorskip("flax.nnx")
 
-from cudeform.interop.jax.flax import DeformConv2d  # noqa: E402
+from cudeform.interop.jax.flax import DeformConv1d, DeformConv2d, DeformConv3d  # noqa: E402
 
 SIZES: dict[str, Any] = {"stride": (2, 1), "padding": ((1, 0), (2, 1)), "dilation": (1, 2)}
 GROUPS: dict[str, Any] = {"groups": 2, "offset_groups": 2}
@@ -90,3 +90,42 @@ def test_training_changes_every_parameter() -> None:
 
 def test_bfloat16_images_give_bfloat16() -> None:
     assert layer_of()(IMAGES.astype("bfloat16")).dtype == "bfloat16"
+
+
+# Stride, padding, dilation and kernel differ along each axis.
+LAYERS = [
+    (DeformConv1d, (9,), {"kernel_size": 3, "stride": 2, "padding": ((1, 0),), "dilation": 2}),
+    (
+        DeformConv3d,
+        (5, 7, 6),
+        {
+            "kernel_size": (1, 3, 2),
+            "stride": (2, 1, 1),
+            "padding": (0, 1, 2),
+            "dilation": (1, 2, 1),
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("layer_type", "size", "sizes"), LAYERS, ids=["1-D", "3-D"])
+def test_layers_of_one_and_three_axes(layer_type: Any, size: Any, sizes: dict[str, Any]) -> None:
+    layer = layer_type(4, 6, **sizes, **GROUPS, rngs=nnx.Rngs(1))
+    images = jax.random.normal(jax.random.key(3), (2, 4, *size), "float32")
+    kernel = layer.weight.shape[2:]
+    branch = 0.2 * jax.random.normal(jax.random.key(4), layer.branch_weight.shape, "float32")
+    layer.branch_weight[...] = branch
+    stride, padding, dilation = layer.settings
+    predicted = jax.lax.conv_general_dilated(images, branch, stride, padding, rhs_dilation=dilation)
+    axes, taps = len(size), 2 * int(np.prod(kernel))
+    assert predicted.shape[1] == (axes + 1) * taps
+    settings = {name: value for name, value in sizes.items() if name != "kernel_size"}
+    wanted = getattr(cudeform, f"deform_conv{axes}d")(
+        images,
+        predicted[:, : axes * taps],
+        layer.weight[...],
+        layer.bias[...],
+        mask=jax.nn.sigmoid(predicted[:, axes * taps :]),
+        **settings,
+    )
+    jaxcpu.assert_close(layer(images), wanted, 1e-5)

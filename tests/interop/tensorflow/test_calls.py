@@ -6,7 +6,6 @@ import tensorflow as tf
 from support.tensorflowcases import (
     CASE,
     SETTINGS,
-    channels_last,
     convolve,
     quiet,
     same_bits,
@@ -15,7 +14,6 @@ from support.tensorflowcases import (
 
 import cudeform
 from cudeform import engine
-from cudeform.interop import tensorflow as adapter
 
 pytestmark = quiet
 
@@ -69,44 +67,6 @@ def test_a_graph_takes_tensors_of_unknown_rank():
         convolve, input_signature=[tf.TensorSpec(None, t.dtype) for t in tensors()]
     )
     assert same_bits(function(*tensors()), cudeform.deform_conv2d(**CASE.arguments))
-
-
-@pytest.mark.parametrize("traced", [False, True])
-def test_channels_last_is_the_same_without_copies(traced, monkeypatch):
-    input, offset, weight, bias, mask = tensors()
-    strides = []
-    forward = engine.forward
-    monkeypatch.setattr(
-        engine,
-        "forward",
-        lambda operands, *rest: (strides.append(operands.input.strides), forward(operands, *rest)),
-    )
-    function = tf.function(adapter.deform_conv2d) if traced else adapter.deform_conv2d
-    kernel = tf.transpose(weight, (2, 3, 1, 0))
-    images = [channels_last(each) for each in (input, offset, mask)]
-    output = function(*images[:2], kernel, bias, mask=images[2], **SETTINGS)
-    assert same_bits(output, channels_last(convolve(*tensors())).numpy())
-    assert strides[0][1] == input.dtype.size  # channels are neighbours: a view
-
-
-def test_channels_last_has_the_same_gradients():
-    input, offset, weight, bias, mask = tensors()
-    operands = [channels_last(input), channels_last(offset), tf.transpose(weight, (2, 3, 1, 0))]
-    operands += [bias, channels_last(mask)]
-    with tf.GradientTape() as tape:
-        tape.watch(operands)
-        *first, last = operands
-        output = adapter.deform_conv2d(*first, mask=last, **SETTINGS, data_format="NHWC")
-    grads = tape.gradient(output, operands, channels_last(tf.constant(CASE.grad_output)))
-    expected = cudeform.deform_conv2d_backward(**CASE.backward_arguments)
-    for name, grad in zip(expected._fields, grads, strict=True):
-        array = getattr(expected, name)
-        if name == "weight":
-            array = array.transpose(2, 3, 1, 0)
-        elif name != "bias":
-            array = array.transpose(0, 2, 3, 1)
-        assert grad.shape == array.shape, name
-        np.testing.assert_allclose(grad, array, rtol=1e-12, atol=1e-12)
 
 
 def test_empty_batches_work():

@@ -26,14 +26,28 @@ from cudeform.cpu.loops.coordinates import (
 )
 from cudeform.cpu.loops.jit import inlined
 from cudeform.cpu.loops.sums.arguments import element_index
+from cudeform.cpu.loops.sums.pairs import load_pairs
 from cudeform.cpu.loops.unrolled import all_corners, next_index, over_axes, unravel
-from cudeform.cpu.loops.vectors import local_array, scalar_like
+from cudeform.cpu.loops.vectors import (
+    VECTOR,
+    load_vector,
+    local_array,
+    scalar_like,
+    store_vector,
+)
 
 int32, int64 = np.int32, np.int64
 
-# Rows of BLOCK elements after those of ``coordinates.Block``: one row for x, then one for y.
-SHIFT, FACTOR, ALL_NUMBERS = (NUMBERS + row * BLOCK for row in (0, 2, 4))
-SIZE, TAP_BASE, ROW_STEP, ALL_INTEGERS = (INTEGERS + row * BLOCK for row in (0, 2, 4, 5))
+# Rows of BLOCK elements after those of ``coordinates.Block``: one row for x, then one for y; of the
+# weights, one for each corner. The weights and the set of corners that they are for are those that
+# a loop needs: of the value of a sample, or of its gradient.
+SHIFT, FACTOR, WEIGHTS, OFFSET_X = (NUMBERS + row * BLOCK for row in (0, 2, 4, 8))
+SIZE, TAP_BASE, ROW_STEP, CORNERS, ALL_INTEGERS = (
+    INTEGERS + row * BLOCK for row in (0, 2, 4, 5, 6)
+)
+
+# Offsets are written a vector at a time, so their rows are longer than a block by a vector.
+OFFSET_Y, ALL_NUMBERS = (OFFSET_X + row * (BLOCK + VECTOR) for row in (1, 2))
 
 # Rows of ``Block.pixels`` after the first one: the first element of the level, then for each
 # position its row and its column.
@@ -91,11 +105,21 @@ def begin_taps(sizes: Any, block: Any, table: Any, first_tap: Any) -> Any:
 
 
 @inlined
-def begin_positions(sizes: Any, block: Any, position: Any, count: Any) -> None:
-    """Write the rows and columns of ``count`` positions of an image into a block."""
+def begin_positions(sizes: Any, block: Any, position: Any, count: Any, taps: Any) -> None:
+    """Write the rows and columns of ``count`` positions of an image and the bases of their samples.
+
+    The bases include the taps that :func:`begin_taps` has written.
+    """
+    stride_x, stride_y = sizes.stride
     index = unravel(position, sizes.out)
     for k in range(count):
+        row, col = index
         block.pixels[ROW + k], block.pixels[COL + k] = index
+        base_x, base_y = int32(col * stride_x), int32(row * stride_y)
+        for x in range(k * taps, (k + 1) * taps):
+            y = x + BLOCK
+            block.integers[BASE + x] = int32(block.integers[TAP_BASE + x] + base_x)
+            block.integers[BASE + y] = int32(block.integers[TAP_BASE + y] + base_y)
         index = next_index(index, sizes.out)
 
 
@@ -106,31 +130,36 @@ def index_in(positions: Any, block: Any, k: Any, group: Any, tap: Any) -> Any:
 
 
 @inlined
-def load_samples(
-    sizes: Any, block: Any, count: Any, first_tap: Any, taps: Any, group: Any, samples: Any
-) -> None:
-    """Copy offsets and masks into a block, offsets as displacements; write the bases."""
-    numbers, integers = block.numbers, block.integers
+def load_samples(block: Any, part: Any, samples: Any) -> None:
+    """Copy offsets and masks into a block, offsets as displacements."""
+    numbers, taps = block.numbers, part.taps
     offset, mask = samples
-    stride_x, stride_y = sizes.stride
-    for k in range(count):
-        offset_index = index_in(offset, block, k, group, first_tap)
-        mask_index = index_in(mask, block, k, group, first_tap)
-        base_x = int32(block.pixels[COL + k] * stride_x)
-        base_y = int32(block.pixels[ROW + k] * stride_y)
-        for tap in range(taps):
-            x = k * taps + tap
-            y = x + BLOCK
-            numbers[DISPLACEMENT + x] = offset.array[offset_index]
-            numbers[DISPLACEMENT + y] = offset.array[offset_index + offset.pair]
-            numbers[MASK + x] = mask.array[mask_index]
-            integers[BASE + x] = int32(integers[TAP_BASE + x] + base_x)
-            integers[BASE + y] = int32(integers[TAP_BASE + y] + base_y)
-            offset_index += offset.tap
-            mask_index += mask.tap
-    for k in range(2 * BLOCK):
-        displacement = numbers[SHIFT + k] + numbers[FACTOR + k] * numbers[DISPLACEMENT + k]
-        numbers[DISPLACEMENT + k] = displacement
+    adjacent = offset.pair == 1 and offset.tap == 2 and mask.tap == 1
+    for k in range(part.positions):
+        offset_index = index_in(offset, block, k, part.group, part.first_tap)
+        mask_index = index_in(mask, block, k, part.group, part.first_tap)
+        first = k * taps
+        if adjacent:
+            for tap in range(0, taps, VECTOR):
+                # What a vector writes after the last tap, the next position or row overwrites.
+                width = min(VECTOR, taps - tap)
+                x, y = load_pairs(offset.array, offset_index + 2 * tap, width)
+                masks = load_vector(mask.array, mask_index + tap, width)
+                store_vector(numbers, OFFSET_X + first + tap, VECTOR, x)
+                store_vector(numbers, OFFSET_Y + first + tap, VECTOR, y)
+                store_vector(numbers, MASK + first + tap, VECTOR, masks)
+        else:
+            for sample in range(first, first + taps):
+                numbers[OFFSET_X + sample] = offset.array[offset_index]
+                numbers[OFFSET_Y + sample] = offset.array[offset_index + offset.pair]
+                numbers[MASK + sample] = mask.array[mask_index]
+                offset_index += offset.tap
+                mask_index += mask.tap
+    for x in range(BLOCK):
+        y = x + BLOCK
+        along_x = numbers[SHIFT + x] + numbers[FACTOR + x] * numbers[OFFSET_X + x]
+        along_y = numbers[SHIFT + y] + numbers[FACTOR + y] * numbers[OFFSET_Y + x]
+        numbers[DISPLACEMENT + x], numbers[DISPLACEMENT + y] = along_x, along_y
 
 
 @inlined
@@ -142,27 +171,23 @@ def level_of(sizes: Any, block: Any, sample: Any) -> Any:
 
 
 @inlined
-def locate_samples(
-    sizes: Any, block: Any, count: Any, first_tap: Any, taps: Any, group: Any, samples: Any
-) -> None:
-    """Locate the samples of a group at ``count`` positions of a block.
+def locate_samples(sizes: Any, block: Any, part: Any, samples: Any) -> None:
+    """Locate the samples of a part of a block.
 
     Args:
         sizes: sizes of the call.
         block: a block after :func:`begin_taps` and :func:`begin_positions`.
-        count: number of positions.
-        first_tap, taps: the first tap and the number of taps.
-        group: the group.
+        part: see ``blocks.Part``.
         samples: offset and mask.
     """
-    load_samples(sizes, block, count, first_tap, taps, group, samples)
+    load_samples(block, part, samples)
     numbers, integers, pixels = block
     one, nan = scalar_like(numbers, 1), scalar_like(numbers, np.nan)
     most, least = np.nextafter(scalar_like(numbers, 2**31), one), scalar_like(numbers, -(2**31))
     steps = int32(0), int32(0)  # the bases include the tap
     for k in range(BLOCK):
         level = level_of(sizes, block, k)
-        first = pixels[LEVEL + k] + group * sizes.group_step
+        first = pixels[LEVEL + k] + part.group * sizes.group_step
         start = int32(all_corners(level.size)), True, False, False, first
         corners, reaches_image, at_minus_one, nan_coord, pixel = over_axes(
             level.size, locate_axis, start, (block, k, level, steps, least, most)

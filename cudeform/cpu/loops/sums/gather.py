@@ -17,19 +17,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from cudeform.cpu.loops.coordinates import BLOCK, FLAGS, MASK, fractions
-from cudeform.cpu.loops.corners import corner_weights
+from cudeform.cpu.loops.coordinates import MASK
 from cudeform.cpu.loops.jit import inlined, loop
-from cudeform.cpu.loops.sampling import contributing_corners, weighted_corners
+from cudeform.cpu.loops.sampling import weighted_corners
 from cudeform.cpu.loops.sums.arguments import positions_pointer, sum_pointers
-from cudeform.cpu.loops.sums.coordinates import (
-    begin_positions,
-    begin_taps,
-    index_in,
-    level_of,
-    locate_samples,
-    new_sum_block,
-)
+from cudeform.cpu.loops.sums.blocks import each_block
+from cudeform.cpu.loops.sums.coordinates import CORNERS, index_in, level_of, new_sum_block
+from cudeform.cpu.loops.sums.weights import weigh_samples, weights_of
 from cudeform.cpu.loops.unrolled import all_corners, item, per_axis
 from cudeform.cpu.loops.vectors import (
     VECTOR,
@@ -67,9 +61,8 @@ def add_samples_of(
     """Add samples ``first`` to ``last`` of a block to the sums of some vectors of channels."""
     for k in range(first, last):
         level = level_of(sizes, block, k)
-        every = all_corners(level.size)
-        corners = contributing_corners(level, block.integers[FLAGS + k])
-        weights, mask = corner_weights(fractions(level, block, k)), block.numbers[MASK + k]
+        corners, every = block.integers[CORNERS + k], all_corners(level.size)
+        weights, mask = weights_of(level, block, k), block.numbers[MASK + k]
         pixel = block.pixels[k] + channel
         if corners == every:
             sample = level, image, pixel, every, weights, mask, width
@@ -116,21 +109,21 @@ def sum_position(
         channel += VECTOR
 
 
+@inlined
+def sum_block(sizes: Any, block: Any, part: Any, image: Any, sums: Any) -> None:
+    """Add the samples of a part of a block to the sums of its positions."""
+    weigh_samples(sizes, block)
+    for k in range(part.positions):
+        index = index_in(sums, block, k, part.group, 0)
+        those, begun = (k * part.taps, (k + 1) * part.taps), part.first_tap > 0
+        sum_position(sizes, block, image, *those, sums.array, index, begun)
+
+
 @loop
 def sum_samples(
     sizes: Any, first: Any, last: Any, image: Any, table: Any, samples: Any, sums: Any
 ) -> None:
     """Write the sums of positions ``first`` to ``last``, see :class:`Positions`."""
     image, samples, sums = pointer_to(image), sum_pointers(samples), positions_pointer(sums)
-    block = new_sum_block(image)
-    for first_tap in range(0, sizes.taps, BLOCK):
-        taps, positions = begin_taps(sizes, block, table, first_tap)
-        for position in range(first, last, positions):
-            count = min(positions, last - position)
-            begin_positions(sizes, block, position, count)
-            for group in range(sizes.groups):
-                locate_samples(sizes, block, count, first_tap, taps, group, samples)
-                for k in range(count):
-                    index = index_in(sums, block, k, group, 0)
-                    those = k * taps, (k + 1) * taps
-                    sum_position(sizes, block, image, *those, sums.array, index, first_tap > 0)
+    block, everything = new_sum_block(image), ((first, last), (0, sizes.groups))
+    each_block(sizes, *everything, table, samples, block, sum_block, (image, sums))

@@ -1,12 +1,13 @@
-"""The loop over samples of the backward: gradients of offset and mask. Arguments as in gather.py.
+"""The loop over samples of the backward: gradients of offset and mask, and of the images.
 
-The gradients follow from the corner dots, see ``loops/gradients.py``. Here the gradient of a sample
-is the gradient of the output at its position and group.
+The gradients of offset and mask follow from the corner dots, see ``loops/gradients.py``. Here the
+gradient of a sample is the gradient of the output at its position and group. Arguments as in
+``gather.py``.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from cudeform.cpu.loops.coordinates import BLOCK, FLAGS
 from cudeform.cpu.loops.gradients import (
@@ -18,26 +19,60 @@ from cudeform.cpu.loops.gradients import (
     set_gradients,
 )
 from cudeform.cpu.loops.jit import inlined, loop
+from cudeform.cpu.loops.sampling import corner_step
+from cudeform.cpu.loops.scatter import scatter_run
 from cudeform.cpu.loops.sums.arguments import positions_pointer, sum_pointers
+from cudeform.cpu.loops.sums.blocks import each_block
 from cudeform.cpu.loops.sums.coordinates import (
+    CORNERS,
     FACTOR,
-    begin_positions,
-    begin_taps,
     index_in,
     level_of,
-    locate_samples,
     new_sum_block,
 )
-from cudeform.cpu.loops.unrolled import all_corners, per_corner, same_for
+from cudeform.cpu.loops.sums.pairs import store_pairs
+from cudeform.cpu.loops.sums.weights import weigh_gradients, weights_of
+from cudeform.cpu.loops.unrolled import (
+    all_corners,
+    item,
+    over_corners,
+    per_corner,
+    same_for,
+    with_item,
+)
 from cudeform.cpu.loops.vectors import (
     VECTOR,
+    add_product,
+    add_scaled,
     load_vector,
     local_array,
     pointer_to,
     scalar_like,
     splat,
     store_lane_sums,
+    store_vector,
 )
+
+
+class RunSizes(NamedTuple):
+    """The level of a sample, and the number of channels to scatter."""
+
+    size: Any
+    steps: Any
+    run: Any
+
+
+@inlined
+def run_sizes(sizes: Any, block: Any, k: Any, channels: Any) -> Any:
+    """The level of sample ``k`` of a block, and a number of channels."""
+    level = level_of(sizes, block, k)
+    return RunSizes(level.size, level.steps, channels)
+
+
+@inlined
+def zero_dots(level: Any, image: Any) -> Any:
+    """The corner dots before any channel, lane by lane."""
+    return per_corner(level.size, same_for, (splat(scalar_like(image, 0)),))
 
 
 @inlined
@@ -47,7 +82,7 @@ def corner_dots(
     """The corner dots of sample ``k`` of a block, lane by lane."""
     level, flags = level_of(sizes, block, k), block.integers[FLAGS + k]
     pixel, every = block.pixels[k], all_corners(level.size)
-    dots = per_corner(level.size, same_for, (splat(scalar_like(image, 0)),))
+    dots = zero_dots(level, image)
     # The value of the sample is not used, so the compiler removes the weights.
     weights = per_corner(level.size, same_for, (scalar_like(image, 0),))
     corners, channel = flags & every, 0
@@ -65,24 +100,122 @@ def corner_dots(
 
 
 @inlined
-def store_gradients(
-    block: Any, gradients: Any, first: Any, taps: Any, grads: Any, k: Any, group: Any, tap: Any
-) -> None:
+def visit_corner(
+    corner: Any,
+    dots: Any,
+    level: Any,
+    image: Any,
+    grad_image: Any,
+    pixel: Any,
+    weights: Any,
+    grad: Any,
+) -> Any:
+    """Add a vector of channels to the dot and to the gradient of a corner."""
+    at = pixel + corner_step(corner, level)
+    dot = add_product(item(dots, corner), grad, load_vector(image, at, VECTOR))
+    total = add_scaled(load_vector(grad_image, at, VECTOR), item(weights, corner), grad)
+    store_vector(grad_image, at, VECTOR, total)
+    return with_item(dots, corner, dot)
+
+
+@inlined
+def visit_sample(
+    sizes: Any,
+    block: Any,
+    k: Any,
+    image: Any,
+    grad_image: Any,
+    grad_output: Any,
+    grad_index: Any,
+) -> Any:
+    """Add sample ``k`` of a block to the gradients of its corners; returns the corner dots."""
+    level, corners = run_sizes(sizes, block, k, sizes.channels), block.integers[CORNERS + k]
+    weights, pixel = weights_of(level, block, k), block.pixels[k]
+    whole = sizes.channels % VECTOR == 0
+    if whole and corners == all_corners(level.size):
+        dots = zero_dots(level, image)
+        for channel in range(0, sizes.channels, VECTOR):
+            grad = load_vector(grad_output, grad_index + channel, VECTOR)
+            sample = level, image, grad_image, pixel + channel, weights, grad
+            dots = over_corners(level.size, visit_corner, dots, sample)
+    else:
+        dots = corner_dots(sizes, block, k, image, grad_output, grad_index)
+        scatter_run(level, grad_image, pixel, corners, weights, grad_output, grad_index)
+    return dots
+
+
+@inlined
+def store_gradients(block: Any, part: Any, gradients: Any, grads: Any, k: Any) -> None:
     """Write the gradients of the samples of position ``k`` of a block into arrays."""
     offset, mask = grads
+    first, taps = k * part.taps, part.taps
     if offset.present:
-        index = index_in(offset, block, k, group, tap)
-        for x in range(first, first + taps):
-            y = x + BLOCK
-            grad_x, grad_y = gradients[GRAD_OFFSET + x], gradients[GRAD_OFFSET + y]
-            offset.array[index] = block.numbers[FACTOR + x] * grad_x
-            offset.array[index + offset.pair] = block.numbers[FACTOR + y] * grad_y
-            index += offset.tap
+        index = index_in(offset, block, k, part.group, part.first_tap)
+        if offset.pair == 1 and offset.tap == 2:
+            for tap in range(0, taps, VECTOR):
+                x = load_vector(gradients, GRAD_OFFSET + first + tap, VECTOR)
+                y = load_vector(gradients, GRAD_OFFSET + BLOCK + first + tap, VECTOR)
+                store_pairs(offset.array, index + 2 * tap, min(VECTOR, taps - tap), x, y)
+        else:
+            for x in range(GRAD_OFFSET + first, GRAD_OFFSET + first + taps):
+                offset.array[index] = gradients[x]
+                offset.array[index + offset.pair] = gradients[x + BLOCK]
+                index += offset.tap
     if mask.present:
-        index = index_in(mask, block, k, group, tap)
+        index = index_in(mask, block, k, part.group, part.first_tap)
         for sample in range(first, first + taps):
             mask.array[index] = gradients[GRAD_MASK + sample]
             index += mask.tap
+
+
+@inlined
+def backward_block(
+    sizes: Any,
+    block: Any,
+    part: Any,
+    image: Any,
+    gradients: Any,
+    grad_output: Any,
+    channels: Any,
+    grads: Any,
+    zero_boundary_grad: Any,
+    grad_image: Any,
+    has_grad_image: Any,
+) -> None:
+    """Write and add the gradients of the samples of a part of a block."""
+    has_grads = grads.offset.present or grads.mask.present
+    if has_grad_image:
+        weigh_gradients(sizes, block)
+    for k in range(part.positions):
+        grad_index = index_in(grad_output, block, k, part.group, 0)
+        here = grad_output.array, grad_index
+        for sample in range(k * part.taps, (k + 1) * part.taps):
+            level = run_sizes(sizes, block, sample, channels[1] - channels[0])
+            if not has_grads:
+                scatter_run(
+                    level,
+                    grad_image,
+                    block.pixels[sample] + channels[0],
+                    block.integers[CORNERS + sample],
+                    weights_of(level, block, sample),
+                    grad_output.array,
+                    grad_index + channels[0],
+                )
+            elif has_grad_image:
+                dots = visit_sample(sizes, block, sample, image, grad_image, *here)
+                store_lane_sums(gradients, dots_at(level, sample), dots)
+            else:
+                dots = corner_dots(sizes, block, sample, image, *here)
+                store_lane_sums(gradients, dots_at(level, sample), dots)
+    if has_grads:
+        any_level = level_of(sizes, block, 0)
+        set_gradients(any_level, block, gradients, zero_boundary_grad)
+        for x in range(BLOCK):
+            y = x + BLOCK
+            gradients[GRAD_OFFSET + x] *= block.numbers[FACTOR + x]
+            gradients[GRAD_OFFSET + y] *= block.numbers[FACTOR + y]
+        for k in range(part.positions):
+            store_gradients(block, part, gradients, grads, k)
 
 
 @loop
@@ -90,42 +223,47 @@ def sum_gradients(
     sizes: Any,
     first: Any,
     last: Any,
+    groups: Any,
+    channels: Any,
     image: Any,
     table: Any,
     samples: Any,
     grad_output: Any,
     grads: Any,
     zero_boundary_grad: Any,
+    grad_image: Any,
+    has_grad_image: Any,
 ) -> None:
-    """Write the gradients of offset and mask of positions ``first`` to ``last``.
+    """Write the gradients of offset and mask, and add to the gradient of an image.
+
+    With at most BLOCK taps, samples are added to the gradient of the image in the order of
+    positions and taps. Threads with disjoint groups or ranges of channels write disjoint elements.
 
     Args:
         sizes, first, last, image, table, samples: as in ``gather.py``.
+        groups: the first group, and the one after the last.
+        channels: the first channel of a group to add to the gradient of the image, and the one
+            after the last.
         grad_output: gradient of the output, see Positions.
         grads: gradients of offset and mask.
         zero_boundary_grad: whether the offset's gradient is 0 at a coordinate of exactly -1.
+        grad_image: first element of the gradient of the image, as an array of length 1. The
+            gradient has the strides of the image.
+        has_grad_image: whether the gradient of the image is computed.
     """
     image, samples, grads = pointer_to(image), sum_pointers(samples), sum_pointers(grads)
-    grad_output = positions_pointer(grad_output)
+    grad_output, grad_image = positions_pointer(grad_output), pointer_to(grad_image)
     block, gradients = new_sum_block(image), local_array(GRADIENTS, scalar_like(image, 0))
     for k in range(GRADIENTS):
         gradients[k] = scalar_like(image, 0)
-    for first_tap in range(0, sizes.taps, BLOCK):
-        taps, positions = begin_taps(sizes, block, table, first_tap)
-        for position in range(first, last, positions):
-            count = min(positions, last - position)
-            begin_positions(sizes, block, position, count)
-            for group in range(sizes.groups):
-                locate_samples(sizes, block, count, first_tap, taps, group, samples)
-                for k in range(count):
-                    grad_index = index_in(grad_output, block, k, group, 0)
-                    for sample in range(k * taps, (k + 1) * taps):
-                        dots = corner_dots(
-                            sizes, block, sample, image, grad_output.array, grad_index
-                        )
-                        at = dots_at(level_of(sizes, block, sample), sample)
-                        store_lane_sums(gradients, at, dots)
-                any_level = level_of(sizes, block, 0)
-                set_gradients(any_level, block, gradients, zero_boundary_grad)
-                for k in range(count):
-                    store_gradients(block, gradients, k * taps, taps, grads, k, group, first_tap)
+    work = (
+        image,
+        gradients,
+        grad_output,
+        channels,
+        grads,
+        zero_boundary_grad,
+        grad_image,
+        has_grad_image,
+    )
+    each_block(sizes, (first, last), groups, table, samples, block, backward_block, work)

@@ -14,16 +14,9 @@ from cudeform.cpu.loops.jit import inlined, loop
 from cudeform.cpu.loops.sampling import weighted_corners
 from cudeform.cpu.loops.scatter import corners_receiving_grad, scatter_run
 from cudeform.cpu.loops.sums.arguments import positions_pointer, sum_pointers
-from cudeform.cpu.loops.sums.coordinates import (
-    FACTOR,
-    begin_positions,
-    begin_taps,
-    index_in,
-    level_of,
-    locate_samples,
-    new_sum_block,
-)
-from cudeform.cpu.loops.sums.scatter import run_sizes
+from cudeform.cpu.loops.sums.blocks import each_block
+from cudeform.cpu.loops.sums.coordinates import FACTOR, index_in, level_of, new_sum_block
+from cudeform.cpu.loops.sums.gradients import run_sizes
 from cudeform.cpu.loops.tangents import masked_weights, weight_tangents
 from cudeform.cpu.loops.vectors import (
     VECTOR,
@@ -37,17 +30,32 @@ from cudeform.cpu.loops.vectors import (
 
 
 @inlined
-def tangents_of(block: Any, tangents: Any, k: Any, sample: Any, group: Any, tap: Any) -> Any:
-    """Tangents of the displacements (x, y) and of the mask of a sample at position ``k``."""
+def tangents_of(block: Any, tangents: Any, part: Any, k: Any, tap: Any) -> Any:
+    """Tangents of the displacements (x, y) and of the mask of a tap at position ``k``."""
     offset, mask = tangents
     along_x = along_y = along_mask = scalar_like(block.numbers, 0)
+    at, sample = (k, part.group, part.first_tap + tap), k * part.taps + tap
     if offset.present:
-        index = index_in(offset, block, k, group, tap)
+        index = index_in(offset, block, *at)
         along_x = block.numbers[FACTOR + sample] * offset.array[index]
         along_y = block.numbers[FACTOR + BLOCK + sample] * offset.array[index + offset.pair]
     if mask.present:
-        along_mask = mask.array[index_in(mask, block, k, group, tap)]
+        along_mask = mask.array[index_in(mask, block, *at)]
     return (along_x, along_y), along_mask
+
+
+@inlined
+def weight_tangents_of(
+    sizes: Any, block: Any, sample: Any, along: Any, zero_boundary_grad: Any
+) -> Any:
+    """Tangents of the weights of the corners of a sample, along those of offset and mask."""
+    return weight_tangents(
+        block.integers[FLAGS + sample],
+        fractions(level_of(sizes, block, sample), block, sample),
+        block.numbers[MASK + sample],
+        along,
+        zero_boundary_grad,
+    )
 
 
 @inlined
@@ -76,6 +84,48 @@ def add_tangent(
         store_vector(array, index + channel, width, add(before, value))
 
 
+@inlined
+def clear_sum(sums: Any, index: Any, channels: Any) -> None:
+    """Set the sum of a position to 0."""
+    for channel in range(0, channels, VECTOR):
+        width = min(VECTOR, channels - channel)
+        store_vector(sums, index + channel, width, splat(scalar_like(sums, 0)))
+
+
+@inlined
+def sum_tangents_of(
+    sizes: Any,
+    block: Any,
+    part: Any,
+    image: Any,
+    image_tangent: Any,
+    has_image_tangent: Any,
+    tangents: Any,
+    zero_boundary_grad: Any,
+    sums: Any,
+) -> None:
+    """Add the tangents of the samples of a part of a block to those of the sums."""
+    for k in range(part.positions):
+        index = index_in(sums, block, k, part.group, 0)
+        if part.first_tap == 0:
+            clear_sum(sums.array, index, sizes.channels)
+        for tap in range(part.taps):
+            sample = k * part.taps + tap
+            along = tangents_of(block, tangents, part, k, tap)
+            add_tangent(
+                level_of(sizes, block, sample),
+                block,
+                sample,
+                image,
+                image_tangent,
+                has_image_tangent,
+                weight_tangents_of(sizes, block, sample, along, zero_boundary_grad),
+                sums.array,
+                index,
+                sizes.channels,
+            )
+
+
 @loop
 def sum_tangents(
     sizes: Any,
@@ -93,44 +143,40 @@ def sum_tangents(
     """Write the tangents of the sums of positions ``first`` to ``last``."""
     image, image_tangent = pointer_to(image), pointer_to(image_tangent)
     samples, tangents = sum_pointers(samples), sum_pointers(tangents)
-    sums = positions_pointer(sums)
-    block, zero = new_sum_block(image), splat(scalar_like(image, 0))
-    for first_tap in range(0, sizes.taps, BLOCK):
-        taps, positions = begin_taps(sizes, block, table, first_tap)
-        for position in range(first, last, positions):
-            count = min(positions, last - position)
-            begin_positions(sizes, block, position, count)
-            for group in range(sizes.groups):
-                locate_samples(sizes, block, count, first_tap, taps, group, samples)
-                for k in range(count):
-                    index = index_in(sums, block, k, group, 0)
-                    if first_tap == 0:
-                        for channel in range(0, sizes.channels, VECTOR):
-                            width = min(VECTOR, sizes.channels - channel)
-                            store_vector(sums.array, index + channel, width, zero)
-                    for tap in range(taps):
-                        sample = k * taps + tap
-                        level = level_of(sizes, block, sample)
-                        along = tangents_of(block, tangents, k, sample, group, first_tap + tap)
-                        tangent_weights = weight_tangents(
-                            block.integers[FLAGS + sample],
-                            fractions(level, block, sample),
-                            block.numbers[MASK + sample],
-                            along,
-                            zero_boundary_grad,
-                        )
-                        add_tangent(
-                            level,
-                            block,
-                            sample,
-                            image,
-                            image_tangent,
-                            has_image_tangent,
-                            tangent_weights,
-                            sums.array,
-                            index,
-                            sizes.channels,
-                        )
+    sums, block = positions_pointer(sums), new_sum_block(image)
+    work = image, image_tangent, has_image_tangent, tangents, zero_boundary_grad, sums
+    everything = (first, last), (0, sizes.groups)
+    each_block(sizes, *everything, table, samples, block, sum_tangents_of, work)
+
+
+@inlined
+def scatter_tangents_of(
+    sizes: Any,
+    block: Any,
+    part: Any,
+    channels: Any,
+    tangents: Any,
+    zero_boundary_grad: Any,
+    grad_output: Any,
+    grad_image: Any,
+) -> None:
+    """Add the samples of a part of a block to the gradient of an image."""
+    for k in range(part.positions):
+        grad_index = index_in(grad_output, block, k, part.group, 0) + channels[0]
+        for tap in range(part.taps):
+            sample = k * part.taps + tap
+            run = run_sizes(sizes, block, sample, channels[1] - channels[0])
+            along = tangents_of(block, tangents, part, k, tap)
+            weights = weight_tangents_of(sizes, block, sample, along, zero_boundary_grad)
+            scatter_run(
+                run,
+                grad_image,
+                block.pixels[sample] + channels[0],
+                corners_receiving_grad(run, block.integers[FLAGS + sample], weights),
+                weights,
+                grad_output.array,
+                grad_index,
+            )
 
 
 @loop
@@ -138,10 +184,8 @@ def sum_scatter_tangents(
     sizes: Any,
     first: Any,
     last: Any,
-    first_group: Any,
-    last_group: Any,
-    first_channel: Any,
-    last_channel: Any,
+    groups: Any,
+    channels: Any,
     table: Any,
     samples: Any,
     tangents: Any,
@@ -149,38 +193,10 @@ def sum_scatter_tangents(
     grad_output: Any,
     grad_image: Any,
 ) -> None:
-    """As ``scatter.sum_scatter``, with tangents of the corner weights in place of the weights."""
+    """As ``gradients.sum_gradients`` adds to the gradient of an image, with tangents of the corner
+    weights in place of the weights."""
     samples, tangents = sum_pointers(samples), sum_pointers(tangents)
     grad_output, grad_image = positions_pointer(grad_output), pointer_to(grad_image)
-    channels = last_channel - first_channel
     block = new_sum_block(grad_image)
-    for first_tap in range(0, sizes.taps, BLOCK):
-        taps, positions = begin_taps(sizes, block, table, first_tap)
-        for position in range(first, last, positions):
-            count = min(positions, last - position)
-            begin_positions(sizes, block, position, count)
-            for group in range(first_group, last_group):
-                locate_samples(sizes, block, count, first_tap, taps, group, samples)
-                for k in range(count):
-                    grad_index = index_in(grad_output, block, k, group, 0) + first_channel
-                    for tap in range(taps):
-                        sample = k * taps + tap
-                        run = run_sizes(sizes, block, sample, channels)
-                        flags = block.integers[FLAGS + sample]
-                        along = tangents_of(block, tangents, k, sample, group, first_tap + tap)
-                        tangent_weights = weight_tangents(
-                            flags,
-                            fractions(run, block, sample),
-                            block.numbers[MASK + sample],
-                            along,
-                            zero_boundary_grad,
-                        )
-                        scatter_run(
-                            run,
-                            grad_image,
-                            block.pixels[sample] + first_channel,
-                            corners_receiving_grad(run, flags, tangent_weights),
-                            tangent_weights,
-                            grad_output.array,
-                            grad_index,
-                        )
+    work = channels, tangents, zero_boundary_grad, grad_output, grad_image
+    each_block(sizes, (first, last), groups, table, samples, block, scatter_tangents_of, work)
