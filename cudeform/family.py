@@ -124,6 +124,12 @@ class Operator:
     double_gradients: type[Any] = DoubleGradients
     tangents: tuple[type[Any], ...] = (Tangents, Gradients)
 
+    def __post_init__(self) -> None:
+        """Compute the cached properties: torch.compile cannot trace their lock in Python 3.11."""
+        for name, value in vars(type(self)).items():
+            if isinstance(value, cached_property):
+                getattr(self, name)
+
     def geometry(self, shapes: Operands, settings: Any, *, traced: bool = False) -> AnyGeometry:
         """The sizes of a call.
 
@@ -172,6 +178,11 @@ class Operator:
     def public_names(self) -> dict[str, str]:
         """Users' names by those in the engine, of operands that have others."""
         return {each.name: each.public for each in self.operands if each.public != each.name}
+
+    def role(self, name: str) -> str:
+        """The role of an array by its name in the engine; a tangent has its operand's."""
+        roles = {"grad_output": self.output} | {each.name: each.role for each in self.operands}
+        return roles[name.removeprefix(TANGENT)]
 
     def present(self, operands: Operands) -> dict[str, Any]:
         """The operands by users' names, without optional ones that are None."""

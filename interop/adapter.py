@@ -170,13 +170,15 @@ _kinds: dict[type, Kind | None] = {}
 
 
 def _kind_of_type(array_type: type) -> Kind | None:
-    """The kind of arrays of a type, looked up once per type; None if the type is no array.
-
-    A dict and not ``functools.cache``, which torch.compile cannot look into.
-    """
+    """The kind of arrays of a type, looked up once per type; None if the type is no array."""
     if array_type not in _kinds:
         _kinds[array_type] = _find_kind(array_type)
     return _kinds[array_type]
+
+
+# torch.compile calls this function instead of tracing it, as torch.compiler.assume_constant_result
+# would ask for. A trace would depend on the contents of the dict, and the second call compile anew.
+_kind_of_type._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _find_kind(array_type: type) -> Kind | None:

@@ -112,6 +112,18 @@ class Convolution:
         """Additions and multiplications of the forward's matrix product, without sampling."""
         return 2 * self.samples * self.out_channels * self.channels // self.groups
 
+    def product_flop(self, direction: str) -> int:
+        """Additions and multiplications of all matrix products of a direction.
+
+        The backward has two products of the size of the forward's, for the gradients of the columns
+        and of the weight. That of a transposed convolution has a third, because the gradient of its
+        input is a convolution.
+        """
+        backward = 3 if self.transposed else 2
+        return (
+            self.gemm_flop * {"forward": 1, "backward": backward, "both": 1 + backward}[direction]
+        )
+
     @property
     def scatter_direction(self) -> str:
         """The direction that adds to the corners of samples."""

@@ -62,8 +62,7 @@ class Sum:
         """The direction that adds to the corners of samples."""
         return "backward"
 
-    @property
-    def gemm_flop(self) -> int:
+    def product_flop(self, direction: str) -> int:
         """There is no matrix product."""
         return 0
 

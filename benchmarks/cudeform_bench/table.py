@@ -12,10 +12,6 @@ OURS = "cudeform"
 
 HEADINGS = {"forward": "forward", "backward": "backward", "both": "forward and backward"}
 
-# Number of matrix products per direction: the backward has one for grad_columns and one for
-# grad_weight.
-PRODUCTS = {"forward": 1, "backward": 2, "both": 3}
-
 ABSENT = "-"
 
 
@@ -51,7 +47,7 @@ class Measurement:
     @property
     def gflop_per_s(self) -> float | None:
         """GFLOP of the matrix products by cudeform's seconds; None if there are no products."""
-        flop = PRODUCTS[self.direction] * self.config.gemm_flop
+        flop = self.config.product_flop(self.direction)
         return flop / self.median_ms[OURS] / 1e6 if flop else None
 
 

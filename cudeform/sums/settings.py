@@ -8,6 +8,7 @@ of it is lost.
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Sequence
 from math import frexp, isfinite, ldexp
 from typing import Any, NamedTuple
@@ -161,14 +162,21 @@ def _is_array(value: Any) -> bool:
 
 def _read(name: str, array: Any) -> Any:
     """Read an array whose library may be tracing a program, or recording a CUDA graph."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.compiler.is_compiling():  # the tracer would refuse to read
+        raise TypeError(_unreadable(name, array))
     try:
         return plain(array if hasattr(array, "tolist") else np.asarray(array))
     except Exception as error:
-        raise TypeError(
-            f"{name} must have values that can be read when the call is made, but this array of "
-            f"{type(array).__module__.partition('.')[0]} cannot be read while a program is traced "
-            f"or a CUDA graph is recorded: pass a list of numbers, {name}.tolist() taken outside"
-        ) from error
+        raise TypeError(_unreadable(name, array)) from error
+
+
+def _unreadable(name: str, array: Any) -> str:
+    return (
+        f"{name} must have values that can be read when the call is made, but this array of "
+        f"{type(array).__module__.partition('.')[0]} cannot be read while a program is traced "
+        f"or a CUDA graph is recorded: pass a list of numbers, {name}.tolist() taken outside"
+    )
 
 
 def levels_of(spatial_shapes: Any) -> tuple[tuple[int, int], ...]:

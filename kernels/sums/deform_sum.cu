@@ -13,8 +13,13 @@ __device__ inline SharedSample share_for_output(const SumSampling& sampling, con
     for (int j = 0; j < CORNERS; ++j) {
         shared.weights[j] = weight_in_sum(s, j);
     }
+    const unsigned contributing = contributing_corners(s.flags);
+    if (!contributing) {
+        // The value of the sample is 0, which is NaN times a mask that is not finite.
+        shared.weights[0] += s.mask * static_cast<acc_t>(0);
+    }
     shared.index = pixel_index(sampling.input, s);
-    shared.flags = contributing_corners(s.flags) | s.level << LEVEL;
+    shared.flags = contributing | s.level << LEVEL;
     return shared;
 }
 

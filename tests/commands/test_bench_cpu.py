@@ -201,6 +201,9 @@ def test_gflop_per_second_counts_the_matrix_products() -> None:
     forward, both = measurement(10.0, 1.0), measurement(10.0, 1.0, "both")
     assert forward.gflop_per_s == pytest.approx(SMALL.gemm_flop / 0.01 / 1e9)
     assert both.gflop_per_s == pytest.approx(3 * SMALL.gemm_flop / 0.01 / 1e9)
+    transposed = replace(SMALL, transposed=True)
+    counts = [transposed.product_flop(d) / SMALL.gemm_flop for d in ("forward", "backward", "both")]
+    assert counts == [1, 3, 4]
 
 
 def test_a_table_of_sums_has_no_rate_of_products() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from support import sums_reference as reference
-from support.cpu_sums import SumCase, attention, dcnv3, dtype_of, forward, packed
+from support.canonical_sums import PLAIN_GRID, CanonicalSum, attention, dcnv3, dtype_of, packed
+from support.cpu_sums import forward
 
 from cudeform.options import Options
 from cudeform.sums_geometry import ScaledGrid
@@ -17,14 +18,14 @@ TOLERANCES = {"float64": 1e-12, "float32": 5e-6, "float16": 4e-3, "bfloat16": 3e
 
 CASES = {
     "attention": attention(),
-    "one level": attention(((4, 6),), (5,)),
-    "many taps": attention(((9, 4), (2, 3)), (70, 13), queries=3, groups=2),
+    "one level": attention([(4, 6, 5)]),
+    "many taps": attention([(9, 4, 70), (2, 3, 13)], queries=3, groups=2),
     "dcnv3": dcnv3(),
-    "unscaled grid": dcnv3(ScaledGrid((3, 3), (1, 1), (1, 1), (1, 1), 1.0, False)),
+    "unscaled grid": dcnv3(PLAIN_GRID),
 }
 
 
-def agrees(case: SumCase, output: Any, dtype: str = "float64") -> None:
+def agrees(case: CanonicalSum, output: Any, dtype: str = "float64") -> None:
     expected = reference.forward(case.g, *case.arrays)
     np.testing.assert_allclose(
         output.astype(np.float64), expected, TOLERANCES[dtype], TOLERANCES[dtype]
@@ -79,7 +80,7 @@ def test_output_with_strides() -> None:
     from cudeform import cpu
 
     case = dcnv3(dtype="float32")
-    wide = np.zeros((*case.output_shape[:4], 2 * case.g.channels), np.float32)
+    wide = np.zeros((*case.grad_output.shape[:4], 2 * case.g.channels), np.float32)
     for output in (wide[..., ::2], wide[..., : case.g.channels]):
         cpu.sums_forward(case.operands, case.g, Options(), output)
         np.testing.assert_array_equal(output, forward(case))
@@ -118,9 +119,11 @@ def test_empty(batch: int, queries: int) -> None:
     assert forward(attention(batch=batch, queries=queries)).size == 0
 
 
-def one_sample(x: float, y: float, size: tuple[int, int] = (2, 4), mask: float = 1.0) -> SumCase:
+def one_sample(
+    x: float, y: float, size: tuple[int, int] = (2, 4), mask: float = 1.0
+) -> CanonicalSum:
     """An attention with one level, one tap; pixel coordinates; pixels 1, 2, 3 ... row by row."""
-    case = attention((size,), (1,), batch=1, queries=1, groups=1, channels=1)
+    case = attention([(*size, 1)], batch=1, queries=1, groups=1, channels=1)
     case.input[...] = np.arange(1, case.input.size + 1).reshape(case.input.shape)
     case.offset[...] = (x + 0.5) / size[1], (y + 0.5) / size[0]
     case.mask[...] = mask
@@ -165,13 +168,20 @@ def test_infinite_pixels_and_masks() -> None:
     assert forward(one_sample(0, 0, mask=np.inf)).item() == np.inf
 
 
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("x", [-9.0, np.inf, -1.0])
+def test_a_mask_multiplies_samples_that_reach_no_pixel(x: float, bad: float) -> None:
+    """As in a convolution, where zero times a mask that is not finite is NaN."""
+    assert np.isnan(forward(one_sample(x, 0, mask=bad)).item())
+
+
 def test_levels_do_not_bleed() -> None:
-    case = attention(((2, 3), (2, 3), (2, 3)), (0, 1, 0), queries=64, groups=1, channels=1)
+    case = attention([(2, 3, 0), (2, 3, 1), (2, 3, 0)], queries=64, groups=1, channels=1)
     ones = np.zeros((2, 3, 6))
     ones[:, 1] = 1
     case.input[...] = ones.reshape(case.input.shape)
     case.mask[...] = 1
-    alone = attention(((2, 3),), (1,), queries=64, groups=1, channels=1)
+    alone = attention([(2, 3, 1)], queries=64, groups=1, channels=1)
     alone.input[...], alone.mask[...], alone.offset[...] = 1, 1, case.offset
     np.testing.assert_array_equal(forward(case), forward(alone))
 
@@ -199,8 +209,7 @@ def test_the_order_of_the_taps_of_a_grid() -> None:
 
 
 def test_a_far_coordinate_of_a_grid_keeps_its_precision() -> None:
-    grid = ScaledGrid((3, 3), (1, 1), (1, 1), (1, 1), 1.0, remove_center=False)
-    case = dcnv3(grid, size=(2, 6000), out=(2, 6000), batch=1, groups=1, channels=1)
+    case = dcnv3(PLAIN_GRID, size=(2, 6000), out=(2, 6000), batch=1, groups=1, channels=1)
     case.offset[...] = 0.3
     case.input[0, 0, :, 0, 0] = np.arange(6000) % 2
     single = case.cast("float32")
@@ -208,7 +217,7 @@ def test_a_far_coordinate_of_a_grid_keeps_its_precision() -> None:
 
 
 def test_half_values_with_float32_locations_in_a_wide_level() -> None:
-    case = attention(((1, 4096),), (1,), batch=1, queries=9, groups=1, channels=1)
+    case = attention([(1, 4096, 1)], batch=1, queries=9, groups=1, channels=1)
     case.input[...] = np.arange(4096).reshape(case.input.shape) / 4
     x = np.linspace(1001.25, 1003.25, 9)
     case.offset[0, :, 0, 0, 0] = np.stack([(x + 0.5) / 4096, np.full(9, 0.5)], axis=1)

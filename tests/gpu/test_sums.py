@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from support.sums_cases import (
+from support.canonical_sums import (
     OPERANDS,
+    PLAIN_GRID,
     RESULTS,
-    OnGpu,
-    SumCase,
+    CanonicalSum,
     assert_close,
     attention,
+    dcnv3,
     directions,
     expected,
-    grid,
 )
+from support.gpu_sums import OnGpu
 
 from cudeform.options import Options
 
 CASES = {
     "attention": attention,
-    "grid": grid,
-    "plain grid": lambda **sizes: grid((3, 3), scale=1.0, remove_center=False, **sizes),
+    "dcnv3": dcnv3,
+    "plain grid": lambda **sizes: dcnv3(PLAIN_GRID, **sizes),
 }
 CHANNELS = (1, 3, 16, 24, 32, 64)
 EPS = 1e-6
@@ -34,7 +36,7 @@ EPS = 1e-6
 def test_output_and_gradients_are_those_of_plain_loops(
     name: str, channels: int, new_device: Any
 ) -> None:
-    case: SumCase = CASES[name](channels=channels).cast("float32")
+    case: CanonicalSum = CASES[name](channels=channels).cast("float32")
     wanted = expected(case)
     on = OnGpu(new_device(), case)
     assert_close(on.output(), wanted["output"], 2e-6)
@@ -50,13 +52,13 @@ def test_output_and_gradients_are_those_of_plain_loops(
 def test_tangents_and_second_order_are_finite_differences(
     name: str, channels: int, deterministic: bool, new_device: Any
 ) -> None:
-    case: SumCase = CASES[name](channels=channels)
+    case: CanonicalSum = CASES[name](channels=channels)
     on = OnGpu(new_device(), case, Options(deterministic=deterministic))
     along = directions(case)
 
     def moved(arrays: Any, step: float) -> OnGpu:
         changed = {n: getattr(case, n) + step * array for n, array in arrays.items()}
-        return OnGpu(on.device, SumCase(case.g, case.arrays | changed), on.options)
+        return OnGpu(on.device, replace(case, **changed), on.options)
 
     ends = [moved(along, step) for step in (EPS, -EPS)]
     tangent = on.jvp(along)

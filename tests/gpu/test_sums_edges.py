@@ -6,15 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.sums_cases import (
+from support.canonical_sums import (
     OPERANDS,
-    OnGpu,
+    PLAIN_GRID,
     assert_close,
     attention,
+    dcnv3,
     directions,
     expected,
-    grid,
 )
+from support.gpu_sums import OnGpu
 
 from cudeform.options import Options
 
@@ -22,7 +23,7 @@ from cudeform.options import Options
 @pytest.mark.parametrize("rule", ["one_sided", "zero"])
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_a_coordinate_of_minus_one(rule: Any, deterministic: bool, new_device: Any) -> None:
-    case = grid((3, 3), scale=1.0, remove_center=False, channels=8).cast("float32")
+    case = dcnv3(PLAIN_GRID, channels=8).cast("float32")
     case.offset[...] = np.round(case.offset)  # whole coordinates, -1 among them
     on = OnGpu(new_device(), case, Options(boundary_grad=rule, deterministic=deterministic))
     wanted = expected(case, rule)
@@ -38,7 +39,7 @@ def test_tangents_at_minus_one_follow_the_rule_of_the_gradients(
     rule: Any, deterministic: bool, new_device: Any
 ) -> None:
     """Each derivative is linear in its directions, and in the input and the mask."""
-    case = grid((3, 3), scale=1.0, remove_center=False, channels=8)
+    case = dcnv3(PLAIN_GRID, channels=8)
     case.offset[...] = np.round(case.offset)
     on = OnGpu(new_device(), case, Options(boundary_grad=rule, deterministic=deterministic))
     grads, along = on.grads(), directions(case)
@@ -62,6 +63,20 @@ def test_an_infinite_gradient_does_not_meet_corners_out_of_bounds(new_device: An
     case.offset[...] = (0.5 / 4, 0.5 / 3)  # the first pixel
     case.mask[...] = np.inf
     assert np.isposinf(on.output()).all()
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("location", [-9.0, np.inf, -0.5 / 4])
+def test_a_mask_multiplies_samples_that_reach_no_pixel(
+    location: float, bad: float, new_device: Any
+) -> None:
+    """As in a convolution, where zero times a mask that is not finite is NaN."""
+    case = attention(((3, 4, 1), (2, 2, 2)), channels=8).cast("float32")
+    case.offset[0, 1, 0, 0, 0] = location
+    case.mask[0, 1, 0, 0, 0] = bad
+    is_nan = np.zeros(case.grad_output.shape, bool)
+    is_nan[0, 1, 0, 0] = True
+    assert (np.isnan(OnGpu(new_device(), case).output()) == is_nan).all()
 
 
 def test_nan_and_infinite_coordinates(new_device: Any) -> None:

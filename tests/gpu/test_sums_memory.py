@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from hostcuda import HostDevice, Launched
-from numpy.lib.stride_tricks import as_strided
-from support.sums_cases import (
+from support.canonical_sums import (
     OPERANDS,
-    OnGpu,
-    SumCase,
     assert_close,
     attention,
+    dcnv3,
     directions,
     expected,
-    grid,
+    packed,
 )
+from support.gpu_sums import OnGpu
 
 from cudeform import gpu
 from cudeform.arrays import Gradients
@@ -30,25 +30,11 @@ def test_packed_offsets_and_masks_are_read_and_written_where_they_lie(
     deterministic: bool, new_device: Any
 ) -> None:
     """DCNv4's rows: for each group all pairs, then all masks; padded at the end."""
-    case = grid((3, 3), channels=16).cast("float32")
-    g, device = case.g, new_device()
-    taps = g.taps
-    length = -(-g.groups * 3 * taps // 8) * 8
-    rows = np.zeros((g.batch, *g.out, length), np.float32)
-    groups = rows[..., : g.groups * 3 * taps].reshape(*rows.shape[:3], g.groups, 3 * taps)
-    views = {
-        "offset": as_strided(
-            groups,
-            case.offset.shape,
-            (*groups.strides[:4], 2 * rows.itemsize, rows.itemsize),
-        ),
-        "mask": groups[..., 2 * taps :],
-    }
-    for name, array in views.items():
-        array[...] = getattr(case, name)
-    packed = SumCase(g, case.arrays | views)
+    case = dcnv3(channels=16).cast("float32")
+    rows = packed(case, extra=-case.g.groups * 3 * case.g.taps % 8)
+    device = new_device()
     options = Options(deterministic=deterministic)
-    some, others = OnGpu(device, case, options), OnGpu(device, packed, options)
+    some, others = OnGpu(device, case, options), OnGpu(device, rows, options)
     assert (some.output() == others.output()).all()
     grads = others.grads()
     for name, grad in some.grads().items():
@@ -69,7 +55,7 @@ def test_packed_offsets_and_masks_are_read_and_written_where_they_lie(
 def test_operands_may_have_any_strides(
     name: str, layout: str, deterministic: bool, new_device: Any
 ) -> None:
-    case = grid(channels=16).cast("float32")
+    case = dcnv3(channels=16).cast("float32")
     array = getattr(case, name)
     match layout:
         case "reversed":
@@ -84,7 +70,7 @@ def test_operands_may_have_any_strides(
             changed[...] = array
         case _:
             changed = np.broadcast_to(array[:1, :, :, :1], array.shape)
-    case = SumCase(case.g, case.arrays | {name: changed})
+    case = replace(case, **{name: changed})
     wanted = expected(case)
     on = OnGpu(new_device(), case, Options(deterministic=deterministic))
     assert_close(on.output(), wanted["output"], 2e-6)

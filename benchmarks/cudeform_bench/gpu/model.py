@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from math import prod
 
 from cudeform_bench.configs import Config
-from cudeform_bench.table import PRODUCTS
 
 # Bytes or operations per second.
 RATES = {
@@ -82,7 +81,7 @@ def floors_us(
     """
     corners = 2**config.axes * config.samples * config.image_channels
     floors = {
-        "products": PRODUCTS[direction] * config.gemm_flop / rates[mode.name],
+        "products": config.product_flop(direction) / rates[mode.name],
         "memory": _array_elements(config, direction) * mode.itemsize / rates["memory"],
         "gather": _passes(GATHERS, config, direction) * corners * mode.itemsize / rates["gather"],
         "scatter": _passes(SCATTERS, config, direction) * corners * 4 / rates["scatter"],

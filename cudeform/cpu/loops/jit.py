@@ -7,17 +7,18 @@ This is the only module that imports Numba. It is imported by the first call on 
 from __future__ import annotations
 
 import hashlib
-import importlib
+import importlib.util
 import os
 import sys
 import tempfile
 import threading
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
+
+from cudeform.cpu.loops import lock
 
 try:
     import numba
@@ -32,10 +33,27 @@ except Exception as error:  # with an unknown Python or NumPy, Numba raises any 
 
 NUMBA: str = numba.__version__
 
-# Numba imports SciPy's BLAS, if SciPy is installed, when it loads the first loop. By then, a thread
-# may use only some of the cores, and OpenBLAS would start only that many threads for good.
-with suppress(ImportError):
-    importlib.import_module("scipy.linalg.cython_blas")
+
+def _import_arrays_of_numba() -> None:
+    """Import Numba's functions of arrays without the linear algebra of SciPy.
+
+    If SciPy is installed, they import ``scipy.linalg`` to see whether there is a BLAS. This takes
+    longer than ``import cudeform`` and starts one more pool of BLAS threads, all for functions that
+    no loop calls. A caller's own functions still import it when they are compiled.
+    """
+    linalg: Any = importlib.import_module("numba.np.linalg")
+    ensure_blas = getattr(linalg, "ensure_blas", None)
+    if ensure_blas is None or importlib.util.find_spec("scipy") is None:
+        return
+    linalg.ensure_blas = lambda: None
+    try:
+        arrays: Any = importlib.import_module("numba.np.arraymath")
+    finally:
+        linalg.ensure_blas = ensure_blas
+    arrays.ensure_blas = ensure_blas
+
+
+_import_arrays_of_numba()
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -99,11 +117,24 @@ def _cached_on_disk(function: Callable[P, T], folder: Path | None) -> Any:
     with _lock:
         before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
         try:
-            return numba.njit(cache=True, **FLAGS)(function)
+            dispatcher = numba.njit(cache=True, **FLAGS)(function)
         except RuntimeError:  # Numba finds no source file, as in a frozen application
             return None
         finally:
             numba.config.CACHE_DIR = before
+    _compile_once(dispatcher, folder / f"{function.__module__}.{function.__qualname__}.lock")
+    return dispatcher
+
+
+def _compile_once(dispatcher: Any, lock_file: Path) -> None:
+    """Let other processes wait while this one compiles or loads; then they find it in the cache."""
+    compile_or_load = dispatcher.compile
+
+    def locked(signature: Any) -> Any:
+        with lock.held(lock_file):
+            return compile_or_load(signature)
+
+    dispatcher.compile = locked
 
 
 @cache

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import io
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -84,6 +86,34 @@ def test_compiled_code_keeps_the_option_in_force_when_compiled() -> None:
         mine, wanted = slope(compiled), slope(cudeform.deform_conv2d)
     assert torch.allclose(mine, wanted)
     assert not torch.allclose(mine, slope(cudeform.deform_conv2d))
+
+
+# No call of cudeform may come before the compilation.
+COMPILES = """
+import torch, torch._dynamo.testing
+import cudeform
+
+class Tensor(torch.Tensor): pass
+
+counter = torch._dynamo.testing.CompileCounter()
+operands = torch.randn(1, 4, 6, 6), torch.randn(1, 18, 6, 6), torch.randn(4, 4, 3, 3)
+
+@torch.compile(backend=counter, fullgraph=True)
+def convolve(*operands):
+    return cudeform.deform_conv2d(*operands, padding=1)
+
+for _ in range(2):
+    convolve(*operands)
+print(counter.frame_count)
+for _ in range(2):
+    convolve(*(tensor.as_subclass(Tensor) for tensor in operands))
+print(counter.frame_count)
+"""
+
+
+def test_a_function_is_compiled_once_for_each_type_of_tensor() -> None:
+    done = subprocess.run([sys.executable, "-c", COMPILES], capture_output=True, text=True)
+    assert done.stdout.split() == ["1", "2"], done.stdout + done.stderr
 
 
 def test_compiled_code_notices_another_boundary_grad() -> None:
