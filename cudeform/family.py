@@ -34,8 +34,8 @@ from cudeform.settings import Settings
 from cudeform.sums.engine import ENGINE as SUMS_ENGINE
 from cudeform.sums.settings import AttentionSettings, DCNv3Settings, DCNv4Settings
 from cudeform.sums.shapes import SumShapes, attention_shapes, dcnv3_shapes, dcnv4_shapes
-from cudeform.transposed import ENGINE as TRANSPOSED_ENGINE
-from cudeform.transposed_geometry import (
+from cudeform.transposed.engine import ENGINE as TRANSPOSED_ENGINE
+from cudeform.transposed.geometry import (
     TransposedGeometry,
     TransposedSettings,
     transposed_geometry,

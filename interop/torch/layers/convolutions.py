@@ -22,7 +22,7 @@ from cudeform.family import (
     Operator,
 )
 from cudeform.settings import Ints, Padding, Settings, as_ints, as_padding, plain
-from cudeform.transposed_geometry import TransposedPadding, TransposedSettings
+from cudeform.transposed.geometry import TransposedPadding, TransposedSettings
 
 from ..adapter import ADAPTER
 from ..views import Tensor

@@ -19,7 +19,7 @@ from cudeform.family import (
     DEFORM_CONV_TRANSPOSE3D,
 )
 from cudeform.settings import Ints, Padding
-from cudeform.transposed_geometry import TransposedPadding
+from cudeform.transposed.geometry import TransposedPadding
 
 from ..views import Tensor
 from .convolutions import Conv, ConvTranspose

@@ -119,6 +119,24 @@ def visit_corner(
 
 
 @inlined
+def visit_vector(
+    channel: Any,
+    dots: Any,
+    level: Any,
+    image: Any,
+    grad_image: Any,
+    pixel: Any,
+    weights: Any,
+    grad_output: Any,
+    grad_index: Any,
+) -> Any:
+    """Add a vector of channels to the dots and to the gradients of all corners."""
+    grad = load_vector(grad_output, grad_index + channel, VECTOR)
+    sample = level, image, grad_image, pixel + channel, weights, grad
+    return over_corners(level.size, visit_corner, dots, sample)
+
+
+@inlined
 def visit_sample(
     sizes: Any,
     block: Any,
@@ -133,11 +151,14 @@ def visit_sample(
     weights, pixel = weights_of(level, block, k), block.pixels[k]
     whole = sizes.channels % VECTOR == 0
     if whole and corners == all_corners(level.size):
-        dots = zero_dots(level, image)
-        for channel in range(0, sizes.channels, VECTOR):
-            grad = load_vector(grad_output, grad_index + channel, VECTOR)
-            sample = level, image, grad_image, pixel + channel, weights, grad
-            dots = over_corners(level.size, visit_corner, dots, sample)
+        sample = level, image, grad_image, pixel, weights, grad_output, grad_index
+        channel, dots = 0, zero_dots(level, image)
+        while channel + 2 * VECTOR <= sizes.channels:
+            dots = visit_vector(channel, dots, *sample)
+            dots = visit_vector(channel + VECTOR, dots, *sample)
+            channel += 2 * VECTOR
+        if channel < sizes.channels:
+            dots = visit_vector(channel, dots, *sample)
     else:
         dots = corner_dots(sizes, block, k, image, grad_output, grad_index)
         scatter_run(level, grad_image, pixel, corners, weights, grad_output, grad_index)
