@@ -19,7 +19,7 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
-from cudeform.family import Operator
+from cudeform.spec import Operator
 
 # Modules of this folder, by top-level package and class name of the arrays that they take. The
 # adapter of each module is its attribute ``ADAPTER``.

@@ -19,15 +19,10 @@ import numpy as np
 from flax import nnx
 
 from cudeform.arrays import Operands
-from cudeform.family import (
-    DEFORM_CONV1D,
-    DEFORM_CONV2D,
-    DEFORM_CONV3D,
-    MS_DEFORM_ATTN,
-    Operator,
-)
+from cudeform.family import DEFORM_CONV1D, DEFORM_CONV2D, DEFORM_CONV3D, MS_DEFORM_ATTN
 from cudeform.options import current, options
 from cudeform.settings import Ints, Padding, Settings, as_ints, as_padding
+from cudeform.spec import Operator
 from cudeform.sums.rays import rays
 from cudeform.sums.settings import AttentionSettings, SpatialShapes
 
