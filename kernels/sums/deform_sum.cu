@@ -5,8 +5,8 @@
 //   mask    (N, OH, OW, G, taps)      any strides
 //   output  (N, OH, OW, G, D)         contiguous; every element written once
 //
-// A lane group takes `lanes` adjacent vectors of the channels of an item; `vectors` of them make
-// all channels. The sums stay in registers. See sum_sample.cuh for items and lanes.
+// A lane group takes `lanes` adjacent vectors of the channels of an item; `vectors` lane groups
+// cover all channels. The sums stay in registers. See sum_sample.cuh for items and lanes.
 
 __device__ inline SharedSample share_for_output(const SumSampling& sampling, const SumSample& s) {
     SharedSample shared;

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import sums_reference as reference
+from support import canonical_sums_reference as reference
 from support.canonical_sums import PLAIN_GRID, CanonicalSum, attention, dcnv3, dtype_of, packed
 from support.cpu_sums import forward
 

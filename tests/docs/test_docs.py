@@ -93,7 +93,7 @@ def test_the_documentation_builds_without_a_warning(
 
 
 # Offsets of other libraries. Each test fills an array as that library's code indexes it and expects
-# the element that ours holds at the same place of the same tap.
+# the element of ours at the same output position and tap.
 
 N, G, K, OH, OW = 2, 3, 3, 2, 4
 SIZES = (N, G, K, K, 2, OH, OW)

@@ -45,9 +45,9 @@ def dcnv3_by_grid_sample(input: Any, offset: Any, mask: Any, kernel: int, scale:
     grid = torch.stack(torch.meshgrid(reach, reach, indexing="ij"), -1).reshape(taps, 2)  # x first
     rows, cols = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     base = torch.stack([cols, rows], -1)[None, :, :, None, None]
-    moved = base + (grid + offset.reshape(batch, height, width, groups, taps, 2)) * scale
+    points = base + (grid + offset.reshape(batch, height, width, groups, taps, 2)) * scale
     size = torch.tensor([width, height], dtype=input.dtype)
-    normalized = (2 * moved + 1) / size - 1
+    normalized = (2 * points + 1) / size - 1
     grids = normalized.permute(0, 3, 1, 2, 4, 5).reshape(batch * groups, height, width * taps, 2)
     samples = torch.nn.functional.grid_sample(image, grids, align_corners=False)
     samples = samples.reshape(batch, groups, -1, height, width, taps)
