@@ -138,6 +138,12 @@ class Operator:
         """
         return self.sizes(shapes, settings, self.axes, traced)
 
+    def __post_init__(self) -> None:
+        """Compute the cached properties: torch.compile cannot trace the first use of one."""
+        for name, value in vars(Operator).items():
+            if isinstance(value, cached_property):
+                getattr(self, name)
+
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the operands in the engine."""
