@@ -5,7 +5,7 @@
 check:  ## style, spelling, metadata, types
 	ruff format --check .
 	ruff check .
-	clang-format --dry-run --Werror kernels/*/*.cu kernels/*/*.cuh tests/hostcuda/*.h
+	clang-format --dry-run --Werror kernels/*/*.cu kernels/*/*.cuh tests/hostcuda/*.h tests/hostcuda/*.cc
 	codespell
 	validate-pyproject pyproject.toml
 	mypy

@@ -1,6 +1,6 @@
 """What tiles cost: two workers of one thread beside the plain call with two threads.
 
-    python benchmarks/dask_overhead.py [--tile 1024]
+    python benchmarks/dask_overhead.py [--gradients] [--size 4096 --tile 1024 --channels 8]
 
 The arguments are in the workers' memory, those of a tile on one worker, and the output stays there.
 Rounds of both are interleaved in one run. The ratio of their medians is printed, and that of their
@@ -13,7 +13,7 @@ import argparse
 import time
 from collections.abc import Callable
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import dask
 import dask.array as da
@@ -31,7 +31,7 @@ class Times(NamedTuple):
     cpu: float
 
 
-CHANNELS, SIZE, REACH = 8, (2048, 2048), 8
+REACH = 8
 
 
 def elapsed(call: Callable[[], object], processor_time: Callable[[], float]) -> Times:
@@ -40,18 +40,24 @@ def elapsed(call: Callable[[], object], processor_time: Callable[[], float]) -> 
     return Times(time.perf_counter() - start, processor_time() - start_cpu)
 
 
+def parts(array: Any, channels: int) -> tuple[Any, Any, Any]:
+    """The image, the offset and the mask, which lie one behind the other."""
+    offset = array[:, channels : channels + 18].clip(-REACH / 2, REACH / 2) * 2
+    return array[:, :channels], offset, array[:, channels + 18 :]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--tile", type=int, default=1024)
+    parser.add_argument("--size", type=int, default=4096, help="rows and columns of the image")
+    parser.add_argument("--tile", type=int, default=1024, help="rows and columns of a chunk")
+    parser.add_argument("--channels", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--gradients", action="store_true")
     given = parser.parse_args()
+    channels, shape = given.channels, (1, given.channels + 27, given.size, given.size)
     rng = np.random.default_rng(0)
-    image = rng.standard_normal((1, CHANNELS, *SIZE), dtype="float32")
-    offset = rng.standard_normal((1, 18, *SIZE), dtype="float32").clip(-REACH / 2, REACH / 2) * 2
-    mask = rng.random((1, 9, *SIZE), dtype="float32")
-    weight = rng.standard_normal((CHANNELS, CHANNELS, 3, 3), dtype="float32")
-    call = image, offset, weight, None, 1, 1, 1, mask
+    weight = rng.standard_normal((channels, channels, 3, 3), dtype="float32")
+    image, offset, mask = parts(rng.standard_normal(shape, dtype="float32"), channels)
 
     with (
         LocalCluster(
@@ -60,13 +66,11 @@ def main() -> None:
         Client(cluster) as client,
     ):
         chunks = (1, -1, given.tile, given.tile)
-        together = da.from_array(np.concatenate([image, offset, mask], 1), chunks=chunks).persist()
-        parts = np.split(np.arange(CHANNELS + 27), [CHANNELS, CHANNELS + 18])
-        lazy_image, lazy_offset, lazy_mask = dask.persist(
-            *(together[:, part[0] : part[-1] + 1] for part in parts)
-        )
+        together = da.random.default_rng(0).standard_normal(shape, dtype="float32", chunks=chunks)
+        lazy_image, lazy_offset, lazy_mask = dask.persist(*parts(together.persist(), channels))
         wait([lazy_image, lazy_offset, lazy_mask])
         lazy = lazy_image, lazy_offset, weight, None, 1, 1, 1, lazy_mask
+        call = image, offset, weight, None, 1, 1, 1, mask
 
         def tiled() -> None:
             if given.gradients:
@@ -91,7 +95,8 @@ def main() -> None:
             wholes.append(elapsed(plain, time.process_time))
             cuts.append(elapsed(tiled, of_workers))
     what = "all gradients" if given.gradients else "forward"
-    print(f"{what}, 1 x {CHANNELS} x {SIZE[0]} x {SIZE[1]}, tiles of {given.tile}, reach {REACH}:")
+    size, tile = given.size, given.tile
+    print(f"{what}, {channels} x {size} x {size}, tiles of {tile} x {tile}, reach {REACH}:")
     for kind, name in enumerate(("seconds", "processor seconds")):
         whole, cut = (median(times[kind] for times in each) for each in (wholes, cuts))
         print(f"{name}: plain {whole:.2f}, 2 workers {cut:.2f}, ratio {cut / whole:.2f}")

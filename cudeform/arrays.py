@@ -91,8 +91,8 @@ class DoubleGradients(NamedTuple):
     mask: Any = None
 
 
-# What users get and pass for operators that sum samples without a filter. Tangents and cotangents
-# have the types of gradients.
+# The types of gradients, for users, of the operators that sum samples without a filter. Users pass
+# tangents and cotangents of these operators in the same types.
 
 
 class AttentionGradients(NamedTuple):

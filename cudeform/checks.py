@@ -1,6 +1,6 @@
 """Which arrays may come into a call together, and which results may be asked for.
 
-``geometry.py`` and ``sums/shapes.py`` check sizes. Only names and shapes are looked at here, never
+``geometry.py`` and ``sums/shapes.py`` check sizes. Only names and shapes are read here, never
 contents. Names are those of the arguments as users write them.
 """
 

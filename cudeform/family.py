@@ -34,8 +34,8 @@ from cudeform.settings import Settings
 from cudeform.sums.engine import ENGINE as SUMS_ENGINE
 from cudeform.sums.settings import AttentionSettings, DCNv3Settings, DCNv4Settings
 from cudeform.sums.shapes import SumShapes, attention_shapes, dcnv3_shapes, dcnv4_shapes
-from cudeform.transposed import ENGINE as TRANSPOSED_ENGINE
-from cudeform.transposed_geometry import (
+from cudeform.transposed.engine import ENGINE as TRANSPOSED_ENGINE
+from cudeform.transposed.geometry import (
     TransposedGeometry,
     TransposedSettings,
     transposed_geometry,
@@ -124,6 +124,12 @@ class Operator:
     double_gradients: type[Any] = DoubleGradients
     tangents: tuple[type[Any], ...] = (Tangents, Gradients)
 
+    def __post_init__(self) -> None:
+        """Compute the cached properties: torch.compile cannot trace their lock in Python 3.11."""
+        for name, value in vars(type(self)).items():
+            if isinstance(value, cached_property):
+                getattr(self, name)
+
     def geometry(self, shapes: Operands, settings: Any, *, traced: bool = False) -> AnyGeometry:
         """The sizes of a call.
 
@@ -137,12 +143,6 @@ class Operator:
             ValueError: an impossible shape or size.
         """
         return self.sizes(shapes, settings, self.axes, traced)
-
-    def __post_init__(self) -> None:
-        """Compute the cached properties: torch.compile cannot trace the first use of one."""
-        for name, value in vars(Operator).items():
-            if isinstance(value, cached_property):
-                getattr(self, name)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -178,6 +178,11 @@ class Operator:
     def public_names(self) -> dict[str, str]:
         """Users' names by those in the engine, of operands that have others."""
         return {each.name: each.public for each in self.operands if each.public != each.name}
+
+    def role(self, name: str) -> str:
+        """The role of an array by its name in the engine; a tangent has its operand's."""
+        roles = {"grad_output": self.output} | {each.name: each.role for each in self.operands}
+        return roles[name.removeprefix(TANGENT)]
 
     def present(self, operands: Operands) -> dict[str, Any]:
         """The operands by users' names, without optional ones that are None."""

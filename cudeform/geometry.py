@@ -17,13 +17,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
-from numbers import Integral
 from typing import Any
 
 from cudeform.arrays import Operands
 from cudeform.settings import (
     AXIS_NAMES,
-    LARGEST,
     Ints,
     Padding,
     Pairs,
@@ -32,8 +30,15 @@ from cudeform.settings import (
     as_ints,
     padding_of_shapes,
 )
+from cudeform.shape_rules import (
+    Shape,
+    ShapeRules,
+    check_rank,
+    expect,
+    offset_groups_of,
+    out_size,
+)
 
-Shape = tuple[int, ...]
 Span = tuple[int, int]  # start and stop along an axis
 
 
@@ -174,45 +179,6 @@ class Geometry:
         expect("grad_output", rule, self.output_shape, tuple(shape))
 
 
-@dataclass(frozen=True)
-class ShapeRules:
-    """The shapes of arrays in letters, for error texts: in two dimensions (N, C, H, W) and so on.
-
-    Attributes:
-        size, kernel: the letters of an image's size and of the kernel's, "H, W" and "KH, KW".
-        coordinates: channels of the offset for each offset group, "2*KH*KW".
-    """
-
-    size: str
-    kernel: str
-    coordinates: str
-    input: str
-    weight: str
-    offset: str
-    mask: str
-    output: str
-
-    @staticmethod
-    @lru_cache
-    def of(axes: int, positions: str = "O") -> ShapeRules:
-        """Those for a number of axes; ``positions`` is the prefix of the positions' letters."""
-        letters = [name[0].upper() for name in AXIS_NAMES[-axes:]]
-        size, kernel, out, at = (
-            ", ".join(prefix + letter for letter in letters) for prefix in ("", "K", "O", positions)
-        )
-        taps, several = kernel.replace(", ", "*"), f"{axes}*" if axes > 1 else ""
-        return ShapeRules(
-            size=size,
-            kernel=kernel,
-            coordinates=several + taps,
-            input=f"(N, C, {size})",
-            weight=f"(O, C/groups, {kernel})",
-            offset=f"(N, {several}offset_groups*{taps}, {at})",
-            mask=f"(N, offset_groups*{taps}, {at})",
-            output=f"(N, O, {out})",
-        )
-
-
 def geometry_of(
     input: Sequence[int],
     offset: Sequence[int],
@@ -244,27 +210,17 @@ def geometry_of(
     return _cached_geometry(*_as_tuples(input, offset, weight, bias, mask), *settings)
 
 
-def uncached_geometry_of(
-    input: Sequence[int],
-    offset: Sequence[int],
-    weight: Sequence[int],
-    bias: Sequence[int] | None = None,
-    stride: Ints = 1,
-    padding: Padding = 0,
-    dilation: Ints = 1,
-    mask: Sequence[int] | None = None,
-    *,
-    axes: int = 2,
-) -> Geometry:
-    """:func:`geometry_of` for sizes that a compiler traces: symbols have no hash for a cache."""
-    settings = _normal(input, weight, stride, padding, dilation, axes)
-    return _geometry(*_as_tuples(input, offset, weight, bias, mask), *settings)
-
-
 def convolution_geometry(
     shapes: Operands, settings: Settings, axes: int, traced: bool = False
 ) -> Geometry:
-    """:func:`geometry_of` for the table of operators; ``shapes`` has those of the operands."""
+    """:func:`geometry_of` for the table of operators.
+
+    Args:
+        shapes: those of the operands.
+        settings: those of the call.
+        axes: number of spatial axes.
+        traced: whether sizes may be symbols of a compiler, which have no hash for the cache.
+    """
     normal = _normal(shapes.input, shapes.weight, *settings, axes)
     return (_geometry if traced else _cached_geometry)(*_as_tuples(*shapes), *normal)
 
@@ -350,72 +306,3 @@ def _groups(channels: int, weight: Shape, rules: ShapeRules) -> int:
             f"groups = C / weight.shape[1] = {groups}, got {weight}"
         )
     return groups
-
-
-def offset_groups_of(
-    channels: int, offset: Shape, taps: int, axes: int, *, letter: str = "C", out: str = "O"
-) -> int:
-    """Offset groups, inferred from the shape of the offset.
-
-    Args:
-        channels: those of the images that are sampled.
-        offset: the shape.
-        taps: positions of the kernel.
-        axes: number of spatial axes.
-        letter: of the channels, for error texts.
-        out: prefix of the letters of the positions, for error texts.
-
-    Raises:
-        ValueError: the channels of the offset are no multiple of ``axes * taps``, or the number of
-            offset groups does not divide ``channels``.
-    """
-    rules, coordinates = ShapeRules.of(axes, out), axes * taps
-    check_rank("offset", rules.offset, offset, axes)
-    # divmod does not take the symbols of a compiler.
-    offset_groups, rest = offset[1] // coordinates, offset[1] % coordinates
-    if offset_groups < 1 or rest:
-        raise ValueError(
-            f"offset must have shape {rules.offset}: offset.shape[1] must be a positive multiple "
-            f"of {rules.coordinates} = {coordinates} (offset_groups = 1 makes it {coordinates}), "
-            f"got {offset}"
-        )
-    if channels % offset_groups:
-        raise ValueError(
-            f"offset_groups = offset.shape[1] / ({rules.coordinates}) = {offset_groups} must "
-            f"divide {letter} = {channels}, got offset of shape {offset}"
-        )
-    return offset_groups
-
-
-def out_size(
-    name: str, size: int, padding: tuple[int, int], dilation: int, kernel: int, stride: int
-) -> int:
-    """Positions of the output along an axis."""
-    # A size that a compiler traces is a symbol. Comparing it would bound it in the traced program,
-    # and the call itself is checked when it runs.
-    if isinstance(size, Integral) and size + sum(padding) > LARGEST:
-        raise ValueError(
-            f"input {name} plus padding must be at most {LARGEST}, got {size} + {sum(padding)}"
-        )
-    room = size + sum(padding) - dilation * (kernel - 1) - 1
-    # Floor division: a kernel larger than the padded image gives a size below 1, not 1.
-    out = room // stride + 1
-    if out < 1:
-        raise ValueError(
-            f"output {name} = (size + padding - dilation*(kernel - 1) - 1) // stride + 1 must be "
-            f"positive: ({size} + {sum(padding)} - {dilation}*({kernel} - 1) - 1) // {stride} + 1 "
-            f"= {out}; enlarge the padding or the input"
-        )
-    return out
-
-
-def expect(name: str, rule: str, expected: Shape, got: Shape) -> None:
-    """Check the shape of an array; ``rule`` is its shape in letters."""
-    if got != expected:
-        raise ValueError(f"{name} must have shape {rule} = {expected}, got {got}")
-
-
-def check_rank(name: str, rule: str, shape: Shape, axes: int) -> None:
-    """Check the number of axes of an array; ``rule`` is its shape in letters."""
-    if len(shape) != axes + 2:
-        raise ValueError(f"{name} must have shape {rule}, got {shape}")

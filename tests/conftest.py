@@ -29,7 +29,7 @@ settings.register_profile(
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-settings.register_profile("long", settings.get_profile("quick"), max_examples=300)
+settings.register_profile("long", settings.get_profile("quick"), max_examples=150)
 settings.load_profile("quick")
 
 # Libraries that must be installed; CI lists those that it installs.

@@ -206,14 +206,14 @@ def _add(
     factor = float(factors[sample.mask])
     point, size = (sample.y, sample.x), (sample.height, sample.width)
     inside = all(-1 < c < length for c, length in zip(point, size, strict=True))
-    lost = any(map(isnan, point))
+    nan_coord = any(map(isnan, point))
     corners = [
         (sample.first + pixel[0] * sample.width + pixel[1], in_image, *rest)
         for pixel, *rest in neighbours(point)
         for in_image in [all(0 <= p < n for p, n in zip(pixel, size, strict=True))]
     ]
     sloping = inside or boundary_grad == "one_sided"
-    held = sloping and any(in_image for _, in_image, *_ in corners)
+    has_slope = sloping and any(in_image for _, in_image, *_ in corners)
     for c, out in enumerate(outputs):
         values, slopes = [], []
         for pixel, in_image, share, by_axis in corners:
@@ -224,7 +224,9 @@ def _add(
         if grad_output is None:
             continue
         grad = float(grad_output[out])
-        by_value, by_slope = (grad if felt or lost else 0.0 for felt in (inside, held))
+        by_value, by_slope = (
+            grad if receives or nan_coord else 0.0 for receives in (inside, has_slope)
+        )
         sums[names[2]].add(sample.mask, by_value, values)
         by_y, by_x = zip(*slopes, strict=True)
         for axis, (step, terms) in enumerate(((sample.dx, by_x), (sample.dy, by_y))):

@@ -48,7 +48,7 @@ ADAPTERS = {
     "torch": "PyTorch tensors",
     "jax": "JAX arrays",
     "tensorflow": "TensorFlow tensors",
-    "dask": "Dask arrays (convolutions)",
+    "dask": "Dask arrays",
 }
 WIDTH = 88
 COMMAND = re.compile(r"(pip install|python -m cudeform) \S+")

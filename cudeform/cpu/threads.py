@@ -5,8 +5,8 @@ keep the pool busy, or if Python is shutting down, the caller does all the work.
 inherits neither the threads of the pool nor usable locks, so it makes a new pool and new locks.
 
 The OpenBLAS in NumPy's wheels has one pool of threads per process. Used from several threads, it
-would oversubscribe the cores, and with another number of BLAS threads a long sum is split elsewhere
-and rounded differently. Other BLAS libraries keep their number of threads.
+would oversubscribe the cores, and another number of BLAS threads splits a long sum at other terms,
+which rounds it differently. Other BLAS libraries keep their number of threads.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Pool:
         self.size = 0
 
     def submit(self, tasks: Sequence[Callable[[], None]]) -> list[Future[None]]:
-        """Submit the works to the pool; return the futures of those that it accepted."""
+        """Submit the tasks to the pool; return the futures of those that it accepted."""
         futures: list[Future[None]] = []
         count = len(tasks)
         with self.lock:
@@ -52,7 +52,7 @@ class _Pool:
 
 
 class _Blas:
-    """The number of callers that limit BLAS to one thread, and the thread counts before."""
+    """The number of callers that limit BLAS to one thread, and the numbers of threads before."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()

@@ -16,7 +16,7 @@ from cudeform.gpu.algorithms.sums_tangents import double_backward as sums_double
 from cudeform.gpu.algorithms.sums_tangents import jvp as sums_jvp
 from cudeform.gpu.backward import backward
 from cudeform.gpu.call import BLOCKS_PER_MULTIPROCESSOR, THREADS, zero_arrays
-from cudeform.gpu.device_api import params
+from cudeform.gpu.device_api import conv_params
 from cudeform.gpu.device_api.commands import KernelLaunch
 from cudeform.gpu.device_api.kernel_source import ITEMSIZE, Variant, kernel
 from cudeform.gpu.device_api.protocol import Device, Memory
@@ -103,7 +103,7 @@ class Arithmetic:
         items = prod(target.shape)
         if items == 0:
             return
-        struct = params.AddArrays(
+        struct = conv_params.AddArrays(
             channels=target.shape[1] if len(target.shape) > 1 else 1,
             pixels=prod(target.shape[2:]),
             bias_stride=0 if bias is None else bias.strides[0],

@@ -9,7 +9,7 @@ from math import prod
 from cudeform.arrays import DeviceArray, Operands
 from cudeform.geometry import Geometry
 from cudeform.gpu.chunks import Chunk, row_positions
-from cudeform.gpu.device_api import sizes
+from cudeform.gpu.device_api import conv_sizes
 from cudeform.gpu.device_api.commands import FillZero, KernelLaunch
 from cudeform.gpu.device_api.kernel_source import ITEMSIZE, Variant, kernel, widest
 from cudeform.gpu.device_api.protocol import Device, Memory
@@ -149,13 +149,13 @@ class Call(Launcher):
         return self.positions(chunk) * self.g.taps * self.g.offset_groups
 
     @property
-    def problem(self) -> sizes.Problem:
+    def problem(self) -> conv_sizes.Problem:
         """The sizes of the call, as a struct for kernels."""
-        return sizes.Problem.of(self.g, self.zero_boundary_grad)
+        return conv_sizes.Problem.of(self.g, self.zero_boundary_grad)
 
-    def chunk(self, chunk: Chunk) -> sizes.Chunk:
+    def chunk(self, chunk: Chunk) -> conv_sizes.Chunk:
         """The chunk, as a struct for kernels."""
-        return sizes.Chunk(
+        return conv_sizes.Chunk(
             first_image=chunk.images.start,
             images=chunk.count,
             first_row=chunk.rows.start,
@@ -166,7 +166,7 @@ class Call(Launcher):
 
     def sampling(
         self, chunk: Chunk, images: DeviceArray | None, lanes: int | None = None
-    ) -> sizes.Sampling:
+    ) -> conv_sizes.Sampling:
         """The parameters of a kernel that samples channels-last images for a chunk.
 
         Args:
@@ -174,7 +174,7 @@ class Call(Launcher):
             images: the images of the chunk; None if the kernel reads no image.
             lanes: adjacent threads that share a sample, by default ``lanes()``.
         """
-        return sizes.Sampling(
+        return conv_sizes.Sampling(
             problem=self.problem,
             chunk=self.chunk(chunk),
             input=self.strides_of(images),
@@ -184,9 +184,9 @@ class Call(Launcher):
             lanes=self.lanes() if lanes is None else lanes,
         )
 
-    def column_layout(self, chunk: Chunk) -> sizes.ColumnLayout:
+    def column_layout(self, chunk: Chunk) -> conv_sizes.ColumnLayout:
         """The sizes of the columns of a chunk, as a struct for kernels."""
-        return sizes.ColumnLayout(self.positions(chunk), self.ld_columns)
+        return conv_sizes.ColumnLayout(self.positions(chunk), self.ld_columns)
 
     def strides_of(self, array: DeviceArray | None) -> tuple[int, ...]:
         """Strides of an array with the call's axes; 0 if the array is absent."""

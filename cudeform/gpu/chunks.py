@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cudeform.geometry import Geometry, ShapeRules
+from cudeform.geometry import Geometry
 from cudeform.gpu.costs import Costs
 from cudeform.gpu.device_api.protocol import Hardware
 from cudeform.options import Options
 from cudeform.partition import split
+from cudeform.shape_rules import ShapeRules
 
 # The default budget is a fraction of the free memory, within these bounds.
 FREE_SHARE = 0.25

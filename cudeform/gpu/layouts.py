@@ -7,7 +7,7 @@ from math import prod
 from cudeform.arrays import DeviceArray
 from cudeform.gpu.call import Call, pointer_of
 from cudeform.gpu.chunks import Chunk
-from cudeform.gpu.device_api import params
+from cudeform.gpu.device_api import conv_params
 from cudeform.gpu.device_api.protocol import Memory
 
 TRANSPOSE_TILE = 32  # side of the tile in shared memory of the layout kernels
@@ -61,7 +61,7 @@ class ChannelsLast:
 
     def _fill(self, copy: Memory, images: slice, pixels: slice) -> None:
         _, channels, *size = self._array.shape
-        struct = params.ChannelsLast(
+        struct = conv_params.ChannelsLast(
             source=self._array.strides,
             size=tuple(size),
             first_image=images.start,
@@ -121,7 +121,7 @@ def pack_weight(
         weight, bias = call.operands.weight, call.operands.bias
     elements = call.g.out_channels * call.ld_columns
     packed = call.allocate(elements)
-    struct = params.PackWeight(
+    struct = conv_params.PackWeight(
         problem=call.problem,
         weight=call.strides_of(weight),
         bias_stride=0 if bias is None else bias.strides[0],
@@ -139,14 +139,14 @@ def unpack_weight(
     g = call.g
     items = g.out_channels * max(1, g.taps * (g.channels // g.groups))
     pointers = (packed.pointer, pointer_of(grad_weight), pointer_of(grad_bias))
-    struct = params.UnpackWeight(call.problem, call.ld_columns)
+    struct = conv_params.UnpackWeight(call.problem, call.ld_columns)
     call.launch("unpack_weight", items, pointers, struct)
 
 
 def unpack_input(call: Call, images: Memory, grad_input: DeviceArray, chunk: Chunk) -> None:
     """Round the gradient of a chunk's channels-last images; write it to the input's gradient."""
     g = call.g
-    struct = params.ChannelsFirst(
+    struct = conv_params.ChannelsFirst(
         first_image=chunk.images.start,
         images=chunk.count,
         channels=g.channels,

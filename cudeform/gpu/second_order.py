@@ -19,7 +19,7 @@ from cudeform.gpu.algorithms.im2col_backward import allocate_grad_weight
 from cudeform.gpu.algorithms.im2col_tangents import ImagePair, TangentCall
 from cudeform.gpu.call import most_positions, pointer_of, zero_arrays
 from cudeform.gpu.chunks import Chunk
-from cudeform.gpu.device_api import params
+from cudeform.gpu.device_api import conv_params
 from cudeform.gpu.device_api.protocol import Device, Memory
 from cudeform.gpu.layouts import ChannelsLast, unpack_weight
 from cudeform.options import Options
@@ -139,7 +139,7 @@ class _DoubleBackward:
                 chunk, pair.images, along.columns, along.tangents, second
             )
         call = along.call
-        struct = params.DoubleBackward(
+        struct = conv_params.DoubleBackward(
             sampling=call.sampling(chunk, pair.images),
             layout=call.column_layout(chunk),
             tangents=along.tangent_strides(pair),

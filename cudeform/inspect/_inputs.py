@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from cudeform.geometry import ShapeRules
 from cudeform.inspect._namespace import Floats, import_foreign, to_numpy
 from cudeform.inspect.locations import sampling_locations
+from cudeform.shape_rules import ShapeRules
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from math import prod
 from typing import Any
 
 from cudeform.checks import DTYPES
-from cudeform.geometry import offset_groups_of
 from cudeform.inspect._namespace import Namespace, dtype_name, exporter_of, import_foreign
 from cudeform.settings import Ints, Padding, PerAxis, as_ints, as_padding
+from cudeform.shape_rules import offset_groups_of
 
 
 def sampling_locations(

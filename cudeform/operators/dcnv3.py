@@ -29,9 +29,9 @@ def dcnv3(
     Models with Deformable Convolutions", CVPR 2023), with the results of its CUDA operator. Arrays
     are channels-last.
 
-    The offset, seen as ``(N, OH, OW, groups, P, 2)``, holds **dx first, then dy**, in units of
-    ``offset_scale`` pixels. Taps are counted **column by column**: tap ``i*KH + j`` of output
-    position ``(oy, ox)`` samples the input at::
+    An offset reshaped to ``(N, OH, OW, groups, P, 2)`` has a pair (dx, dy), **x first**, for each
+    tap, in units of ``offset_scale`` pixels. Taps are numbered **column by column**: tap
+    ``i*KH + j`` of output position ``(oy, ox)`` samples the input at::
 
         x = ox * stride_w - pad_left + center_x + ((i * dilation_w - center_x) + dx) * offset_scale
         y = oy * stride_h - pad_top  + center_y + ((j * dilation_h - center_y) + dy) * offset_scale

@@ -25,9 +25,9 @@ def ms_deform_attn(
     End-to-End Object Detection", ICLR 2021), with the arguments of
     ``multi_scale_deformable_attn_pytorch`` in mmcv and the results of its CUDA operator.
 
-    The images of a pyramid, the *levels*, lie one behind the other in ``value``, each row by row.
-    Locations are normalized, **x first, then y**: (0, 0) is the corner of the top left pixel of a
-    level, (1, 1) that of the bottom right one. A location samples its level of size (H, W) at::
+    The images of a pyramid, the *levels*, follow each other in ``value``, each in row-major order.
+    Locations are normalized, **x first, then y**: (0, 0) is the top left corner of a level, (1, 1)
+    its bottom right corner. A location samples its level of size (H, W) at::
 
         x = location_x * W - 0.5
         y = location_y * H - 0.5
@@ -43,7 +43,8 @@ def ms_deform_attn(
             device; under ``jit``, ``torch.compile`` or the recording of a CUDA graph it cannot be
             read and is refused: pass numbers there.
         sampling_locations: (N, Lq, M, L, P, 2) for Lq queries and P points on each level; or
-            (N, Lq, M, sum of points, 2) with ``points``.
+            (N, Lq, M, sum of points, 2) with ``points``. On a GPU, levels and points must lie one
+            behind the other, as in a contiguous array.
         attention_weights: (N, Lq, M, L, P), or (N, Lq, M, sum of points): the factor of each
             sample. No softmax is applied.
         points: number of points on each level, for locations whose levels differ in it.
@@ -109,7 +110,7 @@ def ms_deform_attn_backward(
         >>> grads = cudeform.ms_deform_attn_backward(
         ...     np.ones((1, 1, 1)), value, [(2, 2)], locations, weights
         ... )
-        >>> grads.sampling_locations.ravel()  # d/dx, d/dy over the whole width and height
+        >>> grads.sampling_locations.ravel()  # change per width and per height of the level
         array([2., 4.])
     """
     operands = Operands(value, sampling_locations, mask=attention_weights)

@@ -10,7 +10,7 @@ from cudeform.checks import DOUBLE_GRADIENTS, GRADIENTS
 from cudeform.family import DEFORM_CONV_TRANSPOSE1D
 from cudeform.operators import call
 from cudeform.settings import Ints
-from cudeform.transposed_geometry import TransposedPadding, TransposedSettings
+from cudeform.transposed.geometry import TransposedPadding, TransposedSettings
 
 
 def deform_conv_transpose1d(

@@ -1,16 +1,19 @@
 """The settings of deformable attention, DCNv3 and DCNv4.
 
 Settings are packed into integers, because an operator of torch takes one list of them. A list of
-levels has its length in front. A scale is packed as an integer mantissa and an exponent, so nothing
-of it is lost.
+levels has its length in front. A scale is packed as an integer mantissa and an exponent, which
+represent it exactly.
 """
 
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Sequence
 from math import frexp, isfinite, ldexp
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from cudeform.settings import Ints, Padding, PerAxis, as_ints, as_padding, plain
 
@@ -142,7 +145,7 @@ def as_tuple(name: str, value: Any) -> Any:
     Raises:
         TypeError: neither of them, or an array that cannot be read now.
     """
-    if hasattr(value, "tolist"):
+    if _is_array(value):
         return plain(value) if type(value).__module__ == "numpy" else _read(name, value)
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise TypeError(f"{name} must be a sequence or an array of integers, got {value!r}")
@@ -150,19 +153,30 @@ def as_tuple(name: str, value: Any) -> Any:
 
 
 def _is_nested(value: Any) -> bool:
-    return hasattr(value, "tolist") or isinstance(value, Sequence)
+    return _is_array(value) or isinstance(value, Sequence)
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "tolist") or hasattr(value, "__array__")
 
 
 def _read(name: str, array: Any) -> Any:
     """Read an array whose library may be tracing a program, or recording a CUDA graph."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.compiler.is_compiling():  # the tracer would refuse to read
+        raise TypeError(_unreadable(name, array))
     try:
-        return plain(array)
+        return plain(array if hasattr(array, "tolist") else np.asarray(array))
     except Exception as error:
-        raise TypeError(
-            f"{name} must have values that can be read when the call is made, but this array of "
-            f"{type(array).__module__.partition('.')[0]} cannot be read while a program is traced "
-            f"or a CUDA graph is recorded: pass a list of numbers, {name}.tolist() taken outside"
-        ) from error
+        raise TypeError(_unreadable(name, array)) from error
+
+
+def _unreadable(name: str, array: Any) -> str:
+    return (
+        f"{name} must have values that can be read when the call is made, but this array of "
+        f"{type(array).__module__.partition('.')[0]} cannot be read while a program is traced "
+        f"or a CUDA graph is recorded: pass a list of numbers, {name}.tolist() taken outside"
+    )
 
 
 def levels_of(spatial_shapes: Any) -> tuple[tuple[int, int], ...]:

@@ -11,8 +11,8 @@ from functools import lru_cache
 from typing import Any, cast
 
 from cudeform.arrays import Operands
-from cudeform.geometry import Shape, expect, out_size
 from cudeform.settings import LARGEST
+from cudeform.shape_rules import Shape, expect, out_size
 from cudeform.sums.settings import AttentionSettings, DCNv3Settings, DCNv4Settings
 from cudeform.sums_geometry import Level, ScaledGrid, SumGeometry
 

@@ -77,8 +77,8 @@ def _reshaped(array: Any, shape: Shape) -> Any:
     strides = _strides_of(array.shape, array.strides, shape)
     if strides is None:
         raise ValueError(
-            f"an array of shape {array.shape} on a GPU must have levels and points that lie one "
-            f"behind the other, got strides {array.strides}; make it contiguous before the call"
+            f"the axes of an array of shape {array.shape} on a GPU, seen as {shape}, must lie one "
+            f"behind the other, got strides {array.strides}; pass a contiguous copy of it"
         )
     return array._replace(shape=shape, strides=strides)
 
@@ -86,8 +86,8 @@ def _reshaped(array: Any, shape: Shape) -> Any:
 def _strides_of(shape: Shape, strides: Shape, wanted: Shape) -> Shape | None:
     """Strides of the same memory in another shape; None if there are none.
 
-    Both shapes are cut into the smallest runs of axes that have the same number of elements. The
-    axes of a run must lie one behind the other.
+    Both shapes are cut into the smallest runs of axes that have the same number of elements. In a
+    run, the stride of an axis must be the size of the next axis times its stride.
     """
     if not prod(wanted):
         return (0,) * len(wanted)
@@ -99,7 +99,7 @@ def _strides_of(shape: Shape, strides: Shape, wanted: Shape) -> Shape | None:
             found.append(0)
             continue
         elements, stride = old[at]
-        while elements % size:  # this axis goes on in the next ones
+        while elements % size:  # the next axis belongs to the same run
             at += 1
             if stride != old[at][0] * old[at][1]:
                 return None

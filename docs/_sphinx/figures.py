@@ -179,7 +179,7 @@ def fields() -> Any:
 
 def attention() -> Any:
     """Where one query looks, with a new layer's rays around a cheek."""
-    shapes, heads, points = [(32, 32), (16, 16), (8, 8)], 4, 4
+    shapes, heads, points = [(20, 20), (10, 10), (5, 5)], 4, 3
     rng = np.random.default_rng(1)
     angles = 2 * np.pi * np.arange(heads) / heads + 0.4
     rays = (
@@ -190,7 +190,7 @@ def attention() -> Any:
     locations = np.array([0.58, 0.46]) + (rays + rng.normal(0, 0.25, rays.shape)) / sizes
     weights = np.exp(rng.normal(0, 0.8, locations.shape[:-1]))
     weights /= weights.sum((1, 2), keepdims=True)
-    figure, panels = pyplot.subplots(1, 3, figsize=(7.8, 2.7), layout="constrained")
+    figure, panels = pyplot.subplots(1, 3, figsize=(9.6, 3.2), layout="constrained")
     cudeform.plot_attention(photo(), shapes, locations[None, None], weights[None, None], ax=panels)
     return figure
 

@@ -1,12 +1,13 @@
 """The adapter for Dask arrays: lazy calls, with one task per chunk of the offset.
 
-A call checks shapes and dtypes and builds a graph; it computes nothing. The chunks of the offset,
-the largest argument, determine those of the output, and other arguments are rechunked to match. An
-array of a call has one of three roles, which determine its blocks and how results are assembled:
+A call checks shapes and dtypes and builds a graph; it computes nothing. All operators are cut along
+the batch, and convolutions in space too. The chunks of the offset determine the tasks, and other
+arguments are rechunked to match. The role of an array in the table of operators determines its
+blocks and how results are assembled:
 
-* an image: a task reads a window of it;
-* an array over output positions: a task reads its chunk;
-* a filter: every task reads all of it.
+* images: a task reads its images, of a call that is cut in space a window of them;
+* arrays over positions: a task reads its chunk;
+* filters and the bias: every task reads all of them, and their gradients are sums over all tasks.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from dask.array.utils import meta_from_array
 from dask.base import tokenize
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
-from cudeform.family import Operator
+from cudeform.checks import TANGENT
+from cudeform.family import IMAGES, Operator
 from cudeform.geometry import Geometry
 from cudeform.interop.adapter import adapter_of
 from cudeform.interop.array_adapter import CheckedAdapter
@@ -34,7 +36,7 @@ from . import tasks
 from .tiles import Tiles
 from .windows import add_windows, borders, windows
 
-IMAGES, FILTERS = ("input",), ("weight", "bias")  # all other arrays are over output positions
+Chunks = tuple[tuple[int, ...], ...]
 
 # Number of partial sums that one task of a sum over tiles adds.
 SPLIT_EVERY = 4
@@ -52,14 +54,14 @@ class DaskAdapter(CheckedAdapter):
         return "cpu" if isinstance(_meta(array), np.ndarray) else "gpu"
 
     def run_forward(self, operator: Operator, operands: Operands, geometry: Any) -> Any:
-        """The deformable convolution, lazily."""
-        return _Call(operator, operands, geometry).over_positions("forward", {})
+        """The output, lazily."""
+        return _Call(operator, operands, geometry).output("forward", {})
 
     def run_jvp(
         self, operator: Operator, operands: Operands, geometry: Any, tangents: Tangents
     ) -> Any:
         """The tangent of the output, lazily."""
-        return _Call(operator, operands, geometry).over_positions("jvp", tangents.present())
+        return _Call(operator, operands, geometry).output("jvp", tangents.present())
 
     def run_backward(
         self,
@@ -91,56 +93,60 @@ class DaskAdapter(CheckedAdapter):
     def _checked(
         self, operator: Operator, operands: Operands, settings: Any, others: Mapping[str, Any]
     ) -> Any:
-        if operator.geometry_type is not Geometry:
-            raise NotImplementedError(
-                f"{operator.name} does not take arrays of dask, only convolutions do; call it on "
-                "blocks of whole images, by dask.array.map_blocks over the batch"
-            )
-        for name, array in (operands.present() | dict(others)).items():
+        arrays = operands.present() | dict(others)
+        for name, array in operator.named(arrays).items():
             if any(isnan(size) for size in array.shape):
                 raise ValueError(
                     f"{name} must have chunks of known sizes, got shape {array.shape}; "
                     f"call {name}.compute_chunk_sizes() first"
                 )
             adapter_of({f"a block of {name}": _meta(array)})
-        return super()._checked(operator, operands, settings, others)
+        geometry = super()._checked(operator, operands, settings, others)
+        if not _is_cut_in_space(operator):
+            for name, array in arrays.items():
+                _check_whole_images(operator, name, array)
+        return geometry
 
 
 ADAPTER = DaskAdapter()
 
 
 class _Call:
-    """A call while its graph is built."""
+    """A call while its graph is built.
 
-    def __init__(self, operator: Operator, operands: Operands, geometry: Geometry) -> None:
+    Dask aligns the last axes of blocks, but the arrays of a call may differ in their number of
+    axes. So all blocks, and what a task returns, get axes of length 1 at the end, up to ``ndim``.
+    """
+
+    def __init__(self, operator: Operator, operands: Operands, geometry: Any) -> None:
         self.operator = operator
         self.geometry = geometry
         self.arrays = operands.present()
-        self.offset_chunks = _offset_chunks(operands, geometry)
+        self.ndim = max(len(geometry.output_shape), *(a.ndim for a in self.arrays.values()))
         options = current()
-        self.tiles = Tiles.of(geometry, self.offset_chunks[2:], options.max_displacement)
+        self.batch, self.space = _cut(operator, operands, geometry)
+        self.tiles = Tiles(geometry, (), (), None)
+        if _is_cut_in_space(operator):
+            self.tiles = Tiles.of(geometry, self.space, options.max_displacement)
         # The scheduler runs one task per core. The tiles check max_displacement themselves.
         threads = options.num_threads or 1
         self.options = replace(options, num_threads=threads, max_displacement=None)
         self.meta = _meta(operands.input)
 
-    def over_positions(self, operation: str, others: Mapping[str, Any]) -> Any:
-        """A result over output positions, assembled from one array per task."""
-        batch, _, *space = self.offset_chunks
-        chunks = (batch, (self.geometry.out_channels,), *space)
-        return self._map(operation, others, (), chunks, self.meta)
+    def output(self, operation: str, others: Mapping[str, Any]) -> Any:
+        """The output or its tangent, assembled from one array per task."""
+        shape = self.geometry.output_shape
+        return self._map(operation, others, (), self._chunks(shape), self.meta)
 
     def results(
         self, operation: str, others: Mapping[str, Any], needs: frozenset[str]
     ) -> dict[str, Any]:
-        """Several results by name, each with the shape, dtype and chunks of its argument."""
+        """Several results by name, each with the shape and dtype of its argument."""
         arrays = self.arrays | dict(others)
         if not needs:
             return {}
-        chunks = tuple((1,) * len(sizes) for sizes in (self.offset_chunks[0], (1,)))
-        chunks += tuple((1,) * len(sizes) for sizes in self.offset_chunks[2:])
-        meta = np.empty((0,) * len(chunks), object)
-        boxes = self._map(operation, others, tuple(sorted(needs)), chunks, meta)
+        chunks = tuple((1,) * len(sizes) for sizes in self._chunks((1,) * self.ndim))
+        boxes = self._map(operation, others, tuple(sorted(needs)), chunks, np.empty(0, object))
         return {name: self._result(boxes, name, arrays[name]) for name in needs}
 
     def _map(
@@ -148,85 +154,140 @@ class _Call:
         operation: str,
         others: Mapping[str, Any],
         needs: tuple[str, ...],
-        chunks: Any,
+        chunks: Chunks,
         meta: Any,
     ) -> Any:
         arrays = self.arrays | dict(others)
-        blocks = [self._blocks(name, array) for name, array in arrays.items()]
+        blocks = [
+            self._blocks(name, array)[(..., *(None,) * (self.ndim - array.ndim))]
+            for name, array in arrays.items()
+        ]
         task = tasks.Task(
-            self.operator.name, operation, self.tiles, tuple(arrays), needs, self.options
+            operator=self.operator.name,
+            operation=operation,
+            tiles=self.tiles,
+            names=tuple(arrays),
+            ndims=tuple(array.ndim for array in arrays.values()),
+            needs=needs,
+            options=self.options,
         )
-        return da.map_blocks(
-            tasks.run,
+        name = f"{self.operator.name}-{operation}-{tokenize(task, *blocks)}"
+        return self._map_blocks(tasks.run, *blocks, chunks=chunks, meta=meta, task=task, name=name)
+
+    def _map_blocks(
+        self, function: Any, *blocks: Any, chunks: Chunks, meta: Any, **keywords: Any
+    ) -> Any:
+        """``map_blocks`` for a result that may have fewer axes than the blocks."""
+        missing = self.ndim - len(chunks)
+        result = da.map_blocks(
+            function,
             *blocks,
-            task=task,
-            chunks=chunks,
-            meta=meta,
-            name=f"{self.operator.name}-{operation}-{tokenize(task, *blocks)}",
+            chunks=(*chunks, *((1,),) * missing),
+            meta=meta_from_array(meta, ndim=self.ndim),
+            **keywords,
         )
+        return result[(..., *(0,) * missing)] if missing else result
+
+    def _chunks(self, shape: Sequence[int]) -> Chunks:
+        """Chunks of an array of this shape of which each task reads or writes one."""
+        whole = shape[1 : len(shape) - len(self.space)]
+        return (self.batch, *((size,) for size in whole), *self.space)
 
     def _blocks(self, name: str, array: Any) -> Any:
         """An array, rechunked so that each task gets its block by index."""
-        role = name.removeprefix(tasks.TANGENT)
-        batch, _, *space = self.offset_chunks
-        if role in FILTERS:
-            whole = _as_dask(array, -1).rechunk(-1)
-            return whole.reshape(whole.shape + (1,) * (2 + self.geometry.axes - whole.ndim))
-        if role not in IMAGES:
-            chunks = (batch, (array.shape[1],), *space)
+        if self._is_shared(name):
+            return _as_dask(array, -1).rechunk(-1)
+        if not self._has_windows(name):
+            chunks = self._chunks(array.shape)
             return _as_dask(array, chunks).rechunk(chunks)
         sizes = zip(self.tiles.cuts, array.shape[2:], strict=True)
         like_offset = [_scaled(cuts, size) for cuts, size in sizes]
-        image = _as_dask(array, (batch, array.shape[1:2], *like_offset))
-        return windows(image.rechunk({0: batch, 1: -1}), 2, self.tiles.spans)
+        image = _as_dask(array, (self.batch, array.shape[1:2], *like_offset))
+        return windows(image.rechunk({0: self.batch, 1: -1}), 2, self.tiles.spans)
 
     def _result(self, boxes: Any, name: str, argument: Any) -> Any:
-        if name in FILTERS:
+        if self._is_shared(name):
             return self._summed(boxes, name, argument)
-        batch, _, *space = self.offset_chunks
-        if name not in IMAGES:
-            chunks = (batch, argument.shape[1:2], *space)
-            dtype = argument.dtype
-        else:
+        is_image = self.operator.role(name) == IMAGES
+        chunks, dtype = self._chunks(argument.shape), argument.dtype
+        if self._has_windows(name):
             widths = [tuple(b - a for a, b in spans) for spans in self.tiles.spans]
-            chunks = (batch, argument.shape[1:2], *widths)
-            dtype = np.float32 if argument.dtype.itemsize == 2 else argument.dtype
-        meta = meta_from_array(self.meta, ndim=len(chunks), dtype=dtype)
-        result = boxes.map_blocks(tasks.local, name, dtype, chunks=chunks, meta=meta)
-        if name not in IMAGES:
-            return result
-        own = argument.chunks if isinstance(argument, da.Array) else None
-        for axis, spans in reversed(list(enumerate(self.tiles.spans, start=2))):
-            sizes = own[axis] if own else _scaled(self.tiles.cuts[axis - 2], argument.shape[axis])
-            result = add_windows(result, axis, spans, sizes)
-        if own:
-            result = result.rechunk({0: own[0], 1: own[1]})
-        return result.astype(argument.dtype)
+            chunks, dtype = (*chunks[:2], *widths), _dtype_of_sums(argument)
+        meta = meta_from_array(self.meta, dtype=dtype)
+        result = self._map_blocks(tasks.local, boxes, name, dtype, chunks=chunks, meta=meta)
+        own = argument.chunks if is_image and isinstance(argument, da.Array) else None
+        if self._has_windows(name):
+            for axis, spans in reversed(list(enumerate(self.tiles.spans, start=2))):
+                cuts, size = self.tiles.cuts[axis - 2], argument.shape[axis]
+                result = add_windows(result, axis, spans, own[axis] if own else _scaled(cuts, size))
+        return (result.rechunk(own) if own else result).astype(argument.dtype)
 
     def _summed(self, boxes: Any, name: str, argument: Any) -> Any:
         """A sum over all tiles, along a tree whose shape depends on their number alone."""
-        dtype = np.float32 if argument.dtype.itemsize == 2 else argument.dtype
-        axes = tuple(range(boxes.ndim))
         parts = boxes.map_blocks(
             tasks.partial_sum,
             name,
             new_axis=[boxes.ndim + axis for axis in range(argument.ndim)],
             chunks=(*boxes.chunks, *((size,) for size in argument.shape)),
-            meta=meta_from_array(self.meta, ndim=boxes.ndim + argument.ndim, dtype=dtype),
+            meta=meta_from_array(
+                self.meta, ndim=boxes.ndim + argument.ndim, dtype=_dtype_of_sums(argument)
+            ),
         )
+        axes = tuple(range(boxes.ndim))
         return parts.sum(axis=axes, split_every=SPLIT_EVERY).astype(argument.dtype)
 
+    def _is_shared(self, name: str) -> bool:
+        return name.removeprefix(TANGENT) in self.operator.parameters
 
-def _offset_chunks(operands: Operands, g: Geometry) -> tuple[tuple[int, ...], ...]:
-    """Chunks of the offset; if it is no Dask array, they follow from the input's chunks."""
-    if isinstance(operands.offset, da.Array):
-        chunks: tuple[tuple[int, ...], ...] = operands.offset.chunks
-        return chunks
-    if isinstance(operands.input, da.Array):
-        batch, _, *space = operands.input.chunks
-        scaled = [_scaled(borders(each), out) for each, out in zip(space, g.out, strict=True)]
-        return (batch, operands.offset.shape[1:2], *scaled)
-    return tuple((size,) for size in operands.offset.shape)
+    def _has_windows(self, name: str) -> bool:
+        """Whether tasks read windows of an array, which overlap."""
+        return bool(self.space) and self.operator.role(name) == IMAGES
+
+
+def _is_cut_in_space(operator: Operator) -> bool:
+    """Whether the output consists of tiles that depend on windows of the images alone."""
+    return operator.geometry_type is Geometry
+
+
+def _cut(operator: Operator, operands: Operands, geometry: Any) -> tuple[tuple[int, ...], Chunks]:
+    """Chunks of a call along the batch, and along the axes of space if it is cut there.
+
+    They are the offset's; if it is no Dask array, they follow from the input's chunks.
+    """
+    in_space = _is_cut_in_space(operator)
+    offset, input = operands.offset, operands.input
+    if isinstance(offset, da.Array):
+        return offset.chunks[0], offset.chunks[2:] if in_space else ()
+    if not isinstance(input, da.Array):
+        one = tuple((size,) for size in offset.shape)
+        return one[0], one[2:] if in_space else ()
+    batch, _, *space = input.chunks
+    if not in_space:
+        return batch, ()
+    pairs = zip(space, geometry.out, strict=True)
+    return batch, tuple(_scaled(borders(each), size) for each, size in pairs)
+
+
+def _check_whole_images(operator: Operator, name: str, array: Any) -> None:
+    """Check that an array has several chunks along the batch alone.
+
+    Merging others silently would load images that were cut because they do not fit into memory.
+    """
+    if not isinstance(array, da.Array) or name.removeprefix(TANGENT) in operator.parameters:
+        return
+    several = [axis for axis, sizes in enumerate(array.chunks) if axis and len(sizes) > 1]
+    if several:
+        merged = ", ".join(f"{axis}: -1" for axis in several)
+        raise ValueError(
+            f"{operator.public(name)} must have one chunk along each axis but the batch, because "
+            f"{operator.name} computes whole images, got chunks {array.chunks}; "
+            f"call .rechunk({{{merged}}})"
+        )
+
+
+def _dtype_of_sums(argument: Any) -> Any:
+    """The dtype of sums over tiles, which are rounded to the argument's at the end."""
+    return np.dtype(np.float32) if argument.dtype.itemsize == 2 else argument.dtype
 
 
 def _scaled(cuts: Sequence[int], size: int) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ _LINES = {"depth": "slices", "height": "rows", "width": "columns"}
 
 @dataclass(frozen=True)
 class Tiles:
-    """How a call is cut in space.
+    """How a call is cut in space; cuts and spans are empty if it is computed for whole images.
 
     Attributes:
         geometry: geometry of the whole call.
@@ -38,7 +38,7 @@ class Tiles:
         reach: the declared reach; None if there is a single tile and nothing was declared.
     """
 
-    geometry: Geometry
+    geometry: Any
     cuts: tuple[tuple[int, ...], ...]
     spans: tuple[tuple[Span, ...], ...]
     reach: Reach | None
@@ -64,8 +64,10 @@ class Tiles:
             )
         return cls(g, cuts, tuple(((0, size),) for size in g.size), None)
 
-    def tile(self, index: Sequence[int], batch: int) -> Geometry:
+    def tile(self, index: Sequence[int], batch: int) -> Any:
         """Geometry of the call for a tile, whose image is its window."""
+        if not self.cuts:
+            return self.geometry.with_batch(batch)
         out = [(cuts[i], cuts[i + 1]) for cuts, i in zip(self.cuts, index, strict=True)]
         read = [spans[i] for spans, i in zip(self.spans, index, strict=True)]
         return self.geometry.window(batch, out, read)

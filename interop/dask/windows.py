@@ -22,21 +22,37 @@ def borders(chunks: Sequence[int]) -> tuple[int, ...]:
 
 
 def windows(array: Any, first_axis: int, spans: Sequence[Sequence[Span]]) -> Any:
-    """An array whose blocks along some axes are these parts of ``array``, in their order.
+    """An array whose blocks along the last axes are these parts of ``array``, in their order.
 
-    The pieces of a part are put together once for all axes, which is one copy.
+    A window is cut from the array along all axes at once, so that it is copied once, and so that
+    there is one task for each of its pieces. Concatenating along one axis after the other would
+    make a task for each piece and axis, and fewer layers.
 
     Args:
         array: a Dask array.
         first_axis: the first of the axes.
         spans: for each of the axes its parts.
     """
-    sizes = {}
-    for axis, parts in enumerate(spans, start=first_axis):
-        if tuple(pairwise(borders(array.chunks[axis]))) != tuple(parts):
-            array = da.concatenate([_part(array, axis, *span) for span in parts], axis)
-        sizes[axis] = tuple(stop - start for start, stop in parts)
-    return array.rechunk(sizes)
+    axes = range(first_axis, array.ndim)
+    if all(
+        tuple(pairwise(borders(array.chunks[axis]))) == tuple(parts)
+        for axis, parts in zip(axes, spans, strict=True)
+    ):
+        return array
+    return _joined(array, first_axis, spans, (slice(None),) * first_axis)
+
+
+def _joined(
+    array: Any, first_axis: int, spans: Sequence[Sequence[Span]], index: tuple[slice, ...]
+) -> Any:
+    """The windows that are ``index`` along the first axes."""
+    axis = len(index)
+    if axis == array.ndim:
+        return array[index].rechunk(dict.fromkeys(range(first_axis, axis), -1))
+    parts = spans[axis - first_axis]
+    return da.concatenate(
+        [_joined(array, first_axis, spans, (*index, slice(*part))) for part in parts], axis
+    )
 
 
 def add_windows(array: Any, axis: int, spans: Sequence[Span], chunks: Sequence[int]) -> Any:

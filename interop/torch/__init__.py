@@ -20,16 +20,18 @@ from .functional import (
     deform_conv2d_double_backward,
     deform_conv2d_jvp,
 )
-from .layers import (
+from .layers.convolutions import (
     DeformConv1d,
-    DeformConv1dPack,
     DeformConv3d,
-    DeformConv3dPack,
     DeformConvTranspose1d,
-    DeformConvTranspose1dPack,
     DeformConvTranspose2d,
-    DeformConvTranspose2dPack,
     DeformConvTranspose3d,
+)
+from .layers.packs import (
+    DeformConv1dPack,
+    DeformConv3dPack,
+    DeformConvTranspose1dPack,
+    DeformConvTranspose2dPack,
     DeformConvTranspose3dPack,
 )
 from .nn import DeformConv2d, DeformConv2dPack, ModulatedDeformConv2dPack

@@ -6,7 +6,8 @@
 //   list     (samples,)  samples by cell, in no fixed order within a cell
 //   ordered  (samples,)  samples by cell, ascending; written once for each sample that has a cell
 //
-// A thread processes one sample at a time: it counts the samples of the cell with a smaller number.
+// A thread processes one sample at a time: it counts the samples of the cell that have smaller
+// numbers.
 // A cell has about as many samples as there are taps. The result does not depend on the order in
 // which count_cells incremented its counters.
 

@@ -5,16 +5,21 @@
 //   mask    (N, OH, OW, G, taps)      any strides
 //   output  (N, OH, OW, G, D)         contiguous; every element written once
 //
-// A lane group takes `lanes` adjacent vectors of the channels of an item; `vectors` of them make
-// all channels. The sums stay in registers. See sum_sample.cuh for items and lanes.
+// A lane group takes `lanes` adjacent vectors of the channels of an item; `vectors` lane groups
+// cover all channels. The sums stay in registers. See sum_sample.cuh for items and lanes.
 
 __device__ inline SharedSample share_for_output(const SumSampling& sampling, const SumSample& s) {
     SharedSample shared;
     for (int j = 0; j < CORNERS; ++j) {
         shared.weights[j] = weight_in_sum(s, j);
     }
+    const unsigned contributing = contributing_corners(s.flags);
+    if (!contributing) {
+        // The value of the sample is 0, which is NaN times a mask that is not finite.
+        shared.weights[0] += s.mask * static_cast<acc_t>(0);
+    }
     shared.index = pixel_index(sampling.input, s);
-    shared.flags = contributing_corners(s.flags) | s.level << LEVEL;
+    shared.flags = contributing | s.level << LEVEL;
     return shared;
 }
 

@@ -11,7 +11,8 @@
 // once and serves all gradients. The lanes reduce the corner dots by shuffles; the lane that worked
 // out the sample writes its gradients.
 
-// The partial sums of a lane for one sample: the corner dots of its channels.
+// Add the terms of a vector of channels of one sample to the lane's corner dots and to the gradient
+// of the input.
 __device__ inline void backpropagate(
         const SumSampling& sampling, const SharedSample& s, const scalar_t* __restrict__ from,
         const Vector& grad, acc_t* __restrict__ to, acc_t* dots) {

@@ -1,5 +1,5 @@
-// sum_grads: gradients of offset and mask of a sample of a sum, from its corner dots: of each
-// corner's pixel with the gradient of the output, over the channels.
+// sum_grads: gradients of offset and mask of a sample, from its corner dots: the dot products over
+// channels of each corner's pixel and the gradient of the output.
 
 struct SumGrads {
     acc_t offset[AXES], mask;

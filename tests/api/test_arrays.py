@@ -245,8 +245,8 @@ def test_what_a_subclass_makes_of_operators_does_not_matter() -> None:
         __array_function__ = __getitem__ = __array_ufunc__
 
     odd = CASE.map(lambda array: array.view(Odd))
-    moves = {name: getattr(odd, name) for name in cudeform.Gradients._fields}
-    tangents = cudeform.Tangents(**moves)
+    arrays = {name: getattr(odd, name) for name in cudeform.Gradients._fields}
+    tangents = cudeform.Tangents(**arrays)
     got = results(odd)
     assert_same(got, results(CASE))
     got["jvp"] = cudeform.deform_conv2d_jvp(tangents, **odd.arguments)

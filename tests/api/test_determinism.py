@@ -28,7 +28,7 @@ LARGE = build(
 ).cast("float32")
 
 
-# Products whose sums BLAS splits in other places if it uses other numbers of threads: sums over
+# Products whose sums BLAS splits at other terms if it uses other numbers of threads: sums over
 # taps and channels, over filters, over positions; few of them, and many.
 SAME: Any = {"batch": 1, "padding": ((1, 1), (1, 1))}
 PRODUCTS = [

@@ -35,10 +35,10 @@ def test_all_node_cases_are_found() -> None:
 @pytest.mark.parametrize(("node", "case"), node_cases())
 def test_node_case(node: Any, case: dict[str, Any]) -> None:
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    # Inputs are told by their place: the cases name their offsets after what they show.
+    # Inputs are identified by their position: each case has its own name for the offset.
     arrays = dict(zip(INPUTS.values(), case["inputs"], strict=False))
     top, left, bottom, right = attributes.pop("pads")
-    # What cudeform infers, and a node says.
+    # A node states these sizes; cudeform infers them.
     kernel_h, kernel_w = attributes.pop("kernel_shape")
     offset_channels = 2 * attributes.pop("offset_group", 1) * kernel_h * kernel_w
     assert arrays["weight"].shape[2:] == (kernel_h, kernel_w)

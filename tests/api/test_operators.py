@@ -52,10 +52,10 @@ def test_derivatives_are_those_of_finite_differences(case: AnyCase) -> None:
     case = case.smooth()
     functions, along, step = functions_of(case), random_like(case.operands), 1e-5
 
-    def moved(sign: int) -> AnyCase:
+    def stepped(sign: int) -> AnyCase:
         return case.with_operands({n: a + sign * step * along[n] for n, a in case.operands.items()})
 
-    ahead, behind = moved(1), moved(-1)
+    ahead, behind = stepped(1), stepped(-1)
     tangent = functions.jvp(functions.tangents(**along), **case.arguments)
     by_steps = functions.forward(**ahead.arguments) - functions.forward(**behind.arguments)
     np.testing.assert_allclose(tangent, by_steps / (2 * step), rtol=1e-6, atol=1e-7)

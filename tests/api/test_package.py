@@ -15,8 +15,8 @@ SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setup
 # From the ground floor up. A module imports modules of its own floor and of those below.
 FLOORS = (
     (
-        *("checks", "geometry", "settings", "arrays", "options", "partition", "kernels"),
-        "transposed_geometry",
+        *("checks", "geometry", "shape_rules", "settings", "arrays", "options", "partition"),
+        "kernels",
         "sums_geometry",
     ),
     ("cpu", "gpu"),

@@ -60,7 +60,7 @@ def test_whole_offsets_are_a_shift(case: Case, dy: int, dx: int) -> None:
     offset = case.offset.copy()
     offset[:, 0::2], offset[:, 1::2] = dy, dx
     shifted = replace(case, offset=offset, mask=None)
-    # A border of zeros and of 3 more pixels, which the shift moves about, serves as the padding.
+    # The image is padded explicitly, with 3 more pixels on each side so that the shift wraps zeros.
     border = [(before + 3, after + 3) for before, after in case.padding]
     wide = np.roll(np.pad(case.input, ((0, 0), (0, 0), *border)), (-dy, -dx), axis=(2, 3))
     cropped = replace(case, input=wide[:, :, 3:-3, 3:-3], padding=((0, 0), (0, 0)))

@@ -16,5 +16,5 @@ sys.path.append(str(BENCHMARKS))
 
 @pytest.fixture(autouse=True)
 def _benchmark_of_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the command find it, even where the tests run with an installed package."""
+    """Let the command find the benchmark, even where the tests run with an installed package."""
     monkeypatch.setattr(bench, "FOLDER", BENCHMARKS)

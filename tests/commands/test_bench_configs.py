@@ -103,8 +103,8 @@ def coordinates(config: Convolution, axis: int) -> Any:
     pairs = offset.reshape(config.batch, -1, *kernel, config.axes, *config.position_size)
     grid = np.ogrid[tuple(slice(n) for n in (*kernel, *config.position_size))]
     tap, position = grid[axis], grid[config.axes + axis]
-    moved = pairs[(slice(None),) * (2 + config.axes) + (axis,)]
-    return position * config.stride - config.padding + tap + moved
+    displacement = pairs[(slice(None),) * (2 + config.axes) + (axis,)]
+    return position * config.stride - config.padding + tap + displacement
 
 
 def test_the_page_on_benchmarks_lists_every_configuration_and_distribution() -> None:
@@ -152,5 +152,5 @@ def test_an_encoder_has_its_pixels_as_queries() -> None:
     centers = [
         ((x + 0.5) / w, (y + 0.5) / h) for h, w in levels for y in range(h) for x in range(w)
     ]
-    assert abs(locations[0, :, 0, 0].mean(1) - centers).max() < 0.6  # 1 pixel of 4, four points
+    assert abs(locations[0, :, 0, 0].mean(1) - centers).max() < 0.6  # a pixel is 1/4
     assert np.corrcoef(locations[0, :, 0, 0, :, 0].mean(1), [x for x, _ in centers])[0, 1] > 0.5

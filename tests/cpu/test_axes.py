@@ -166,9 +166,9 @@ def test_jvp_and_backward_are_transposes_of_each_other(case: Case, rule: Any) ->
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_displacement_along_one_axis(axis: int) -> None:
-    """The image moves along that axis and no other; its gradient is the difference behind it."""
+    """The image shifts along that axis alone; the gradient is the difference of the two pixels."""
     size = (4, 5, 6)
-    case = build("moved", batch=1, channels=1, size=size, kernel=(1, 1, 1), out_channels=1)
+    case = build("shifted", batch=1, channels=1, size=size, kernel=(1, 1, 1), out_channels=1)
     offset = np.zeros((1, 3, *size))
     offset[:, axis] = 1.25
     case = replace(case, offset=offset, weight=np.ones_like(case.weight), bias=None, mask=None)

@@ -4,13 +4,15 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cudeform.cpu.loops import jit
+from cudeform.cpu.loops import jit, lock
 from cudeform.cpu.loops.jit import Loop
 
 TRANSPOSE = """
@@ -113,6 +115,68 @@ def test_a_full_disk_costs_a_warning_and_no_result(
     with pytest.warns(RuntimeWarning, match="No space left on device"):
         assert loop(np.ones(1)) == 2
     assert loop(np.ones(1, np.float32)) == 2  # compiled again, and nothing is said again
+
+
+def test_a_loop_is_compiled_with_its_lock_held(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    held, loop = [], Loop(twice, tmp_path)
+
+    @contextmanager
+    def note(path: Path) -> Iterator[None]:
+        assert not list(tmp_path.rglob("*.nbc"))
+        yield
+        assert list(tmp_path.rglob("*.nbc"))
+        held.append(path)
+
+    monkeypatch.setattr(jit.lock, "held", note)
+    assert loop(np.ones(1)) == loop(np.ones(1)) == 2
+    assert [path.parent for path in held] == [tmp_path]
+
+
+HOLD = """
+import sys, pathlib
+from cudeform.cpu.loops.lock import held
+with held(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs the locks of POSIX")
+def test_a_lock_is_waited_for_while_its_process_lives_and_not_longer_than_the_limit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "lock"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"held\n"
+        slept: list[float] = []
+
+        def sleep(seconds: float) -> None:
+            slept.append(seconds)
+            if len(slept) == 3:
+                process.kill()
+                process.wait()
+
+        monkeypatch.setattr(lock.time, "sleep", sleep)
+        monkeypatch.setattr(lock, "LIMIT", 0.0)
+        with lock.held(path):
+            assert not slept
+        monkeypatch.undo()
+        monkeypatch.setattr(lock.time, "sleep", sleep)
+        with lock.held(path), path.open() as again:
+            assert len(slept) == 3
+            fcntl = pytest.importorskip("fcntl")
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_lock_that_cannot_be_had_stops_nothing(tmp_path: Path) -> None:
+    with lock.held(tmp_path / "missing" / "lock"):
+        pass
 
 
 def test_the_folder_follows_the_text_of_the_loops(

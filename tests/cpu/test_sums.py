@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import sums_reference as reference
+from support import canonical_sums_reference as reference
 from support.canonical_sums import PLAIN_GRID, CanonicalSum, attention, dcnv3, dtype_of, packed
 from support.cpu_sums import forward
 
@@ -166,6 +166,13 @@ def test_infinite_pixels_and_masks() -> None:
     assert forward(at_minus_one).item() == 0
     # The weights of three corners are 0 here; they do not meet the mask.
     assert forward(one_sample(0, 0, mask=np.inf)).item() == np.inf
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("x", [-9.0, np.inf, -1.0])
+def test_a_mask_multiplies_samples_that_reach_no_pixel(x: float, bad: float) -> None:
+    """As in a convolution, where zero times a mask that is not finite is NaN."""
+    assert np.isnan(forward(one_sample(x, 0, mask=bad)).item())
 
 
 def test_levels_do_not_bleed() -> None:

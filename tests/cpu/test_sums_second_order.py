@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import sums_reference as reference
+from support import canonical_sums_reference as reference
 from support.canonical_sums import (
     OPERANDS,
     Arrays,
@@ -37,8 +37,8 @@ def expected_jvp(case: CanonicalSum, tangents: Arrays, rule: str = "one_sided") 
     return reference.jvp(case.g, *case.arrays, tuple(full), rule == "zero")
 
 
-def moved(case: CanonicalSum, tangents: Arrays, step: float) -> CanonicalSum:
-    """The case with its operands moved along tangents."""
+def stepped(case: CanonicalSum, tangents: Arrays, step: float) -> CanonicalSum:
+    """The case with its operands plus a step along tangents."""
     return replace(case, **{n: getattr(case, n) + step * each for n, each in tangents.items()})
 
 
@@ -90,7 +90,7 @@ def test_double_backward(name: str, present: tuple[str, ...]) -> None:
     np.testing.assert_allclose(results["grad_output"], jvp(case, along), 1e-12, 1e-12)
     # Second derivatives are symmetric: the gradient of the derivative along the cotangents is the
     # derivative of the gradient along them.
-    above, below = (backward(moved(case, along, step)) for step in (STEP, -STEP))
+    above, below = (backward(stepped(case, along, step)) for step in (STEP, -STEP))
     for name in OPERANDS:
         slope = (above[name] - below[name]) / (2 * STEP)
         limit = 1e-7 * (1 + np.abs(slope).max())

@@ -1,13 +1,16 @@
 """The tree in the documentation is the tree on disk; workflows call existing commands."""
 
+import os
 import re
 import subprocess
+import sys
 import tomllib
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from support.needs import ADAPTED
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -177,3 +180,24 @@ def test_a_file_that_is_named_is_found() -> None:
         "gpu/call.py",
         "kernels/a/b.cuh",
     }
+
+
+# Libraries of the extra "test" and of CI, whose absence makes tests skip.
+OPTIONAL = (
+    *ADAPTED,
+    *("matplotlib", "nvidia", "onnx", "onnxruntime", "onnxscript", "scipy", "sphinx", "tqdm"),
+    *("transformers", "yaml"),
+)
+
+
+@pytest.mark.slow
+def test_all_tests_are_collected_without_optional_libraries() -> None:
+    code = (
+        f"import sys, pytest; sys.modules.update(dict.fromkeys({OPTIONAL!r})); "
+        "sys.exit(pytest.main(['--collect-only', '-q', '-p', 'no:cacheprovider']))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "CUDEFORM_REQUIRED"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-2000:]

@@ -61,7 +61,7 @@ def volume(*size: int) -> Case:
     [
         (forward, (12, 14, 16)),
         (backward, (12, 14, 16)),
-        pytest.param(forward, (96, 96, 96), marks=pytest.mark.slow),
+        pytest.param(forward, (64, 64, 64), marks=pytest.mark.slow),
     ],
 )
 def test_the_limit_holds_in_a_volume(run: Any, size: tuple[int, ...]) -> None:

@@ -19,7 +19,7 @@ from cudeform.gpu import variants
 from cudeform.gpu.algorithms import direct
 from cudeform.gpu.call import Call
 from cudeform.gpu.chunks import Chunk
-from cudeform.gpu.device_api.params import FillCells, ScanCells
+from cudeform.gpu.device_api.conv_params import FillCells, ScanCells
 from cudeform.gpu.replay.recorder import Recorder
 from cudeform.gpu.variants import index_bits_of
 from cudeform.options import Options
@@ -110,11 +110,11 @@ def test_packed_weights_and_partial_sums_are_indexed_too() -> None:
     """Either may have more elements than any array of the call."""
     g = geometry(build("any", channels=1, size=(1, 1), out_channels=1, kernel=(1, 1), batch=1))
     array = DeviceArray(16, (1, 1, 1, 1), (1, 1, 1, 1), "float16")
-    ops, piece = Operands(array, array, array), Chunk(slice(0, 1), slice(0, 1))
+    ops, chunk = Operands(array, array, array), Chunk(slice(0, 1), slice(0, 1))
     for channels, bits in ((2**27, 32), (2**29, 64)):  # eight elements for each
         many = replace(g, out_channels=channels)
         assert (
-            Call.by_columns(HostDevice(), many, Options(), ops, [piece]).variant.index_bits == bits
+            Call.by_columns(HostDevice(), many, Options(), ops, [chunk]).variant.index_bits == bits
         )
     tall = {"kernel": (64, 64), "out": (2**8, 2**9)}
     for channels, bits in ((2**11, 32), (2**13, 64)):

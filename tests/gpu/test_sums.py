@@ -56,11 +56,11 @@ def test_tangents_and_second_order_are_finite_differences(
     on = OnGpu(new_device(), case, Options(deterministic=deterministic))
     along = directions(case)
 
-    def moved(arrays: Any, step: float) -> OnGpu:
+    def stepped(arrays: Any, step: float) -> OnGpu:
         changed = {n: getattr(case, n) + step * array for n, array in arrays.items()}
         return OnGpu(on.device, replace(case, **changed), on.options)
 
-    ends = [moved(along, step) for step in (EPS, -EPS)]
+    ends = [stepped(along, step) for step in (EPS, -EPS)]
     tangent = on.jvp(along)
     assert_close(tangent, (ends[0].output() - ends[1].output()) / (2 * EPS), 1e-7)
 

@@ -65,6 +65,20 @@ def test_an_infinite_gradient_does_not_meet_corners_out_of_bounds(new_device: An
     assert np.isposinf(on.output()).all()
 
 
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("location", [-9.0, np.inf, -0.5 / 4])
+def test_a_mask_multiplies_samples_that_reach_no_pixel(
+    location: float, bad: float, new_device: Any
+) -> None:
+    """As in a convolution, where zero times a mask that is not finite is NaN."""
+    case = attention(((3, 4, 1), (2, 2, 2)), channels=8).cast("float32")
+    case.offset[0, 1, 0, 0, 0] = location
+    case.mask[0, 1, 0, 0, 0] = bad
+    is_nan = np.zeros(case.grad_output.shape, bool)
+    is_nan[0, 1, 0, 0] = True
+    assert (np.isnan(OnGpu(new_device(), case).output()) == is_nan).all()
+
+
 def test_nan_and_infinite_coordinates(new_device: Any) -> None:
     case = attention(channels=16).cast("float32")
     case.offset[0, 2, 0, 1, 3, 0] = np.nan

@@ -15,7 +15,7 @@ from support.gpu_engine import NewDevice, TestDevice
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.family import OPERATORS
 from cudeform.options import Options
-from cudeform.transposed import ENGINE
+from cudeform.transposed.engine import ENGINE
 
 TRANSPOSED = [case for case in CASES if isinstance(case, TransposedCase)]
 

@@ -3,13 +3,52 @@
 #pragma once
 
 #include <climits>
-#include <cmath>
+#include <cstdlib>
 #include <cstring>
 
 #include "races.h"
 
-using std::abs, std::ceil, std::fabs, std::floor, std::fma, std::fmod, std::isfinite, std::isinf,
-    std::isnan, std::rint, std::round, std::sqrt, std::trunc;
+using std::abs;
+
+// Functions of C's <math.h>, overloaded. The header itself would triple the time that a compiler
+// takes to load the precompiled shim.
+#define HOSTCUDA_MATH(name)          \
+    extern "C" double name(double);  \
+    extern "C" float name##f(float); \
+    inline float name(float x) { return name##f(x); }
+HOSTCUDA_MATH(ceil)
+HOSTCUDA_MATH(fabs)
+HOSTCUDA_MATH(floor)
+HOSTCUDA_MATH(rint)
+HOSTCUDA_MATH(round)
+HOSTCUDA_MATH(sqrt)
+HOSTCUDA_MATH(trunc)
+#define HOSTCUDA_MATH2(name)                \
+    extern "C" double name(double, double); \
+    extern "C" float name##f(float, float); \
+    inline float name(float x, float y) { return name##f(x, y); }
+HOSTCUDA_MATH2(fmax)
+HOSTCUDA_MATH2(fmin)
+HOSTCUDA_MATH2(fmod)
+HOSTCUDA_MATH2(nextafter)
+extern "C" double fma(double, double, double);
+extern "C" float fmaf(float, float, float);
+inline float fma(float x, float y, float z) { return fmaf(x, y, z); }
+extern "C" double nan(const char*);
+extern "C" float nanf(const char*);
+
+template <class T>
+bool isnan(T x) {
+    return __builtin_isnan(x);
+}
+template <class T>
+bool isinf(T x) {
+    return __builtin_isinf(x);
+}
+template <class T>
+bool isfinite(T x) {
+    return __builtin_isfinite(x);
+}
 
 // If one floating-point argument is NaN, CUDA's min and max return the other.
 #define HOSTCUDA_MIN_MAX(type)                                \
@@ -21,10 +60,10 @@ HOSTCUDA_MIN_MAX(long)
 HOSTCUDA_MIN_MAX(unsigned long)
 HOSTCUDA_MIN_MAX(long long)
 HOSTCUDA_MIN_MAX(unsigned long long)
-inline float min(float a, float b) { return std::fmin(a, b); }
-inline float max(float a, float b) { return std::fmax(a, b); }
-inline double min(double a, double b) { return std::fmin(a, b); }
-inline double max(double a, double b) { return std::fmax(a, b); }
+inline float min(float a, float b) { return fmin(a, b); }
+inline float max(float a, float b) { return fmax(a, b); }
+inline double min(double a, double b) { return fmin(a, b); }
+inline double max(double a, double b) { return fmax(a, b); }
 
 namespace hostcuda {
 
@@ -38,7 +77,7 @@ inline To same_bits(From value) {
 
 // As on the GPU: NaN becomes 0; larger and smaller values saturate.
 inline int saturated(float integer) {
-    if (std::isnan(integer)) return 0;
+    if (isnan(integer)) return 0;
     if (integer >= 2147483648.0f) return INT_MAX;
     return integer < -2147483648.0f ? INT_MIN : static_cast<int>(integer);
 }
@@ -74,20 +113,20 @@ inline float __uint_as_float(unsigned x) { return hostcuda::same_bits<float>(x);
 inline long long __double_as_longlong(double x) { return hostcuda::same_bits<long long>(x); }
 inline double __longlong_as_double(long long x) { return hostcuda::same_bits<double>(x); }
 
-inline int __float2int_rd(float x) { return hostcuda::saturated(std::floor(x)); }
-inline int __float2int_ru(float x) { return hostcuda::saturated(std::ceil(x)); }
-inline int __float2int_rn(float x) { return hostcuda::saturated(std::nearbyint(x)); }
-inline int __float2int_rz(float x) { return hostcuda::saturated(std::trunc(x)); }
+inline int __float2int_rd(float x) { return hostcuda::saturated(floor(x)); }
+inline int __float2int_ru(float x) { return hostcuda::saturated(ceil(x)); }
+inline int __float2int_rn(float x) { return hostcuda::saturated(rint(x)); }
+inline int __float2int_rz(float x) { return hostcuda::saturated(trunc(x)); }
 
 // Arithmetic that NVRTC does not contract to a fused multiply-add.
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
-inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
+inline float __fmaf_rn(float a, float b, float c) { return fma(a, b, c); }
 inline double __dadd_rn(double a, double b) { return a + b; }
 inline double __dsub_rn(double a, double b) { return a - b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
-inline double __fma_rn(double a, double b, double c) { return std::fma(a, b, c); }
+inline double __fma_rn(double a, double b, double c) { return fma(a, b, c); }
 
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }

@@ -2,15 +2,20 @@
 
 #pragma once
 
-#include <cstdlib>
-#include <utility>
-
 namespace hostcuda {
 
 template <class T>
 constexpr bool is_pointer = false;
 template <class T>
 constexpr bool is_pointer<T*> = true;
+
+// Derived from Indices<0, 1, ..., n - 1>. The header that has the standard's is slow to load.
+template <int... i>
+struct Indices {};
+template <int n, int... i>
+struct Count : Count<n - 1, n - 1, i...> {};
+template <int... i>
+struct Count<0, i...> : Indices<i...> {};
 
 template <class Function>
 struct Signature;
@@ -25,35 +30,17 @@ struct Signature<void (*)(Parameters...)> {
                       is_class[count - 1],
                   "a kernel takes pointers and then one struct");
 
-    template <size_t... i>
+    template <int... i>
     [[gnu::no_sanitize_thread]]  // parameters are not global memory
-    static void call(void (*kernel)(Parameters...), void** arguments, std::index_sequence<i...>) {
-        kernel(*static_cast<std::remove_cv_t<Parameters>*>(arguments[i])...);
+    static void call(void (*kernel)(Parameters...), void** arguments, Indices<i...>) {
+        kernel(*static_cast<Parameters*>(arguments[i])...);
     }
 };
 
 using Kernel = Signature<decltype(&HOSTCUDA_KERNEL)>;
 
 inline void run_kernel() {
-    Kernel::call(HOSTCUDA_KERNEL, launch->arguments, std::make_index_sequence<Kernel::count>());
-}
-
-inline void run_grid() {
-    now.kernel = run_kernel;
-    now.count = static_cast<unsigned>(launch->threads);
-    now.random = launch->seed * 0x9E3779B97F4A7C15ULL | 1;  // not 0, and spread over all bits
-    gridDim = {static_cast<unsigned>(launch->blocks), 1, 1};
-    blockDim = {now.count, 1, 1};
-    auto* const order = static_cast<unsigned*>(std::malloc(gridDim.x * sizeof(unsigned)));
-    random_order(order, gridDim.x);
-    {
-        const Guard guard;
-        for (unsigned i = 0; i < gridDim.x && launch->failure == 0; ++i) {
-            blockIdx.x = order[i];
-            run_block();
-        }
-    }
-    std::free(order);
+    Kernel::call(HOSTCUDA_KERNEL, launch->arguments, Count<Kernel::count>());
 }
 
 }  // namespace hostcuda
@@ -70,5 +57,5 @@ extern "C" [[gnu::visibility("default"), gnu::no_sanitize_thread]] void hostcuda
     hostcuda::Launch* launch) {
     hostcuda::launch = launch;
     hostcuda::forget_touches();
-    hostcuda::run_grid();
+    hostcuda::run_grid(hostcuda::run_kernel);
 }

@@ -2,20 +2,39 @@
 //
 // Accesses outside of buffers raise signals; undefined arithmetic calls functions of GCC's
 // sanitizer library, which are defined here instead. A launch that exceeds its time fails in the
-// same way.
+// same way. Only runtime.cc includes it.
 
 #pragma once
 
 #include <csignal>
+#include <cstdarg>
+#include <cstdio>
 #include <ctime>
 
 #include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
 
-#include "block.h"
+#include "launch.h"
 
 namespace hostcuda {
+
+[[noreturn]] void abandon_thread();  // never resume the current thread; defined in scheduler.h
+
+inline void record_failure() {
+    if (launch->failure == 0) launch->failure = 1;
+    launch->block = blockIdx.x;
+    launch->thread = threadIdx.x;
+}
+
+void fail(const char* format, ...) {
+    va_list values;
+    va_start(values, format);
+    std::vsnprintf(launch->message, sizeof launch->message, format, values);
+    va_end(values);
+    record_failure();
+    abandon_thread();
+}
 
 // The state of the interrupted code, as far as the processor reports it.
 struct Interrupted {

@@ -2,10 +2,8 @@
 
 #pragma once
 
-#include <cstdarg>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
 
 struct uint3 {
@@ -22,9 +20,12 @@ extern "C" [[gnu::weak, gnu::visibility("hidden")]] char __start_hostcuda_shared
 extern "C" [[gnu::weak, gnu::visibility("hidden")]] char __stop_hostcuda_shared[];
 extern "C" [[gnu::visibility("hidden")]] char __ehdr_start[], _end[];
 
-static dim3 gridDim, blockDim;
-static uint3 blockIdx;  // of the current thread
-static uint3 threadIdx;
+// Defined in runtime.cc.
+#pragma GCC visibility push(hidden)
+extern dim3 gridDim, blockDim;
+extern uint3 blockIdx;  // of the current thread
+extern uint3 threadIdx;
+#pragma GCC visibility pop
 
 namespace hostcuda {
 
@@ -66,14 +67,14 @@ inline bool operator!=(Where a, Where b) {
     return a.line != b.line || std::strcmp(a.file, b.file) != 0;
 }
 
-static Launch* launch;               // the current launch
-[[noreturn]] void abandon_thread();  // never resume the current thread; defined in block.h
+#pragma GCC visibility push(hidden)
 
-inline void record_failure() {
-    if (launch->failure == 0) launch->failure = 1;
-    launch->block = blockIdx.x;
-    launch->thread = threadIdx.x;
-}
+extern Launch* launch;  // the current launch
+
+// Fail the launch with a message. No thread of it runs any more.
+[[noreturn, gnu::format(printf, 1, 2)]] void fail(const char* format, ...);
+
+#pragma GCC visibility pop
 
 // Stacks begin at different distances from the ends of their pages, to use different cache sets.
 inline char* stack_bottom(unsigned index) {
@@ -94,16 +95,6 @@ inline bool is_on_stack(const void* address) {
 inline bool is_shared(const void* address) {
     return is_within(address, launch->shared, launch->shared + launch->shared_bytes) ||
         is_within(address, __start_hostcuda_shared, __stop_hostcuda_shared);
-}
-
-// Fail the launch with a message. No thread of it runs any more.
-[[noreturn, gnu::format(printf, 1, 2)]] inline void fail(const char* format, ...) {
-    va_list values;
-    va_start(values, format);
-    std::vsnprintf(launch->message, sizeof launch->message, format, values);
-    va_end(values);
-    record_failure();
-    abandon_thread();
 }
 
 inline void check_aligned(const void* address, std::size_t alignment, const char* what, Where at) {

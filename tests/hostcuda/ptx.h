@@ -51,15 +51,15 @@ inline void from_acc(float x, half_t* result) {
 inline void from_acc(float x, bfloat16_t* result) {
     const unsigned bits = __float_as_uint(x);
     const unsigned rounded = (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
-    result->bits = static_cast<unsigned short>(std::isnan(x) ? 0x7FFFu : rounded);
+    result->bits = static_cast<unsigned short>(isnan(x) ? 0x7FFFu : rounded);
 }
 
 inline void from_acc(float x, float* result) { *result = x; }
 inline void from_acc(double x, double* result) { *result = x; }
 
 inline int floor_to_int(double value) {
-    const double below = std::floor(value);
-    return std::isnan(value) ? 0 : static_cast<int>(std::fmin(std::fmax(below, INT_MIN), INT_MAX));
+    const double below = floor(value);
+    return isnan(value) ? 0 : static_cast<int>(fmin(fmax(below, INT_MIN), INT_MAX));
 }
 
 inline int floor_to_int(float value) { return floor_to_int(static_cast<double>(value)); }

@@ -9,6 +9,7 @@
 
 #pragma once
 
+#include <cstdio>
 #include <cstdlib>
 
 #include "block.h"
@@ -100,10 +101,10 @@ inline unsigned warp_of(unsigned who) {
 inline bool ordered(const Touch& touch, bool shared) {
     if (touch.who == 0) return true;
     if (touch.block != blockIdx.x) return shared;  // each block has its own shared memory
-    if (touch.who == threadIdx.x + 1 || touch.phase != now.phase) return true;
+    if (touch.who == threadIdx.x + 1 || touch.phase != phases.block) return true;
     const bool same_warp =
         touch.who != several && warp_of(touch.who) == threadIdx.x / lanes_of_warp;
-    return same_warp && touch.warp_phase != now.warps[threadIdx.x / lanes_of_warp].phase;
+    return same_warp && touch.warp_phase != phases.warps[threadIdx.x / lanes_of_warp];
 }
 
 [[noreturn]] inline void report_race(const char* verb, const char* done, const Touch& by) {
@@ -127,8 +128,8 @@ inline void remember(Touch& last, const Touch& touch, bool shared) {
 
 inline void touch_byte(Byte& byte, bool write, bool shared) {
     const char* const verb = write ? "writes" : "reads";
-    const Touch touch = {threadIdx.x + 1, blockIdx.x, now.phase,
-                         now.warps[threadIdx.x / lanes_of_warp].phase, in_atomic};
+    const Touch touch = {threadIdx.x + 1, blockIdx.x, phases.block,
+                         phases.warps[threadIdx.x / lanes_of_warp], in_atomic};
     if (!ordered(byte.write, shared) && !(touch.atomic && byte.write.atomic))
         report_race(verb, "wrote", byte.write);
     if (!write) return remember(byte.read, touch, shared);

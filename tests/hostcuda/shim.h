@@ -3,7 +3,6 @@
 #pragma once
 
 #include "builtins.h"
-#include "faults.h"
 
 #define __global__
 #define __device__
@@ -70,7 +69,7 @@ inline void __syncthreads(hostcuda::Where at = hostcuda::here()) { hostcuda::mee
 inline void __syncwarp(unsigned mask = ~0u, hostcuda::Where at = hostcuda::here()) {
     // The lane that completes the operation is of the same warp. Shuffles do not order accesses.
     const auto meet = [](void* const*, unsigned) {
-        ++hostcuda::now.warps[threadIdx.x / warpSize].phase;
+        ++hostcuda::phases.warps[threadIdx.x / warpSize];
     };
     hostcuda::meet_warp(mask, nullptr, meet, at);
 }

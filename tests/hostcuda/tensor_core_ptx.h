@@ -73,8 +73,8 @@ inline float element(float, unsigned word, unsigned) { return __uint_as_float(wo
 // Tensor cores truncate sums instead of rounding them.
 inline float truncated(double value) {
     const float nearest = static_cast<float>(value);
-    const bool beyond = std::fabs(static_cast<double>(nearest)) > std::fabs(value);
-    return beyond && std::isfinite(value) ? std::nextafterf(nearest, 0.0f) : nearest;
+    const bool beyond = fabs(static_cast<double>(nearest)) > fabs(value);
+    return beyond && isfinite(value) ? nextafterf(nearest, 0.0f) : nearest;
 }
 
 template <class Scalar>

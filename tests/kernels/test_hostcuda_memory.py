@@ -101,9 +101,9 @@ def test_gemm(dtype: str, output_dtype: str, beta: float, broadcast: str | None)
             expected += sums(beta) * c.astype(sums)
         else:
             c[...] = np.nan  # must not be read
-        held_a, matrix_a = column_major(device, a, transpose_a)
-        held_b, matrix_b = column_major(device, b, transpose_b)
-        held, matrix_c = column_major(device, c)
+        array_a, matrix_a = column_major(device, a, transpose_a)
+        array_b, matrix_b = column_major(device, b, transpose_b)
+        array_c, matrix_c = column_major(device, c)
         gemm = Gemm(
             m=m,
             n=n,
@@ -116,8 +116,8 @@ def test_gemm(dtype: str, output_dtype: str, beta: float, broadcast: str | None)
             output_dtype=output_dtype,
             beta=beta,
         )
-        device.gemm(gemm, [array.pointer for array in (held_a, held_b, held)])
-        result = device.read(held)
+        device.gemm(gemm, [array.pointer for array in (array_a, array_b, array_c)])
+        result = device.read(array_c)
         got = result[:, :n, :m].swapaxes(1, 2).astype(float)
         # Sums of NumPy's own product may differ in the last bit, which rounding can make one unit.
         unit = max(float(ml_dtypes.finfo(output_kind).eps), 1e-6 if sums is np.float32 else 1e-14)

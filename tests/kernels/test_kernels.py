@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from support import nvrtc
-from support.nvrtc import Compiled, Job
+from support import kernel_jobs, nvrtc, registers
+from support.kernel_jobs import Job, jobs, pairwise
+from support.registers import Compiled
 
 from cudeform.gpu.algorithms import fused
 from cudeform.gpu.device_api.kernel_source import FILES, SCALARS, Variant, is_sum, kernel
@@ -69,7 +70,7 @@ def budget_of_sum(job: Job) -> int:
 # Registers are given out by eights; another NVRTC may count a few more.
 MARGIN = 8
 
-SLOW = ("typical", "related")
+SLOW = ("pairs", "related")
 
 
 @pytest.fixture(
@@ -77,30 +78,24 @@ SLOW = ("typical", "related")
 )
 def results(request: pytest.FixtureRequest) -> list[Compiled]:
     if request.param == "related":
-        return nvrtc.run_all(one_of_each(list(nvrtc.jobs(nvrtc.archs(nvrtc.RELATED_ARCHS)))))
-    typical = [job for job in nvrtc.jobs(nvrtc.archs()) if job.typical]
-    return nvrtc.run_all(few(typical) if request.param == "few" else typical)
+        return registers.run_all(one_of_each(list(jobs(nvrtc.archs(nvrtc.RELATED_ARCHS)))))
+    typical = [job for job in jobs(nvrtc.archs()) if job.typical]
+    return registers.run_all(few(typical) if request.param == "few" else pairwise(typical))
 
 
-def few(jobs: list[Job]) -> list[Job]:
-    """Each kernel in float16 for a new architecture and in float32 for an old one.
-
-    Kernels with three axes are compiled in float16 only.
-    """
-    widest_first = sorted(jobs, key=lambda job: job.variant.vector, reverse=True)
-    found: dict[tuple[str, str, int], Job] = {}
+def few(among: list[Job]) -> list[Job]:
+    """Each kernel with two axes: in float16 for a new architecture, in float32 for an old one."""
+    widest_first = sorted(among, key=lambda job: job.variant.vector, reverse=True)
+    found: dict[tuple[str, str], Job] = {}
     for job in widest_first:
         dtype, arch = job.variant.dtype, job.arch
-        old = fused.MIN_CAPABILITY if job.name in nvrtc.FUSED else min(nvrtc.archs())
-        axes = job.variant.axes
-        if axes == 1 or (axes == 3 and arch != 90):
-            continue
-        if (dtype == "float16" and arch == 90) or (dtype == "float32" and arch == old):
-            found.setdefault((job.name, dtype, axes), job)
+        old = fused.MIN_CAPABILITY if job.name in kernel_jobs.FUSED else min(nvrtc.archs())
+        if job.variant.axes == 2 and (dtype, arch) in (("float16", 90), ("float32", old)):
+            found.setdefault((job.name, dtype), job)
     return list(found.values())
 
 
-def one_of_each(jobs: list[Job]) -> list[Job]:
+def one_of_each(among: list[Job]) -> list[Job]:
     """Each kernel once for each architecture: two axes, the widest vectors and GEMM tiles."""
 
     def size(job: Job) -> tuple[bool, int, int]:
@@ -108,14 +103,14 @@ def one_of_each(jobs: list[Job]) -> list[Job]:
         return v.axes == 2, v.vector, v.tile.n if v.tile else 0
 
     found: dict[tuple[str, int], Job] = {}
-    for job in sorted(jobs, key=size, reverse=True):
+    for job in sorted(among, key=size, reverse=True):
         found.setdefault((job.name, job.arch), job)
     return list(found.values())
 
 
 @pytest.fixture(scope="module")
 def record() -> Any:
-    return json.loads(nvrtc.RECORD.read_text(encoding="utf-8"))
+    return json.loads(registers.RECORD.read_text(encoding="utf-8"))
 
 
 @pytest.mark.promise("nothing to build")
@@ -125,22 +120,22 @@ def test_every_kernel_compiles(results: list[Compiled]) -> None:
 
 def test_one_variant_of_every_kernel_is_compiled_for_every_related_architecture() -> None:
     related = nvrtc.archs(nvrtc.RELATED_ARCHS)
-    chosen = {(job.name, job.arch) for job in one_of_each(list(nvrtc.jobs(related)))}
+    chosen = {(job.name, job.arch) for job in one_of_each(list(jobs(related)))}
     assert chosen == {(name, arch) for name in FILES for arch in related}
     assert related == list(nvrtc.RELATED_ARCHS) or float(nvrtc.version()) < 13
 
 
 def test_the_typical_jobs_include_every_kernel_for_every_architecture() -> None:
-    typical = [job for job in nvrtc.jobs(nvrtc.archs()) if job.typical]
+    typical = [job for job in jobs(nvrtc.archs()) if job.typical]
     done = {(job.name, job.variant.dtype, job.arch) for job in typical}
     archs = nvrtc.archs()
     assert {75, 80, 86, 89, 90, 100, 120} <= set(archs)
-    for name in set(FILES) - set(nvrtc.FUSED):
+    for name in set(FILES) - set(kernel_jobs.FUSED):
         dtypes = SCALARS if len({d for n, d, _ in done if n == name}) > 1 else ["float32"]
         assert {(name, dtype, arch) for dtype in dtypes for arch in archs} <= done
     able = [arch for arch in archs if arch >= fused.MIN_CAPABILITY]
     assert {("deform_fused", dtype, a) for dtype in ("float16", "float32") for a in able} <= done
-    assert {(name, dtype, 90) for name in nvrtc.FUSED for dtype in fused.DTYPES} <= done
+    assert {(name, dtype, 90) for name in kernel_jobs.FUSED for dtype in fused.DTYPES} <= done
 
 
 @pytest.mark.each_value
@@ -181,7 +176,7 @@ def test_registers_are_those_of_the_record(results: list[Compiled], record: Any)
 def beyond_record(results: list[Compiled], record: Any) -> list[str]:
     """Kernels with more registers than recorded.
 
-    ``python tests/support/nvrtc.py --write`` writes a new record.
+    ``python tests/support/registers.py --write`` writes a new record.
     """
     margin = MARGIN if record["nvrtc"] == nvrtc.version() else 2 * MARGIN
     found = []
@@ -199,7 +194,7 @@ def beyond_record(results: list[Compiled], record: Any) -> list[str]:
 
 
 def test_the_record_has_no_kernel_that_is_gone(record: Any) -> None:
-    every = {(job.name, job.key) for job in nvrtc.jobs(nvrtc.archs()) if job.typical}
+    every = {(job.name, job.key) for job in jobs(nvrtc.archs()) if job.typical}
     recorded = {(name, key) for name, rows in record["registers"].items() for key in rows}
     assert recorded >= every
     assert {name for name, _ in recorded} == set(FILES)
@@ -211,7 +206,7 @@ JOB = Job("deform_im2col", Variant("float32", 32, 4), 80)
 
 
 def judged(source: str) -> Compiled:
-    return nvrtc.judged(JOB, *nvrtc.compiled(source, JOB.arch))
+    return registers.judged(JOB, *nvrtc.compiled(source, JOB.arch))
 
 
 def test_a_mistake_is_seen() -> None:
@@ -245,7 +240,7 @@ def test_spills_and_stacks_are_seen() -> None:
 
 
 def test_more_registers_are_seen(record: Any) -> None:
-    result = nvrtc.run(JOB)
+    result = registers.run(JOB)
     assert beyond_record([result], record) == over_budget([result]) == []
     more = replace(result, registers=result.registers + 2 * MARGIN + 8)
     assert len(beyond_record([more], record)) == 1

@@ -18,6 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
 
+from cudeform.cpu.loops import lock
+
 try:
     import numba
     from numba.core import event
@@ -115,11 +117,24 @@ def _cached_on_disk(function: Callable[P, T], folder: Path | None) -> Any:
     with _lock:
         before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
         try:
-            return numba.njit(cache=True, **FLAGS)(function)
+            dispatcher = numba.njit(cache=True, **FLAGS)(function)
         except RuntimeError:  # Numba finds no source file, as in a frozen application
             return None
         finally:
             numba.config.CACHE_DIR = before
+    _compile_once(dispatcher, folder / f"{function.__module__}.{function.__qualname__}.lock")
+    return dispatcher
+
+
+def _compile_once(dispatcher: Any, lock_file: Path) -> None:
+    """Let other processes wait while this one compiles or loads; then they find it in the cache."""
+    compile_or_load = dispatcher.compile
+
+    def locked(signature: Any) -> Any:
+        with lock.held(lock_file):
+            return compile_or_load(signature)
+
+    dispatcher.compile = locked
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,14 @@ if TYPE_CHECKING:
     from cudeform.cpu.sums.call import SumCall
 
 Array = NDArray[Any]
+
+
+@lru_cache(maxsize=256)
+def _sizes_and_table(
+    g: SumGeometry, strides: tuple[int, ...], dtype: np.dtype[Any]
+) -> tuple[SumSizes, TapTable]:
+    """Sizes and properties of taps for images with these strides; the loops only read them."""
+    return SumSizes.of(g, strides), TapTable.of(g, strides, dtype)
 
 
 @dataclass(frozen=True)
@@ -52,8 +61,7 @@ class SumImages:
     ) -> SumImages:
         """The images of a range of the batch; the arrays contain only these."""
         strides = element_strides(arrays[0] if sums is None else sums)
-        sizes, table = SumSizes.of(call.g, strides), TapTable.of(call.g, strides, call.dtype)
-        return cls(images, arrays, sums, sizes, table)
+        return cls(images, arrays, sums, *_sizes_and_table(call.g, strides, call.dtype))
 
     def first(self, image: int, which: int = 0) -> Array:
         """The first element of an image of the batch, read-only; any element without images."""

@@ -19,7 +19,7 @@ from cudeform.geometry import Geometry
 from cudeform.gpu.call import THREADS, Call, pointer_of
 from cudeform.gpu.chunks import cut_into_chunks
 from cudeform.gpu.costs import Costs
-from cudeform.gpu.device_api import params
+from cudeform.gpu.device_api import conv_params
 from cudeform.gpu.device_api.kernel_source import Variant, widest
 from cudeform.gpu.device_api.protocol import Device
 from cudeform.gpu.device_api.structs import Struct
@@ -68,7 +68,7 @@ def forward(
     bias_stride = 0 if operands.bias is None else operands.bias.strides[0]
     for chunk in chunks:
         part = images.part(chunk.images)
-        struct = params.Direct(call.sampling(chunk, part, block_lanes(call)), bias_stride)
+        struct = conv_params.Direct(call.sampling(chunk, part, block_lanes(call)), bias_stride)
         blocks = -(-call.positions(chunk) // block_positions(call)) * slice_blocks(call)
         launch(
             call, "deform_direct", blocks * THREADS, sample_pointers(call, part) + pointers, struct

@@ -26,7 +26,7 @@ from cudeform.gpu.algorithms.direct import (
 from cudeform.gpu.call import THREADS, Call, most_positions, pointer_of
 from cudeform.gpu.chunks import Chunk, cut_into_chunks, image_rows
 from cudeform.gpu.costs import Costs
-from cudeform.gpu.device_api import params
+from cudeform.gpu.device_api import conv_params
 from cudeform.gpu.device_api.protocol import Device, Memory
 from cudeform.gpu.layouts import ChannelsLast, input_images, needs_no_copy, unpack_input
 from cudeform.options import Options
@@ -99,7 +99,7 @@ class _DirectBackward:
         if self.partial is not None:
             pointers = (self.partial.pointer, pointer_of(grads.weight), pointer_of(grads.bias))
             blocks = -(-grad_elements(g) // REDUCE_ELEMENTS)
-            struct = params.ReduceGradWeight(self.call.problem, splits(g))
+            struct = conv_params.ReduceGradWeight(self.call.problem, splits(g))
             launch(self.call, "reduce_grad_weight", blocks * THREADS, pointers, struct)
 
     def _backpropagate_samples(
@@ -118,7 +118,7 @@ class _DirectBackward:
             pointer_of(grads.offset),
             pointer_of(grads.mask),
         )
-        struct = params.DirectBackward(call.sampling(chunk, images, lanes_of(call, 32)))
+        struct = conv_params.DirectBackward(call.sampling(chunk, images, lanes_of(call, 32)))
         launch(call, "deform_direct_backward", call.samples(chunk), pointers, struct)
         is_last = chunk.rows.stop == image_rows(g)
         if self.grad_images is not None and grads.input is not None and is_last:
@@ -130,7 +130,7 @@ class _DirectBackward:
         """Queue the kernel that adds a chunk to the partial gradients of weight and bias."""
         call, g = self.call, self.call.g
         pointers = (*sample_pointers(call, images), grad_output.pointer, partial.pointer)
-        struct = params.DirectGradWeight(
+        struct = conv_params.DirectGradWeight(
             sampling=call.sampling(chunk, images, block_lanes(call)),
             splits=splits(g),
             accumulate=chunk is not self.chunks[0],

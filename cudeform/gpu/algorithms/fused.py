@@ -14,10 +14,10 @@ from cudeform.gpu.algorithms.fused_tiling import Tiling, run_of, tiling_for
 from cudeform.gpu.call import Call, pointer_of
 from cudeform.gpu.chunks import Chunk, cut_into_chunks
 from cudeform.gpu.costs import Costs
-from cudeform.gpu.device_api import params
+from cudeform.gpu.device_api import conv_params
+from cudeform.gpu.device_api.conv_sizes import KLayout
 from cudeform.gpu.device_api.kernel_source import Variant, widest
 from cudeform.gpu.device_api.protocol import Device, Hardware, Memory
-from cudeform.gpu.device_api.sizes import KLayout
 from cudeform.gpu.layouts import input_images, needs_no_copy
 from cudeform.gpu.variants import index_bits_of
 from cudeform.options import Options
@@ -95,7 +95,7 @@ def _costs(call: Call, tiling: Tiling, splits: int) -> Costs:
 def _pack_weight(call: Call, tiling: Tiling) -> Memory:
     """Pack the weight in the order of the kernel's stages."""
     packed = call.allocate(tiling.packed_elements)
-    struct = params.PackWeightFused(
+    struct = conv_params.PackWeightFused(
         problem=call.problem,
         weight=call.operands.weight.strides,
         layout=_k_layout(tiling),
@@ -123,7 +123,7 @@ class _Fused:
         call, g, tiling, operands = self.call, self.call.g, self.tiling, self.call.operands
         split_size = call.positions(chunk) * g.out_channels
         bias_stride = 0 if operands.bias is None else operands.bias.strides[0]
-        struct = params.Fused(
+        struct = conv_params.Fused(
             sampling=call.sampling(chunk, images),
             layout=_k_layout(tiling),
             stages=tiling.stages,
@@ -146,7 +146,7 @@ class _Fused:
             tiling.shared_bytes,
         )
         if self.partial is not None:
-            reduce = params.ReduceSplitK(
+            reduce = conv_params.ReduceSplitK(
                 chunk=call.chunk(chunk),
                 output=self.output.strides,
                 bias_stride=bias_stride,

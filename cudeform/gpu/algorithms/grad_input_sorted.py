@@ -16,9 +16,9 @@ from cudeform.geometry import Geometry
 from cudeform.gpu.call import THREADS, Call, Launcher, most_positions, pointer_of
 from cudeform.gpu.chunks import Chunk
 from cudeform.gpu.costs import Costs
-from cudeform.gpu.device_api import params
+from cudeform.gpu.device_api import conv_params
+from cudeform.gpu.device_api.conv_sizes import TangentStrides
 from cudeform.gpu.device_api.protocol import Memory
-from cudeform.gpu.device_api.sizes import TangentStrides
 
 INT_BYTES = 4
 MAX_INDEX_BYTES = 8
@@ -117,7 +117,7 @@ def gather(
         "gather_grad_input",
         chunk.count * g.in_pixels * g.offset_groups * call.lanes(),
         [memory.pointer for memory in add],
-        params.GatherGradInput(
+        conv_params.GatherGradInput(
             problem=call.problem,
             layout=call.column_layout(chunk),
             images=chunk.count,
@@ -134,23 +134,23 @@ def sort_samples(call: Launcher, s: Scratch, samples: int, cells: int) -> None:
         "scan_cells",
         cells,
         (s.counts.pointer, s.starts.pointer, total),
-        params.ScanCells(cells),
+        conv_params.ScanCells(cells),
         shared_bytes=(THREADS + 1) * INT_BYTES,
     )
     fill = (s.cells, s.slots, s.starts, s.listed)
     call.launch(
-        "fill_cells", samples, [memory.pointer for memory in fill], params.FillCells(samples)
+        "fill_cells", samples, [memory.pointer for memory in fill], conv_params.FillCells(samples)
     )
     sort = (s.cells, s.counts, s.starts, s.listed, s.ordered)
     call.launch(
-        "sort_cells", samples, [memory.pointer for memory in sort], params.SortCells(samples)
+        "sort_cells", samples, [memory.pointer for memory in sort], conv_params.SortCells(samples)
     )
 
 
 def _count(call: Call, chunk: Chunk, s: Scratch, tangents: Tangents | None) -> None:
     """Find the cell of each sample, and count the samples of each cell."""
     along = Tangents() if tangents is None else tangents
-    struct = params.CountCells(
+    struct = conv_params.CountCells(
         sampling=call.sampling(chunk, None),
         tangents=TangentStrides(
             input=call.strides_of(None),

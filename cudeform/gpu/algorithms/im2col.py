@@ -13,7 +13,7 @@ from cudeform.gpu import costs, products
 from cudeform.gpu.call import THREADS, Call, ld_columns_of, most_positions, pointer_of
 from cudeform.gpu.chunks import Chunk, cut_into_chunks
 from cudeform.gpu.costs import Costs
-from cudeform.gpu.device_api import params
+from cudeform.gpu.device_api import conv_params
 from cudeform.gpu.device_api.kernel_source import ITEMSIZE
 from cudeform.gpu.device_api.protocol import Device, Memory
 from cudeform.gpu.layouts import input_images, pack_weight
@@ -53,6 +53,6 @@ def fill_columns(call: Call, chunk: Chunk, images: DeviceArray, columns: Memory)
         pointer_of(operands.mask),
         columns.pointer,
     )
-    struct = params.Im2col(call.sampling(chunk, images), call.column_layout(chunk))
+    struct = conv_params.Im2col(call.sampling(chunk, images), call.column_layout(chunk))
     shared = THREADS * call.record_bytes
     call.launch("deform_im2col", call.samples(chunk), pointers, struct, shared_bytes=shared)

@@ -20,7 +20,7 @@ from cudeform.gpu.algorithms.im2col import allocate_columns, fill_columns
 from cudeform.gpu.call import THREADS, Call, ld_columns_of, most_positions, pointer_of
 from cudeform.gpu.chunks import Chunk, cut_into_chunks
 from cudeform.gpu.costs import Costs
-from cudeform.gpu.device_api import params
+from cudeform.gpu.device_api import conv_params
 from cudeform.gpu.device_api.kernel_source import ITEMSIZE
 from cudeform.gpu.device_api.protocol import Device, Memory
 from cudeform.gpu.layouts import ChannelsLast, input_images, pack_weight, unpack_weight
@@ -116,7 +116,7 @@ class _Backward:
         scatter = None
         if self.grad_input is not None:
             scatter = self.grad_input.before_kernel(chunk, images, self.columns)
-        struct = params.Backward(
+        struct = conv_params.Backward(
             sampling=call.sampling(chunk, images),
             layout=call.column_layout(chunk),
             write_columns=self.grad_weight is not None,

@@ -22,10 +22,10 @@ from cudeform.gpu.call import (
 )
 from cudeform.gpu.chunks import Chunk, cut_into_chunks
 from cudeform.gpu.costs import Costs
-from cudeform.gpu.device_api import params
+from cudeform.gpu.device_api import conv_params
+from cudeform.gpu.device_api.conv_sizes import TangentStrides
 from cudeform.gpu.device_api.kernel_source import ITEMSIZE
 from cudeform.gpu.device_api.protocol import Device, Memory
-from cudeform.gpu.device_api.sizes import TangentStrides
 from cudeform.gpu.layouts import ChannelsLast, input_images, pack_weight
 from cudeform.gpu.variants import tangent_bytes
 from cudeform.options import Options
@@ -146,7 +146,7 @@ class TangentCall:
     def fill_columns_tangent(self, chunk: Chunk, pair: ImagePair) -> None:
         """Write the tangent of the columns."""
         call = self.call
-        struct = params.Im2colJvp(
+        struct = conv_params.Im2colJvp(
             sampling=call.sampling(chunk, pair.images),
             layout=call.column_layout(chunk),
             tangents=self.tangent_strides(pair),

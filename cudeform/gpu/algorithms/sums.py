@@ -15,8 +15,9 @@ from cudeform.gpu.call import Launcher, zero_arrays
 from cudeform.gpu.device_api import sums_params
 from cudeform.gpu.device_api.kernel_source import ITEMSIZE, Variant, widest
 from cudeform.gpu.device_api.protocol import Device
-from cudeform.gpu.device_api.sums_params import SumProblem, SumSampling
 from cudeform.gpu.device_api.sums_sizes import (
+    SumProblem,
+    SumSampling,
     cells_of_image,
     pixel_strides,
     position_strides,

@@ -8,7 +8,7 @@ from cudeform.gpu.algorithms.sums_grad_input import SumGradInput
 from cudeform.gpu.call import pointer_of, zero_arrays
 from cudeform.gpu.device_api import sums_params
 from cudeform.gpu.device_api.protocol import Device
-from cudeform.gpu.device_api.sums_sizes import channel_strides, position_strides
+from cudeform.gpu.device_api.sums_sizes import SumGradStrides, channel_strides, position_strides
 from cudeform.options import Options
 from cudeform.sums_geometry import SumGeometry
 
@@ -60,8 +60,6 @@ def backward(
             grad_input.after_kernel(chunk)
 
 
-def grad_strides(
-    offset: DeviceArray | None, mask: DeviceArray | None
-) -> sums_params.SumGradStrides:
+def grad_strides(offset: DeviceArray | None, mask: DeviceArray | None) -> SumGradStrides:
     """Strides of the gradients of offset and mask."""
-    return sums_params.SumGradStrides(offset=position_strides(offset), mask=position_strides(mask))
+    return SumGradStrides(offset=position_strides(offset), mask=position_strides(mask))

@@ -25,6 +25,7 @@ from cudeform.gpu.device_api import sums_params
 from cudeform.gpu.device_api.commands import FillZero
 from cudeform.gpu.device_api.protocol import Memory
 from cudeform.gpu.device_api.sums_sizes import (
+    SumTangentStrides,
     cells_of_image,
     channel_strides,
     pixel_strides,
@@ -232,9 +233,9 @@ def _elements(call: SumCall) -> int:
     return call.g.pixels * call.g.groups * call.g.channels
 
 
-def tangent_strides(call: SumCall, tangents: Tangents) -> sums_params.SumTangentStrides:
+def tangent_strides(call: SumCall, tangents: Tangents) -> SumTangentStrides:
     """Strides of the tangents, for a kernel that reads them."""
-    return sums_params.SumTangentStrides(
+    return SumTangentStrides(
         input=pixel_strides(call.g, tangents.input),
         offset=position_strides(tangents.offset),
         mask=position_strides(tangents.mask),

@@ -1,4 +1,4 @@
-"""The layer of multi-scale deformable attention: mmcv's constructor, everyone's parameter names.
+"""The layer of multi-scale deformable attention: mmcv's constructor, common parameter names.
 
 Deformable DETR, DINO, mmcv, detrex and transformers name the four projections alike, so the state
 dict of any of them loads. ``weighted_samples`` is what the layers of all these libraries have in

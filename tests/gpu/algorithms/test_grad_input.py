@@ -12,8 +12,8 @@ from support.gpu_engine import LoggingDevice, NewDevice, backward, through_colum
 
 from cudeform.gpu import overrides
 from cudeform.gpu.device_api.commands import Kernel
+from cudeform.gpu.device_api.conv_params import ScanCells
 from cudeform.gpu.device_api.kernel_source import Variant, kernel
-from cudeform.gpu.device_api.params import ScanCells
 from cudeform.gpu.variants import atomic_width
 
 pytestmark = needs_compiler

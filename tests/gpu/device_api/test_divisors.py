@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cudeform.gpu.device_api.sizes import Problem
+from cudeform.gpu.device_api.conv_sizes import Problem
 from cudeform.gpu.device_api.structs import c_text, divisor, struct_dtype
 
 LAST = 2**31 - 1

@@ -138,11 +138,3 @@ def test_blocks_of_another_library_are_refused() -> None:
     refused(
         TypeError, "a block of input must be a plain array", replace(on_dask(CASE, 8), input=masked)
     )
-
-
-def test_operators_that_are_no_convolutions_are_refused() -> None:
-    image, offset = da.ones((1, 1, 4, 4)), np.zeros((1, 2, 4, 4))
-    with pytest.raises(NotImplementedError, match="deform_conv_transpose2d does not take arrays"):
-        cudeform.deform_conv_transpose2d(image, offset, np.ones((1, 1, 1, 1)))
-    with pytest.raises(NotImplementedError, match="dcnv3 does not take arrays of dask"):
-        cudeform.dcnv3(da.ones((1, 4, 4, 2)), np.zeros((1, 4, 4, 2)), np.ones((1, 4, 4, 1)), 1)

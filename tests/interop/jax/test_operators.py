@@ -134,9 +134,9 @@ def test_images_stay_on_their_devices(case: AnyCase) -> None:
         pytest.skip("needs two devices and two images")
     mesh = jax.make_mesh((2,), ("images",), axis_types=(jax.sharding.AxisType.Auto,))
     copied, spread = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("images")
-    place = {n: copied if n in shared(case) else spread for n in case.operands}
+    specs = {n: copied if n in shared(case) else spread for n in case.operands}
     there = {
-        name: jax.device_put(array, jax.sharding.NamedSharding(mesh, place[name]))
+        name: jax.device_put(array, jax.sharding.NamedSharding(mesh, specs[name]))
         for name, array in operands(case).items()
     }
     function = jax.jit(jax.value_and_grad(lambda given: jnp.sum(jnp.sin(function_of(case)(given)))))

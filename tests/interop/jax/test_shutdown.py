@@ -55,10 +55,18 @@ if end == "failed":
     engine.forward = slow
 print("done")
 """
+BRIDGES = ("buffer", "ffi")
+ENDS = ("referenced", "dropped", "failed", "by a thread")
 
 
-@pytest.mark.parametrize("end", ["referenced", "dropped", "failed", "by a thread"])
-@pytest.mark.parametrize(("devices", "bridge"), [(1, "buffer"), (1, "ffi"), (8, "buffer")])
+@pytest.mark.parametrize(
+    ("devices", "bridge", "end"),
+    [
+        *((1, name, end) for name in BRIDGES for end in ENDS),
+        (8, "buffer", "failed"),
+        (8, "buffer", "by a thread"),
+    ],
+)
 def test_a_process_may_end_while_calls_are_under_way(devices: int, bridge: str, end: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(devices), bridge, end],

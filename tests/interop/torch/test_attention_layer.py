@@ -66,10 +66,11 @@ def composed(layer: Any, given: dict[str, Any], padded: Any = None) -> Any:
         for axis, pixels in enumerate((width, height)):
             at, offset = points[..., level, axis], offsets[..., level, :, axis]
             if points.shape[-1] == 2:
-                moved = offset / pixels
+                displacement = offset / pixels
             else:
-                moved = offset * (points[..., level, 2 + axis] / (2 * POINTS))[..., None, None]
-            locations[..., level, :, axis] = at[..., None, None] + moved
+                extent = points[..., level, 2 + axis] / (2 * POINTS)
+                displacement = offset * extent[..., None, None]
+            locations[..., level, :, axis] = at[..., None, None] + displacement
     softmax = weights.softmax(-1).view(2, QUERIES, HEADS, LEVELS, POINTS)
     heads = value.view(2, PIXELS, HEADS, -1)
     output = cudeform.ms_deform_attn(heads, SHAPES, locations, softmax)
@@ -102,8 +103,8 @@ def test_batch_second_is_the_default_as_in_mmcv() -> None:
 def test_identity_position_and_value_default_as_in_mmcv() -> None:
     layer, given = layer_of(batch_first=True), inputs()
     shift, identity = random(1, 1, CHANNELS), random(2, QUERIES, CHANNELS)
-    moved = {**given, "query": given["query"] + shift}
-    plain = layer(**moved) - moved["query"]
+    shifted = {**given, "query": given["query"] + shift}
+    plain = layer(**shifted) - shifted["query"]
     assert torch.allclose(layer(**given, query_pos=shift), plain + given["query"])
     assert torch.allclose(layer(**given, query_pos=shift, identity=identity), plain + identity)
     of_itself = {

@@ -248,9 +248,9 @@ def test_calls_leave_the_storages_free_to_change(dtype: Any) -> None:
     for tensor in (*operands, output, grad_output, *grads, *seconds, wide):
         storage = tensor.untyped_storage()
         assert storage.resizable()
-        version, held = tensor._version, storage.nbytes()
+        version, nbytes = tensor._version, storage.nbytes()
         storage.resize_(0)
-        storage.resize_(held)
+        storage.resize_(nbytes)
         assert tensor._version == version
 
 

@@ -98,3 +98,22 @@ def test_a_compiled_layer() -> None:
     layer, input = layer_of("DeformConvTranspose2dPack"), input_of("DeformConvTranspose2d")
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     assert torch.allclose(compiled(input), layer(input))
+
+
+@pytest.mark.parametrize("name", TRANSPOSED)
+@pytest.mark.parametrize("more", [0, 1])
+def test_the_size_of_the_output_can_be_chosen(name: str, more: int) -> None:
+    layer, pack, input = layer_of(name), layer_of(f"{name}Pack", modulated=False), input_of(name)
+    size = [2 * n - 1 + more for n in SIZES[axes_of(name)]]
+    wanted = torchs_own(layer, name)(input, output_size=size)
+    offset = input.new_zeros(2, axes_of(name) * 3 ** axes_of(name), *input.shape[2:])
+    assert torch.allclose(layer(input, offset, output_size=size), wanted)
+    assert torch.allclose(pack(input, output_size=size), torchs_own(pack, name)(input, size))
+
+
+def test_a_size_out_of_reach_is_refused() -> None:
+    layer, input = layer_of("DeformConvTranspose2d"), input_of("DeformConvTranspose2d")
+    offset = input.new_zeros(2, 18, *input.shape[2:])
+    for size in ((9, 13), (8, 11)):
+        with pytest.raises(ValueError, match=r"from \(9, 11\) to \(10, 12\) here, got"):
+            layer(input, offset, output_size=size)

@@ -93,8 +93,8 @@ class MultiScaleDeformableAttention(nn.Module):
         sizes = {"num_heads": 3, "num_levels": 2, "dropout": 0.0}
         ours = cudeform_torch.MultiScaleDeformableAttention(12, **sizes).to(query.dtype)
         ours.load_state_dict(self.state_dict())
-        places = {"reference_points": reference_points, "spatial_shapes": spatial_shapes}
-        return ours(query, value=value, **places)
+        where = {"reference_points": reference_points, "spatial_shapes": spatial_shapes}
+        return ours(query, value=value, **where)
 
 
 CLASSES = {
@@ -128,8 +128,8 @@ def layer_of(kind: Any) -> Any:
 def arguments(kind: Any) -> tuple[list[Any], dict[str, Any]]:
     """A call of a layer: what is passed by position and by name."""
     if kind is MultiScaleDeformableAttention:
-        places = {"reference_points": random(2, 5, 2, 2).sigmoid(), "spatial_shapes": SHAPES}
-        return [random(5, 2, 12)], {"value": random(16, 2, 12), **places}
+        where = {"reference_points": random(2, 5, 2, 2).sigmoid(), "spatial_shapes": SHAPES}
+        return [random(5, 2, 12)], {"value": random(16, 2, 12), **where}
     count = {DeformConv2d: 2, ModulatedDeformConv2d: 3}.get(kind, 1)
     return [random(2, 6, 7, 9), random(2, 18, 7, 9), random(2, 9, 7, 9).sigmoid()][:count], {}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -43,9 +45,9 @@ def dcnv3_by_grid_sample(input: Any, offset: Any, mask: Any, kernel: int, scale:
     grid = torch.stack(torch.meshgrid(reach, reach, indexing="ij"), -1).reshape(taps, 2)  # x first
     rows, cols = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     base = torch.stack([cols, rows], -1)[None, :, :, None, None]
-    moved = base + (grid + offset.reshape(batch, height, width, groups, taps, 2)) * scale
+    points = base + (grid + offset.reshape(batch, height, width, groups, taps, 2)) * scale
     size = torch.tensor([width, height], dtype=input.dtype)
-    normalized = (2 * moved + 1) / size - 1
+    normalized = (2 * points + 1) / size - 1
     grids = normalized.permute(0, 3, 1, 2, 4, 5).reshape(batch * groups, height, width * taps, 2)
     samples = torch.nn.functional.grid_sample(image, grids, align_corners=False)
     samples = samples.reshape(batch, groups, -1, height, width, taps)
@@ -119,8 +121,43 @@ def test_a_tensor_of_spatial_shapes_is_refused_in_compiled_code() -> None:
     compiled = torch.compile(
         lambda *o: cudeform.ms_deform_attn(o[0], o[1], *o[2:]), fullgraph=True, backend="eager"
     )
-    with pytest.raises(Exception, match=r"spatial_shapes|tolist|Tensor\.item"):
+    with pytest.raises(
+        Exception, match=r"spatial_shapes must have values .* spatial_shapes.tolist"
+    ):
         compiled(operands[0], shapes, *operands[1:])
+
+
+def test_a_tensor_of_spatial_shapes_is_read_where_compiled_code_may_break() -> None:
+    operands, function = leaves(ATTENTION), function_of_operands(ATTENTION)
+    compiled = torch.compile(
+        lambda *o: cudeform.ms_deform_attn(o[0], o[1], *o[2:]), backend="eager"
+    )
+    assert torch.equal(
+        compiled(operands[0], torch.tensor(LEVELS), *operands[1:]), function(*operands)
+    )
+
+
+FIRST_CALL = """
+import torch
+import cudeform
+
+def convolve(*operands):
+    return cudeform.deform_conv2d(*operands)
+
+def sum(*operands):
+    return cudeform.dcnv3(*operands, kernel_size=3, padding=1)
+
+shapes = {convolve: [(1, 2, 5, 5), (1, 18, 3, 3), (2, 2, 3, 3)]}
+shapes[sum] = [(1, 5, 5, 4), (1, 5, 5, 18), (1, 5, 5, 9)]
+for function, sizes in shapes.items():
+    compiled = torch.compile(function, fullgraph=True, backend="eager")
+    print(compiled(*[torch.ones(size) for size in sizes]).shape)
+"""
+
+
+def test_the_first_call_of_a_process_may_be_compiled() -> None:
+    done = subprocess.run([sys.executable, "-c", FIRST_CALL], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_scale_survives_compilation() -> None:

@@ -1,6 +1,7 @@
 """The definition of sums of samples, as loops in float64 on arrays in canonical form.
 
-See ``cudeform/sums_geometry.py`` for the form. Results are in the order of ``Gradients`` and
+See ``cudeform/sums_geometry.py`` for the form. ``reference_sums.py`` defines the operators in the
+shapes that users pass, without this form. Results are in the order of ``Gradients`` and
 ``DoubleGradients`` without weight and bias.
 """
 
@@ -54,13 +55,13 @@ def _sample(
     size = level.width, level.height
     lows, fracs = [], []
     for axis in range(2):
-        moved = tap.shift[axis] + tap.factor[axis] * float(offset[axis])
-        if isnan(moved) or isinf(moved):
+        displacement = tap.shift[axis] + tap.factor[axis] * float(offset[axis])
+        if isnan(displacement) or isinf(displacement):
             lows.append(-2)
             fracs.append(0.0)
             continue
-        lows.append(tap.base[axis] + g.stride[axis] * position[axis] + floor(moved))
-        fracs.append(moved - floor(moved))
+        lows.append(tap.base[axis] + g.stride[axis] * position[axis] + floor(displacement))
+        fracs.append(displacement - floor(displacement))
     at_minus_one = any(low == -1 and frac == 0 for low, frac in zip(lows, fracs, strict=True))
     inside = all(-1 <= low < limit for low, limit in zip(lows, size, strict=True))
     corners = []
@@ -71,8 +72,8 @@ def _sample(
             dx, dy = 2 * high_x - 1, 2 * high_y - 1
             pixel = (y, x) if g.grid else (level.first + y * level.width + x, 0)
             corners.append(Corner(pixel, wx * wy, dx * wy, wx * dy, dx * dy))
-    lost = any(isnan(float(each)) for each in offset)
-    return Sample(cell, index, corners, tap.factor, inside and at_minus_one, lost)
+    nan_coord = any(isnan(float(each)) for each in offset)
+    return Sample(cell, index, corners, tap.factor, inside and at_minus_one, nan_coord)
 
 
 def forward(g: SumGeometry, input: Array, offset: Array, mask: Array) -> Array:

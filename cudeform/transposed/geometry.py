@@ -20,8 +20,9 @@ from numbers import Integral
 from typing import Any, NamedTuple
 
 from cudeform.arrays import Operands
-from cudeform.geometry import Geometry, Shape, ShapeRules, check_rank, expect, offset_groups_of
+from cudeform.geometry import Geometry
 from cudeform.settings import AXIS_NAMES, LARGEST, Ints, PerAxis, as_ints, as_padding, plain
+from cudeform.shape_rules import Shape, ShapeRules, check_rank, expect, offset_groups_of
 
 TransposedPadding = int | Sequence[int] | Sequence[Sequence[int]]
 

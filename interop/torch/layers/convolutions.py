@@ -1,16 +1,12 @@
 """Layers in one and three dimensions, and transposed layers; ``nn.py`` has the others.
 
 Constructors are those of ``torch.nn.Conv1d``, ``torch.nn.ConvTranspose2d`` and so on, and so are
-the names and shapes of the parameters. A *pack* predicts its own offsets and mask from its input,
-by a convolution ``conv_offset`` that is initialised to zero: at first no tap is displaced, and the
-mask, a sigmoid, is one half.
+the names and shapes of the parameters.
 """
 
 from __future__ import annotations
 
 import math
-from math import prod
-from typing import Any
 
 import torch
 from torch import nn
@@ -26,13 +22,13 @@ from cudeform.family import (
     Operator,
 )
 from cudeform.settings import Ints, Padding, Settings, as_ints, as_padding, plain
-from cudeform.transposed_geometry import TransposedPadding, TransposedSettings
+from cudeform.transposed.geometry import TransposedPadding, TransposedSettings
 
-from .adapter import ADAPTER
-from .views import Tensor
+from ..adapter import ADAPTER
+from ..views import Tensor
 
 
-class _Layer(nn.Module):  # type: ignore[misc]
+class Layer(nn.Module):  # type: ignore[misc]
     """A layer of an operator, with weight and bias.
 
     Attributes:
@@ -71,10 +67,12 @@ class _Layer(nn.Module):  # type: ignore[misc]
             bound = 1 / math.sqrt(max(1, self.weight[0].numel()))
             nn.init.uniform_(self.bias, -bound, bound)
 
-    def forward(self, input: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Compute the output; see the function of the operator for the shapes."""
+    def compute(
+        self, input: Tensor, offset: Tensor, mask: Tensor | None, settings: AnySettings
+    ) -> Tensor:
+        """Compute the output with these settings."""
         operands = Operands(input, offset, self.weight, self.bias, mask)
-        return ADAPTER.forward(self.operator, operands, self.settings, self.boundary_grad)
+        return ADAPTER.forward(self.operator, operands, settings, self.boundary_grad)
 
     def extra_repr(self) -> str:
         """Channels, kernel and settings."""
@@ -83,7 +81,9 @@ class _Layer(nn.Module):  # type: ignore[misc]
         return shown + "".join(f", {name}={value}" for name, value in named.items())
 
 
-class _Conv(_Layer):
+class Conv(Layer):
+    """A convolution, with the arguments of torch's own layer."""
+
     def __init__(
         self,
         in_channels: int,
@@ -108,8 +108,16 @@ class _Conv(_Layer):
         sizes = (in_channels, out_channels, kernel, shape)
         super().__init__(*sizes, settings, groups, bias, boundary_grad)
 
+    def forward(self, input: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Compute the output; see the function of the operator for the shapes."""
+        return self.compute(input, offset, mask, self.settings)
 
-class _ConvTranspose(_Layer):
+
+class ConvTranspose(Layer):
+    """A transposed convolution, with the arguments of torch's own layer."""
+
+    settings: TransposedSettings
+
     def __init__(
         self,
         in_channels: int,
@@ -134,8 +142,43 @@ class _ConvTranspose(_Layer):
         sizes = (in_channels, out_channels, kernel, shape)
         super().__init__(*sizes, settings, groups, bias, boundary_grad)
 
+    def forward(
+        self,
+        input: Tensor,
+        offset: Tensor,
+        mask: Tensor | None = None,
+        output_size: Ints | None = None,
+    ) -> Tensor:
+        """Compute the output.
 
-class DeformConv1d(_Conv):
+        Args:
+            input, offset, mask: see the function of the operator for the shapes.
+            output_size: the size of the output along each axis; it replaces the output padding.
+        """
+        settings = self.settings if output_size is None else self._settings_of(input, output_size)
+        return self.compute(input, offset, mask, settings)
+
+    def _settings_of(self, input: Tensor, output_size: Ints) -> AnySettings:
+        """The settings with the output padding that gives a size."""
+        axes = self.operator.axes
+        stride, dilation = (
+            as_ints(name, getattr(self.settings, name), 1, axes) for name in ("stride", "dilation")
+        )
+        padding = as_padding(self.settings.padding, axes)
+        wanted = as_ints("output_size", output_size, 1, axes)
+        sizes = zip(input.shape[-axes:], stride, padding, dilation, self.kernel_size, strict=True)
+        least = tuple(
+            (n - 1) * step - begin - end + spread * (taps - 1) + 1
+            for n, step, (begin, end), spread, taps in sizes
+        )
+        most = tuple(size + step - 1 for size, step in zip(least, stride, strict=True))
+        more = tuple(size - smallest for size, smallest in zip(wanted, least, strict=True))
+        if any(not 0 <= each < step for each, step in zip(more, stride, strict=True)):
+            raise ValueError(f"output_size must be from {least} to {most} here, got {wanted}")
+        return self.settings._replace(output_padding=more)
+
+
+class DeformConv1d(Conv):
     """Deformable convolution in one dimension: ``cudeform.deform_conv1d`` as a layer.
 
     Args:
@@ -155,7 +198,7 @@ class DeformConv1d(_Conv):
     operator = DEFORM_CONV1D
 
 
-class DeformConv3d(_Conv):
+class DeformConv3d(Conv):
     """Deformable convolution in three dimensions: ``cudeform.deform_conv3d`` as a layer.
 
     Args:
@@ -175,7 +218,7 @@ class DeformConv3d(_Conv):
     operator = DEFORM_CONV3D
 
 
-class DeformConvTranspose1d(_ConvTranspose):
+class DeformConvTranspose1d(ConvTranspose):
     """Transposed deformable convolution: ``cudeform.deform_conv_transpose1d`` as a layer.
 
     Args:
@@ -196,7 +239,7 @@ class DeformConvTranspose1d(_ConvTranspose):
     operator = DEFORM_CONV_TRANSPOSE1D
 
 
-class DeformConvTranspose2d(_ConvTranspose):
+class DeformConvTranspose2d(ConvTranspose):
     """Transposed deformable convolution: ``cudeform.deform_conv_transpose2d`` as a layer.
 
     Args:
@@ -217,7 +260,7 @@ class DeformConvTranspose2d(_ConvTranspose):
     operator = DEFORM_CONV_TRANSPOSE2D
 
 
-class DeformConvTranspose3d(_ConvTranspose):
+class DeformConvTranspose3d(ConvTranspose):
     """Transposed deformable convolution: ``cudeform.deform_conv_transpose3d`` as a layer.
 
     Args:
@@ -232,171 +275,6 @@ class DeformConvTranspose3d(_ConvTranspose):
         >>> import torch
         >>> layer = DeformConvTranspose3d(3, 8, 2, stride=2)
         >>> layer(torch.randn(1, 3, 4, 4, 4), torch.zeros(1, 3 * 8, 4, 4, 4)).shape
-        torch.Size([1, 8, 8, 8, 8])
-    """
-
-    operator = DEFORM_CONV_TRANSPOSE3D
-
-
-_CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-
-
-def _make_pack(layer: Any) -> None:
-    """Add the branch of a pack: one channel per coordinate of each tap, then one per mask value."""
-    axes, taps = layer.operator.axes, prod(layer.kernel_size)
-    sampled = layer.out_channels if isinstance(layer, _ConvTranspose) else layer.in_channels
-    if sampled % layer.offset_groups:
-        raise ValueError(f"offset_groups = {layer.offset_groups} must divide {sampled} channels")
-    predicted = layer.offset_groups * taps * (axes + layer.modulated)
-    convolution = _CONVOLUTIONS[axes]
-    if isinstance(layer, _ConvTranspose):  # there is an offset for each position of the input
-        layer.conv_offset = convolution(layer.in_channels, predicted, 3, padding=1)
-    else:
-        stride, padding, dilation = layer.settings
-        if any(begin != end for begin, end in padding):
-            raise ValueError(f"padding of a pack must be equal on both sides, got {padding}")
-        ends = tuple(end for _, end in padding)
-        sizes = layer.kernel_size, stride, ends, dilation
-        layer.conv_offset = convolution(layer.in_channels, predicted, *sizes)
-    nn.init.zeros_(layer.conv_offset.weight)
-    nn.init.zeros_(layer.conv_offset.bias)
-
-
-def _predicted(layer: Any, input: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The offset and the mask that the branch of a pack predicts."""
-    predicted = layer.conv_offset(input)
-    if not layer.modulated:
-        return predicted, None
-    masks = layer.offset_groups * prod(layer.kernel_size)
-    # Counted from the end, so that an image without a batch axis gets the error about its shape.
-    channels = -1 - layer.operator.axes
-    offset, mask = predicted.split([masks * layer.operator.axes, masks], dim=channels)
-    return offset, mask.sigmoid()
-
-
-class _ConvPack(_Conv):
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Ints,
-        stride: Ints = 1,
-        padding: Padding = 0,
-        dilation: Ints = 1,
-        groups: int = 1,
-        offset_groups: int = 1,
-        bias: bool = True,
-        *,
-        modulated: bool = True,
-        boundary_grad: str | None = None,
-    ) -> None:
-        sizes = (kernel_size, stride, padding, dilation, groups, bias)
-        super().__init__(in_channels, out_channels, *sizes, boundary_grad=boundary_grad)
-        self.offset_groups, self.modulated = offset_groups, modulated
-        _make_pack(self)
-
-    def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
-        """(N, C, *size) to (N, O, *out)."""
-        return super().forward(input, *_predicted(self, input))
-
-
-class _ConvTransposePack(_ConvTranspose):
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Ints,
-        stride: Ints = 1,
-        padding: TransposedPadding = 0,
-        output_padding: Ints = 0,
-        groups: int = 1,
-        offset_groups: int = 1,
-        bias: bool = True,
-        dilation: Ints = 1,
-        *,
-        modulated: bool = True,
-        boundary_grad: str | None = None,
-    ) -> None:
-        sizes = (kernel_size, stride, padding, output_padding, groups, bias, dilation)
-        super().__init__(in_channels, out_channels, *sizes, boundary_grad=boundary_grad)
-        self.offset_groups, self.modulated = offset_groups, modulated
-        _make_pack(self)
-
-    def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
-        """(N, C, *size) to (N, O, *out)."""
-        return super().forward(input, *_predicted(self, input))
-
-
-class DeformConv1dPack(_ConvPack):
-    """:class:`DeformConv1d` that predicts its own offsets and, if ``modulated``, its mask.
-
-    The branch has the sizes of the layer, so padding must be equal on both sides.
-
-    Example:
-        >>> import torch
-        >>> DeformConv1dPack(3, 8, 5, padding=2)(torch.randn(1, 3, 16)).shape
-        torch.Size([1, 8, 16])
-    """
-
-    operator = DEFORM_CONV1D
-
-
-class DeformConv3dPack(_ConvPack):
-    """:class:`DeformConv3d` that predicts its own offsets and, if ``modulated``, its mask.
-
-    The branch has the sizes of the layer, so padding must be equal on both sides.
-
-    Example:
-        >>> import torch
-        >>> DeformConv3dPack(3, 8, 3, padding=1)(torch.randn(1, 3, 4, 6, 6)).shape
-        torch.Size([1, 8, 4, 6, 6])
-    """
-
-    operator = DEFORM_CONV3D
-
-
-class DeformConvTranspose1dPack(_ConvTransposePack):
-    """:class:`DeformConvTranspose1d` that predicts its own offsets and, if ``modulated``, its mask.
-
-    The branch has a kernel of 3 and keeps the size, because there is an offset for each input
-    position.
-
-    Example:
-        >>> import torch
-        >>> layer = DeformConvTranspose1dPack(3, 8, 4, stride=2, padding=1)
-        >>> layer(torch.randn(1, 3, 16)).shape
-        torch.Size([1, 8, 32])
-    """
-
-    operator = DEFORM_CONV_TRANSPOSE1D
-
-
-class DeformConvTranspose2dPack(_ConvTransposePack):
-    """:class:`DeformConvTranspose2d` that predicts its own offsets and, if ``modulated``, its mask.
-
-    The branch has a kernel of 3 and keeps the size, because there is an offset for each input
-    position.
-
-    Example:
-        >>> import torch
-        >>> layer = DeformConvTranspose2dPack(3, 8, 4, stride=2, padding=1)
-        >>> layer(torch.randn(1, 3, 8, 8)).shape
-        torch.Size([1, 8, 16, 16])
-    """
-
-    operator = DEFORM_CONV_TRANSPOSE2D
-
-
-class DeformConvTranspose3dPack(_ConvTransposePack):
-    """:class:`DeformConvTranspose3d` that predicts its own offsets and, if ``modulated``, its mask.
-
-    The branch has a kernel of 3 and keeps the size, because there is an offset for each input
-    position.
-
-    Example:
-        >>> import torch
-        >>> layer = DeformConvTranspose3dPack(3, 8, 2, stride=2)
-        >>> layer(torch.randn(1, 3, 4, 4, 4)).shape
         torch.Size([1, 8, 8, 8, 8])
     """
 

@@ -1,0 +1,1 @@
+"""Transposed convolutions: their settings, their sizes and their engine."""
