@@ -1,6 +1,6 @@
 """What tiles cost: two workers of one thread beside the plain call with two threads.
 
-    python benchmarks/dask_overhead.py [--gradients] [--size 4096 --tile 1024 --channels 8]
+    python benchmarks/dask_overhead.py [--gradients] [--size 2048 --tile 1024 --channels 8]
 
 The arguments are in the workers' memory, those of a tile on one worker, and the output stays there.
 Rounds of both are interleaved in one run. The ratio of their medians is printed, and that of their
@@ -48,7 +48,7 @@ def parts(array: Any, channels: int) -> tuple[Any, Any, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--size", type=int, default=4096, help="rows and columns of the image")
+    parser.add_argument("--size", type=int, default=2048, help="rows and columns of the image")
     parser.add_argument("--tile", type=int, default=1024, help="rows and columns of a chunk")
     parser.add_argument("--channels", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)

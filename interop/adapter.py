@@ -19,7 +19,7 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
-from cudeform.family import Operator
+from cudeform.spec import Operator
 
 # Modules of this folder, by top-level package and class name of the arrays that they take. The
 # adapter of each module is its attribute ``ADAPTER``.
@@ -40,6 +40,9 @@ CONSTANTS = {"jax": ("numpy",), "dask": ("numpy", "cupy")}
 REFUSED = {
     ("numpy", "MaskedArray"): "its mask would be ignored; call .filled(0), or any other fill value",
     ("keras", "KerasTensor"): "use cudeform.keras.DeformConv2D in a model of Keras",
+    ("tensorflow", "RaggedTensor"): "call .to_tensor(), which adds zeros at the end of short rows",
+    ("tensorflow", "SparseTensor"): "call tensorflow.sparse.to_dense",
+    ("tensorflow", "IndexedSlices"): "call tensorflow.convert_to_tensor",
     ("xarray", "DataArray"): "pass its .data, or call xarray.apply_ufunc with dask='allowed'",
     ("zarr", "Array"): "dask.array.from_zarr makes a lazy array of it, [...] reads it",
     ("dask", "Delayed"): "dask.array.from_delayed makes a lazy array of it",

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.checks import check_devices, check_dtypes
-from cudeform.family import Operator
 from cudeform.options import current
+from cudeform.spec import Operator
 
 if TYPE_CHECKING:
     from cudeform.gpu.device_api.protocol import Executor

@@ -17,7 +17,7 @@ import numpy as np
 from cudeform import engine
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.checks import check_devices
-from cudeform.family import Operator
+from cudeform.spec import Operator
 
 from . import cupy as cupy_module
 from . import numpy as numpy_module

@@ -1,4 +1,4 @@
-"""The convolution on arrays of Keras's backend, and TensorFlow's rule for "same"."""
+"""The convolution on arrays of Keras's backend."""
 
 from __future__ import annotations
 
@@ -33,11 +33,3 @@ def convolve_last(images: Any, offset: Any, kernel: Any, bias: Any, *settings: A
 def convolve_first(images: Any, offset: Any, kernel: Any, bias: Any, *settings: Any) -> Any:
     """Convolve images (N, C, H, W), with offset and mask (N, channels, OH, OW)."""
     return deform_conv2d(images, offset, ops.transpose(kernel, (3, 2, 0, 1)), bias, *settings)
-
-
-def same_padding(size: int | None, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
-    """Begin and end of TensorFlow's padding "same", for ``ceil(size / stride)`` positions."""
-    span = dilation * (kernel - 1)
-    last = 0 if size is None else -(-size // stride) * stride - stride - size + 1
-    total = max(last + span, 0)
-    return total // 2, total - total // 2

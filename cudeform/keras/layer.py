@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any
 
@@ -11,7 +11,8 @@ from keras import activations, constraints, initializers, ops, regularizers
 
 from cudeform.settings import Ints, as_ints
 
-from .convolution import BACKEND, convolve_first, convolve_last, same_padding
+from .convolution import BACKEND, convolve_first, convolve_last
+from .sizes import Sizes, check_shape, inputs_of
 
 SETTINGS = (
     "filters",
@@ -56,8 +57,8 @@ class DeformConv2D(keras.layers.Layer):  # type: ignore[misc]
     same axis.
 
     Raises:
-        ValueError: sizes do not fit, or ``padding="same"`` is combined with strides and the size
-            of the input is unknown.
+        ValueError: sizes do not fit, a list has another length than 2 or 3, or ``padding="same"``
+            is combined with strides and the size of the input is unknown.
     """
 
     def __init__(
@@ -94,6 +95,9 @@ class DeformConv2D(keras.layers.Layer):  # type: ignore[misc]
         data_format = data_format or keras.config.image_data_format()
         formats = ("channels_last", "channels_first")
         self.data_format = _one_of("data_format", data_format, formats)
+        self._sizes = Sizes(
+            self.kernel_size, self.strides, self.dilation_rate, self.padding, self.channels_last
+        )
         self.activation = activations.get(activation)
         self.kernel_initializer = initializers.get(kernel_initializer)
         self.bias_initializer = initializers.get(bias_initializer)
@@ -119,9 +123,8 @@ class DeformConv2D(keras.layers.Layer):  # type: ignore[misc]
 
     def build(self, input_shape: Any) -> None:
         """Make the weights for a shape of the input, or for the shapes of a list."""
-        shape, predicts = _first(input_shape), not _is_list(input_shape)
-        axis = 3 if self.channels_last else 1
-        channels = shape[axis]
+        shape, offset, _ = inputs_of(input_shape)
+        channels = self._sizes.channels(shape)
         if channels is None:
             raise ValueError(f"the channels of the input must be known, got shape {shape}")
         for name in ("groups", "offset_groups"):
@@ -146,7 +149,8 @@ class DeformConv2D(keras.layers.Layer):  # type: ignore[misc]
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
             )
-        if predicts:
+        self.offset_kernel = None
+        if offset is None:
             predicted = self.displaced // 2 * (3 if self.modulated else 2)
             self.offset_kernel = self.add_weight(
                 name="offset_kernel",
@@ -156,14 +160,16 @@ class DeformConv2D(keras.layers.Layer):  # type: ignore[misc]
             self.offset_bias = self.add_weight(
                 name="offset_bias", shape=(predicted,), initializer="zeros"
             )
-            self.input_spec = keras.layers.InputSpec(ndim=4, axes={axis: channels})
+            self.input_spec = keras.layers.InputSpec(
+                ndim=4, axes={self._sizes.channel_axis: channels}
+            )
         self.built = True
 
     def call(self, inputs: Any) -> Any:
         """Convolve images, or the images of a list with its offset and mask."""
-        offset, mask = inputs[1:] + [None] * (3 - len(inputs)) if _is_list(inputs) else (None, None)
-        images = _first(inputs)
-        padding = self._padding(images.shape)
+        images, offset, mask = given = inputs_of(inputs)
+        self.compute_output_shape(given.shapes())  # checks the known sizes
+        padding = self._sizes.pads(images.shape)
         if offset is None:
             offset, mask = self._predict(images)
         kernel = ops.convert_to_tensor(self.kernel)
@@ -174,6 +180,11 @@ class DeformConv2D(keras.layers.Layer):  # type: ignore[misc]
 
     def _predict(self, images: Any) -> tuple[Any, Any]:
         """The offset and the mask that the branch predicts."""
+        if self.offset_kernel is None:
+            raise ValueError(
+                f"{self.name} was built for a list, so it predicts no offsets: call it with "
+                "[inputs, offset], or make another layer"
+            )
         predicted = ops.conv(
             images,
             self.offset_kernel,
@@ -182,7 +193,7 @@ class DeformConv2D(keras.layers.Layer):  # type: ignore[misc]
             data_format=self.data_format,
             dilation_rate=self.dilation_rate,
         )
-        axis = 3 if self.channels_last else 1
+        axis = self._sizes.channel_axis
         shape = [-1 if each == axis else 1 for each in range(4)]
         predicted = predicted + ops.reshape(self.offset_bias, shape)
         if not self.modulated:
@@ -190,43 +201,22 @@ class DeformConv2D(keras.layers.Layer):  # type: ignore[misc]
         offset, mask = ops.split(predicted, [self.displaced], axis=axis)
         return offset, ops.sigmoid(mask)
 
-    def _padding(self, shape: Sequence[int | None]) -> tuple[tuple[int, int], ...]:
-        """The padding of each axis, ((top, bottom), (left, right))."""
-        if self.padding == "valid":
-            return (0, 0), (0, 0)
-        sizes = self._sizes(shape)
-        if None in sizes and self.strides != (1, 1):
-            raise ValueError(
-                'padding="same" with strides needs an input whose height and width are known, got '
-                f"shape {tuple(shape)}; pad the images, or give keras.Input their size"
-            )
-        axes = zip(sizes, self.kernel_size, self.strides, self.dilation_rate, strict=True)
-        return tuple(same_padding(*axis) for axis in axes)
-
-    def _sizes(self, shape: Sequence[int | None]) -> Sequence[int | None]:
-        return shape[1:3] if self.channels_last else shape[2:4]
-
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
-        """The output's shape; a size is None if it is unknown."""
-        shape = _first(input_shape)
-        axes = zip(
-            self._sizes(shape), self.kernel_size, self.strides, self.dilation_rate, strict=True
-        )
-        if self.padding == "same":
-            out = [None if size is None else -(-size // s) for size, _, s, _ in axes]
-        else:
-            out = [
-                None if size is None else (size - d * (k - 1) - 1) // s + 1
-                for size, k, s, d in axes
-            ]
-        return (
-            (shape[0], *out, self.filters) if self.channels_last else (shape[0], self.filters, *out)
-        )
+        """The output's shape; a size is None if it is unknown.
+
+        Raises:
+            ValueError: the input is too small, or the offset or the mask of a list does not fit.
+        """
+        images, offset, mask = inputs_of(input_shape)
+        output = self._sizes.output_shape(images, self.filters)
+        check_shape("offset", offset, self._sizes.output_shape(images, self.displaced))
+        check_shape("mask", mask, self._sizes.output_shape(images, self.displaced // 2))
+        return output
 
     def compute_output_spec(self, inputs: Any) -> Any:
         """The output's shape and dtype, without running the layer."""
-        shapes = [each.shape for each in inputs] if _is_list(inputs) else inputs.shape
-        return keras.KerasTensor(self.compute_output_shape(shapes), dtype=self.compute_dtype)
+        shape = self.compute_output_shape(inputs_of(inputs).shapes())
+        return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -248,17 +238,6 @@ _SERIALIZED: Mapping[str, Callable[[Any], Any]] = {
     "kernel_constraint": constraints.serialize,
     "bias_constraint": constraints.serialize,
 }
-
-
-def _is_list(inputs: Any) -> bool:
-    """Whether an argument is a list of inputs, or of shapes."""
-    if not isinstance(inputs, (list, tuple)) or not inputs:
-        return False
-    return not (inputs[0] is None or isinstance(inputs[0], int))
-
-
-def _first(inputs: Any) -> Any:
-    return inputs[0] if _is_list(inputs) else inputs
 
 
 def _one_of(name: str, value: str, values: tuple[str, ...]) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from cudeform.arrays import Operands
-from cudeform.family import AnySettings, Operator
 from cudeform.interop.adapter import adapter_of
+from cudeform.spec import AnySettings, Operator
 
 
 def forward(operator: Operator, operands: Operands, settings: AnySettings) -> Any:

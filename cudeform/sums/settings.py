@@ -62,7 +62,7 @@ class DCNv3Settings(NamedTuple):
     stride: Ints = 1
     padding: Padding = 0
     dilation: Ints = 1
-    offset_scale: float = 1.0
+    offset_scale: float | tuple[int, int] = 1.0
     remove_center: bool = False
 
     def resolved(self, input: Any, weight: Any, axes: int) -> DCNv3Settings:
@@ -77,7 +77,7 @@ class DCNv3Settings(NamedTuple):
         sides = as_padding(self.padding, 2, kernel, stride, dilation)
         pads = [pad for both in sides for pad in both]
         removed = self._removed(kernel)
-        return (*kernel, *stride, *pads, *dilation, removed, *_parts(self.offset_scale))
+        return (*kernel, *stride, *pads, *dilation, removed, *scale_parts(self.offset_scale))
 
     def _removed(self, kernel: PerAxis) -> int:
         if self.remove_center not in (True, False):
@@ -157,7 +157,11 @@ def _is_nested(value: Any) -> bool:
 
 
 def _is_array(value: Any) -> bool:
+<<<<<<< HEAD
     return hasattr(value, "tolist") or hasattr(value, "__array__")  # TensorFlow has the latter
+=======
+    return hasattr(value, "tolist") or hasattr(value, "__array__")
+>>>>>>> integ
 
 
 def _read(name: str, array: Any) -> Any:
@@ -220,8 +224,10 @@ def points_of(points: Any, levels: int) -> tuple[int, ...]:
     return tuple([operator.index(number) for number in each])
 
 
-def _parts(scale: Any) -> tuple[int, int]:
-    """Mantissa and exponent of a number, as integers."""
+def scale_parts(scale: Any) -> tuple[int, int]:
+    """Mantissa and exponent of a number, as integers; such a pair is returned as it is."""
+    if isinstance(scale, tuple):
+        return scale
     if isinstance(scale, str) or not hasattr(scale, "__float__"):
         raise TypeError(f"offset_scale must be a number, got {scale!r}")
     number = float(scale)

@@ -222,7 +222,7 @@ def _grid(input: Shape, settings: DCNv3Settings) -> tuple[tuple[int, int], Scale
         stride=(stride[1], stride[0]),
         pad_begin=(padding[1][0], padding[0][0]),
         dilation=(dilation[1], dilation[0]),
-        scale=settings.offset_scale,
+        scale=checked.offset_scale,
         remove_center=settings.remove_center,
     )
     if not grid.taps:

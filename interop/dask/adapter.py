@@ -25,12 +25,12 @@ from dask.base import tokenize
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.checks import TANGENT
-from cudeform.family import IMAGES, Operator
 from cudeform.geometry import Geometry
 from cudeform.interop.adapter import adapter_of
 from cudeform.interop.array_adapter import CheckedAdapter
 from cudeform.interop.numpy import ADAPTER as NUMPY
 from cudeform.options import current
+from cudeform.spec import IMAGES, Operator
 
 from . import tasks
 from .tiles import Tiles

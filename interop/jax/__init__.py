@@ -36,10 +36,10 @@ import numpy as np
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.checks import DTYPES, TANGENT
-from cudeform.family import AnyGeometry, AnySettings, Operator
 from cudeform.interop.array_adapter import CheckedAdapter
 from cudeform.interop.numpy import ADAPTER as NUMPY_ADAPTER
 from cudeform.options import current
+from cudeform.spec import AnyGeometry, AnySettings, Operator
 
 MINIMUM_JAX = (0, 7, 2)  # the oldest version with which the tests were run
 

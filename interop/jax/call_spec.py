@@ -14,8 +14,9 @@ from functools import cache
 from typing import Any, Literal, NamedTuple
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
-from cudeform.family import OPERATORS, AnyGeometry, Operator
+from cudeform.family import OPERATORS
 from cudeform.options import Options
+from cudeform.spec import AnyGeometry, Operator
 
 OPERANDS = Tangents._fields
 

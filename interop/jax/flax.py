@@ -19,15 +19,11 @@ import numpy as np
 from flax import nnx
 
 from cudeform.arrays import Operands
-from cudeform.family import (
-    DEFORM_CONV1D,
-    DEFORM_CONV2D,
-    DEFORM_CONV3D,
-    MS_DEFORM_ATTN,
-    Operator,
-)
+from cudeform.family import DEFORM_CONV1D, DEFORM_CONV2D, DEFORM_CONV3D, MS_DEFORM_ATTN
 from cudeform.options import current, options
 from cudeform.settings import Ints, Padding, Settings, as_ints, as_padding
+from cudeform.spec import Operator
+from cudeform.sums.rays import rays
 from cudeform.sums.settings import AttentionSettings, SpatialShapes
 
 from . import ADAPTER
@@ -180,13 +176,13 @@ class MultiScaleDeformableAttention(nnx.Module):  # type: ignore[misc]
         self.sizes, self.boundary_grad = (num_heads, num_levels, num_points), boundary_grad
         samples = prod(self.sizes)
         zeros = jax.nn.initializers.zeros
-        rays = jnp.broadcast_to(_rays(num_heads, num_points), (*self.sizes, 2)).ravel()
+        new_offsets = rays(*self.sizes).ravel()
 
         def linear(outputs: int, **initial: Any) -> Any:
             return nnx.Linear(channels, outputs, param_dtype=DTYPE, rngs=rngs, **initial)
 
         self.sampling_offsets = linear(
-            2 * samples, kernel_init=zeros, bias_init=lambda *_: jnp.asarray(rays, DTYPE)
+            2 * samples, kernel_init=zeros, bias_init=lambda *_: jnp.asarray(new_offsets, DTYPE)
         )
         self.attention_weights = linear(samples, kernel_init=zeros)
         xavier = jax.nn.initializers.xavier_uniform()
@@ -230,14 +226,6 @@ class MultiScaleDeformableAttention(nnx.Module):  # type: ignore[misc]
         with options(boundary_grad=self.boundary_grad or current().boundary_grad):
             output = ADAPTER.forward(MS_DEFORM_ATTN, operands, AttentionSettings(spatial_shapes))
         return self.output_proj(output)
-
-
-def _rays(heads: int, points: int) -> Any:
-    """Offsets of a new layer, (heads, 1, points, 2): point p is p + 1 pixels along a ray."""
-    angles = np.arange(heads) * (2 * np.pi / heads)
-    directions = np.stack((np.cos(angles), np.sin(angles)), -1)
-    directions /= np.abs(directions).max(-1, keepdims=True)
-    return directions[:, None, None] * np.arange(1, points + 1)[:, None]
 
 
 def _locations(reference_points: Any, offsets: Any, spatial_shapes: SpatialShapes) -> Any:

@@ -157,7 +157,12 @@ def _primitive(operator: str, operation: str) -> Primitive:
         results: list[Any] = primitive.bind(*arrays, spec=spec)
         return results
 
-    primitive.def_impl(compiled)
+    def run(*arrays: Any, spec: CallSpec) -> list[Any]:
+        with jax.disable_jit(False):  # else the jit above would call the primitive once more
+            results: list[Any] = compiled(*arrays, spec=spec)
+            return results
+
+    primitive.def_impl(run)
     for platform in PLATFORMS:
         mlir.register_lowering(primitive, partial(_lower, platform=platform), platform=platform)
     require_devices(primitive)

@@ -9,7 +9,8 @@
   node that runs Python, and takes the GIL whenever the engine does not compute.
 * Gradients by ``tf.GradientTape``, and by a tape over a tape, have the same bits as those of
   ``cudeform.deform_conv2d_backward`` and ``cudeform.deform_conv2d_double_backward``.
-  ``tf.autodiff.ForwardAccumulator`` works only outside of ``tf.function``, and not around a tape.
+  ``tf.autodiff.ForwardAccumulator`` works outside of ``tf.function`` and around one, but neither
+  inside of one nor around a tape.
 * Unknown batches and sizes are allowed. When TensorFlow traces a call, it checks dtypes and known
   sizes and reads ``cudeform.options``, so a traced function keeps these options.
   ``tf.config.experimental.enable_op_determinism`` makes calls deterministic.

@@ -8,8 +8,8 @@ from typing import Any
 import tensorflow as tf
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
-from cudeform.family import AnySettings, Operator
 from cudeform.options import Options, current
+from cudeform.spec import AnySettings, Operator
 
 from . import derivatives
 from .call import Call

@@ -15,8 +15,8 @@ import tensorflow as tf
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.checks import check_devices, check_dtypes
-from cudeform.family import POSITIONS, AnyGeometry, AnySettings, Engine, Operator
 from cudeform.options import Options
+from cudeform.spec import POSITIONS, AnyGeometry, AnySettings, Engine, Operator
 
 from .layout import Layout
 from .memory import Shape, device_of, memory_of

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from cudeform.arrays import Operands
-from cudeform.family import DEFORM_CONV1D, DEFORM_CONV2D, DEFORM_CONV3D, Operator
+from cudeform.family import DEFORM_CONV1D, DEFORM_CONV2D, DEFORM_CONV3D
 from cudeform.interop.adapter import adapter_of
 from cudeform.settings import Ints, Padding, Settings, padding_of_shapes, plain
+from cudeform.spec import Operator
 
 from .adapter import ADAPTER
 from .layout import LAYOUTS

@@ -1,6 +1,6 @@
 """Access to private names of TensorFlow, for facts about a call that have no public name.
 
-No other module uses them, and tests/interop/tensorflow covers each of them.
+No other module uses them, and tests/interop/tensorflow/test_private.py covers each of them.
 """
 
 from __future__ import annotations

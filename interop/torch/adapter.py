@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
-from cudeform.family import AnySettings, Operator
+from cudeform.spec import AnySettings, Operator
 
 from . import autograd
 from .dispatch import FUNCTIONS

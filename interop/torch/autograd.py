@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from cudeform.family import BIAS, OPERATORS, Operator
+from cudeform.family import OPERATORS
+from cudeform.spec import BIAS, Operator
 
 from .dispatch import FUNCTIONS, Functions
 from .views import Tensor

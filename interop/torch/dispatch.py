@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from cudeform.family import BIAS, OPERATORS, Operand, Operator
+from cudeform.family import OPERATORS
+from cudeform.spec import BIAS, Operand, Operator
 
 from . import flops, impl
 from .static_args import SCHEMA

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from cudeform.family import IMAGES, OPERATORS, Operator
+from cudeform.family import OPERATORS
+from cudeform.spec import IMAGES, Operator
 
 # The formulas are those of a convolution: a product multiplies each element of the weight once per
 # output position. A transposed convolution has input positions in place of output positions. In

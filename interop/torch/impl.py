@@ -18,7 +18,7 @@ from torch.autograd import forward_ad
 
 from cudeform.arrays import DoubleGradients, Gradients, Operands, Tangents
 from cudeform.checks import GRADIENTS, TANGENT, check_devices, check_dtypes
-from cudeform.family import AnyGeometry, AnySettings, Operator
+from cudeform.spec import AnyGeometry, AnySettings, Operator
 
 from .formats import format_of
 from .static_args import StaticArgs, unpack

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from cudeform.family import AnySettings, Operator
 from cudeform.options import BOUNDARY_GRADS, Options, boundary_grad_of, current
+from cudeform.spec import AnySettings, Operator
 
 SCHEMA = "int[] static_args"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cudeform.family import Operator
+from cudeform.spec import Operator
 
 from .static_args import of_examples
 from .views import Tensor

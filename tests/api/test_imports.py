@@ -11,6 +11,7 @@ FORBIDDEN = (
     "jax",
     "tensorflow",
     "keras",
+    "dask",
     "matplotlib",
     "tqdm",
     "threadpoolctl",

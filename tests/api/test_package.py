@@ -21,7 +21,7 @@ FLOORS = (
     ),
     ("cpu", "gpu"),
     ("engine", "transposed", "sums"),
-    ("family",),
+    ("spec", "family"),
     ("interop",),
     ("operators", "inspect"),
     ("derivatives",),

@@ -46,10 +46,11 @@ if __name__ == "__main__":
 
 from cudeform.arrays import Gradients, Operands  # noqa: E402
 from cudeform.checks import GRADIENTS, check_dtypes  # noqa: E402
-from cudeform.family import OPERATORS, AnyGeometry, AnySettings, Operator  # noqa: E402
+from cudeform.family import OPERATORS  # noqa: E402
 from cudeform.options import Options  # noqa: E402
 from cudeform.settings import AXIS_NAMES  # noqa: E402
 from cudeform.shape_rules import ShapeRules  # noqa: E402
+from cudeform.spec import AnyGeometry, AnySettings, Operator  # noqa: E402
 from hostcuda import HostDevice  # noqa: E402
 from hostcuda.run_sums import sum_geometry  # noqa: E402
 

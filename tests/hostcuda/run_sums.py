@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cudeform.arrays import Operands
 from cudeform.checks import check_dtypes
-from cudeform.family import AnyGeometry, AnySettings, Operator
+from cudeform.spec import AnyGeometry, AnySettings, Operator
 from cudeform.sums.settings import AttentionSettings, DCNv3Settings, DCNv4Settings
 
 Arrays = Mapping[str, NDArray[Any]]

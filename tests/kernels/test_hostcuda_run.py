@@ -13,7 +13,7 @@ import pytest
 from cases import ARRAYS, DTYPES, Case, build
 from checks import assert_agrees, needs_compiler
 from reference import reference
-from support.functions import CASES, definition
+from support.functions import CASES, build_transposed, definition
 
 pytestmark = needs_compiler
 
@@ -47,6 +47,24 @@ VOLUME = build(
 # A file has one padding an axis, so a case of its own.
 _OUT = _TRANSPOSED.grad_output[:, :, :4]
 UPSAMPLED = replace(_TRANSPOSED, padding=((2, 2), (1, 1)), grad_output=_OUT[..., :11])
+LONGER = build_transposed(
+    "longer",
+    size=(5,),
+    kernel=(3,),
+    stride=(2,),
+    padding=((1, 1),),
+    output_padding=(1,),
+    dilation=(3,),
+)
+LARGER = build_transposed(
+    "larger",
+    size=(2, 3, 2),
+    kernel=(2, 3, 1),
+    stride=(2, 1, 3),
+    padding=((0, 0), (1, 1), (0, 0)),
+    output_padding=(1, 0, 2),
+    dilation=(1, 2, 1),
+)
 OPERATORS = [
     ("deform_conv1d", LINE, [2, 1, 3]),
     ("deform_conv1d", LINE, [2, 1, 3, 1, 1]),
@@ -54,6 +72,13 @@ OPERATORS = [
     ("deform_conv3d", VOLUME, [1, 2, 3, 2, 1, 0, 3, 1, 2]),
     (UPSAMPLED.operator, UPSAMPLED, [1, 3, 2, 1, 1, 2, 2, 1, 2]),
     (UPSAMPLED.operator, UPSAMPLED, [1, 3, 2, 1, 1, 2, 2, 1, 2, 2]),
+    pytest.param("deform_conv_transpose1d", LONGER, [2, 1, 1, 3, 2], marks=pytest.mark.slow),
+    pytest.param(
+        "deform_conv_transpose3d",
+        LARGER,
+        [2, 1, 3, 0, 1, 0, 1, 0, 2, 1, 2, 1, 2],
+        marks=pytest.mark.slow,
+    ),
 ]
 
 

@@ -18,10 +18,9 @@ from cudeform.family import (
     DEFORM_CONV_TRANSPOSE1D,
     DEFORM_CONV_TRANSPOSE2D,
     DEFORM_CONV_TRANSPOSE3D,
-    AnySettings,
-    Operator,
 )
 from cudeform.settings import Ints, Padding, Settings, as_ints, as_padding, plain
+from cudeform.spec import AnySettings, Operator
 from cudeform.transposed.geometry import TransposedPadding, TransposedSettings
 
 from ..adapter import ADAPTER

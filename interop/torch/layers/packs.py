@@ -54,7 +54,9 @@ def _predicted(layer: Any, input: Tensor) -> tuple[Tensor, Tensor | None]:
     if not layer.modulated:
         return predicted, None
     masks = layer.offset_groups * prod(layer.kernel_size)
-    offset, mask = predicted.split([masks * layer.operator.axes, masks], dim=1)
+    # Counted from the end, so that an image without a batch axis gets the error about its shape.
+    channels = -1 - layer.operator.axes
+    offset, mask = predicted.split([masks * layer.operator.axes, masks], dim=channels)
     return offset, mask.sigmoid()
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from cudeform.arrays import Operands
 from cudeform.family import DCNV3, DCNV4
-from cudeform.sums.settings import DCNv3Settings, DCNv4Settings
+from cudeform.sums.settings import DCNv3Settings, DCNv4Settings, scale_parts
 
 from ..adapter import ADAPTER
 from ..views import Tensor
@@ -60,6 +60,8 @@ class _DCN(nn.Module):  # type: ignore[misc]
             kernel_size, stride, pad, dilation, float(offset_scale), bool(remove_center)
         )
         self.grid.packed(2)  # refuses an impossible kernel
+        # torch.compile with dynamic=True makes a symbol of a float, but not of integers.
+        self.settings: Any = self.grid._replace(offset_scale=scale_parts(offset_scale))
         self.taps = kernel_size * kernel_size - bool(remove_center)
         self.boundary_grad = boundary_grad
 
@@ -140,11 +142,13 @@ class DCNv3(_DCN):
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, H, W, C) to (N, H, W, C)."""
+        if input.ndim != 4:
+            raise ValueError(f"input must be (N, H, W, C), got {tuple(input.shape)}")
         plain = self.input_proj(input)
         branch = self.dw_conv(input.permute(0, 3, 1, 2))
         mask = self.mask(branch).unflatten(-1, (self.group, self.taps)).softmax(-1).flatten(-2)
         operands = Operands(plain, self.offset(branch), mask=mask)
-        sampled = ADAPTER.forward(DCNV3, operands, self.grid, self.boundary_grad)
+        sampled = ADAPTER.forward(DCNV3, operands, self.settings, self.boundary_grad)
         return self.output_proj(self._mix(sampled, plain, branch))
 
 
@@ -195,7 +199,7 @@ class DCNv4(_DCN):
         super().__init__()
         sizes = (kernel_size, stride, pad, dilation, group, offset_scale, remove_center)
         self._set_sizes(channels, *sizes, boundary_grad)
-        self.settings = DCNv4Settings(kernel_size, group, *self.grid[1:])
+        self.settings = DCNv4Settings(kernel_size, group, *self.settings[1:])
         self.dw_kernel_size, self.without_pointwise = dw_kernel_size, without_pointwise
         if dw_kernel_size is not None:
             self.offset_mask_dw = _depthwise(channels, dw_kernel_size)

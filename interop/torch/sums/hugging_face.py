@@ -94,8 +94,10 @@ def replace_transformers(model: nn.Module) -> nn.Module:
     """Let cudeform compute the deformable attention of a model of ``transformers``.
 
     For Deformable DETR, Grounding DINO, MM Grounding DINO, RT-DETR, LW-DETR, RF-DETR, OmDet-Turbo,
-    PP-DocLayout, D-FINE, DEIMv2, and the pixel decoders of Mask2Former and OneFormer. RT-DETRv2 is
-    left as it is, and so is a model that samples the nearest pixels (``method="discrete"``).
+    PP-DocLayout, D-FINE, DEIMv2, and the pixel decoders of Mask2Former and OneFormer. All other
+    modules are left as they are, without an error. These include RT-DETRv2, whose layer computes
+    the operator in its own forward, and models that sample the nearest pixels
+    (``decoder_method="discrete"``).
 
     The function changes the class of the modules that compute the operator; they remain the same
     objects, with their parameters, hooks and names in state dicts. Instances of derived classes are

@@ -62,8 +62,8 @@ def test_the_number_of_tasks_is_linear_in_the_number_of_chunks() -> None:
     # Tiles at the border have fewer neighbours, so four times the tiles need a few tasks more.
     assert many < 4.7 * few
     assert many_grads < 4.7 * few_grads
-    assert many < 27 * 8 * 8
-    assert many_grads < 60 * 8 * 8
+    assert many < 15 * 8 * 8
+    assert many_grads < 40 * 8 * 8
 
 
 def test_options_are_those_of_the_call_and_a_task_has_one_thread(

@@ -40,6 +40,14 @@ def test_gradients_of_a_compiled_call_are_those_of_numpy(case: AnyCase) -> None:
     assert_close(grads, {name: wanted[name] for name in grads})
 
 
+@every
+def test_a_call_works_where_jit_is_switched_off(case: AnyCase) -> None:
+    loss = lambda arrays: function_of(case)(arrays).sum()  # noqa: E731
+    wanted = jax.grad(loss)(operands(case))
+    with jax.disable_jit():
+        assert_close(jax.grad(jax.jit(loss))(operands(case)), wanted)
+
+
 @pytest.mark.promise("differentiable twice")
 @every_slowly
 def test_derivatives(case: AnyCase) -> None:

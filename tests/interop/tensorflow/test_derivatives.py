@@ -78,6 +78,22 @@ def test_the_gradient_of_the_gradient_is_the_double_backward(where):
             assert same_bits(grad, getattr(expected, name)), name
 
 
+def test_gradients_of_a_graph_by_name():
+    """``tf.gradients``, in a function and in a session of TensorFlow 1."""
+    operands = tensors()
+    found = tf.function(lambda *operands: tf.gradients(convolve(*operands), operands, GRAD_OUTPUT))
+    with tf.Graph().as_default():
+        nodes = [tf.compat.v1.placeholder(t.dtype, [None, *t.shape[1:]]) for t in operands]
+        grads = tf.gradients(convolve(*nodes), nodes, CASE.grad_output)
+        with tf.compat.v1.Session() as session:
+            values = {node: t.numpy() for node, t in zip(nodes, operands, strict=True)}
+            in_session = session.run(grads, values)
+    for name, grad, array in zip(NAMES, found(*operands), in_session, strict=True):
+        expected = getattr(expected_backward(), name)
+        assert same_bits(grad, expected), name
+        assert array.tobytes() == expected.tobytes(), name
+
+
 def test_gradients_flow_through_a_loop():
     input, offset, *_ = tensors()
     image, displaced = input[:, :, :2, :3], offset[:, :2]
@@ -104,10 +120,12 @@ def test_gradients_flow_through_a_loop():
     np.testing.assert_allclose(grads[0], grads[1], rtol=1e-12, atol=1e-12)
 
 
-def test_forward_mode_is_the_jvp():
+@pytest.mark.parametrize("function", [convolve, tf.function(convolve)], ids=["eager", "graph"])
+def test_forward_mode_is_the_jvp(function):
+    """An accumulator around a function transposes its gradient, which is a function too."""
     operands = tensors()
     with tf.autodiff.ForwardAccumulator(operands, DIRECTIONS) as accumulator:
-        output = convolve(*operands)
+        output = function(*operands)
     tangents = cudeform.Tangents(*(each.numpy() for each in DIRECTIONS))
     expected = cudeform.deform_conv2d_jvp(tangents, **CASE.arguments)
     np.testing.assert_allclose(accumulator.jvp(output), expected, rtol=1e-11, atol=1e-11)
@@ -167,6 +185,10 @@ def test_jacobians_and_vectorized_map_loop():
         cudeform.Tangents(input=direction), image, displaced, kernel
     )
     np.testing.assert_allclose(tf.reduce_sum(jacobian, (4, 5, 6, 7)), tangent, rtol=1e-12)
+    mapped = tf.vectorized_map(
+        lambda each: cudeform.deform_conv2d(each[None], displaced, kernel), tf.repeat(image, 3, 0)
+    )
+    np.testing.assert_allclose(mapped, tf.repeat(output[None], 3, 0), rtol=1e-12)
 
 
 @pytest.mark.parametrize(

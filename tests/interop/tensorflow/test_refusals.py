@@ -1,4 +1,4 @@
-"""Calls that are refused, and their errors; private names of TensorFlow."""
+"""Calls that are refused, and their errors."""
 
 import subprocess
 import sys
@@ -10,7 +10,6 @@ from support.tensorflowcases import CASE, SETTINGS, convolve, quiet, tensors
 
 import cudeform
 from cudeform.interop import tensorflow as adapter
-from cudeform.interop.tensorflow import private
 
 pytestmark = quiet
 
@@ -54,6 +53,23 @@ def third_derivative(operands):
 def test_third_derivatives_are_refused(function):
     with pytest.raises(NotImplementedError, match="no third derivatives"):
         function(tensors())
+
+
+def test_a_gradient_in_a_graph_has_no_forward_mode():
+    operands = tensors()
+
+    @tf.function
+    def gradient(*operands):
+        with tf.GradientTape() as tape:
+            tape.watch(operands)
+            output = convolve(*operands)
+        return tape.gradient(output, operands[0])
+
+    with (
+        tf.autodiff.ForwardAccumulator(operands[0], tf.ones_like(operands[0])),
+        pytest.raises(NotImplementedError, match="no forward mode over reverse mode"),
+    ):
+        gradient(*operands)
 
 
 def test_forward_over_reverse_says_what_to_do():
@@ -116,9 +132,17 @@ def test_other_arrays_are_refused():
         convolve(input, offset.numpy(), weight)
     with pytest.raises(TypeError, match="must be a tensor of TensorFlow, got ndarray"):
         adapter.deform_conv2d(*(each.numpy() for each in (input, offset, weight)))
-    for other in (tf.sparse.from_dense(input), tf.RaggedTensor.from_tensor(input)):
-        with pytest.raises(TypeError, match=f"got {type(other).__name__}"):
-            convolve(other, offset, weight)
+    for other, remedy in (
+        (tf.sparse.from_dense(input), "tensorflow.sparse.to_dense"),
+        (tf.RaggedTensor.from_tensor(input), r"\.to_tensor"),
+        (tf.IndexedSlices(input, tf.range(2)), "tensorflow.convert_to_tensor"),
+        (tf.TensorSpec(input.shape), "numpy.asarray"),
+    ):
+        for operands in ((other, offset, weight), (input, other, weight)):
+            with pytest.raises(TypeError, match=f"got {type(other).__name__}.*{remedy}"):
+                convolve(*operands)
+    with pytest.raises(TypeError, match=r"input must have a dtype among .*, got string"):
+        convolve(tf.constant("image"), offset, weight)
 
 
 def test_a_tensor_of_a_keras_model_is_told_about_the_layer():
@@ -153,22 +177,6 @@ def test_tflite_has_no_such_operation():
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
     with pytest.raises(Exception, match="EagerPyFunc' op is neither a custom op nor a flex op"):
         converter.convert()
-
-
-def test_the_private_names_tell_what_they_should():
-    tensor = tf.ones(())
-    assert private.recorded({"a": tensor}) == []
-    assert not private.has_tangents({"a": tensor})
-    assert not private.is_deterministic()
-    with tf.GradientTape() as tape:
-        tape.watch(tensor)
-        assert private.recorded({"a": tensor, "b": tf.zeros(())}) == ["a"]
-    with tf.autodiff.ForwardAccumulator(tensor, tensor):
-        assert private.has_tangents({"a": tensor})
-    seen = []
-    for compiled in (False, True):
-        tf.function(lambda: seen.append(private.compiled_by_xla()), jit_compile=compiled)()
-    assert seen == [False, True]
 
 
 def test_only_tensors_bring_tensorflow():

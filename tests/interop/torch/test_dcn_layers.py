@@ -234,3 +234,19 @@ def test_autocast(kind: Any) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = layer(image)
     assert torch.allclose(output.float(), wanted, atol=0.3, rtol=0.1)
+
+
+@pytest.mark.parametrize("kind", [DCNv3, DCNv4])
+def test_a_layer_can_be_compiled_for_any_batch(kind: Any) -> None:
+    torch._dynamo.reset()
+    layer = kind(CHANNELS, group=GROUPS, offset_scale=1.5)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True, dynamic=True)
+    for batch in (2, 3):
+        image = torch.randn(batch, 4, 5, CHANNELS)
+        arguments = (image,) if kind is DCNv3 else (image.flatten(1, 2), (4, 5))
+        assert torch.allclose(compiled(*arguments), layer(*arguments), atol=1e-6)
+
+
+def test_dcnv3_refuses_an_image_without_a_batch_axis() -> None:
+    with pytest.raises(ValueError, match=r"input must be \(N, H, W, C\)"):
+        DCNv3(CHANNELS, group=GROUPS)(torch.randn(4, 4, CHANNELS))

@@ -83,6 +83,12 @@ def test_groups_that_do_not_divide_are_refused(name: str) -> None:
         layer_of(name, groups=4)
 
 
+@pytest.mark.parametrize("name", [f"{each}Pack" for each in CONVOLUTIONS + TRANSPOSED])
+def test_a_pack_refuses_an_image_without_a_batch_axis(name: str) -> None:
+    with pytest.raises(ValueError, match=r"input must have shape \(N, C"):
+        layer_of(name)(input_of(name)[0])
+
+
 def test_a_pack_needs_padding_alike_on_both_sides() -> None:
     with pytest.raises(ValueError, match="equal on both sides"):
         layer_of("DeformConv1dPack", padding=((1, 0),))

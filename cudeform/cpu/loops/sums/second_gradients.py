@@ -14,7 +14,7 @@ from cudeform.cpu.loops.second_gradients import ALL_DOTS, DOTS, DOTS_TANGENT, se
 from cudeform.cpu.loops.sums.arguments import positions_pointer, sum_pointers
 from cudeform.cpu.loops.sums.blocks import each_block
 from cudeform.cpu.loops.sums.coordinates import FACTOR, index_in, level_of, new_sum_block
-from cudeform.cpu.loops.sums.gradients import corner_dots, zero_dots
+from cudeform.cpu.loops.sums.dots import corner_dots, zero_dots
 from cudeform.cpu.loops.sums.tangents import tangents_of
 from cudeform.cpu.loops.unrolled import per_corner
 from cudeform.cpu.loops.vectors import local_array, pointer_to, scalar_like, store_lane_sums

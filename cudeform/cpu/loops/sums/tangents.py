@@ -16,7 +16,7 @@ from cudeform.cpu.loops.scatter import corners_receiving_grad, scatter_run
 from cudeform.cpu.loops.sums.arguments import positions_pointer, sum_pointers
 from cudeform.cpu.loops.sums.blocks import each_block
 from cudeform.cpu.loops.sums.coordinates import FACTOR, index_in, level_of, new_sum_block
-from cudeform.cpu.loops.sums.gradients import run_sizes
+from cudeform.cpu.loops.sums.dots import run_sizes
 from cudeform.cpu.loops.tangents import masked_weights, weight_tangents
 from cudeform.cpu.loops.vectors import (
     VECTOR,
