@@ -157,11 +157,7 @@ def _is_nested(value: Any) -> bool:
 
 
 def _is_array(value: Any) -> bool:
-<<<<<<< HEAD
-    return hasattr(value, "tolist") or hasattr(value, "__array__")  # TensorFlow has the latter
-=======
     return hasattr(value, "tolist") or hasattr(value, "__array__")
->>>>>>> integ
 
 
 def _read(name: str, array: Any) -> Any:
