@@ -7,7 +7,7 @@ This is the only module that imports Numba. It is imported by the first call on 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
+import importlib
 import os
 import sys
 import tempfile
@@ -39,18 +39,22 @@ def _import_arrays_of_numba() -> None:
 
     If SciPy is installed, they import ``scipy.linalg`` to see whether there is a BLAS. This takes
     longer than ``import cudeform`` and starts one more pool of BLAS threads, all for functions that
-    no loop calls. A caller's own functions still import it when they are compiled.
+    no loop calls. A caller's own functions still import it when they are compiled. A Numba whose
+    modules have other names imports SciPy as it likes.
     """
-    linalg: Any = importlib.import_module("numba.np.linalg")
-    ensure_blas = getattr(linalg, "ensure_blas", None)
-    if ensure_blas is None or importlib.util.find_spec("scipy") is None:
+    try:
+        linalg: Any = importlib.import_module("numba.np.linalg")
+        ensure_blas = linalg.ensure_blas
+    except (ImportError, AttributeError):
         return
     linalg.ensure_blas = lambda: None
     try:
         arrays: Any = importlib.import_module("numba.np.arraymath")
+        arrays.ensure_blas = ensure_blas
+    except ImportError:
+        pass
     finally:
         linalg.ensure_blas = ensure_blas
-    arrays.ensure_blas = ensure_blas
 
 
 _import_arrays_of_numba()
