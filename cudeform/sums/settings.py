@@ -153,7 +153,8 @@ def as_tuple(name: str, value: Any) -> Any:
 
 
 def _is_nested(value: Any) -> bool:
-    return _is_array(value) or isinstance(value, Sequence)
+    # An int comes first: torch.compile cannot ask a symbolic one for its attributes.
+    return not isinstance(value, int) and (_is_array(value) or isinstance(value, Sequence))
 
 
 def _is_array(value: Any) -> bool:

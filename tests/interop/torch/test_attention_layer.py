@@ -220,3 +220,16 @@ def test_a_compiled_layer_without_graph_breaks() -> None:
     layer, given = layer_of(batch_first=True), inputs()
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     assert torch.allclose(compiled(**given), layer(**given))
+
+
+def test_a_compiled_layer_with_sizes_that_change() -> None:
+    layer = MultiScaleDeformableAttention(16, num_heads=4, num_levels=1, batch_first=True).eval()
+    compiled = torch.compile(layer, fullgraph=True, backend="eager", dynamic=True)
+    for height, width in ((4, 4), (6, 3)):
+        given = {
+            "query": torch.randn(2, 5, 16),
+            "value": torch.randn(2, height * width, 16),
+            "reference_points": torch.rand(2, 5, 1, 2),
+            "spatial_shapes": ((height, width),),
+        }
+        torch.testing.assert_close(compiled(**given), layer(**given))
