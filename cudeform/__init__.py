@@ -1,5 +1,7 @@
 """cudeform: deformable convolution for any array.
 
+In one, two and three dimensions, and transposed; deformable attention, DCNv3 and DCNv4.
+
     >>> import numpy as np, cudeform
     >>> rng = np.random.default_rng(0)
     >>> image = rng.standard_normal((1, 3, 32, 32))

@@ -1,6 +1,7 @@
 """Forward mode and gradients of gradients, for arrays of libraries that do not differentiate.
 
-Tensors and JAX arrays need none of them: their libraries call these functions themselves.
+Tensors of PyTorch and of TensorFlow, and JAX arrays, need none of them: their libraries
+differentiate.
 """
 
 from cudeform.operators.dcnv3 import dcnv3_double_backward, dcnv3_jvp

@@ -1,10 +1,11 @@
 """Functions on Dask arrays, for arrays larger than memory and for several workers.
 
 ``cudeform``'s own functions take Dask arrays, and return lazy ones. All operators take chunks over
-the batch, convolutions chunks over space too. If the offset of a convolution has several chunks in
-space, the graph depends on the largest displacement, which must be declared before
-anything is computed: by ``cudeform.options(max_displacement=...)``, or by the argument of the
-functions in this module. :func:`displacement_range` measures it. Blocks are NumPy or CuPy arrays.
+the batch; convolutions, if they are not transposed, take chunks over space too. If the offset has
+several chunks in space, the graph depends on the largest displacement, which must be declared
+before anything is computed: by ``cudeform.options(max_displacement=...)``, or by the argument of
+the functions in this module. :func:`displacement_range` measures it. Blocks are NumPy or CuPy
+arrays.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The adapter for Dask arrays: lazy calls, with one task per chunk of the offset.
 
 A call checks shapes and dtypes and builds a graph; it computes nothing. All operators are cut along
-the batch, and convolutions in space too. The chunks of the offset determine the tasks, and other
-arguments are rechunked to match. The role of an array in the table of operators determines its
-blocks and how results are assembled:
+the batch, and convolutions that are not transposed in space too. The chunks of the offset determine
+the tasks, and other arguments are rechunked to match. The role of an array in the table of
+operators determines its blocks and how results are assembled:
 
 * images: a task reads its images, of a call that is cut in space a window of them;
 * arrays over positions: a task reads its chunk;

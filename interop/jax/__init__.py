@@ -15,8 +15,8 @@
   ``jax_enable_x64``, float64 becomes float32.
 * Shapes and dtypes are checked, and ``cudeform.options`` are read, when JAX traces the call. A
   compiled function keeps the options that were in force when it was traced.
-* Outside ``jit``, JAX compiles a program for each call signature and runs it. Inside ``jit``, a
-  call adds a few microseconds.
+* Outside ``jit``, and under ``jax.disable_jit``, JAX compiles a program for each call signature and
+  runs it. Inside ``jit``, a call adds a few microseconds.
 * :func:`bridge` makes programs that can be cached on disk. ``jax.export`` needs no bridge, but must
   be told that the custom call is stable, ``disabled_checks=[jax.export.DisabledSafetyCheck.
   custom_call("cudeform_deform_conv2d")]``, or that of another operator. A process that

@@ -1,7 +1,7 @@
-"""The adapter for PyTorch: a differentiable operator, and layers that use it.
+"""The adapter for PyTorch: differentiable operators, and layers that use them.
 
-``cudeform.deform_conv2d`` and its derivatives accept CPU and CUDA tensors, without copies. Calls
-with CUDA tensors run in torch's current stream and use torch's allocator.
+``cudeform``'s own functions accept CPU and CUDA tensors, without copies. Calls with CUDA tensors
+run in torch's current stream and use torch's allocator.
 
     >>> import torch
     >>> from cudeform.interop.torch import ModulatedDeformConv2dPack
