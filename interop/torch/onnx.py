@@ -1,8 +1,8 @@
-"""Export to ONNX: a deformable convolution becomes one node ``DeformConv``.
+"""Export to ONNX of models with deformable convolutions and deformable attention.
 
-ONNX has this node since opset 19, for bfloat16 since opset 22. There are two ways to it. When
-``torch.onnx.export`` traces a module, a call is traced as the node itself. In a program that
-``torch.export`` has made, the operator is translated. Derivatives have no ONNX form.
+There are two ways to the nodes. When ``torch.onnx.export`` traces a module, a deformable
+convolution is traced as the node itself. In a program that ``torch.export`` has made, operators are
+translated; deformable attention always takes this way. Derivatives have no ONNX form.
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ from typing import Any
 
 import torch
 
-from cudeform.family import OPERATORS
+from cudeform.family import DEFORM_CONV2D, MS_DEFORM_ATTN
 
-from . import dispatch, impl
-from .static_args import unpack
-from .views import Tensor
+from . import dispatch
+from .onnx_nodes import (
+    FIRST_BFLOAT16_OPSET,
+    FIRST_OPSET,
+    NoOnnxForm,
+    first_opset,
+    traced_convolution,
+    translated_attention,
+    translated_convolution,
+)
 
-# torch's default opset, and the first opsets with DeformConv and with DeformConv of bfloat16.
-OPSET, FIRST_OPSET, FIRST_BFLOAT16_OPSET = 20, 19, 22
+OPSET = 20  # torch's default
 
-# The operator that the node stands for.
-OPERATOR = OPERATORS["deform_conv2d"]
-FORWARD = dispatch.FUNCTIONS[OPERATOR.name].forward
-
-
-class NoOnnxForm(ValueError):
-    """A part of the model has no ONNX form, or not in this opset."""
+CONVOLUTION = dispatch.FUNCTIONS[DEFORM_CONV2D.name].forward
+ATTENTION = dispatch.FUNCTIONS[MS_DEFORM_ATTN.name].forward
 
 
 def export_onnx(
@@ -37,7 +38,8 @@ def export_onnx(
 ) -> Any:
     """``torch.onnx.export`` of a model that contains cudeform's layers or functions.
 
-    Each deformable convolution becomes one node ``DeformConv``. Gradients have no ONNX form.
+    Each deformable convolution becomes one node ``DeformConv``. Deformable attention becomes
+    standard operators, with one ``GridSample`` for each level. Gradients have no ONNX form.
 
     Args:
         model: a ``torch.nn.Module``, in evaluation mode, or a ``torch.export.ExportedProgram``.
@@ -91,11 +93,12 @@ def export_onnx(
 def onnx_translations() -> dict[Any, Callable[..., Any]]:
     """The argument ``custom_translation_table`` of ``torch.onnx.export``.
 
-    It is needed to export a ``torch.export.ExportedProgram`` with ``torch.onnx.export`` itself; a
-    module needs no translations. ``opset_version`` must be 19 or later, 22 for bfloat16.
+    ``torch.onnx.export`` itself needs it for a ``torch.export.ExportedProgram``, and for a module
+    with deformable attention. For convolutions ``opset_version`` must be 19 or later, 22 for
+    bfloat16.
 
     Returns:
-        For each operator of ``torch.ops.cudeform`` a function that builds its ONNX node.
+        For each operator of ``torch.ops.cudeform`` a function that builds its ONNX nodes.
 
     Example:
         >>> import torch
@@ -108,80 +111,16 @@ def onnx_translations() -> dict[Any, Callable[..., Any]]:
         for functions in dispatch.FUNCTIONS.values()
         for op in functions
     }
-    table[FORWARD.overload] = _translated
+    table[CONVOLUTION.overload] = translated_convolution
+    table[ATTENTION.overload] = translated_attention
     return table
-
-
-def _traced(
-    input: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    mask: Tensor | None,
-    static_args: Sequence[int],
-) -> Tensor:
-    """Trace the node."""
-    output = impl.forward(OPERATOR, impl.Fake, input, offset, weight, bias, mask, static_args)
-    return torch.onnx.ops.symbolic(
-        "DeformConv",
-        _inputs(input, offset, weight, bias, mask),
-        _attributes(input.shape, offset.shape, weight.shape, static_args),
-        dtype=input.dtype,
-        shape=output.shape,
-        version=_first_opset(input.dtype is torch.bfloat16),
-    )
-
-
-# torch's exporter reads the annotations: it passes a sequence of integers as an attribute.
-def _translated(
-    input: Any, offset: Any, weight: Any, bias: Any, mask: Any, static_args: Sequence[int]
-) -> Any:
-    """Translate the operator in an exported program to the node."""
-    from onnxscript import values
-
-    opset = values.Opset("", _first_opset(input.dtype.name == "BFLOAT16"))
-    return opset.DeformConv(
-        *_inputs(input, offset, weight, bias, mask),
-        **_attributes(input.shape, offset.shape, weight.shape, static_args),
-    )
-
-
-def _inputs(input: Any, offset: Any, weight: Any, bias: Any, mask: Any) -> tuple[Any, ...]:
-    """Inputs in the order of the node."""
-    return input, weight, offset, bias, mask
-
-
-def _attributes(
-    input: Sequence[Any], offset: Sequence[Any], weight: Sequence[Any], static_args: Sequence[int]
-) -> dict[str, Any]:
-    """Attributes of the node, from the shapes of its inputs."""
-    sizes = (input[1], offset[1], *weight)
-    if not all(isinstance(size, int) for size in sizes):
-        raise NoOnnxForm(
-            "ONNX needs numbers for the channels of input and offset and for the shape of weight, "
-            f"got shapes {input}, {offset} and {weight}: only batch and image sizes can be dynamic"
-        )
-    channels, offset_channels, _, group_channels, *kernel = sizes
-    settings: Any = unpack(OPERATOR, static_args).settings  # integers per axis
-    (top, bottom), (left, right) = settings.padding
-    return {
-        "kernel_shape": kernel,
-        "strides": list(settings.stride),
-        "pads": [top, left, bottom, right],
-        "dilations": list(settings.dilation),
-        "group": channels // group_channels,
-        "offset_group": offset_channels // (2 * kernel[0] * kernel[1]),
-    }
-
-
-def _first_opset(is_bfloat16: bool) -> int:
-    return FIRST_BFLOAT16_OPSET if is_bfloat16 else FIRST_OPSET
 
 
 def _refuser(name: str) -> Callable[..., Any]:
     def refuse(*_: Any) -> Any:
         raise NoOnnxForm(
-            f"torch.ops.cudeform.{name} has no ONNX form: only the forward of deform_conv2d has one"
+            f"torch.ops.cudeform.{name} has no ONNX form: only the forwards of deform_conv2d and "
+            "ms_deform_attn have one"
         )
 
     return refuse
@@ -193,7 +132,7 @@ def _needed_opset(model: Any, args: Sequence[Any], kwargs: dict[str, Any] | None
         tensors += [*model.parameters(), *model.buffers()]
     elif isinstance(model, torch.export.ExportedProgram):
         tensors += model.state_dict.values()
-    return _first_opset(any(getattr(t, "dtype", None) is torch.bfloat16 for t in tensors))
+    return first_opset(any(getattr(t, "dtype", None) is torch.bfloat16 for t in tensors))
 
 
 def _refusal(error: BaseException | None) -> NoOnnxForm | None:
@@ -203,4 +142,4 @@ def _refusal(error: BaseException | None) -> NoOnnxForm | None:
     return error
 
 
-FORWARD.onnx_node = _traced
+CONVOLUTION.onnx_node = traced_convolution

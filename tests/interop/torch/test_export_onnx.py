@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.onnxcases import assert_agrees, onnx
 from support.torchcases import quiet, torch
 
 from cudeform.interop.torch import (
@@ -21,10 +22,6 @@ from cudeform.interop.torch import (
     replace_torchvision,
 )
 from cudeform.interop.torch import onnx as module
-
-onnx = pytest.importorskip("onnx")
-onnxruntime = pytest.importorskip("onnxruntime", minversion="1.25")
-pytest.importorskip("onnxscript")
 
 pytestmark = quiet
 DYNAMIC = torch.export.Dim.DYNAMIC
@@ -58,21 +55,6 @@ def inputs(batch: int, height: int, width: int) -> tuple[Any, Any]:
 def nodes(program: Any) -> list[Any]:
     onnx.checker.check_model(program.model_proto, full_check=True)
     return [n for n in program.model_proto.graph.node if n.op_type == "DeformConv"]
-
-
-def onnxruntimes(program: Any, *arguments: Any) -> Any:
-    """onnxruntime's output, as a tensor."""
-    runtime = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
-    names = [value.name for value in runtime.get_inputs()]
-    arrays = [argument.numpy() for argument in arguments]
-    (output,) = runtime.run(None, dict(zip(names, arrays, strict=True)))
-    return torch.from_numpy(output)
-
-
-def assert_agrees(program: Any, model: Any, *arguments: Any) -> None:
-    with torch.no_grad():
-        expected = model(*arguments)
-    torch.testing.assert_close(onnxruntimes(program, *arguments), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("exported_before", [False, True])
