@@ -229,6 +229,13 @@ def _weight_rule(axes: int) -> str:
     return ShapeRules.of(axes).weight.replace("(O, C/groups", "(C, O/groups")
 
 
+def least_out_size(
+    size: int, padding: tuple[int, int], dilation: int, kernel: int, stride: int
+) -> int:
+    """Size of the output along an axis without output padding."""
+    return (size - 1) * stride - sum(padding) + dilation * (kernel - 1) + 1
+
+
 def _out_size(
     name: str,
     size: int,
@@ -243,7 +250,7 @@ def _out_size(
             f"output_padding along the {name} must be less than stride = {stride} or "
             f"dilation = {dilation}, got {output_padding}"
         )
-    out = (size - 1) * stride - sum(padding) + dilation * (kernel - 1) + 1 + output_padding
+    out = least_out_size(size, padding, dilation, kernel, stride) + output_padding
     # A traced size is a symbol. A comparison would restrict it in the traced program; the call is
     # checked when it runs.
     if not isinstance(out, Integral):

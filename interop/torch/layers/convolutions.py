@@ -7,6 +7,7 @@ the names and shapes of the parameters.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,7 +22,11 @@ from cudeform.family import (
 )
 from cudeform.settings import Ints, Padding, Settings, as_ints, as_padding, plain
 from cudeform.spec import AnySettings, Operator
-from cudeform.transposed.geometry import TransposedPadding, TransposedSettings
+from cudeform.transposed.geometry import (
+    TransposedPadding,
+    TransposedSettings,
+    least_out_size,
+)
 
 from ..adapter import ADAPTER
 from ..views import Tensor
@@ -159,17 +164,12 @@ class ConvTranspose(Layer):
 
     def _settings_of(self, input: Tensor, output_size: Ints) -> AnySettings:
         """The settings with the output padding that gives a size."""
+        per_axis: Any = self.settings  # the constructor has packed them
+        stride, padding, _, dilation, _ = per_axis
         axes = self.operator.axes
-        stride, dilation = (
-            as_ints(name, getattr(self.settings, name), 1, axes) for name in ("stride", "dilation")
-        )
-        padding = as_padding(self.settings.padding, axes)
         wanted = as_ints("output_size", output_size, 1, axes)
-        sizes = zip(input.shape[-axes:], stride, padding, dilation, self.kernel_size, strict=True)
-        least = tuple(
-            (n - 1) * step - begin - end + spread * (taps - 1) + 1
-            for n, step, (begin, end), spread, taps in sizes
-        )
+        sizes = zip(input.shape[-axes:], padding, dilation, self.kernel_size, stride, strict=True)
+        least = tuple(least_out_size(*of_axis) for of_axis in sizes)
         most = tuple(size + step - 1 for size, step in zip(least, stride, strict=True))
         more = tuple(size - smallest for size, smallest in zip(wanted, least, strict=True))
         if any(not 0 <= each < step for each, step in zip(more, stride, strict=True)):

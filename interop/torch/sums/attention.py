@@ -7,7 +7,6 @@ common; ``hugging_face.py`` calls it too.
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +14,7 @@ from torch import nn
 
 from cudeform.arrays import Operands
 from cudeform.family import MS_DEFORM_ATTN
+from cudeform.sums.rays import rays
 from cudeform.sums.settings import AttentionSettings, SpatialShapes
 
 from ..adapter import ADAPTER
@@ -103,20 +103,11 @@ class MultiScaleDeformableAttention(nn.Module):  # type: ignore[misc]
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Initialise as mmcv does: equal weights, points in a ray from the reference point.
-
-        Head ``m`` looks in the direction of the angle ``2*pi*m/heads``; point ``p`` is ``p + 1``
-        pixels away along the longer axis.
-        """
+        """Initialise as mmcv does: equal weights, points on rays from the reference point."""
         bias = self.sampling_offsets.bias
-        angles = torch.arange(self.num_heads, device=bias.device) * (2 * math.pi / self.num_heads)
-        directions = torch.stack((angles.cos(), angles.sin()), -1)
-        directions = directions / directions.abs().amax(-1, keepdim=True)
-        steps = torch.arange(1, self.num_points + 1, device=bias.device)
-        rays = directions[:, None, None] * steps[:, None]
-        rays = rays.expand(-1, self.num_levels, -1, -1)
+        along = rays(self.num_heads, self.num_levels, self.num_points).ravel()
         with torch.no_grad():
-            bias.copy_(rays.flatten())
+            bias.copy_(torch.tensor(along, dtype=bias.dtype, device=bias.device))
         nn.init.zeros_(self.sampling_offsets.weight)
         nn.init.zeros_(self.attention_weights.weight)
         nn.init.zeros_(self.attention_weights.bias)
